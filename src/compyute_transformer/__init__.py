@@ -1,0 +1,3 @@
+"""Compyute Transformer."""
+
+__version__ = "0.1.0"

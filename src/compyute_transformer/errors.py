@@ -1,0 +1,116 @@
+"""Every error the library raises on purpose, so that one `except` can catch as much or as little as it means to.
+
+CompyuteError
+├── InputError            an argument breaks a rule (also a ValueError)
+│   ├── ShapeError        an axis is missing, too many, or of the wrong length
+│   ├── DtypeError        numbers of the wrong kind, or of different kinds
+│   ├── DeviceError       arrays on different devices
+│   └── RangeError        a value outside its range: a probability, a window, a token id, a position
+├── BackwardError         a backward pass without the forward pass it belongs to
+├── BackendError          a fast twin was asked for and none serves; no GPU; a missing array library
+├── StateError            a state dict that does not fit the module
+├── ConfigError           a setting that does not exist or cannot hold
+├── DataError             a corpus that cannot be used
+│   ├── CorpusError       missing, empty, not text, shorter than one context
+│   ├── VocabularyError   a character the tokenizer has never seen
+│   └── DownloadError     a corpus that could not be fetched, or came damaged
+├── RunError              a run folder that cannot be used
+│   └── CheckpointError   no whole checkpoint, or one that does not fit
+├── NonFiniteError        a loss or gradient that is NaN or infinite
+└── MissingExtraError     an optional package is needed; the message says what to install
+
+A message names the operation, the rule, what came, and the remedy, in that order.
+"""
+
+__all__ = [
+    "BackendError",
+    "BackwardError",
+    "CheckpointError",
+    "CompyuteError",
+    "ConfigError",
+    "CorpusError",
+    "DataError",
+    "DeviceError",
+    "DownloadError",
+    "DtypeError",
+    "InputError",
+    "MissingExtraError",
+    "NonFiniteError",
+    "RangeError",
+    "RunError",
+    "ShapeError",
+    "StateError",
+    "VocabularyError",
+]
+
+
+class CompyuteError(Exception):
+    """The root: catches everything this library raises on purpose."""
+
+
+class InputError(CompyuteError, ValueError):
+    """An argument breaks a rule of the function it was given to."""
+
+
+class ShapeError(InputError):
+    """An axis is missing, superfluous, or of the wrong length."""
+
+
+class DtypeError(InputError, TypeError):
+    """Numbers of the wrong kind, or of kinds that differ."""
+
+
+class DeviceError(InputError):
+    """Arrays that live on different devices."""
+
+
+class RangeError(InputError):
+    """A value outside its range."""
+
+
+class BackwardError(CompyuteError, RuntimeError):
+    """A backward pass without the forward pass it belongs to."""
+
+
+class BackendError(CompyuteError, RuntimeError):
+    """A fast twin or a device was asked for by name and cannot serve."""
+
+
+class StateError(CompyuteError, ValueError):
+    """A state dict that does not fit the module it is loaded into."""
+
+
+class ConfigError(CompyuteError, ValueError):
+    """A setting that does not exist, or settings that cannot hold together."""
+
+
+class DataError(CompyuteError):
+    """Data that cannot be used."""
+
+
+class CorpusError(DataError, ValueError):
+    """A corpus that is missing, empty, not text, or shorter than one context."""
+
+
+class VocabularyError(DataError, ValueError):
+    """A character the tokenizer has never seen."""
+
+
+class DownloadError(DataError, OSError):
+    """A corpus that could not be fetched, or arrived damaged."""
+
+
+class RunError(CompyuteError):
+    """A run folder that cannot be used."""
+
+
+class CheckpointError(RunError):
+    """No whole checkpoint, or one that does not fit."""
+
+
+class NonFiniteError(CompyuteError, ArithmeticError):
+    """A loss or a gradient that is NaN or infinite."""
+
+
+class MissingExtraError(CompyuteError, ImportError):
+    """An optional package is needed; the message says what to install."""

@@ -1,0 +1,26 @@
+"""The mathematics: every op a forward directly over its backward, pure functions of arrays, for any array library."""
+
+from .activation import gelu, relu, softmax
+from .attention import Mask, attention
+from .dropout import dropout
+from .embedding import embedding
+from .linear import linear
+from .loss import cross_entropy
+from .norm import layer_norm
+from .position import learned_position, sinusoidal_position, sinusoids
+
+__all__ = [
+    "Mask",
+    "attention",
+    "cross_entropy",
+    "dropout",
+    "embedding",
+    "gelu",
+    "layer_norm",
+    "learned_position",
+    "linear",
+    "relu",
+    "sinusoidal_position",
+    "sinusoids",
+    "softmax",
+]

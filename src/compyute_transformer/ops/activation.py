@@ -1,0 +1,175 @@
+"""Activation: the bends between the linear maps, and softmax, which turns scores into shares."""
+
+from math import pi, sqrt
+from typing import Literal, NamedTuple
+
+from jaxtyping import Float
+
+from ..backend import Array, array_module, erf, fast
+from ..errors import RangeError
+from .door import check_floats, check_shape
+
+__all__ = [
+    "Approximation",
+    "GeluSaved",
+    "ReluSaved",
+    "SoftmaxSaved",
+    "gelu",
+    "gelu_backward",
+    "gelu_forward",
+    "relu",
+    "relu_backward",
+    "relu_forward",
+    "softmax",
+    "softmax_backward",
+    "softmax_forward",
+]
+
+Approximation = Literal["tanh", "none"]
+
+
+class ReluSaved(NamedTuple):
+    """positive: where x was above zero, one byte an element."""
+
+    positive: Array
+
+
+@fast
+def relu_forward(x: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], ReluSaved]:
+    """Keep what is positive.
+
+    y = max(x, 0)
+    dx = dy where x > 0, else 0; at x = 0 the gradient is taken as 0
+
+    Shapes:
+        x, y any shape, float.
+    Saves:
+        a boolean an element.
+    Raises:
+        DtypeError: x does not hold floats.
+    Source:
+        Nair, Hinton 2010, "Rectified linear units improve restricted Boltzmann machines".
+    """
+    xp = check_floats("relu", x=x)
+    return xp.maximum(x, x.dtype.type(0)), ReluSaved(x > 0)
+
+
+@fast
+def relu_backward(dy: Float[Array, "*shape"], saved: ReluSaved) -> Float[Array, "*shape"]:
+    """Gradient of `relu_forward`: dx."""
+    check_shape("relu_backward", "dy", dy, saved.positive.shape, "the shape of y")
+    return dy * saved.positive
+
+
+def relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """`relu_forward` for people who want no gradient."""
+    return relu_forward(x)[0]
+
+
+class GeluSaved(NamedTuple):
+    """x: the input. approximate: which of the two forms."""
+
+    x: Array
+    approximate: Approximation
+
+
+SQRT_2_OVER_PI = sqrt(2.0 / pi)
+CUBIC = 0.044715
+
+
+@fast
+def gelu_forward(
+    x: Float[Array, "*shape"], approximate: Approximation = "tanh"
+) -> tuple[Float[Array, "*shape"], GeluSaved]:
+    """Weigh x by the chance that a standard normal number lies below it.
+
+    "none": y = x Φ(x), Φ(x) = ½ (1 + erf(x/√2)); dx = dy (Φ(x) + x φ(x)), φ(x) = exp(−x²/2)/√(2π)
+    "tanh": y = ½ x (1 + tanh u), u = √(2/π) (x + 0.044715 x³)
+            dx = dy (½ (1 + tanh u) + ½ x (1 − tanh² u) u′), u′ = √(2/π) (1 + 3 · 0.044715 x²)
+
+    Shapes:
+        x, y any shape, float.
+    Saves:
+        x, no copy.
+    Raises:
+        RangeError: an unknown form. DtypeError: x does not hold floats.
+    Source:
+        Hendrycks, Gimpel 2016, "Gaussian error linear units". GPT-2 uses "tanh", ViT and nanoGPT "none". The words
+        are those of torch.nn.functional.gelu.
+    """
+    check_floats("gelu", x=x)
+    if approximate == "tanh":
+        xp = array_module(x)
+        y = 0.5 * x * (1.0 + xp.tanh(SQRT_2_OVER_PI * (x + CUBIC * x * x * x)))
+    elif approximate == "none":
+        y = 0.5 * x * (1.0 + erf(x * sqrt(0.5)))
+    else:
+        raise RangeError(f"gelu: approximate is 'tanh' or 'none' (exact), got {approximate!r}.")
+    return y, GeluSaved(x, approximate)
+
+
+@fast
+def gelu_backward(dy: Float[Array, "*shape"], saved: GeluSaved) -> Float[Array, "*shape"]:
+    """Gradient of `gelu_forward`: dx."""
+    x, approximate = saved
+    check_shape("gelu_backward", "dy", dy, x.shape, "the shape of y")
+    xp = array_module(dy, x)
+    if approximate == "tanh":
+        squared = x * x
+        tanh = xp.tanh(SQRT_2_OVER_PI * x * (1.0 + CUBIC * squared))
+        slope = SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * squared)
+        return dy * (0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * slope)
+    below = 0.5 * (1.0 + erf(x * sqrt(0.5)))
+    density = xp.exp(-0.5 * x * x) * (1.0 / sqrt(2.0 * pi))
+    return dy * (below + x * density)
+
+
+def gelu(x: Float[Array, "*shape"], approximate: Approximation = "tanh") -> Float[Array, "*shape"]:
+    """`gelu_forward` for people who want no gradient."""
+    return gelu_forward(x, approximate)[0]
+
+
+class SoftmaxSaved(NamedTuple):
+    """y: the shares."""
+
+    y: Array
+
+
+@fast
+def softmax_forward(x: Float[Array, "*rows C"]) -> tuple[Float[Array, "*rows C"], SoftmaxSaved]:
+    """Turn each row of scores into shares that sum to one.
+
+    yᵢ = exp(xᵢ − max x) / Σⱼ exp(xⱼ − max x)
+    dx = y · (dy − Σⱼ dyⱼ yⱼ)
+
+    A score of −inf gives a share of exactly zero; a row of nothing but −inf gives zeros, and zero gradients.
+
+    Shapes:
+        x, y (*rows, C) float, over the last axis.
+    Saves:
+        y, no copy.
+    Raises:
+        DtypeError: x does not hold floats.
+    Source:
+        Bridle 1990, "Probabilistic interpretation of feedforward classification network outputs".
+    """
+    xp = check_floats("softmax", x=x)
+    highest = x.max(-1, keepdims=True)
+    # −inf − (−inf) would be NaN: a row without a finite score is measured from 0 instead, where exp gives zeros
+    y = xp.exp(x - xp.where(xp.isneginf(highest), x.dtype.type(0), highest))
+    total = y.sum(-1, keepdims=True)
+    y /= xp.where(total == 0, x.dtype.type(1), total)
+    return y, SoftmaxSaved(y)
+
+
+@fast
+def softmax_backward(dy: Float[Array, "*rows C"], saved: SoftmaxSaved) -> Float[Array, "*rows C"]:
+    """Gradient of `softmax_forward`: dx."""
+    y = saved.y
+    check_shape("softmax_backward", "dy", dy, y.shape, "the shape of y")
+    return y * (dy - (dy * y).sum(-1, keepdims=True))
+
+
+def softmax(x: Float[Array, "*rows C"]) -> Float[Array, "*rows C"]:
+    """`softmax_forward` for people who want no gradient."""
+    return softmax_forward(x)[0]

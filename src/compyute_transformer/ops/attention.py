@@ -1,0 +1,231 @@
+"""Attention: every query looks at the keys it may see and takes home a weighted mean of their values."""
+
+from math import sqrt
+from typing import NamedTuple
+
+from jaxtyping import Bool, Float
+
+from ..backend import Array, array_module, fast
+from ..errors import DtypeError, RangeError, ShapeError
+from ..random import Draw, keep_mask
+from .activation import SoftmaxSaved, softmax_backward, softmax_forward
+from .door import check_floats, check_heads, check_probability, check_shape
+
+__all__ = [
+    "NO_MASK",
+    "AttentionSaved",
+    "Mask",
+    "attention",
+    "attention_backward",
+    "attention_forward",
+    "visible_keys",
+]
+
+
+class Mask(NamedTuple):
+    """Which keys a query may see: flags first, then an array for what flags cannot say. All that is given holds.
+
+    The T queries are the last T of the S positions: query t stands at position S − T + t. So one query against many
+    keys sees them all under a causal mask, as a cache needs, and with T = S query t stands at t.
+
+    causal: keys up to the query's own position.
+    window: with causal, the last `window` positions, the query's own included; without, fewer than `window` steps
+        away on either side.
+    key_lengths: (B) integers, the true length of each padded row of keys; keys from there on are hidden.
+    array: (T, S) or (B or 1, H or 1, T or 1, S or 1); boolean, True where a key is seen (as in torch's
+        scaled_dot_product_attention), or floats that are added to the scores, −inf where a key is hidden.
+    """
+
+    causal: bool = False
+    window: int | None = None
+    key_lengths: Array | None = None
+    array: Array | None = None
+
+    def for_head(self, head: int) -> "Mask":
+        """The mask of one head's part of the scores."""
+        if self.array is None or self.array.ndim == 2 or self.array.shape[1] == 1:
+            return self
+        return self._replace(array=self.array[:, head : head + 1])
+
+
+NO_MASK = Mask()
+
+
+class AttentionSaved(NamedTuple):
+    """q, k, v: the inputs. weights: (B, H, T, S), before dropout. dropout, draw: what was dropped."""
+
+    q: Array
+    k: Array
+    v: Array
+    weights: Array
+    dropout: float
+    draw: Draw | None
+
+
+@fast
+def attention_forward(
+    q: Float[Array, "B H T D"],
+    k: Float[Array, "B K S D"],
+    v: Float[Array, "B K S D"],
+    mask: Mask = NO_MASK,
+    dropout: float = 0.0,
+    draw: Draw | None = None,
+) -> tuple[Float[Array, "B H T D"], AttentionSaved]:
+    """Scaled dot-product attention.
+
+    P = softmax(q kᵀ/√D + mask), P̃ = dropout(P), y = P̃ v
+    dv = P̃ᵀ dy; dP = dropout′(dy vᵀ); dZ = P · (dP − Σ_s dP · P); dq = dZ k/√D; dk = dZᵀ q/√D
+
+    A key that is hidden has exactly zero weight and gradient. A query that sees no key gets zeros.
+    With fewer key/value heads than heads, head h reads key/value head ⌊h K/H⌋ (grouped-query attention).
+
+    Shapes:
+        q, y (B, H, T, D); k, v (B, K, S, D); float, of one dtype; K divides H; S at least 1.
+    Saves:
+        q, k, v, no copies; weights, B·H·T·S floats.
+    Raises:
+        ShapeError: shapes do not fit each other or the mask. RangeError: a window below 1, a probability outside
+        [0, 1), a key length past S, dropout without a draw. DtypeError: dtypes differ; a mask of integers.
+    Source:
+        Vaswani et al. 2017, section 3.2.1: D, the width of a head, is their d_k. Ainslie et al. 2023, "GQA".
+    """
+    xp = check_floats("attention", q=q, k=k, v=v)
+    check_shape("attention", "q", q, (None, None, None, None), "batch, heads, time, head width")
+    check_shape("attention", "k", k, (q.shape[0], None, None, q.shape[3]), "batch and head width as in q")
+    check_shape("attention", "v", v, k.shape, "the shape of k")
+    check_heads("attention", q.shape[1] * q.shape[3], q.shape[1], k.shape[1])
+    check_probability("attention", dropout)
+    B, H, T, D = q.shape
+    S, group = k.shape[2], H // k.shape[1]
+    if S == 0:
+        raise ShapeError("attention: there must be at least one key, got none.")
+    if dropout and draw is None:
+        raise RangeError(f"attention: dropout {dropout} needs a draw. Pass Generator(seed).next().")
+    scores = q @ repeat_heads(k, group).swapaxes(2, 3)
+    scores *= scores.dtype.type(1.0 / sqrt(D))
+    hide(scores, mask)
+    weights, _ = softmax_forward(scores)
+    dropped = drop_weights(weights, dropout, draw)
+    y = dropped @ repeat_heads(v, group)
+    return y, AttentionSaved(q, k, v, weights, dropout, draw)
+
+
+@fast
+def attention_backward(
+    dy: Float[Array, "B H T D"], saved: AttentionSaved
+) -> tuple[Float[Array, "B H T D"], Float[Array, "B K S D"], Float[Array, "B K S D"]]:
+    """Gradients of `attention_forward`: dq, dk, dv."""
+    q, k, v, weights, dropout, draw = saved
+    check_shape("attention_backward", "dy", dy, q.shape, "the shape of y")
+    group = q.shape[1] // k.shape[1]
+    dv = drop_weights(weights, dropout, draw).swapaxes(2, 3) @ dy
+    dweights = drop_weights(dy @ repeat_heads(v, group).swapaxes(2, 3), dropout, draw)
+    dscores = softmax_backward(dweights, SoftmaxSaved(weights))
+    dscores *= dscores.dtype.type(1.0 / sqrt(q.shape[3]))
+    dq = dscores @ repeat_heads(k, group)
+    dk = dscores.swapaxes(2, 3) @ q
+    return dq, sum_heads(dk, group), sum_heads(dv, group)
+
+
+def attention(
+    q: Float[Array, "B H T D"],
+    k: Float[Array, "B K S D"],
+    v: Float[Array, "B K S D"],
+    mask: Mask = NO_MASK,
+    dropout: float = 0.0,
+    draw: Draw | None = None,
+) -> Float[Array, "B H T D"]:
+    """`attention_forward` for people who want no gradient."""
+    return attention_forward(q, k, v, mask, dropout, draw)[0]
+
+
+def repeat_heads(x: Array, group: int) -> Array:
+    """Give each head of a group its own view of the key/value head they share: (B, K, S, D) to (B, H, S, D)."""
+    return x if group == 1 else x.repeat(group, axis=1)
+
+
+def sum_heads(dx: Array, group: int) -> Array:
+    """The gradient of `repeat_heads`: (B, H, S, D) to (B, K, S, D)."""
+    if group == 1:
+        return dx
+    B, H, S, D = dx.shape
+    summed: Array = dx.reshape(B, H // group, group, S, D).sum(2)
+    return summed
+
+
+def drop_weights(weights: Array, probability: float, draw: Draw | None) -> Array:
+    """Dropout on attention weights, or on their gradient: the same elements are dropped, the rest scaled up."""
+    if probability == 0.0 or draw is None:
+        return weights
+    keep = keep_mask(draw, probability, weights.shape, array_module(weights))
+    dropped: Array = weights * keep * weights.dtype.type(1.0 / (1.0 - probability))
+    return dropped
+
+
+def hide(scores: Float[Array, "B H T S"], mask: Mask) -> None:
+    """Bring a mask to bear on scores, in place: −inf where a key is hidden."""
+    check_mask(mask, scores.shape)
+    xp = array_module(scores)
+    if mask.array is not None and mask.array.dtype.kind != "b":
+        scores += mask.array
+    visible = visible_keys(mask, *scores.shape, xp)
+    if visible is not None:
+        xp.copyto(scores, scores.dtype.type(-xp.inf), where=~visible)
+
+
+def visible_keys(
+    mask: Mask, B: int, H: int, T: int, S: int, xp: object
+) -> Bool[Array, "*broadcast T S"] | None:
+    """Where the flags and the boolean array of a mask let a query see a key; None where they hide nothing."""
+    positions, keys = xp.arange(S - T, S)[:, None], xp.arange(S)[None, :]  # type: ignore[attr-defined]
+    conditions = []
+    if mask.causal:
+        conditions.append(keys <= positions)
+    if mask.window is not None:
+        conditions.append(keys > positions - mask.window)
+        if not mask.causal:
+            conditions.append(keys < positions + mask.window)
+    if mask.key_lengths is not None:
+        conditions.append(keys < mask.key_lengths[:, None, None, None])
+    if mask.array is not None and mask.array.dtype.kind == "b":
+        conditions.append(mask.array)
+    if not conditions:
+        return None
+    visible = conditions[0]
+    for condition in conditions[1:]:
+        visible = visible & condition
+    return visible
+
+
+def check_mask(mask: Mask, shape: tuple[int, ...]) -> None:
+    """Refuse a mask that does not fit scores of this shape (B, H, T, S)."""
+    B, H, T, S = shape
+    if mask.window is not None and mask.window < 1:
+        raise RangeError(
+            f"attention: a window is at least 1, the query's own position, got {mask.window}. Use None for no window."
+        )
+    if mask.key_lengths is not None:
+        lengths = mask.key_lengths
+        check_shape("attention", "mask.key_lengths", lengths, (B,), "one length a batch row")
+        if lengths.dtype.kind not in "iu":
+            raise DtypeError(f"attention: mask.key_lengths are integers, got {lengths.dtype}.")
+        if ((lengths < 0) | (lengths > S)).any():
+            raise RangeError(
+                f"attention: mask.key_lengths lie in [0, {S}], the number of keys, got {lengths}."
+            )
+    if mask.array is not None:
+        given = mask.array.shape
+        full = (T, S) if len(given) == 2 else (B, H, T, S)
+        once = (T, S) if len(given) == 2 else (1, 1, 1, 1)
+        if len(given) not in (2, 4) or any(
+            g not in (f, o) for g, f, o in zip(given, full, once, strict=True)
+        ):
+            raise ShapeError(
+                f"attention: mask.array must have shape ({T}, {S}) or ({B} or 1, {H} or 1, {T} or 1, {S} or 1), "
+                f"the shape of the scores, got {tuple(given)}."
+            )
+        if mask.array.dtype.kind not in "bfV":
+            raise DtypeError(
+                "attention: mask.array is boolean (True where a key is seen) or floats added to the scores, "
+                f"got {mask.array.dtype}. Convert it with array.astype(bool)."
+            )

@@ -1,0 +1,68 @@
+"""Linear: y = x Wᵀ + b, and its backward as two matrix products and a sum over rows."""
+
+from typing import NamedTuple
+
+from jaxtyping import Float
+
+from ..backend import Array, fast
+from ..errors import ShapeError
+from .door import check_floats, check_shape
+
+__all__ = ["LinearSaved", "linear", "linear_backward", "linear_forward"]
+
+
+class LinearSaved(NamedTuple):
+    """x: the input. weight: the matrix. has_bias: whether a bias was added, and so has a gradient."""
+
+    x: Array
+    weight: Array
+    has_bias: bool
+
+
+@fast
+def linear_forward(
+    x: Float[Array, "*rows I"], weight: Float[Array, "O I"], bias: Float[Array, "O"] | None = None
+) -> tuple[Float[Array, "*rows O"], LinearSaved]:
+    """Multiply every row by the transposed weight and add the bias.
+
+    y = x Wᵀ + b
+    dx = dy W; dW = dyᵀ x over all rows at once; db = Σ_rows dy
+
+    Shapes:
+        x (*rows, I) float; weight (O, I); bias (O) or None; y (*rows, O); all of one dtype.
+    Saves:
+        x and weight, no copies.
+    Raises:
+        ShapeError: the widths do not fit. DtypeError: dtypes differ.
+    Source:
+        torch.nn.functional.linear: the weight is (out, in). GPT-2's own Conv1D keeps it as (in, out).
+    """
+    check_floats("linear", x=x, weight=weight, bias=bias)
+    if x.ndim < 1:
+        raise ShapeError("linear: x must have at least one axis, got a scalar.")
+    check_shape("linear", "weight", weight, (None, x.shape[-1]), "outputs by the last axis of x")
+    y = x.reshape(-1, x.shape[-1]) @ weight.T  # one 2-D product: a batched one would be many small ones
+    if bias is not None:
+        check_shape("linear", "bias", bias, (weight.shape[0],), "one number an output")
+        y += bias
+    return y.reshape(*x.shape[:-1], weight.shape[0]), LinearSaved(x, weight, bias is not None)
+
+
+@fast
+def linear_backward(
+    dy: Float[Array, "*rows O"], saved: LinearSaved
+) -> tuple[Float[Array, "*rows I"], Float[Array, "O I"], Float[Array, "O"] | None]:
+    """Gradients of `linear_forward`: dx, dweight, dbias (None where there was no bias)."""
+    x, weight, has_bias = saved
+    check_shape("linear_backward", "dy", dy, (*x.shape[:-1], weight.shape[0]), "the shape of y")
+    dy_rows, x_rows = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])
+    dx = (dy_rows @ weight).reshape(x.shape)
+    dweight = dy_rows.T @ x_rows
+    return dx, dweight, dy_rows.sum(0) if has_bias else None
+
+
+def linear(
+    x: Float[Array, "*rows I"], weight: Float[Array, "O I"], bias: Float[Array, "O"] | None = None
+) -> Float[Array, "*rows O"]:
+    """`linear_forward` for people who want no gradient."""
+    return linear_forward(x, weight, bias)[0]

@@ -1,0 +1,100 @@
+"""Loss: how surprised the model was, and the gradient with which everything begins."""
+
+from typing import NamedTuple
+
+from jaxtyping import Float, Int
+
+from ..backend import Array, array_module, fast
+from ..errors import RangeError, ShapeError
+from .door import check_floats, check_ids, check_shape
+
+__all__ = [
+    "IGNORE_INDEX",
+    "CrossEntropySaved",
+    "cross_entropy",
+    "cross_entropy_backward",
+    "cross_entropy_forward",
+]
+
+IGNORE_INDEX = -100  # torch's: a target that is not scored
+
+
+class CrossEntropySaved(NamedTuple):
+    """logits, targets: the inputs. logsumexp: one number a row. count: rows scored. The two options as given."""
+
+    logits: Array
+    targets: Array
+    logsumexp: Array
+    count: int
+    ignore_index: int
+    label_smoothing: float
+
+
+@fast
+def cross_entropy_forward(
+    logits: Float[Array, "*rows V"],
+    targets: Int[Array, "*rows"],
+    ignore_index: int = IGNORE_INDEX,
+    label_smoothing: float = 0.0,
+) -> tuple[Float[Array, ""], CrossEntropySaved]:
+    """Mean surprise, in nats, at the targets, over the rows that are scored.
+
+    L = mean_r [ logsumexp(z_r) − (1 − ε) z_r[target_r] − ε mean_v z_r[v] ]
+    dz_r = dL/count · (softmax(z_r) − (1 − ε) onehot(target_r) − ε/V); zero in rows that are ignored
+
+    Shapes:
+        logits (*rows, V) float; targets (*rows) integers in [0, V) or ignore_index; L a scalar like logits.
+        With no row to score, L is 0 and so are the gradients.
+    Saves:
+        logits, no copy; one float a row. The softmax is rebuilt.
+    Raises:
+        ShapeError: targets have not the shape of the rows. RangeError: a target outside [0, V), or ε outside [0, 1).
+        DtypeError: targets are not integers.
+    Source:
+        torch.nn.functional.cross_entropy, whose words these are; Szegedy et al. 2016 for label smoothing ε.
+        Computed by logsumexp, with nothing added inside a logarithm: a loss of 100 is reported as 100.
+    """
+    xp = check_floats("cross_entropy", logits=logits)
+    if logits.ndim < 1:
+        raise ShapeError("cross_entropy: logits must have at least one axis, got a scalar.")
+    check_shape("cross_entropy", "targets", targets, logits.shape[:-1], "one target a row of logits")
+    check_ids("cross_entropy", "targets", targets, logits.shape[-1], ignore_index)
+    if not 0.0 <= label_smoothing < 1.0:
+        raise RangeError(f"cross_entropy: label_smoothing lies in [0, 1), got {label_smoothing}.")
+    highest = logits.max(-1, keepdims=True)
+    logsumexp = xp.log(xp.exp(logits - highest).sum(-1)) + highest[..., 0]
+    scored = targets != ignore_index
+    count = int(scored.sum())
+    at_target = xp.take_along_axis(logits, xp.where(scored, targets, 0)[..., None], -1)[..., 0]
+    surprise = logsumexp - (1.0 - label_smoothing) * at_target
+    if label_smoothing:
+        surprise -= label_smoothing * logits.mean(-1)
+    loss = xp.where(scored, surprise, logits.dtype.type(0)).sum() / logits.dtype.type(max(count, 1))
+    return loss, CrossEntropySaved(logits, targets, logsumexp, count, ignore_index, label_smoothing)
+
+
+@fast
+def cross_entropy_backward(
+    dloss: Float[Array, ""] | float, saved: CrossEntropySaved
+) -> Float[Array, "*rows V"]:
+    """Gradient of `cross_entropy_forward`: dlogits, for the gradient dloss of the scalar."""
+    logits, targets, logsumexp, count, ignore_index, label_smoothing = saved
+    xp = array_module(logits)
+    scored = targets != ignore_index
+    dlogits = xp.exp(logits - logsumexp[..., None])
+    if label_smoothing:
+        dlogits -= label_smoothing / logits.shape[-1]
+    rows = dlogits.reshape(-1, logits.shape[-1])
+    rows[xp.arange(rows.shape[0]), xp.where(scored, targets, 0).reshape(-1)] -= 1.0 - label_smoothing
+    dlogits *= scored[..., None] * logits.dtype.type(dloss / max(count, 1))
+    return dlogits
+
+
+def cross_entropy(
+    logits: Float[Array, "*rows V"],
+    targets: Int[Array, "*rows"],
+    ignore_index: int = IGNORE_INDEX,
+    label_smoothing: float = 0.0,
+) -> Float[Array, ""]:
+    """`cross_entropy_forward` for people who want no gradient."""
+    return cross_entropy_forward(logits, targets, ignore_index, label_smoothing)[0]

@@ -1,0 +1,82 @@
+"""Norm: every vector is brought to mean zero and variance one, then scaled and shifted by learned amounts."""
+
+from typing import NamedTuple
+
+from jaxtyping import Float
+
+from ..backend import Array, fast
+from ..errors import ShapeError
+from .door import check_floats, check_shape
+
+__all__ = ["LayerNormSaved", "layer_norm", "layer_norm_backward", "layer_norm_forward"]
+
+
+class LayerNormSaved(NamedTuple):
+    """x: the input. weight: the scale. mean, rstd: each row's mean and 1/√(variance + eps). has_bias: was one added."""
+
+    x: Array
+    weight: Array
+    mean: Array
+    rstd: Array
+    has_bias: bool
+
+
+@fast
+def layer_norm_forward(
+    x: Float[Array, "*rows C"],
+    weight: Float[Array, "C"],
+    bias: Float[Array, "C"] | None = None,
+    eps: float = 1e-5,
+) -> tuple[Float[Array, "*rows C"], LayerNormSaved]:
+    """Normalise each row, then scale and shift it.
+
+    x̂ = (x − mean(x)) · rstd, rstd = 1/√(var(x) + eps), y = x̂ · weight + bias
+    dx = rstd · (dx̂ − mean(dx̂) − x̂ · mean(dx̂ · x̂)), dx̂ = dy · weight: the weight belongs inside the means
+    dweight = Σ_rows dy · x̂; dbias = Σ_rows dy
+
+    Shapes:
+        x, y (*rows, C) float; weight (C); bias (C) or None; means and variance over C, the variance divided by C.
+    Saves:
+        x and weight, no copies; two floats a row. x̂ is rebuilt: one more pass over x instead of keeping a copy of it.
+    Raises:
+        ShapeError: the widths do not fit. DtypeError: dtypes differ.
+    Source:
+        Ba, Kiros, Hinton 2016, "Layer normalization"; our weight and bias are their gain g and bias b.
+    """
+    check_floats("layer_norm", x=x, weight=weight, bias=bias)
+    if x.ndim < 1:
+        raise ShapeError("layer_norm: x must have at least one axis, got a scalar.")
+    check_shape("layer_norm", "weight", weight, (x.shape[-1],), "the width of x")
+    mean = x.mean(-1, keepdims=True)
+    centred = x - mean
+    rstd = ((centred * centred).mean(-1, keepdims=True) + eps) ** -0.5
+    y = centred * rstd * weight
+    if bias is not None:
+        check_shape("layer_norm", "bias", bias, (x.shape[-1],), "the width of x")
+        y += bias
+    return y, LayerNormSaved(x, weight, mean[..., 0], rstd[..., 0], bias is not None)
+
+
+@fast
+def layer_norm_backward(
+    dy: Float[Array, "*rows C"], saved: LayerNormSaved
+) -> tuple[Float[Array, "*rows C"], Float[Array, "C"], Float[Array, "C"] | None]:
+    """Gradients of `layer_norm_forward`: dx, dweight, dbias (None where there was no bias)."""
+    x, weight, mean, rstd, has_bias = saved
+    check_shape("layer_norm_backward", "dy", dy, x.shape, "the shape of y")
+    rstd = rstd[..., None]
+    xhat = (x - mean[..., None]) * rstd
+    dxhat = dy * weight
+    dx = rstd * (dxhat - dxhat.mean(-1, keepdims=True) - xhat * (dxhat * xhat).mean(-1, keepdims=True))
+    rows = tuple(range(dy.ndim - 1))
+    return dx, (dy * xhat).sum(rows), dy.sum(rows) if has_bias else None
+
+
+def layer_norm(
+    x: Float[Array, "*rows C"],
+    weight: Float[Array, "C"],
+    bias: Float[Array, "C"] | None = None,
+    eps: float = 1e-5,
+) -> Float[Array, "*rows C"]:
+    """`layer_norm_forward` for people who want no gradient."""
+    return layer_norm_forward(x, weight, bias, eps)[0]

@@ -1,0 +1,148 @@
+"""Position: attention sees a set, so each vector is told where it stands."""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from ..backend import Array, array_module, fast
+from ..errors import RangeError
+from .door import check_floats, check_shape
+
+__all__ = [
+    "LearnedPositionSaved",
+    "SinusoidalPositionSaved",
+    "learned_position",
+    "learned_position_backward",
+    "learned_position_forward",
+    "sinusoidal_position",
+    "sinusoidal_position_backward",
+    "sinusoidal_position_forward",
+    "sinusoids",
+]
+
+
+class LearnedPositionSaved(NamedTuple):
+    """start: the position of the first vector. context_length: L, the number of rows of the weight."""
+
+    start: int
+    context_length: int
+
+
+@fast
+def learned_position_forward(
+    x: Float[Array, "B T C"], weight: Float[Array, "L C"], start: int = 0
+) -> tuple[Float[Array, "B T C"], LearnedPositionSaved]:
+    """Add a learned vector for each position.
+
+    y[b, t] = x[b, t] + weight[start + t]
+    dx = dy
+    dweight[start + t] = Σ_b dy[b, t]; rows that no position took stay zero
+
+    Shapes:
+        x, y (B, T, C) float; weight (L, C) like x; start + T at most L.
+    Saves:
+        two integers.
+    Raises:
+        RangeError: a position past the context L. ShapeError: widths differ. DtypeError: dtypes differ.
+    Source:
+        Gehring et al. 2017, "Convolutional sequence to sequence learning", section 3.1; GPT-2's wpe.
+    """
+    check_floats("learned_position", x=x, weight=weight)
+    check_shape("learned_position", "x", x, (None, None, None), "batch, time, width")
+    check_shape("learned_position", "weight", weight, (None, x.shape[2]), "context length by the width of x")
+    T, L = x.shape[1], weight.shape[0]
+    if not 0 <= start <= L - T:
+        raise RangeError(
+            f"learned_position: positions lie in [0, {L}), the context length, got {T} positions from {start} on. "
+            "Shorten the input, or build the model with a longer context_length."
+        )
+    return x + weight[start : start + T], LearnedPositionSaved(start, L)
+
+
+@fast
+def learned_position_backward(
+    dy: Float[Array, "B T C"], saved: LearnedPositionSaved
+) -> tuple[Float[Array, "B T C"], Float[Array, "L C"]]:
+    """Gradients of `learned_position_forward`: dx, dweight."""
+    start, context_length = saved
+    _, T, C = dy.shape
+    dweight = array_module(dy).zeros((context_length, C), dtype=dy.dtype)
+    dweight[start : start + T] = dy.sum(0)
+    return dy, dweight
+
+
+def learned_position(
+    x: Float[Array, "B T C"], weight: Float[Array, "L C"], start: int = 0
+) -> Float[Array, "B T C"]:
+    """`learned_position_forward` for people who want no gradient."""
+    return learned_position_forward(x, weight, start)[0]
+
+
+@lru_cache(maxsize=8)
+def _sinusoids_float64(length: int, width: int) -> Array:
+    # float64, because in float32 the angle t·ω loses 3e-4 at t = 8192 before the sine is even taken
+    frequencies = 10000.0 ** (-np.arange(0, width, 2, dtype=np.float64) / width)
+    angles = np.arange(length, dtype=np.float64)[:, None] * frequencies
+    table = np.empty((length, width))
+    table[:, 0::2] = np.sin(angles)
+    table[:, 1::2] = np.cos(angles[:, : width // 2])  # an odd width ends with a sine
+    table.flags.writeable = False  # the cache hands out one array
+    return table
+
+
+def sinusoids(length: int, width: int, dtype: Any = np.float32) -> Float[Array, "L C"]:
+    """The table of sinusoids, computed in float64 and rounded to dtype.
+
+    table[t, 2i] = sin(t / 10000^(2i/C)), table[t, 2i+1] = cos(t / 10000^(2i/C))
+
+    Source:
+        Vaswani et al. 2017, "Attention is all you need", section 3.5.
+    """
+    if length < 0 or width < 1:
+        raise RangeError(f"sinusoids: length at least 0 and width at least 1, got {length} and {width}.")
+    return _sinusoids_float64(length, width).astype(dtype)
+
+
+class SinusoidalPositionSaved(NamedTuple):
+    """Nothing: the gradient passes through."""
+
+
+@fast
+def sinusoidal_position_forward(
+    x: Float[Array, "B T C"], start: int = 0
+) -> tuple[Float[Array, "B T C"], SinusoidalPositionSaved]:
+    """Add fixed sinusoids of geometrically spaced wavelengths, from 2π to 2π·10000.
+
+    y[b, t] = x[b, t] + sinusoids[start + t]
+    dx = dy
+
+    Shapes:
+        x, y (B, T, C) float.
+    Saves:
+        nothing.
+    Raises:
+        RangeError: a negative start. ShapeError: x has not three axes.
+    Source:
+        Vaswani et al. 2017, section 3.5.
+    """
+    xp = check_floats("sinusoidal_position", x=x)
+    check_shape("sinusoidal_position", "x", x, (None, None, None), "batch, time, width")
+    if start < 0:
+        raise RangeError(f"sinusoidal_position: positions start at 0 or later, got {start}.")
+    _, T, C = x.shape
+    return x + xp.asarray(sinusoids(start + T, C, x.dtype)[start:]), SinusoidalPositionSaved()
+
+
+@fast
+def sinusoidal_position_backward(
+    dy: Float[Array, "B T C"], saved: SinusoidalPositionSaved
+) -> Float[Array, "B T C"]:
+    """Gradient of `sinusoidal_position_forward`: dx."""
+    return dy
+
+
+def sinusoidal_position(x: Float[Array, "B T C"], start: int = 0) -> Float[Array, "B T C"]:
+    """`sinusoidal_position_forward` for people who want no gradient."""
+    return sinusoidal_position_forward(x, start)[0]
