@@ -61,9 +61,7 @@ class Generator:
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**64:
-            raise RangeError(
-                f"Generator: a seed lies in [0, 2⁶⁴), got {self.seed}. Give a non-negative integer."
-            )
+            raise RangeError(f"Generator: a seed lies in [0, 2⁶⁴), got {self.seed}. Give a non-negative integer.")
 
     def next(self) -> Draw:
         """The next draw; no two calls return the same."""

@@ -1,7 +1,7 @@
 """Attention: every query looks at the keys it may see and takes home a weighted mean of their values."""
 
 from math import sqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Bool, Float
 
@@ -89,13 +89,13 @@ def attention_forward(
     Source:
         Vaswani et al. 2017, section 3.2.1: D, the width of a head, is their d_k. Ainslie et al. 2023, "GQA".
     """
-    xp = check_floats("attention", q=q, k=k, v=v)
+    check_floats("attention", q=q, k=k, v=v)
     check_shape("attention", "q", q, (None, None, None, None), "batch, heads, time, head width")
     check_shape("attention", "k", k, (q.shape[0], None, None, q.shape[3]), "batch and head width as in q")
     check_shape("attention", "v", v, k.shape, "the shape of k")
     check_heads("attention", q.shape[1] * q.shape[3], q.shape[1], k.shape[1])
     check_probability("attention", dropout)
-    B, H, T, D = q.shape
+    _, H, _, D = q.shape
     S, group = k.shape[2], H // k.shape[1]
     if S == 0:
         raise ShapeError("attention: there must be at least one key, got none.")
@@ -168,16 +168,15 @@ def hide(scores: Float[Array, "B H T S"], mask: Mask) -> None:
     xp = array_module(scores)
     if mask.array is not None and mask.array.dtype.kind != "b":
         scores += mask.array
-    visible = visible_keys(mask, *scores.shape, xp)
+    T, S = scores.shape[2:]
+    visible = visible_keys(mask, T, S, xp)
     if visible is not None:
         xp.copyto(scores, scores.dtype.type(-xp.inf), where=~visible)
 
 
-def visible_keys(
-    mask: Mask, B: int, H: int, T: int, S: int, xp: object
-) -> Bool[Array, "*broadcast T S"] | None:
+def visible_keys(mask: Mask, B: int, H: int, T: int, S: int, xp: object) -> Bool[Array, "*broadcast T S"] | None:
     """Where the flags and the boolean array of a mask let a query see a key; None where they hide nothing."""
-    positions, keys = xp.arange(S - T, S)[:, None], xp.arange(S)[None, :]  # type: ignore[attr-defined]
+    positions, keys = xp.arange(S - T, S)[:, None], xp.arange(S)[None, :]
     conditions = []
     if mask.causal:
         conditions.append(keys <= positions)
@@ -210,16 +209,12 @@ def check_mask(mask: Mask, shape: tuple[int, ...]) -> None:
         if lengths.dtype.kind not in "iu":
             raise DtypeError(f"attention: mask.key_lengths are integers, got {lengths.dtype}.")
         if ((lengths < 0) | (lengths > S)).any():
-            raise RangeError(
-                f"attention: mask.key_lengths lie in [0, {S}], the number of keys, got {lengths}."
-            )
+            raise RangeError(f"attention: mask.key_lengths lie in [0, {S}], the number of keys, got {lengths}.")
     if mask.array is not None:
         given = mask.array.shape
         full = (T, S) if len(given) == 2 else (B, H, T, S)
         once = (T, S) if len(given) == 2 else (1, 1, 1, 1)
-        if len(given) not in (2, 4) or any(
-            g not in (f, o) for g, f, o in zip(given, full, once, strict=True)
-        ):
+        if len(given) not in (2, 4) or any(g not in (f, o) for g, f, o in zip(given, full, once, strict=True)):
             raise ShapeError(
                 f"attention: mask.array must have shape ({T}, {S}) or ({B} or 1, {H} or 1, {T} or 1, {S} or 1), "
                 f"the shape of the scores, got {tuple(given)}."

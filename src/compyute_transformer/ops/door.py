@@ -30,30 +30,21 @@ def check_shape(op: str, name: str, array: Array, shape: tuple[int | None, ...],
     """The array has this shape; None stands for any length. `why` says where the lengths come from."""
     came = array.shape
     if len(came) != len(shape) or any(want not in (None, got) for want, got in zip(shape, came, strict=True)):
-        wanted = (
-            "("
-            + ", ".join("any" if n is None else str(n) for n in shape)
-            + ("," if len(shape) == 1 else "")
-            + ")"
-        )
+        wanted = "(" + ", ".join("any" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "") + ")"
         raise ShapeError(f"{op}: {name} must have shape {wanted}, {why}, got {tuple(came)}.")
 
 
 def check_probability(op: str, probability: float) -> None:
     """A probability of dropping lies in [0, 1): at 1 nothing would be left to scale."""
     if not 0.0 <= probability < 1.0:
-        raise RangeError(
-            f"{op}: a dropout probability lies in [0, 1), got {probability}. Give 0 to drop nothing."
-        )
+        raise RangeError(f"{op}: a dropout probability lies in [0, 1), got {probability}. Give 0 to drop nothing.")
 
 
 def check_ids(op: str, name: str, ids: Array, size: int, ignore: int | None = None) -> None:
     """Ids are integers in [0, size), or the ignored id. A negative id would otherwise count from the end in silence."""
     if getattr(ids, "dtype", None) is None or ids.dtype.kind not in "iu":
         came = getattr(ids, "dtype", type(ids).__name__)
-        raise DtypeError(
-            f"{op}: {name} are integers, got {came}. Convert them with array.astype(numpy.int64)."
-        )
+        raise DtypeError(f"{op}: {name} are integers, got {came}. Convert them with array.astype(numpy.int64).")
     outside = (ids < 0) | (ids >= size)
     if ignore is not None:
         outside &= ids != ignore

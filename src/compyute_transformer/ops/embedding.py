@@ -49,9 +49,7 @@ def embedding_backward(dy: Float[Array, "*rows C"], saved: EmbeddingSaved) -> Fl
     check_shape("embedding_backward", "dy", dy, (*ids.shape, C), "the shape of y")
     xp = array_module(dy)
     dweight = xp.zeros((num_embeddings, C), dtype=dy.dtype)
-    xp.add.at(
-        dweight, ids.reshape(-1), dy.reshape(-1, C)
-    )  # unlike dweight[ids] += dy, adds every repeated id
+    xp.add.at(dweight, ids.reshape(-1), dy.reshape(-1, C))  # unlike dweight[ids] += dy, adds every repeated id
     return dweight
 
 

@@ -20,12 +20,12 @@ IGNORE_INDEX = -100  # torch's: a target that is not scored
 
 
 class CrossEntropySaved(NamedTuple):
-    """logits, targets: the inputs. logsumexp: one number a row. count: rows scored. The two options as given."""
+    """logits, targets: the inputs. logsumexp: one number a row. num_scored: rows scored. The two options as given."""
 
     logits: Array
     targets: Array
     logsumexp: Array
-    count: int
+    num_scored: int
     ignore_index: int
     label_smoothing: float
 
@@ -40,7 +40,7 @@ def cross_entropy_forward(
     """Mean surprise, in nats, at the targets, over the rows that are scored.
 
     L = mean_r [ logsumexp(z_r) − (1 − ε) z_r[target_r] − ε mean_v z_r[v] ]
-    dz_r = dL/count · (softmax(z_r) − (1 − ε) onehot(target_r) − ε/V); zero in rows that are ignored
+    dz_r = dL/rows scored · (softmax(z_r) − (1 − ε) onehot(target_r) − ε/V); zero in rows that are ignored
 
     Shapes:
         logits (*rows, V) float; targets (*rows) integers in [0, V) or ignore_index; L a scalar like logits.
@@ -64,21 +64,19 @@ def cross_entropy_forward(
     highest = logits.max(-1, keepdims=True)
     logsumexp = xp.log(xp.exp(logits - highest).sum(-1)) + highest[..., 0]
     scored = targets != ignore_index
-    count = int(scored.sum())
+    num_scored = int(scored.sum())
     at_target = xp.take_along_axis(logits, xp.where(scored, targets, 0)[..., None], -1)[..., 0]
     surprise = logsumexp - (1.0 - label_smoothing) * at_target
     if label_smoothing:
         surprise -= label_smoothing * logits.mean(-1)
-    loss = xp.where(scored, surprise, logits.dtype.type(0)).sum() / logits.dtype.type(max(count, 1))
-    return loss, CrossEntropySaved(logits, targets, logsumexp, count, ignore_index, label_smoothing)
+    loss = xp.where(scored, surprise, logits.dtype.type(0)).sum() / logits.dtype.type(max(num_scored, 1))
+    return loss, CrossEntropySaved(logits, targets, logsumexp, num_scored, ignore_index, label_smoothing)
 
 
 @fast
-def cross_entropy_backward(
-    dloss: Float[Array, ""] | float, saved: CrossEntropySaved
-) -> Float[Array, "*rows V"]:
+def cross_entropy_backward(dloss: Float[Array, ""] | float, saved: CrossEntropySaved) -> Float[Array, "*rows V"]:
     """Gradient of `cross_entropy_forward`: dlogits, for the gradient dloss of the scalar."""
-    logits, targets, logsumexp, count, ignore_index, label_smoothing = saved
+    logits, targets, logsumexp, num_scored, ignore_index, label_smoothing = saved
     xp = array_module(logits)
     scored = targets != ignore_index
     dlogits = xp.exp(logits - logsumexp[..., None])
@@ -86,7 +84,7 @@ def cross_entropy_backward(
         dlogits -= label_smoothing / logits.shape[-1]
     rows = dlogits.reshape(-1, logits.shape[-1])
     rows[xp.arange(rows.shape[0]), xp.where(scored, targets, 0).reshape(-1)] -= 1.0 - label_smoothing
-    dlogits *= scored[..., None] * logits.dtype.type(dloss / max(count, 1))
+    dlogits *= scored[..., None] * logits.dtype.type(dloss / max(num_scored, 1))
     return dlogits
 
 

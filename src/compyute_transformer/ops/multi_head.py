@@ -59,7 +59,7 @@ class HeadSaved(NamedTuple):
     k: LinearSaved
     v: LinearSaved
     attention: AttentionSaved
-    rows: tuple[slice, slice, slice]
+    rows: tuple[slice, ...]
 
 
 class SequentialSaved(NamedTuple):
@@ -95,9 +95,7 @@ def sequential_multi_head_forward(
     Source:
         Vaswani et al. 2017, section 3.2.2.
     """
-    D, num_kv_heads = check_multi_head(
-        x, memory, in_weight, in_bias, out_weight, out_bias, num_heads, num_kv_heads
-    )
+    D, num_kv_heads = check_multi_head(x, memory, in_weight, in_bias, out_weight, out_bias, num_heads, num_kv_heads)
     xp = array_module(x)
     m = x if memory is None else memory
     outputs, heads = [], []
@@ -109,9 +107,7 @@ def sequential_multi_head_forward(
         k, k_saved = linear_forward(m, in_weight[k_rows], None if in_bias is None else in_bias[k_rows])
         v, v_saved = linear_forward(m, in_weight[v_rows], None if in_bias is None else in_bias[v_rows])
         head_draw = None if draw is None else draw.for_head(h)
-        y, attention_saved = attention_forward(
-            q[:, None], k[:, None], v[:, None], mask.for_head(h), dropout, head_draw
-        )
+        y, attention_saved = attention_forward(q[:, None], k[:, None], v[:, None], mask.for_head(h), dropout, head_draw)
         outputs.append(y[:, 0])
         heads.append(HeadSaved(q_saved, k_saved, v_saved, attention_saved, rows))
     y, out_saved = linear_forward(xp.concatenate(outputs, axis=-1), out_weight, out_bias)
@@ -234,9 +230,7 @@ def semiparallel_multi_head_forward(
     Saves:
         x, memory and weights, no copies; q, k, v once; each head's attention weights.
     """
-    D, num_kv_heads = check_multi_head(
-        x, memory, in_weight, in_bias, out_weight, out_bias, num_heads, num_kv_heads
-    )
+    D, num_kv_heads = check_multi_head(x, memory, in_weight, in_bias, out_weight, out_bias, num_heads, num_kv_heads)
     (q, k, v), projection = project_forward(x, memory, in_weight, in_bias, num_heads, num_kv_heads, D)
     outputs, heads = [], []
     for h in range(num_heads):
@@ -247,9 +241,7 @@ def semiparallel_multi_head_forward(
         )
         outputs.append(y)
         heads.append(attention_saved)
-    y, out_saved = linear_forward(
-        merge_heads(array_module(x).concatenate(outputs, axis=1)), out_weight, out_bias
-    )
+    y, out_saved = linear_forward(merge_heads(array_module(x).concatenate(outputs, axis=1)), out_weight, out_bias)
     return y, SemiparallelSaved(projection, tuple(heads), out_saved, num_kv_heads)
 
 
@@ -303,9 +295,7 @@ def parallel_multi_head_forward(
     Saves:
         x, memory and weights, no copies; q, k, v once; the attention weights of all heads.
     """
-    D, num_kv_heads = check_multi_head(
-        x, memory, in_weight, in_bias, out_weight, out_bias, num_heads, num_kv_heads
-    )
+    D, num_kv_heads = check_multi_head(x, memory, in_weight, in_bias, out_weight, out_bias, num_heads, num_kv_heads)
     (q, k, v), projection = project_forward(x, memory, in_weight, in_bias, num_heads, num_kv_heads, D)
     heads, attention_saved = attention_forward(q, k, v, mask, dropout, draw)
     y, out_saved = linear_forward(merge_heads(heads), out_weight, out_bias)
@@ -360,9 +350,7 @@ def check_multi_head(
         or a weight has another shape than they ask for. RangeError: fewer than one head. DtypeError: dtypes differ.
     """
     op = "multi_head_attention"
-    check_floats(
-        op, x=x, memory=memory, in_weight=in_weight, in_bias=in_bias, out_weight=out_weight, out_bias=out_bias
-    )
+    check_floats(op, x=x, memory=memory, in_weight=in_weight, in_bias=in_bias, out_weight=out_weight, out_bias=out_bias)
     check_shape(op, "x", x, (None, None, None), "batch, time, width")
     B, _, C = x.shape
     if memory is not None:
@@ -373,9 +361,7 @@ def check_multi_head(
     check_heads(op, width, num_heads, K)
     D = width // num_heads
     rows = (num_heads + 2 * K) * D
-    check_shape(
-        op, "in_weight", in_weight, (rows, C), f"{num_heads} query, {K} key and {K} value heads of width {D}"
-    )
+    check_shape(op, "in_weight", in_weight, (rows, C), f"{num_heads} query, {K} key and {K} value heads of width {D}")
     if in_bias is not None:
         check_shape(op, "in_bias", in_bias, (rows,), "one number a row of in_weight")
     if out_bias is not None:

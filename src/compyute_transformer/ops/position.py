@@ -73,9 +73,7 @@ def learned_position_backward(
     return dy, dweight
 
 
-def learned_position(
-    x: Float[Array, "B T C"], weight: Float[Array, "L C"], start: int = 0
-) -> Float[Array, "B T C"]:
+def learned_position(x: Float[Array, "B T C"], weight: Float[Array, "L C"], start: int = 0) -> Float[Array, "B T C"]:
     """`learned_position_forward` for people who want no gradient."""
     return learned_position_forward(x, weight, start)[0]
 
@@ -136,9 +134,7 @@ def sinusoidal_position_forward(
 
 
 @fast
-def sinusoidal_position_backward(
-    dy: Float[Array, "B T C"], saved: SinusoidalPositionSaved
-) -> Float[Array, "B T C"]:
+def sinusoidal_position_backward(dy: Float[Array, "B T C"], saved: SinusoidalPositionSaved) -> Float[Array, "B T C"]:
     """Gradient of `sinusoidal_position_forward`: dx."""
     return dy
 
