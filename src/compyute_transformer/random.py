@@ -141,7 +141,7 @@ def normal(draw: Draw, shape: tuple[int, ...], dtype: Any = np.float32, xp: Any 
 
 
 def integers(draw: Draw, shape: tuple[int, ...], high: int, xp: Any = np) -> Any:
-    """Integers uniform on [0, high), as int64: ⌊bits · high / 2³²⌋, for high up to 2³² (Lemire 2019, without rejection)."""
+    """Integers uniform on [0, high), as int64: ⌊bits · high / 2³²⌋ (Lemire 2019, without rejection), high up to 2³²."""
     if not 0 < high <= 2**32:
         raise RangeError(f"integers: high lies in [1, 2³²], got {high}. Give a positive bound.")
     scaled = _bits_of_shape(draw, shape, xp).astype(xp.uint64) * np.uint64(high)

@@ -174,7 +174,7 @@ def hide(scores: Float[Array, "B H T S"], mask: Mask) -> None:
         xp.copyto(scores, scores.dtype.type(-xp.inf), where=~visible)
 
 
-def visible_keys(mask: Mask, B: int, H: int, T: int, S: int, xp: object) -> Bool[Array, "*broadcast T S"] | None:
+def visible_keys(mask: Mask, T: int, S: int, xp: Any) -> Bool[Array, "*broadcast T S"] | None:
     """Where the flags and the boolean array of a mask let a query see a key; None where they hide nothing."""
     positions, keys = xp.arange(S - T, S)[:, None], xp.arange(S)[None, :]
     conditions = []

@@ -322,7 +322,7 @@ IMPLEMENTATIONS: dict[str, tuple[Callable[..., tuple[Array, Any]], Callable[[Arr
 
 
 def attention_weights(saved: SequentialSaved | SemiparallelSaved | ParallelSaved) -> Float[Array, "B H T S"]:
-    """The attention weights any of the three saved: before dropout, so that the rows of queries with a key sum to one."""
+    """The attention weights any of the three saved: before dropout, so the row of a query that sees a key sums to one."""
     if isinstance(saved, ParallelSaved):
         return saved.attention.weights
     if isinstance(saved, SemiparallelSaved):
