@@ -1,0 +1,28 @@
+"""Parameters and an op: modules know weights, and no mathematics of their own."""
+
+from .attention import MultiHeadAttention
+from .block import PreNormBlock
+from .dropout import Dropout
+from .embedding import Embedding
+from .feed_forward import FeedForward
+from .linear import Linear
+from .module import Module, ModuleList, Observer, Parameter, observe
+from .norm import LayerNorm
+from .position import LearnedPosition, SinusoidalPosition
+
+__all__ = [
+    "Dropout",
+    "Embedding",
+    "FeedForward",
+    "LayerNorm",
+    "LearnedPosition",
+    "Linear",
+    "Module",
+    "ModuleList",
+    "MultiHeadAttention",
+    "Observer",
+    "Parameter",
+    "PreNormBlock",
+    "SinusoidalPosition",
+    "observe",
+]

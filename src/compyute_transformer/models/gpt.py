@@ -1,0 +1,147 @@
+"""GPT: a stack of pre-norm blocks that sees only what came before, and says what comes next (Radford et al. 2019)."""
+
+from dataclasses import dataclass
+from math import sqrt
+from typing import get_args
+
+from ..backend import Array
+from ..errors import ConfigError, ShapeError
+from ..nn import init
+from ..nn.attention import Implementation, MultiHeadAttention
+from ..nn.block import PreNormBlock
+from ..nn.dropout import Dropout
+from ..nn.embedding import Embedding
+from ..nn.feed_forward import Activation, FeedForward
+from ..nn.linear import Linear
+from ..nn.module import Module, ModuleList
+from ..nn.norm import LayerNorm
+from ..nn.position import LearnedPosition
+from ..ops.attention import Mask
+from ..random import DROPOUT, INITIALISATION, Generator
+
+__all__ = ["GPT", "GPTConfig"]
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a GPT. All of it is saved with a run.
+
+    mlp_dim None means 4 · embed_dim. num_kv_heads None means num_heads. window: how many positions back a query sees,
+    its own included; None for all.
+    """
+
+    vocab_size: int
+    context_length: int = 256
+    embed_dim: int = 384
+    num_heads: int = 6
+    num_layers: int = 6
+    num_kv_heads: int | None = None
+    mlp_dim: int | None = None
+    dropout: float = 0.0
+    bias: bool = True  # in linears and norms; nanoGPT trains without, GPT-2 with
+    activation: Activation = "gelu_tanh"
+    window: int | None = None
+    tie_head: bool = True  # the head reads with the matrix that the embedding writes with
+    attention: Implementation = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "context_length", "embed_dim", "num_heads", "num_layers"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"GPTConfig: {name} is at least 1, got {getattr(self, name)}.")
+        for name in ("num_kv_heads", "mlp_dim", "window"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"GPTConfig: {name} is at least 1, or None for its default, got {value}.")
+        if self.embed_dim % self.num_heads or self.num_heads % (self.num_kv_heads or self.num_heads):
+            raise ConfigError(
+                "GPTConfig: num_heads must divide embed_dim, and num_kv_heads num_heads, got "
+                f"embed_dim {self.embed_dim}, num_heads {self.num_heads}, num_kv_heads {self.num_kv_heads}."
+            )
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"GPTConfig: dropout lies in [0, 1), got {self.dropout}.")
+        for name, choices in (("activation", get_args(Activation)), ("attention", get_args(Implementation))):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"GPTConfig: {name} is one of {', '.join(choices)}, got {getattr(self, name)!r}.")
+
+
+class GPT(Module):
+    """A decoder-only language model: ids (B, T) in, logits (B, T, V) out; position t sees positions up to t only.
+
+    Weights are normal with std 0.02; those that write to the residual stream are divided by √(2 · num_layers), the
+    number of additions to the stream, so that its size does not grow with depth (Radford et al. 2019).
+
+    generator: where dropout draws; part of the state of a run.
+    """
+
+    def __init__(self, config: GPTConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.generator = Generator(seed, DROPOUT)
+        weights = Generator(seed, INITIALISATION)
+        C = config.embed_dim
+        self.mask = Mask(causal=True, window=config.window)
+        self.token_embedding = Embedding(config.vocab_size, C, generator=weights)
+        self.position = LearnedPosition(config.context_length, C, generator=weights)
+        self.dropout = Dropout(config.dropout, self.generator)
+        self.blocks = ModuleList(self._block(weights) for _ in range(config.num_layers))
+        self.norm = LayerNorm(C, config.bias)
+        self.head = Linear(C, config.vocab_size, bias=False, generator=weights)
+        if config.tie_head:
+            self.head.weight = self.token_embedding.weight
+        _ = self.flat  # lay all parameters into one buffer
+
+    def _block(self, weights: Generator) -> PreNormBlock:
+        config, C = self.config, self.config.embed_dim
+        to_stream = init.normal(0.02 / sqrt(2 * config.num_layers))
+        return PreNormBlock(
+            LayerNorm(C, config.bias),
+            MultiHeadAttention(
+                C,
+                config.num_heads,
+                config.num_kv_heads,
+                config.bias,
+                config.dropout,
+                config.attention,
+                initialise_out=to_stream,
+                generator=weights,
+                dropout_generator=self.generator,
+            ),
+            Dropout(config.dropout, self.generator),
+            LayerNorm(C, config.bias),
+            FeedForward(
+                C,
+                config.mlp_dim or 4 * C,
+                config.bias,
+                config.activation,
+                initialise_out=to_stream,
+                generator=weights,
+            ),
+            Dropout(config.dropout, self.generator),
+        )
+
+    def forward(self, ids: Array) -> Array:
+        """Logits (B, T, V) of the token that follows each position of ids (B, T), T at most context_length."""
+        if ids.ndim != 2 or ids.shape[1] == 0:
+            raise ShapeError(f"GPT: ids have shape (B, T) with T at least 1, got {tuple(ids.shape)}.")
+        x = self.token_embedding(ids)
+        x = self.position(x)
+        x = self.dropout(x)
+        for block in self.blocks:
+            x = block(x, self.mask)
+        x = self.norm(x)
+        return self.head(x)
+
+    def backward(self, dlogits: Array) -> None:
+        """Add to the gradients of all parameters; ids have none."""
+        dx = self.head.backward(dlogits)
+        dx = self.norm.backward(dx)
+        for block in reversed(self.blocks):
+            dx = block.backward(dx)
+        dx = self.dropout.backward(dx)
+        dx = self.position.backward(dx)
+        self.token_embedding.backward(dx)
+
+    def use_attention(self, implementation: Implementation) -> None:
+        """Switch every block's attention algorithm; the weights stay."""
+        for block in self.blocks:
+            block.attention.implementation = implementation

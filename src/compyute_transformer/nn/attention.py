@@ -1,0 +1,110 @@
+"""Attention: the weights of all heads, and any of the interchangeable algorithms of `ops.multi_head` that read them."""
+
+from typing import Any, Literal, get_args
+
+from ..backend import Array
+from ..errors import ConfigError
+from ..ops.attention import NO_MASK, Mask
+from ..ops.door import check_heads, check_probability
+from ..ops.multi_head import IMPLEMENTATIONS, attention_weights
+from ..random import Generator, default_generator
+from . import init
+from .dropout import default_dropout_generator
+from .module import Module, Parameter
+
+__all__ = ["Implementation", "MultiHeadAttention"]
+
+Implementation = Literal["auto", "sequential", "semiparallel", "parallel"]
+
+
+class MultiHeadAttention(Module):
+    """Self-attention, or cross-attention when given a memory, with as many heads as divide the width.
+
+    in_weight: ((H + 2K)·D, C), the query, key and value projections of all heads below each other. in_bias: its bias.
+    out_weight: (C, C), out_bias: the output projection. Biases start at zero.
+    num_kv_heads: K; fewer than the H heads means that groups of heads share keys and values.
+    implementation: which algorithm runs; may be changed at any time, the weights stay. "auto" is the fastest.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        num_kv_heads: int | None = None,
+        bias: bool = True,
+        dropout: float = 0.0,
+        implementation: Implementation = "auto",
+        initialise: init.Initialiser | None = None,
+        initialise_out: init.Initialiser | None = None,
+        generator: Generator | None = None,
+        dropout_generator: Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        check_heads("MultiHeadAttention", embed_dim, num_heads, self.num_kv_heads)
+        check_probability("MultiHeadAttention", dropout)
+        self.dropout = dropout
+        self.implementation = implementation
+        self.generator = dropout_generator or default_dropout_generator()
+        generator = generator or default_generator()
+        rows = embed_dim // num_heads * (num_heads + 2 * self.num_kv_heads)
+        draw = initialise or init.normal()
+        self.in_weight = Parameter(draw((rows, embed_dim), generator))
+        self.in_bias = Parameter(init.zeros((rows,))) if bias else None
+        self.out_weight = Parameter((initialise_out or draw)((embed_dim, embed_dim), generator))
+        self.out_bias = Parameter(init.zeros((embed_dim,))) if bias else None
+
+    @property
+    def implementation(self) -> Implementation:
+        """Which algorithm runs."""
+        return self._implementation
+
+    @implementation.setter
+    def implementation(self, name: Implementation) -> None:
+        if name not in get_args(Implementation):
+            raise ConfigError(
+                f"MultiHeadAttention: an implementation is one of {', '.join(get_args(Implementation))}, got {name!r}."
+            )
+        self._implementation = name
+
+    def forward(self, x: Array, memory: Array | None = None, mask: Mask = NO_MASK) -> Array:
+        """Attend from x (B, T, C) to x itself, or to a memory (B, S, C)."""
+        return self._run(x, memory, mask)[0]
+
+    def forward_with_weights(self, x: Array, memory: Array | None = None, mask: Mask = NO_MASK) -> tuple[Array, Array]:
+        """`forward`, and the attention weights (B, H, T, S), before dropout: the row of a query sums to one."""
+        y, saved = self._run(x, memory, mask)
+        return y, attention_weights(saved)
+
+    def _run(self, x: Array, memory: Array | None, mask: Mask) -> tuple[Array, Any]:
+        name = "parallel" if self.implementation == "auto" else self.implementation
+        forward, _ = IMPLEMENTATIONS[name]
+        dropout = self.dropout if self.training else 0.0
+        y, saved = forward(
+            x,
+            memory,
+            self.in_weight.data,
+            self.in_bias.data if self.in_bias else None,
+            self.out_weight.data,
+            self.out_bias.data if self.out_bias else None,
+            self.num_heads,
+            self.num_kv_heads,
+            mask,
+            dropout,
+            self.generator.next() if dropout else None,
+        )
+        self.save((name, saved))
+        return y, saved
+
+    def backward(self, dy: Array) -> tuple[Array, Array | None]:
+        """The gradients of x and of the memory, None in self-attention."""
+        name, saved = self.restore()
+        _, backward = IMPLEMENTATIONS[name]
+        dx, dmemory, din_weight, din_bias, dout_weight, dout_bias = backward(dy, saved)
+        self.in_weight.accumulate(din_weight)
+        self.out_weight.accumulate(dout_weight)
+        if self.in_bias and self.out_bias:
+            self.in_bias.accumulate(din_bias)
+            self.out_bias.accumulate(dout_bias)
+        return dx, dmemory

@@ -1,0 +1,43 @@
+"""Dropout: a probability, a generator, and `ops.dropout`."""
+
+from ..backend import Array
+from ..ops.door import check_probability
+from ..ops.dropout import dropout_backward, dropout_forward
+from ..random import DROPOUT, Generator
+from .module import Module
+
+__all__ = ["Dropout", "default_dropout_generator"]
+
+_default = Generator(stream=DROPOUT)
+
+
+def default_dropout_generator() -> Generator:
+    """The generator of modules which were given none."""
+    return _default
+
+
+class Dropout(Module):
+    """In training, drop each element with a probability and scale up the rest; in `eval()`, the identity.
+
+    generator: hands out a new draw for each forward; the modules of one model share one, and a run saves its state.
+    """
+
+    def __init__(self, probability: float, generator: Generator | None = None) -> None:
+        super().__init__()
+        check_probability("Dropout", probability)
+        self.probability = probability
+        self.generator = generator or _default
+
+    def forward(self, x: Array) -> Array:
+        """Drop elements of x, of any shape."""
+        if not self.training or self.probability == 0.0:
+            self.save(None)
+            return x
+        y, saved = dropout_forward(x, self.probability, self.generator.next())
+        self.save(saved)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        """The gradient of x."""
+        saved = self.restore()
+        return dy if saved is None else dropout_backward(dy, saved)

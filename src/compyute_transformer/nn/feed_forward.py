@@ -1,0 +1,62 @@
+"""Feed-forward: up to a wider space, bend, and down again."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, get_args
+
+from ..backend import Array
+from ..errors import ConfigError
+from ..ops.activation import gelu_backward, gelu_forward, relu_backward, relu_forward
+from ..random import Generator
+from . import init
+from .linear import Linear
+from .module import Module
+
+__all__ = ["Activation", "FeedForward"]
+
+Activation = Literal["gelu_tanh", "gelu", "relu"]
+
+ACTIVATIONS: dict[Activation, tuple[Callable[..., tuple[Array, Any]], Callable[..., Array]]] = {
+    "gelu_tanh": (partial(gelu_forward, approximate="tanh"), gelu_backward),
+    "gelu": (partial(gelu_forward, approximate="none"), gelu_backward),
+    "relu": (relu_forward, relu_backward),
+}
+
+
+class FeedForward(Module):
+    """y = down(activation(up(x))).
+
+    up: Linear from embed_dim to mlp_dim. down: Linear back. activation: "gelu_tanh" (GPT-2), "gelu" (exact) or "relu".
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        mlp_dim: int,
+        bias: bool = True,
+        activation: Activation = "gelu_tanh",
+        initialise: init.Initialiser | None = None,
+        initialise_out: init.Initialiser | None = None,
+        generator: Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if activation not in get_args(Activation):
+            raise ConfigError(
+                f"FeedForward: an activation is one of {', '.join(get_args(Activation))}, got {activation!r}."
+            )
+        self.activation = activation
+        self.up = Linear(embed_dim, mlp_dim, bias, initialise, generator)
+        self.down = Linear(mlp_dim, embed_dim, bias, initialise_out or initialise, generator)
+
+    def forward(self, x: Array) -> Array:
+        """Map (*rows, embed_dim) to the same shape."""
+        bend, _ = ACTIVATIONS[self.activation]
+        hidden, saved = bend(self.up(x))
+        self.save(saved)
+        return self.down(hidden)
+
+    def backward(self, dy: Array) -> Array:
+        """The gradient of x."""
+        _, unbend = ACTIVATIONS[self.activation]
+        dhidden = self.down.backward(dy)
+        return self.up.backward(unbend(dhidden, self.restore()))

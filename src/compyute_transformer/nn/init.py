@@ -1,0 +1,44 @@
+"""Initial weights. Each function returns an initialiser: (shape, generator) -> array, drawn from Philox in float32."""
+
+from collections.abc import Callable
+from math import sqrt
+from typing import TypeAlias
+
+import numpy as np
+
+from .. import random
+from ..backend import Array
+from ..random import Generator
+
+__all__ = ["Initialiser", "normal", "ones", "xavier_uniform", "zeros"]
+
+Initialiser: TypeAlias = Callable[[tuple[int, ...], Generator], Array]
+
+
+def normal(std: float = 0.02) -> Initialiser:
+    """Normal with mean 0. std 0.02 is GPT-2's (Radford et al. 2019)."""
+
+    def initialise(shape: tuple[int, ...], generator: Generator) -> Array:
+        return random.normal(generator.next(), shape) * np.float32(std)
+
+    return initialise
+
+
+def xavier_uniform() -> Initialiser:
+    """Uniform on ±√(6 / (inputs + outputs)) for a matrix (outputs, inputs) (Glorot, Bengio 2010)."""
+
+    def initialise(shape: tuple[int, ...], generator: Generator) -> Array:
+        bound = sqrt(6.0 / (shape[0] + shape[1]))
+        return (random.uniform(generator.next(), shape) * 2 - 1) * np.float32(bound)
+
+    return initialise
+
+
+def zeros(shape: tuple[int, ...]) -> Array:
+    """Zeros, as biases start."""
+    return np.zeros(shape, dtype=np.float32)
+
+
+def ones(shape: tuple[int, ...]) -> Array:
+    """Ones, as the scales of norms start."""
+    return np.ones(shape, dtype=np.float32)

@@ -1,0 +1,354 @@
+"""Module: parameters, a forward pass, and a backward pass that is its mirror. PyTorch's names, plain arrays in and out.
+
+A leaf module calls an op and saves what the op's backward needs:
+
+    class Linear(Module):
+        def forward(self, x):
+            y, saved = linear_forward(x, self.weight.data, self.bias.data)
+            self.save(saved)
+            return y
+
+        def backward(self, dy):
+            dx, dweight, dbias = linear_backward(dy, self.restore())
+            self.weight.accumulate(dweight)
+            self.bias.accumulate(dbias)
+            return dx
+
+A composite module calls its parts, and its backward calls their backwards in reverse. What is saved lies on a
+last-in-first-out stack, so a module may run twice before its backward. In `eval()` nothing is saved.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+
+from ..backend import Array, Device, array_module, device_of, to_device, to_numpy
+from ..errors import BackwardError, ShapeError, StateError
+
+__all__ = ["Flat", "Module", "ModuleList", "Observer", "Parameter", "observe"]
+
+Phase = Literal["forward", "backward"]
+
+
+class Parameter:
+    """An array that is learned, and the sum of the gradients it was given since they were last zeroed.
+
+    data: the values. grad: the gradient, of the same shape and dtype; None before the first one arrives, unless the
+    parameter lies in a flat buffer (see `Flat`), where it is always an array. flat: that buffer, if any.
+    """
+
+    def __init__(self, data: Array) -> None:
+        self.data = data
+        self.grad: Array | None = None
+        self.flat: Flat | None = None
+
+    def accumulate(self, gradient: Array | None) -> None:
+        """Add to the gradient. A parameter used twice, or in two half batches, gets the sum."""
+        if gradient is None or gradient.shape != self.data.shape:
+            came = None if gradient is None else tuple(gradient.shape)
+            raise ShapeError(f"Parameter: a gradient has the parameter's shape {tuple(self.data.shape)}, got {came}.")
+        if self.grad is None:
+            self.grad = gradient.copy()
+        else:
+            self.grad += gradient
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the data."""
+        return self.data.shape
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return self.data.size
+
+    def __repr__(self) -> str:
+        return f"Parameter(shape={tuple(self.shape)}, dtype={self.data.dtype})"
+
+
+class Flat:
+    """All parameters of a model in one array, and all their gradients in another; each parameter keeps views.
+
+    The optimiser, the clip and the checkpoint each touch one array instead of hundreds. Matrices come first: they are
+    decayed, vectors (biases, the scales of norms) are not.
+
+    data, grad: the two arrays, one axis. num_decayed: how many elements, from the start, belong to matrices.
+    """
+
+    def __init__(self, parameters: Iterable[Parameter]) -> None:
+        given = list(parameters)
+        self.parameters = [p for p in given if p.data.ndim >= 2] + [p for p in given if p.data.ndim < 2]
+        self.num_decayed = sum(p.size for p in given if p.data.ndim >= 2)
+        xp = array_module(*(p.data for p in given))
+        dtypes = {p.data.dtype for p in given}
+        if len(dtypes) > 1:
+            raise StateError(f"Flat: the parameters of one model have one dtype, got {sorted(map(str, dtypes))}.")
+        size = sum(p.size for p in given)
+        self.data = xp.empty(size, dtype=dtypes.pop() if dtypes else np.float32)
+        self.grad = xp.zeros_like(self.data)
+        start = 0
+        for parameter in self.parameters:
+            part, shape = slice(start, start + parameter.size), parameter.shape
+            self.data[part] = parameter.data.reshape(-1)
+            if parameter.grad is not None:
+                self.grad[part] = parameter.grad.reshape(-1)
+            parameter.data, parameter.grad = self.data[part].reshape(shape), self.grad[part].reshape(shape)
+            parameter.flat = self
+            start = part.stop
+
+
+class Observer:
+    """Sees every module's forward and backward. Override what you need: a trace, a profiler, a check.
+
+    `path` names the module as the state dict does ("blocks.0.attention"; "" for the observed module itself).
+    """
+
+    def before(self, path: str, module: "Module", phase: Phase, inputs: tuple[Any, ...]) -> None:
+        """Called before a module's forward or backward runs."""
+
+    def after(self, path: str, module: "Module", phase: Phase, inputs: tuple[Any, ...], output: Any) -> None:
+        """Called with its result."""
+
+
+@contextmanager
+def observe(module: "Module", observer: Observer) -> Iterator[None]:
+    """Let the observer see a module and everything below it, within a `with` block."""
+    watched = [(inner, (path, observer)) for path, inner in module.named_modules()]
+    for inner, entry in watched:
+        inner._observers = (*inner._observers, entry)
+    try:
+        yield
+    finally:
+        for inner, entry in watched:
+            inner._observers = tuple(kept for kept in inner._observers if kept is not entry)
+
+
+def _observed(function: Callable[..., Any], phase: Phase) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapped(self: "Module", *args: Any, **kwargs: Any) -> Any:
+        if not self._observers:  # the usual case costs one attribute
+            return function(self, *args, **kwargs)
+        observers = self._observers
+        for path, observer in observers:
+            observer.before(path, self, phase, args)
+        output = function(self, *args, **kwargs)
+        for path, observer in observers:
+            observer.after(path, self, phase, args, output)
+        return output
+
+    return wrapped
+
+
+class Module:
+    """The base of everything that has parameters. Parameters and modules are registered by assignment.
+
+    training: whether forwards save for a backward, and dropout drops; see `train` and `eval`.
+    """
+
+    training: bool = True
+    _observers: tuple[tuple[str, Observer], ...] = ()
+    _name: str = ""
+    _parent: "Module | None" = None
+    PHASES: ClassVar[tuple[Phase, ...]] = ("forward", "backward")
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for phase in Module.PHASES:  # once for each class, so that no subclass can forget it
+            if phase in cls.__dict__:
+                setattr(cls, phase, _observed(cls.__dict__[phase], phase))
+
+    def __init__(self) -> None:
+        self._parameters: dict[str, Parameter] = {}
+        self._modules: dict[str, Module] = {}
+        self._saved: list[Any] = []
+        self._flat: Flat | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, Parameter):
+            self._parameters[name] = value
+        elif isinstance(value, Module) and name != "_parent":
+            self._modules[name] = value
+            value._name, value._parent = name, self
+        object.__setattr__(self, name, value)
+
+    # --- the two passes ---
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute the output; in training, save what `backward` needs."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def backward(self, *args: Any, **kwargs: Any) -> Any:
+        """Turn the gradient of the output into that of the input, and add to the gradients of the parameters."""
+        raise NotImplementedError(f"{type(self).__name__} has no backward")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run `forward`."""
+        return self.forward(*args, **kwargs)
+
+    def save(self, saved: Any) -> None:
+        """Keep, in training, what the backward needs."""
+        if self.training:
+            self._saved.append(saved)
+
+    def restore(self) -> Any:
+        """Take back what the latest forward saved that no backward has taken.
+
+        Raises:
+            BackwardError: there is nothing.
+        """
+        if not self._saved:
+            raise BackwardError(
+                f"{self.path or type(self).__name__}: a backward needs the forward it belongs to, and none is left. "
+                "Run forward first, in training mode (module.train()), once for each backward."
+            )
+        return self._saved.pop()
+
+    def forget(self) -> None:
+        """Drop what forwards saved for backwards that will not come."""
+        for _, module in self.named_modules():
+            module._saved.clear()
+
+    # --- the tree ---
+
+    @property
+    def path(self) -> str:
+        """The module's place in the tree, "blocks.0.attention"; "" for the root."""
+        above = self._parent.path if self._parent is not None else ""
+        return f"{above}.{self._name}" if above else self._name
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
+        """Itself and all modules below, with their paths from here, each once."""
+        yield prefix, self
+        for name, module in self._modules.items():
+            yield from module.named_modules(f"{prefix}.{name}" if prefix else name)
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Every parameter with its path, each once: tied weights go by the first of their names."""
+        seen: set[int] = set()
+        for path, module in self.named_modules():
+            for name, parameter in module._parameters.items():
+                if id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    yield f"{path}.{name}" if path else name, parameter
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Every parameter, each once."""
+        return (parameter for _, parameter in self.named_parameters())
+
+    @property
+    def num_parameters(self) -> int:
+        """The number of learned elements, tied weights counted once."""
+        return sum(parameter.size for parameter in self.parameters())
+
+    @property
+    def flat(self) -> Flat:
+        """All parameters in one array and their gradients in another, made at the first call.
+
+        Raises:
+            StateError: they lie in the buffer of an enclosing module already.
+        """
+        if self._flat is None:
+            if any(parameter.flat is not None for parameter in self.parameters()):
+                raise StateError(
+                    f"{self.path or type(self).__name__}.flat: some parameters lie in another module's flat buffer. "
+                    "Ask the outermost module for its flat."
+                )
+            self._flat = Flat(self.parameters())
+        return self._flat
+
+    # --- state ---
+
+    def train(self) -> Self:
+        """Save for backwards, drop at random."""
+        return self._set_training(True)
+
+    def eval(self) -> Self:
+        """Save nothing, drop nothing."""
+        return self._set_training(False)
+
+    def _set_training(self, training: bool) -> Self:
+        for _, module in self.named_modules():
+            module.training = training
+        return self
+
+    def zero_grad(self) -> None:
+        """Forget the gradients gathered so far."""
+        if self._flat is not None:
+            self._flat.grad.fill(0)
+            return
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.grad.fill(0)
+
+    def to(self, device: Device | None = None, dtype: Any = None) -> Self:
+        """Move the parameters to a device and convert them to a dtype; flat buffers are laid anew.
+
+        An optimiser made before holds the old buffers: make it after.
+        """
+        flattened = [module for _, module in self.named_modules() if module._flat is not None]
+        for parameter in self.parameters():
+            moved = parameter.data if device is None else to_device(parameter.data, device)
+            parameter.data, parameter.grad, parameter.flat = moved.astype(dtype or moved.dtype, copy=True), None, None
+        for module in flattened:
+            module._flat = None
+            module._flat = module.flat
+        return self
+
+    def state_dict(self) -> dict[str, Array]:
+        """A copy of every parameter, as NumPy's, by path: a snapshot that training does not change."""
+        return {path: np.array(to_numpy(parameter.data)) for path, parameter in self.named_parameters()}
+
+    def load_state_dict(self, state: Mapping[str, Array]) -> None:
+        """Copy values in, converted to each parameter's dtype. All fit, or none is loaded.
+
+        Raises:
+            StateError: with everything that is missing, unexpected or of another shape.
+        """
+        own = dict(self.named_parameters())
+        faults = [f"missing: {path} {tuple(own[path].shape)}" for path in own if path not in state]
+        faults += [f"unexpected: {path} {tuple(state[path].shape)}" for path in state if path not in own]
+        faults += [
+            f"other shape: {path} is {tuple(own[path].shape)}, got {tuple(state[path].shape)}"
+            for path in own
+            if path in state and own[path].shape != state[path].shape
+        ]
+        if faults:
+            raise StateError(
+                f"{type(self).__name__}.load_state_dict: the state must hold exactly this module's parameters.\n  "
+                + "\n  ".join(faults)
+                + "\nBuild the module with the configuration that was saved beside the state."
+            )
+        for path, parameter in own.items():
+            parameter.data[...] = to_device(np.asarray(state[path], dtype=parameter.data.dtype), self.device)
+
+    @property
+    def device(self) -> Device:
+        """Where the parameters live."""
+        return device_of(next(self.parameters()).data)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(num_parameters={self.num_parameters})"
+
+
+class ModuleList(Module):
+    """Modules in a row, registered as "0", "1", …; whoever holds the list runs them."""
+
+    def __init__(self, modules: Iterable[Module]) -> None:
+        super().__init__()
+        for index, module in enumerate(modules):
+            setattr(self, str(index), module)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._modules.values())
+
+    def __reversed__(self) -> Iterator[Any]:
+        return reversed(self._modules.values())
+
+    def __getitem__(self, index: int) -> Any:
+        return list(self._modules.values())[index]
+
+    def __len__(self) -> int:
+        return len(self._modules)

@@ -1,0 +1,35 @@
+"""Norm: a scale, a shift, and `ops.layer_norm`."""
+
+from ..backend import Array
+from ..ops.norm import layer_norm_backward, layer_norm_forward
+from . import init
+from .module import Module, Parameter
+
+__all__ = ["LayerNorm"]
+
+
+class LayerNorm(Module):
+    """Bring every vector to mean 0 and variance 1, then scale and shift it.
+
+    weight: (embed_dim), ones. bias: (embed_dim), zeros; None without.
+    """
+
+    def __init__(self, embed_dim: int, bias: bool = True, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = Parameter(init.ones((embed_dim,)))
+        self.bias = Parameter(init.zeros((embed_dim,))) if bias else None
+        self.eps = eps
+
+    def forward(self, x: Array) -> Array:
+        """Normalise the rows of x (*rows, embed_dim)."""
+        y, saved = layer_norm_forward(x, self.weight.data, self.bias.data if self.bias else None, self.eps)
+        self.save(saved)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        """The gradient of x."""
+        dx, dweight, dbias = layer_norm_backward(dy, self.restore())
+        self.weight.accumulate(dweight)
+        if self.bias:
+            self.bias.accumulate(dbias)
+        return dx

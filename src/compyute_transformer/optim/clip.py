@@ -1,0 +1,26 @@
+"""Clip: a gradient that is too long keeps its direction and loses its length."""
+
+from ..backend import Array, array_module
+from ..errors import RangeError
+
+__all__ = ["clip_by_global_norm", "global_norm"]
+
+
+def global_norm(gradient: Array) -> float:
+    """The Euclidean length ‖g‖ of a flat gradient."""
+    return float(array_module(gradient).sqrt(gradient @ gradient))
+
+
+def clip_by_global_norm(gradient: Array, max_norm: float) -> float:
+    """Shorten a flat gradient in place: g ← g · min(1, max_norm / ‖g‖). Returns ‖g‖ as it was.
+
+    Source: Pascanu, Mikolov, Bengio 2013, "On the difficulty of training recurrent neural networks".
+    """
+    if not max_norm > 0:
+        raise RangeError(
+            f"clip_by_global_norm: max_norm is above 0, got {max_norm}. Leave out the call to clip nothing."
+        )
+    norm = global_norm(gradient)
+    if norm > max_norm:
+        gradient *= max_norm / norm
+    return norm

@@ -1,0 +1,48 @@
+"""Schedule: the learning rate as a function of the step, so that a resumed run needs no state for it."""
+
+from dataclasses import dataclass
+from math import cos, pi
+from typing import Literal, get_args
+
+from ..errors import ConfigError
+
+__all__ = ["Decay", "Schedule"]
+
+Decay = Literal["constant", "linear", "cosine"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Warm up in a straight line, then stay, or fall to a minimum.
+
+    η(t) = peak · (t + 1) / (warmup + 1)                          for t < warmup
+    η(t) = minimum + (peak − minimum) · fall(r), r = (t − warmup) / (steps − warmup), held at minimum from `steps` on
+    fall(r) = 1 (constant), 1 − r (linear), ½ (1 + cos π r) (cosine)
+
+    Steps count from 0. Source: Loshchilov, Hutter 2017, "SGDR", for the cosine.
+    """
+
+    peak: float
+    steps: int
+    warmup: int = 0
+    minimum: float = 0.0
+    decay: Decay = "cosine"
+
+    def __post_init__(self) -> None:
+        if self.decay not in get_args(Decay):
+            raise ConfigError(f"Schedule: decay is one of {', '.join(get_args(Decay))}, got {self.decay!r}.")
+        if self.steps < 1 or self.warmup < 0 or not 0 <= self.minimum <= self.peak:
+            raise ConfigError(
+                "Schedule: steps is at least 1, warmup at least 0, and 0 ≤ minimum ≤ peak, got "
+                f"steps {self.steps}, warmup {self.warmup}, minimum {self.minimum}, peak {self.peak}."
+            )
+
+    def __call__(self, step: int) -> float:
+        """The learning rate of a step."""
+        if step < self.warmup:
+            return self.peak * (step + 1) / (self.warmup + 1)
+        if self.decay == "constant":
+            return self.peak
+        gone = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
+        fall = 1.0 - gone if self.decay == "linear" else 0.5 * (1.0 + cos(pi * gone))
+        return self.minimum + (self.peak - self.minimum) * fall
