@@ -1,3 +1,40 @@
-"""Compyute Transformer."""
+"""Transformers whose every forward and backward pass is written by hand: readable, proven, fast.
+
+The flow, floor by floor:
+
+    text        corpus = load_corpus()                                   data/
+    tokens      ids = tokenizer.encode(corpus.text)                      data/
+    embedding   x = embedding(ids, weight)                               ops/, nn/
+    blocks      x = x + attention(norm(x)); x = x + feed_forward(norm(x))
+    logits      logits = model(ids)                                      models/
+    loss        loss, saved = cross_entropy_forward(logits, targets)     ops/loss.py
+    gradients   model.backward(cross_entropy_backward(1.0, saved))       every forward's mirror
+    weights     AdamW(model.flat).step()                                 optim/, and again from the top: training/
+"""
+
+from . import errors, models, nn, ops, optim
+from .backend import use
+from .models import GPT, GPTConfig
+from .nn import Module, MultiHeadAttention
+from .ops import Mask
+from .optim import SGD, AdamW
+from .random import seed
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "GPT",
+    "SGD",
+    "AdamW",
+    "GPTConfig",
+    "Mask",
+    "Module",
+    "MultiHeadAttention",
+    "errors",
+    "models",
+    "nn",
+    "ops",
+    "optim",
+    "seed",
+    "use",
+]
