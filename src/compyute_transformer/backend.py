@@ -91,6 +91,13 @@ def gpu_fault() -> str | None:
     return None if count else "CuPy is installed but the machine has no NVIDIA GPU"
 
 
+def floor_fault(floor: str) -> str | None:
+    """Why no twin of a floor ("cpu" or "gpu") can run here, in one sentence; None when they can."""
+    if floor == "gpu":
+        return gpu_fault()
+    return None if find_spec("numba") else "Numba is not installed: pip install numba"
+
+
 def to_device(array: Array, device: Device) -> Array:
     """The array on the device; itself when it is there already.
 
@@ -142,6 +149,15 @@ def use(twins: Twins) -> Iterator[None]:
         _choice.reset(token)
 
 
+def _device_of_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Device:
+    """Where the arrays of a call live, those a forward saved included: a loss's dy may be a plain number."""
+    for value in (*args, *kwargs.values()):
+        for array in value if isinstance(value, tuple) else (value,):
+            if _is_cupy(array):
+                return "cuda"
+    return "cpu"
+
+
 class Twin(Generic[P, R]):
     """A readable function that knows its fast twins. Made by `@fast`.
 
@@ -160,24 +176,34 @@ class Twin(Generic[P, R]):
         """The function of the same name on a floor ("cpu" or "gpu"), or None. Found once, then remembered."""
         if floor not in self._found:
             name = f"{__package__}.{floor}.{self.word}"
-            usable = floor == "gpu" or find_spec("numba") is not None
-            module = import_module(name) if usable and find_spec(name) else None
+            module = import_module(name) if floor_fault(floor) is None and find_spec(name) else None
             self._found[floor] = getattr(module, self.__name__, None)
         return self._found[floor]
+
+    def has_twin(self, array: Array) -> bool:
+        """Whether there is a twin for arrays on this one's device, and `use` lets it run."""
+        return _choice.get() != "reference" and self.twin(FLOORS[device_of(array)]) is not None
+
+    def runs(self, device: Device) -> str:
+        """What a call on arrays of a device runs, as `use` says: "cpu" or "gpu", a twin's floor, or "reference"."""
+        choice = _choice.get()
+        floor = FLOORS[device] if choice == "auto" else choice
+        return floor if floor != "reference" and self.twin(floor) else "reference"
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the twin where it serves, else the body, as `use` says."""
         choice = _choice.get()
         if choice == "reference":
             return self.reference(*args, **kwargs)
-        floor = FLOORS[device_of(args[0])] if choice == "auto" else choice
+        floor = FLOORS[_device_of_call(args, kwargs)] if choice == "auto" else choice
         twin = self.twin(floor)
         if twin is not None and twin.serves(*args, **kwargs):  # type: ignore[attr-defined]
             return twin(*args, **kwargs)
         if choice != "auto":
-            reason = "has no twin there" if twin is None else "has a twin that does not serve these arguments"
+            missing = floor_fault(floor) or "the op has no twin there"
+            reason = missing if twin is None else "the op has a twin that does not serve these arguments"
             raise BackendError(
-                f"{self.__name__}: the twin on floor {floor!r} was asked for by use({floor!r}), but the op {reason}. "
+                f"{self.__name__}: the twin on floor {floor!r} was asked for by use({floor!r}), but {reason}. "
                 "Use use('auto') to fall back on the readable body."
             )
         return self.reference(*args, **kwargs)

@@ -4,7 +4,7 @@ from typing import Any, Literal, get_args
 
 from ..backend import Array
 from ..errors import ConfigError
-from ..ops.attention import NO_MASK, Mask
+from ..ops.attention import NO_MASK, Mask, fused_attention_forward
 from ..ops.door import check_heads, check_probability
 from ..ops.multi_head import IMPLEMENTATIONS, attention_weights
 from ..random import Generator, default_generator
@@ -14,7 +14,7 @@ from .module import Module, Parameter
 
 __all__ = ["Implementation", "MultiHeadAttention"]
 
-Implementation = Literal["auto", "sequential", "semiparallel", "parallel"]
+Implementation = Literal["auto", "sequential", "semiparallel", "parallel", "fused"]
 
 
 class MultiHeadAttention(Module):
@@ -78,7 +78,9 @@ class MultiHeadAttention(Module):
         return y, attention_weights(saved)
 
     def _run(self, x: Array, memory: Array | None, mask: Mask) -> tuple[Array, Any]:
-        name = "parallel" if self.implementation == "auto" else self.implementation
+        name = self.implementation
+        if name == "auto":  # without a fast twin, keeping the weights is faster than building them twice
+            name = "fused" if fused_attention_forward.has_twin(x) else "parallel"
         forward, _ = IMPLEMENTATIONS[name]
         dropout = self.dropout if self.training else 0.0
         y, saved = forward(
@@ -104,7 +106,8 @@ class MultiHeadAttention(Module):
         dx, dmemory, din_weight, din_bias, dout_weight, dout_bias = backward(dy, saved)
         self.in_weight.accumulate(din_weight)
         self.out_weight.accumulate(dout_weight)
-        if self.in_bias and self.out_bias:
+        if self.in_bias:
             self.in_bias.accumulate(din_bias)
+        if self.out_bias:
             self.out_bias.accumulate(dout_bias)
         return dx, dmemory

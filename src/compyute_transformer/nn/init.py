@@ -1,4 +1,8 @@
-"""Initial weights. Each function returns an initialiser: (shape, generator) -> array, drawn from Philox in float32."""
+"""Initial weights, in float32.
+
+`normal` and `xavier_uniform` return an initialiser, (shape, generator) -> array, which draws from Philox; `zeros` and
+`ones` draw nothing, and return the array.
+"""
 
 from collections.abc import Callable
 from math import sqrt

@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 
 from ..backend import Array, Device, array_module, device_of, to_device, to_numpy
-from ..errors import BackwardError, ShapeError, StateError
+from ..errors import BackwardError, DtypeError, ShapeError, StateError
 
 __all__ = ["Flat", "Module", "ModuleList", "Observer", "Parameter", "observe"]
 
@@ -99,6 +99,11 @@ class Flat:
             parameter.flat = self
             start = part.stop
 
+    def holds(self, parameters: Iterable[Parameter]) -> bool:
+        """Whether these are the parameters it was made of, and their data still lie in it."""
+        given = list(parameters)
+        return len(given) == len(self.parameters) and all(p.flat is self and p.data.base is self.data for p in given)
+
 
 class Observer:
     """Sees every module's forward and backward. Override what you need: a trace, a profiler, a check.
@@ -167,11 +172,16 @@ class Module:
         self._flat: Flat | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, Parameter):
+        is_parameter, is_module = isinstance(value, Parameter), isinstance(value, Module) and name != "_parent"
+        if is_parameter:
             self._parameters[name] = value
-        elif isinstance(value, Module) and name != "_parent":
+        elif is_module:
             self._modules[name] = value
             value._name, value._parent = name, self
+        if not is_parameter and name in self.__dict__.get("_parameters", ()):  # `self.bias = None` takes the bias away
+            del self._parameters[name]
+        if not is_module and name in self.__dict__.get("_modules", ()):
+            del self._modules[name]
         object.__setattr__(self, name, value)
 
     # --- the two passes ---
@@ -219,11 +229,18 @@ class Module:
         above = self._parent.path if self._parent is not None else ""
         return f"{above}.{self._name}" if above else self._name
 
-    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
-        """Itself and all modules below, with their paths from here, each once."""
+    def named_modules(self, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, "Module"]]:
+        """Itself and all modules below, with their paths from here, each once: a shared one by the first of its names.
+
+        seen: the ids of modules to pass over; it gathers those that were met.
+        """
+        seen = set() if seen is None else seen
+        if id(self) in seen:
+            return
+        seen.add(id(self))
         yield prefix, self
         for name, module in self._modules.items():
-            yield from module.named_modules(f"{prefix}.{name}" if prefix else name)
+            yield from module.named_modules(f"{prefix}.{name}" if prefix else name, seen)
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Every parameter with its path, each once: tied weights go by the first of their names."""
@@ -247,11 +264,13 @@ class Module:
     def flat(self) -> Flat:
         """All parameters in one array and their gradients in another, made at the first call.
 
+        Made anew when the parameters are no longer those it was made of: a head was replaced, the module was copied.
+
         Raises:
             StateError: they lie in the buffer of an enclosing module already.
         """
-        if self._flat is None:
-            if any(parameter.flat is not None for parameter in self.parameters()):
+        if self._flat is None or not self._flat.holds(self.parameters()):
+            if any(parameter.flat not in (None, self._flat) for parameter in self.parameters()):
                 raise StateError(
                     f"{self.path or type(self).__name__}.flat: some parameters lie in another module's flat buffer. "
                     "Ask the outermost module for its flat."
@@ -276,7 +295,7 @@ class Module:
 
     def zero_grad(self) -> None:
         """Forget the gradients gathered so far."""
-        if self._flat is not None:
+        if self._flat is not None and self._flat.holds(self.parameters()):
             self._flat.grad.fill(0)
             return
         for parameter in self.parameters():
@@ -284,14 +303,26 @@ class Module:
                 parameter.grad.fill(0)
 
     def to(self, device: Device | None = None, dtype: Any = None) -> Self:
-        """Move the parameters to a device and convert them to a dtype; flat buffers are laid anew.
+        """Move the parameters to a device and convert them to a float dtype; flat buffers are laid anew.
 
-        An optimiser made before holds the old buffers: make it after.
+        Gradients are dropped. An optimiser made before holds the old buffers: make it after.
+
+        Raises:
+            BackendError: the device cannot be used. DtypeError: the dtype holds no floats.
+            StateError: parameters lie in the flat buffer of an enclosing module, which would lose them.
         """
+        if dtype is not None and np.dtype(dtype).kind not in "fV":  # V: bfloat16, which NumPy takes for raw bytes
+            raise DtypeError(f"{type(self).__name__}.to: parameters hold floats, got dtype {np.dtype(dtype)}.")
         flattened = [module for _, module in self.named_modules() if module._flat is not None]
-        for parameter in self.parameters():
-            moved = parameter.data if device is None else to_device(parameter.data, device)
-            parameter.data, parameter.grad, parameter.flat = moved.astype(dtype or moved.dtype, copy=True), None, None
+        own = list(self.parameters())
+        if any(p.flat is not None and all(p.flat is not module._flat for module in flattened) for p in own):
+            raise StateError(
+                f"{self.path or type(self).__name__}.to: some parameters lie in another module's flat buffer. "
+                "Move the outermost module."
+            )
+        moved = [p.data if device is None else to_device(p.data, device) for p in own]
+        for parameter, data in zip(own, moved, strict=True):
+            parameter.data, parameter.grad, parameter.flat = data.astype(dtype or data.dtype, copy=True), None, None
         for module in flattened:
             module._flat = None
             module._flat = module.flat
@@ -305,16 +336,17 @@ class Module:
         """Copy values in, converted to each parameter's dtype. All fit, or none is loaded.
 
         Raises:
-            StateError: with everything that is missing, unexpected or of another shape.
+            StateError: with everything that is missing, unexpected, of another shape, or not a real number.
         """
         own = dict(self.named_parameters())
-        faults = [f"missing: {path} {tuple(own[path].shape)}" for path in own if path not in state]
-        faults += [f"unexpected: {path} {tuple(state[path].shape)}" for path in state if path not in own]
-        faults += [
-            f"other shape: {path} is {tuple(own[path].shape)}, got {tuple(state[path].shape)}"
-            for path in own
-            if path in state and own[path].shape != state[path].shape
-        ]
+        given = {path: to_numpy(array) for path, array in state.items()}
+        faults = [f"missing: {path} {tuple(own[path].shape)}" for path in own if path not in given]
+        faults += [f"unexpected: {path} {given[path].shape}" for path in given if path not in own]
+        for path in (path for path in own if path in given):
+            if own[path].shape != given[path].shape:
+                faults.append(f"other shape: {path} is {tuple(own[path].shape)}, got {given[path].shape}")
+            if given[path].dtype.kind not in "fiuV":
+                faults.append(f"not real numbers: {path} is {own[path].data.dtype}, got {given[path].dtype}")
         if faults:
             raise StateError(
                 f"{type(self).__name__}.load_state_dict: the state must hold exactly this module's parameters.\n  "
@@ -322,12 +354,12 @@ class Module:
                 + "\nBuild the module with the configuration that was saved beside the state."
             )
         for path, parameter in own.items():
-            parameter.data[...] = to_device(np.asarray(state[path], dtype=parameter.data.dtype), self.device)
+            parameter.data[...] = to_device(given[path].astype(parameter.data.dtype), self.device)
 
     @property
     def device(self) -> Device:
-        """Where the parameters live."""
-        return device_of(next(self.parameters()).data)
+        """Where the parameters live; "cpu" for a module without."""
+        return next((device_of(parameter.data) for parameter in self.parameters()), "cpu")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(num_parameters={self.num_parameters})"

@@ -1,13 +1,13 @@
 """Activation: the bends between the linear maps, and softmax, which turns scores into shares."""
 
 from math import pi, sqrt
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from jaxtyping import Float
 
 from ..backend import Array, array_module, erf, fast
 from ..errors import RangeError
-from .door import check_floats, check_shape
+from .door import check_floats, check_gradient, check_last_axis, check_shape
 
 __all__ = [
     "Approximation",
@@ -97,14 +97,12 @@ def gelu_forward(
         Hendrycks, Gimpel 2016, "Gaussian error linear units". GPT-2 uses "tanh", ViT and nanoGPT "none". The words
         are those of torch.nn.functional.gelu.
     """
-    check_floats("gelu", x=x)
+    check_gelu(x, approximate)
     if approximate == "tanh":
         xp = array_module(x)
         y = 0.5 * x * (1.0 + xp.tanh(SQRT_2_OVER_PI * (x + CUBIC * x * x * x)))
-    elif approximate == "none":
-        y = 0.5 * x * (1.0 + erf(x * sqrt(0.5)))
     else:
-        raise RangeError(f"gelu: approximate is 'tanh' or 'none' (exact), got {approximate!r}.")
+        y = 0.5 * x * (1.0 + erf(x * sqrt(0.5)))
     return y, GeluSaved(x, approximate)
 
 
@@ -112,7 +110,7 @@ def gelu_forward(
 def gelu_backward(dy: Float[Array, "*shape"], saved: GeluSaved) -> Float[Array, "*shape"]:
     """Gradient of `gelu_forward`: dx."""
     x, approximate = saved
-    check_shape("gelu_backward", "dy", dy, x.shape, "the shape of y")
+    check_gradient("gelu_backward", dy, x, x.shape)
     xp = array_module(dy, x)
     if approximate == "tanh":
         squared = x * x
@@ -122,6 +120,13 @@ def gelu_backward(dy: Float[Array, "*shape"], saved: GeluSaved) -> Float[Array, 
     below = 0.5 * (1.0 + erf(x * sqrt(0.5)))
     density = xp.exp(-0.5 * x * x) * (1.0 / sqrt(2.0 * pi))
     return dy * (below + x * density)
+
+
+def check_gelu(x: Array, approximate: str) -> None:
+    """Refuse what `gelu_forward` cannot bend."""
+    check_floats("gelu", x=x)
+    if approximate not in get_args(Approximation):
+        raise RangeError(f"gelu: approximate is 'tanh' or 'none' (exact), got {approximate!r}.")
 
 
 def gelu(x: Float[Array, "*shape"], approximate: Approximation = "tanh") -> Float[Array, "*shape"]:
@@ -149,11 +154,12 @@ def softmax_forward(x: Float[Array, "*rows C"]) -> tuple[Float[Array, "*rows C"]
     Saves:
         y, no copy.
     Raises:
-        DtypeError: x does not hold floats.
+        DtypeError: x does not hold floats. ShapeError: x has no last axis, or an empty one.
     Source:
         Bridle 1990, "Probabilistic interpretation of feedforward classification network outputs".
     """
     xp = check_floats("softmax", x=x)
+    check_last_axis("softmax", "x", x)
     highest = x.max(-1, keepdims=True)
     # −inf − (−inf) would be NaN: a row without a finite score is measured from 0 instead, where exp gives zeros
     y = xp.exp(x - xp.where(xp.isneginf(highest), x.dtype.type(0), highest))
@@ -166,7 +172,7 @@ def softmax_forward(x: Float[Array, "*rows C"]) -> tuple[Float[Array, "*rows C"]
 def softmax_backward(dy: Float[Array, "*rows C"], saved: SoftmaxSaved) -> Float[Array, "*rows C"]:
     """Gradient of `softmax_forward`: dx."""
     y = saved.y
-    check_shape("softmax_backward", "dy", dy, y.shape, "the shape of y")
+    check_gradient("softmax_backward", dy, y, y.shape)
     return y * (dy - (dy * y).sum(-1, keepdims=True))
 
 

@@ -9,15 +9,19 @@ from ..backend import Array, array_module, fast
 from ..errors import DtypeError, RangeError, ShapeError
 from ..random import Draw, keep_mask
 from .activation import SoftmaxSaved, softmax_backward, softmax_forward
-from .door import check_floats, check_heads, check_probability, check_shape
+from .door import check_floats, check_gradient, check_heads, check_probability, check_shape
 
 __all__ = [
     "NO_MASK",
     "AttentionSaved",
+    "FusedAttentionSaved",
     "Mask",
     "attention",
     "attention_backward",
     "attention_forward",
+    "fused_attention_backward",
+    "fused_attention_forward",
+    "fused_attention_weights",
     "visible_keys",
 ]
 
@@ -89,21 +93,9 @@ def attention_forward(
     Source:
         Vaswani et al. 2017, section 3.2.1: D, the width of a head, is their d_k. Ainslie et al. 2023, "GQA".
     """
-    check_floats("attention", q=q, k=k, v=v)
-    check_shape("attention", "q", q, (None, None, None, None), "batch, heads, time, head width")
-    check_shape("attention", "k", k, (q.shape[0], None, None, q.shape[3]), "batch and head width as in q")
-    check_shape("attention", "v", v, k.shape, "the shape of k")
-    check_heads("attention", q.shape[1] * q.shape[3], q.shape[1], k.shape[1])
-    check_probability("attention", dropout)
-    _, H, _, D = q.shape
-    S, group = k.shape[2], H // k.shape[1]
-    if S == 0:
-        raise ShapeError("attention: there must be at least one key, got none.")
-    if dropout and draw is None:
-        raise RangeError(f"attention: dropout {dropout} needs a draw. Pass Generator(seed).next().")
-    scores = q @ repeat_heads(k, group).swapaxes(2, 3)
-    scores *= scores.dtype.type(1.0 / sqrt(D))
-    hide(scores, mask)
+    check_attention(q, k, v, mask, dropout, draw)
+    group = q.shape[1] // k.shape[1]
+    scores = masked_scores(q, k, mask)
     weights, _ = softmax_forward(scores)
     dropped = drop_weights(weights, dropout, draw)
     y = dropped @ repeat_heads(v, group)
@@ -116,7 +108,7 @@ def attention_backward(
 ) -> tuple[Float[Array, "B H T D"], Float[Array, "B K S D"], Float[Array, "B K S D"]]:
     """Gradients of `attention_forward`: dq, dk, dv."""
     q, k, v, weights, dropout, draw = saved
-    check_shape("attention_backward", "dy", dy, q.shape, "the shape of y")
+    check_gradient("attention_backward", dy, q, q.shape)
     group = q.shape[1] // k.shape[1]
     dv = drop_weights(weights, dropout, draw).swapaxes(2, 3) @ dy
     dweights = drop_weights(dy @ repeat_heads(v, group).swapaxes(2, 3), dropout, draw)
@@ -137,6 +129,86 @@ def attention(
 ) -> Float[Array, "B H T D"]:
     """`attention_forward` for people who want no gradient."""
     return attention_forward(q, k, v, mask, dropout, draw)[0]
+
+
+class FusedAttentionSaved(NamedTuple):
+    """q, k, v: the inputs. y: the output. logsumexp: (B, H, T). mask, dropout, draw: as given."""
+
+    q: Array
+    k: Array
+    v: Array
+    y: Array
+    logsumexp: Array
+    mask: Mask
+    dropout: float
+    draw: Draw | None
+
+
+@fast
+def fused_attention_forward(
+    q: Float[Array, "B H T D"],
+    k: Float[Array, "B K S D"],
+    v: Float[Array, "B K S D"],
+    mask: Mask = NO_MASK,
+    dropout: float = 0.0,
+    draw: Draw | None = None,
+) -> tuple[Float[Array, "B H T D"], FusedAttentionSaved]:
+    """`attention_forward` that keeps one number a query instead of its weights; fast twins build no (T, S) matrix.
+
+    ℓ = logsumexp(Z) over keys, Z = q kᵀ/√D + mask; y = dropout(exp(Z − ℓ)) v
+    P = exp(Z − ℓ) is rebuilt; δ = Σ_d dy · y = Σ_s dP · P; dZ = P · (dP − δ); the rest as in `attention_forward`
+
+    Shapes:
+        as `attention_forward`.
+    Saves:
+        q, k, v, y, no copies; B·H·T floats. ℓ is +inf for a query that sees no key, so that its weights are zero.
+    Raises:
+        as `attention_forward`.
+    Source:
+        Dao et al. 2022, "FlashAttention": ℓ is their L, δ their D; Milakov, Gimelshein 2018 for the running softmax.
+    """
+    check_attention(q, k, v, mask, dropout, draw)
+    xp, group = array_module(q), q.shape[1] // k.shape[1]
+    scores = masked_scores(q, k, mask)
+    highest = scores.max(-1, keepdims=True)
+    seen = ~xp.isneginf(highest)
+    total = xp.exp(scores - xp.where(seen, highest, scores.dtype.type(0))).sum(-1, keepdims=True)
+    logsumexp = xp.where(seen, highest + xp.log(xp.where(seen, total, 1)), scores.dtype.type(xp.inf))
+    y = drop_weights(xp.exp(scores - logsumexp), dropout, draw) @ repeat_heads(v, group)
+    return y, FusedAttentionSaved(q, k, v, y, logsumexp[..., 0], mask, dropout, draw)
+
+
+@fast
+def fused_attention_backward(
+    dy: Float[Array, "B H T D"], saved: FusedAttentionSaved
+) -> tuple[Float[Array, "B H T D"], Float[Array, "B K S D"], Float[Array, "B K S D"]]:
+    """Gradients of `fused_attention_forward`: dq, dk, dv."""
+    q, k, v, y, _, _, dropout, draw = saved
+    check_gradient("fused_attention_backward", dy, q, q.shape)
+    group = q.shape[1] // k.shape[1]
+    weights = fused_attention_weights(saved)
+    dv = drop_weights(weights, dropout, draw).swapaxes(2, 3) @ dy
+    dweights = drop_weights(dy @ repeat_heads(v, group).swapaxes(2, 3), dropout, draw)
+    dscores = weights * (dweights - (dy * y).sum(-1, keepdims=True))
+    dscores *= dscores.dtype.type(1.0 / sqrt(q.shape[3]))
+    dq = dscores @ repeat_heads(k, group)
+    dk = dscores.swapaxes(2, 3) @ q
+    return dq, sum_heads(dk, group), sum_heads(dv, group)
+
+
+def fused_attention_weights(saved: FusedAttentionSaved) -> Float[Array, "B H T S"]:
+    """P = exp(Z − ℓ): the attention weights, before dropout, that the forward did not keep."""
+    scores = masked_scores(saved.q, saved.k, saved.mask)
+    weights: Array = array_module(scores).exp(scores - saved.logsumexp[..., None])
+    return weights
+
+
+def masked_scores(q: Array, k: Array, mask: Mask) -> Float[Array, "B H T S"]:
+    """Z = q kᵀ/√D + mask."""
+    scores: Array = q @ repeat_heads(k, q.shape[1] // k.shape[1]).swapaxes(2, 3)
+    scores *= scores.dtype.type(1.0 / sqrt(q.shape[3]))
+    hide(scores, mask)
+    return scores
 
 
 def repeat_heads(x: Array, group: int) -> Array:
@@ -164,8 +236,8 @@ def drop_weights(weights: Array, probability: float, draw: Draw | None) -> Array
 
 def hide(scores: Float[Array, "B H T S"], mask: Mask) -> None:
     """Bring a mask to bear on scores, in place: −inf where a key is hidden."""
+    xp = array_module(scores, mask.key_lengths, mask.array)
     check_mask(mask, scores.shape)
-    xp = array_module(scores)
     if mask.array is not None and mask.array.dtype.kind != "b":
         scores += mask.array
     T, S = scores.shape[2:]
@@ -224,3 +296,18 @@ def check_mask(mask: Mask, shape: tuple[int, ...]) -> None:
                 "attention: mask.array is boolean (True where a key is seen) or floats added to the scores, "
                 f"got {mask.array.dtype}. Convert it with array.astype(bool)."
             )
+
+
+def check_attention(q: Array, k: Array, v: Array, mask: Mask, dropout: float, draw: Draw | None) -> None:
+    """Refuse queries, keys, values and a mask that do not fit each other."""
+    check_floats("attention", q=q, k=k, v=v)
+    check_shape("attention", "q", q, (None, None, None, None), "batch, heads, time, head width")
+    check_shape("attention", "k", k, (q.shape[0], None, None, q.shape[3]), "batch and head width as in q")
+    check_shape("attention", "v", v, k.shape, "the shape of k")
+    check_heads("attention", q.shape[1] * q.shape[3], q.shape[1], k.shape[1])
+    check_probability("attention", dropout)
+    if k.shape[2] == 0:
+        raise ShapeError("attention: there must be at least one key, got none.")
+    if dropout and draw is None:
+        raise RangeError(f"attention: dropout {dropout} needs a draw. Pass Generator(seed).next().")
+    check_mask(mask, (*q.shape[:3], k.shape[2]))

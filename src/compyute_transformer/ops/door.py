@@ -10,7 +10,15 @@ import numpy as np
 from ..backend import Array, array_module
 from ..errors import DtypeError, RangeError, ShapeError
 
-__all__ = ["check_floats", "check_heads", "check_ids", "check_probability", "check_shape"]
+__all__ = [
+    "check_floats",
+    "check_gradient",
+    "check_heads",
+    "check_ids",
+    "check_last_axis",
+    "check_probability",
+    "check_shape",
+]
 
 
 def check_floats(op: str, **arrays: Array | None) -> Any:
@@ -32,6 +40,23 @@ def check_shape(op: str, name: str, array: Array, shape: tuple[int | None, ...],
     if len(came) != len(shape) or any(want not in (None, got) for want, got in zip(shape, came, strict=True)):
         wanted = "(" + ", ".join("any" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "") + ")"
         raise ShapeError(f"{op}: {name} must have shape {wanted}, {why}, got {tuple(came)}.")
+
+
+def check_last_axis(op: str, name: str, array: Array) -> None:
+    """There is a last axis, and something on it."""
+    if array.ndim < 1 or array.shape[-1] == 0:
+        raise ShapeError(f"{op}: {name} must have a last axis that is not empty, got shape {tuple(array.shape)}.")
+
+
+def check_gradient(op: str, dy: Array, like: Array, shape: tuple[int, ...]) -> None:
+    """The gradient dy has the shape of y, and the dtype and device of what the forward saved."""
+    array_module(dy, like)
+    check_shape(op, "dy", dy, shape, "the shape of y")
+    if dy.dtype != like.dtype:
+        raise DtypeError(
+            f"{op}: dy holds numbers of the forward's dtype, {like.dtype}, got {dy.dtype}. "
+            f"Convert it with array.astype(numpy.{like.dtype})."
+        )
 
 
 def check_probability(op: str, probability: float) -> None:
@@ -62,6 +87,8 @@ def check_heads(op: str, embed_dim: int, num_heads: int, num_kv_heads: int) -> N
     for name, count in (("num_heads", num_heads), ("num_kv_heads", num_kv_heads)):
         if not isinstance(count, (int, np.integer)) or count < 1:
             raise RangeError(f"{op}: {name} is a whole number of at least 1, got {count}.")
+    if embed_dim < 1:
+        raise ShapeError(f"{op}: the width of all heads together is at least 1, got {embed_dim}.")
     if embed_dim % num_heads:
         raise ShapeError(
             f"{op}: num_heads must divide the width, got width {embed_dim} and {num_heads} heads. "

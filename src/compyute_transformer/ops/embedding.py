@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 from ..backend import Array, array_module, fast
 from .door import check_floats, check_ids, check_shape
@@ -19,7 +19,7 @@ class EmbeddingSaved(NamedTuple):
 
 @fast
 def embedding_forward(
-    ids: Int[Array, "*rows"], weight: Float[Array, "V C"]
+    ids: Integer[Array, "*rows"], weight: Float[Array, "V C"]
 ) -> tuple[Float[Array, "*rows C"], EmbeddingSaved]:
     """Look up one row of the weight for each id.
 
@@ -37,6 +37,7 @@ def embedding_forward(
     """
     check_floats("embedding", weight=weight)
     check_shape("embedding", "weight", weight, (None, None), "one row for each id")
+    array_module(ids, weight)
     check_ids("embedding", "ids", ids, weight.shape[0])
     return weight[ids], EmbeddingSaved(ids, weight.shape[0])
 
@@ -53,6 +54,6 @@ def embedding_backward(dy: Float[Array, "*rows C"], saved: EmbeddingSaved) -> Fl
     return dweight
 
 
-def embedding(ids: Int[Array, "*rows"], weight: Float[Array, "V C"]) -> Float[Array, "*rows C"]:
+def embedding(ids: Integer[Array, "*rows"], weight: Float[Array, "V C"]) -> Float[Array, "*rows C"]:
     """`embedding_forward` for people who want no gradient."""
     return embedding_forward(ids, weight)[0]

@@ -6,7 +6,7 @@ from jaxtyping import Float
 
 from ..backend import Array, fast
 from ..errors import ShapeError
-from .door import check_floats, check_shape
+from .door import check_floats, check_gradient, check_shape
 
 __all__ = ["LinearSaved", "linear", "linear_backward", "linear_forward"]
 
@@ -37,13 +37,9 @@ def linear_forward(
     Source:
         torch.nn.functional.linear: the weight is (out, in). GPT-2's own Conv1D keeps it as (in, out).
     """
-    check_floats("linear", x=x, weight=weight, bias=bias)
-    if x.ndim < 1:
-        raise ShapeError("linear: x must have at least one axis, got a scalar.")
-    check_shape("linear", "weight", weight, (None, x.shape[-1]), "outputs by the last axis of x")
+    check_linear(x, weight, bias)
     y = x.reshape(-1, x.shape[-1]) @ weight.T  # one 2-D product: a batched one would be many small ones
     if bias is not None:
-        check_shape("linear", "bias", bias, (weight.shape[0],), "one number an output")
         y += bias
     return y.reshape(*x.shape[:-1], weight.shape[0]), LinearSaved(x, weight, bias is not None)
 
@@ -54,7 +50,7 @@ def linear_backward(
 ) -> tuple[Float[Array, "*rows I"], Float[Array, "O I"], Float[Array, "O"] | None]:
     """Gradients of `linear_forward`: dx, dweight, dbias (None where there was no bias)."""
     x, weight, has_bias = saved
-    check_shape("linear_backward", "dy", dy, (*x.shape[:-1], weight.shape[0]), "the shape of y")
+    check_gradient("linear_backward", dy, x, (*x.shape[:-1], weight.shape[0]))
     dy_rows, x_rows = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])
     dx = (dy_rows @ weight).reshape(x.shape)
     dweight = dy_rows.T @ x_rows
@@ -66,3 +62,13 @@ def linear(
 ) -> Float[Array, "*rows O"]:
     """`linear_forward` for people who want no gradient."""
     return linear_forward(x, weight, bias)[0]
+
+
+def check_linear(x: Array, weight: Array, bias: Array | None) -> None:
+    """Refuse what `linear_forward` cannot multiply."""
+    check_floats("linear", x=x, weight=weight, bias=bias)
+    if x.ndim < 1:
+        raise ShapeError("linear: x must have at least one axis, got a scalar.")
+    check_shape("linear", "weight", weight, (None, x.shape[-1]), "outputs by the last axis of x")
+    if bias is not None:
+        check_shape("linear", "bias", bias, (weight.shape[0],), "one number an output")

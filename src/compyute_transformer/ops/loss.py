@@ -2,11 +2,11 @@
 
 from typing import NamedTuple
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 from ..backend import Array, array_module, fast
-from ..errors import RangeError, ShapeError
-from .door import check_floats, check_ids, check_shape
+from ..errors import RangeError
+from .door import check_floats, check_ids, check_last_axis, check_shape
 
 __all__ = [
     "IGNORE_INDEX",
@@ -33,7 +33,7 @@ class CrossEntropySaved(NamedTuple):
 @fast
 def cross_entropy_forward(
     logits: Float[Array, "*rows V"],
-    targets: Int[Array, "*rows"],
+    targets: Integer[Array, "*rows"],
     ignore_index: int = IGNORE_INDEX,
     label_smoothing: float = 0.0,
 ) -> tuple[Float[Array, ""], CrossEntropySaved]:
@@ -48,19 +48,14 @@ def cross_entropy_forward(
     Saves:
         logits, no copy; one float a row. The softmax is rebuilt.
     Raises:
-        ShapeError: targets have not the shape of the rows. RangeError: a target outside [0, V), or ε outside [0, 1).
-        DtypeError: targets are not integers.
+        ShapeError: no classes; targets have not the shape of the rows. RangeError: a target outside [0, V), or ε
+        outside [0, 1). DtypeError: targets are not integers.
     Source:
         torch.nn.functional.cross_entropy, whose words these are; Szegedy et al. 2016 for label smoothing ε.
         Computed by logsumexp, with nothing added inside a logarithm: a loss of 100 is reported as 100.
     """
-    xp = check_floats("cross_entropy", logits=logits)
-    if logits.ndim < 1:
-        raise ShapeError("cross_entropy: logits must have at least one axis, got a scalar.")
-    check_shape("cross_entropy", "targets", targets, logits.shape[:-1], "one target a row of logits")
-    check_ids("cross_entropy", "targets", targets, logits.shape[-1], ignore_index)
-    if not 0.0 <= label_smoothing < 1.0:
-        raise RangeError(f"cross_entropy: label_smoothing lies in [0, 1), got {label_smoothing}.")
+    check_cross_entropy(logits, targets, ignore_index, label_smoothing)
+    xp = array_module(logits)
     highest = logits.max(-1, keepdims=True)
     logsumexp = xp.log(xp.exp(logits - highest).sum(-1)) + highest[..., 0]
     scored = targets != ignore_index
@@ -78,21 +73,33 @@ def cross_entropy_backward(dloss: Float[Array, ""] | float, saved: CrossEntropyS
     """Gradient of `cross_entropy_forward`: dlogits, for the gradient dloss of the scalar."""
     logits, targets, logsumexp, num_scored, ignore_index, label_smoothing = saved
     xp = array_module(logits)
+    V = logits.shape[-1]
+    rows, targets = logits.reshape(-1, V), targets.reshape(-1)
     scored = targets != ignore_index
-    dlogits = xp.exp(logits - logsumexp[..., None])
+    drows = xp.exp(rows - logsumexp.reshape(-1, 1))
     if label_smoothing:
-        dlogits -= label_smoothing / logits.shape[-1]
-    rows = dlogits.reshape(-1, logits.shape[-1])
-    rows[xp.arange(rows.shape[0]), xp.where(scored, targets, 0).reshape(-1)] -= 1.0 - label_smoothing
-    dlogits *= scored[..., None] * logits.dtype.type(dloss / max(num_scored, 1))
-    return dlogits
+        drows -= label_smoothing / V
+    drows[xp.arange(len(rows)), xp.where(scored, targets, 0)] -= 1.0 - label_smoothing
+    drows *= scored[:, None] * logits.dtype.type(float(dloss) / max(num_scored, 1))
+    return drows.reshape(logits.shape)
 
 
 def cross_entropy(
     logits: Float[Array, "*rows V"],
-    targets: Int[Array, "*rows"],
+    targets: Integer[Array, "*rows"],
     ignore_index: int = IGNORE_INDEX,
     label_smoothing: float = 0.0,
 ) -> Float[Array, ""]:
     """`cross_entropy_forward` for people who want no gradient."""
     return cross_entropy_forward(logits, targets, ignore_index, label_smoothing)[0]
+
+
+def check_cross_entropy(logits: Array, targets: Array, ignore_index: int, label_smoothing: float) -> None:
+    """Refuse what `cross_entropy_forward` cannot score."""
+    check_floats("cross_entropy", logits=logits)
+    array_module(logits, targets)
+    check_last_axis("cross_entropy", "logits", logits)
+    check_shape("cross_entropy", "targets", targets, logits.shape[:-1], "one target a row of logits")
+    check_ids("cross_entropy", "targets", targets, logits.shape[-1], ignore_index)
+    if not 0.0 <= label_smoothing < 1.0:
+        raise RangeError(f"cross_entropy: label_smoothing lies in [0, 1), got {label_smoothing}.")

@@ -1,8 +1,9 @@
-"""Multi-head attention built three ways on one set of weights.
+"""Multi-head attention built four ways on one set of weights.
 
     sequential      each head projects its own q, k, v and attends, head after head
     semiparallel    q, k, v are projected for all heads at once; then head after head attends
     parallel        projections and heads are batched matrix products
+    fused           as parallel, but no attention weights are kept, and fast twins never build them
 
 All compute the same function of the same parameters, in the layout of torch.nn.MultiheadAttention:
 
@@ -23,7 +24,18 @@ from jaxtyping import Float
 from ..backend import Array, array_module
 from ..errors import ShapeError
 from ..random import Draw
-from .attention import NO_MASK, AttentionSaved, Mask, attention_backward, attention_forward
+from .attention import (
+    NO_MASK,
+    AttentionSaved,
+    FusedAttentionSaved,
+    Mask,
+    attention_backward,
+    attention_forward,
+    check_mask,
+    fused_attention_backward,
+    fused_attention_forward,
+    fused_attention_weights,
+)
 from .door import check_floats, check_heads, check_shape
 from .linear import LinearSaved, linear_backward, linear_forward
 
@@ -31,6 +43,8 @@ __all__ = [
     "IMPLEMENTATIONS",
     "Implementation",
     "attention_weights",
+    "fused_multi_head_backward",
+    "fused_multi_head_forward",
     "parallel_multi_head_backward",
     "parallel_multi_head_forward",
     "semiparallel_multi_head_backward",
@@ -39,7 +53,7 @@ __all__ = [
     "sequential_multi_head_forward",
 ]
 
-Implementation = Literal["sequential", "semiparallel", "parallel"]
+Implementation = Literal["sequential", "semiparallel", "parallel", "fused"]
 
 X: TypeAlias = Float[Array, "B T C"]
 Memory: TypeAlias = Float[Array, "B S C"]
@@ -95,7 +109,9 @@ def sequential_multi_head_forward(
     Source:
         Vaswani et al. 2017, section 3.2.2.
     """
-    D, num_kv_heads = check_multi_head(x, memory, in_weight, in_bias, out_weight, out_bias, num_heads, num_kv_heads)
+    D, num_kv_heads = check_multi_head(
+        x, memory, in_weight, in_bias, out_weight, out_bias, num_heads, num_kv_heads, mask
+    )
     xp = array_module(x)
     m = x if memory is None else memory
     outputs, heads = [], []
@@ -230,7 +246,9 @@ def semiparallel_multi_head_forward(
     Saves:
         x, memory and weights, no copies; q, k, v once; each head's attention weights.
     """
-    D, num_kv_heads = check_multi_head(x, memory, in_weight, in_bias, out_weight, out_bias, num_heads, num_kv_heads)
+    D, num_kv_heads = check_multi_head(
+        x, memory, in_weight, in_bias, out_weight, out_bias, num_heads, num_kv_heads, mask
+    )
     (q, k, v), projection = project_forward(x, memory, in_weight, in_bias, num_heads, num_kv_heads, D)
     outputs, heads = [], []
     for h in range(num_heads):
@@ -295,7 +313,9 @@ def parallel_multi_head_forward(
     Saves:
         x, memory and weights, no copies; q, k, v once; the attention weights of all heads.
     """
-    D, num_kv_heads = check_multi_head(x, memory, in_weight, in_bias, out_weight, out_bias, num_heads, num_kv_heads)
+    D, num_kv_heads = check_multi_head(
+        x, memory, in_weight, in_bias, out_weight, out_bias, num_heads, num_kv_heads, mask
+    )
     (q, k, v), projection = project_forward(x, memory, in_weight, in_bias, num_heads, num_kv_heads, D)
     heads, attention_saved = attention_forward(q, k, v, mask, dropout, draw)
     y, out_saved = linear_forward(merge_heads(heads), out_weight, out_bias)
@@ -312,17 +332,72 @@ def parallel_multi_head_backward(dy: X, saved: ParallelSaved) -> Gradients:
     return dx, dmemory, din_weight, din_bias, dout_weight, dout_bias
 
 
-# --- all three -----------------------------------------------------------------------------------------------------
+# --- fused ---------------------------------------------------------------------------------------------------------
+
+
+class FusedSaved(NamedTuple):
+    """projection: of all heads at once. attention: the same, without weights. out: the output projection."""
+
+    projection: ProjectionSaved
+    attention: FusedAttentionSaved
+    out: LinearSaved
+
+
+def fused_multi_head_forward(
+    x: X,
+    memory: Memory | None,
+    in_weight: InWeight,
+    in_bias: InBias | None,
+    out_weight: OutWeight,
+    out_bias: OutBias | None,
+    num_heads: int,
+    num_kv_heads: int | None = None,
+    mask: Mask = NO_MASK,
+    dropout: float = 0.0,
+    draw: Draw | None = None,
+) -> tuple[X, FusedSaved]:
+    """Multi-head attention, all heads at once, with `fused_attention_forward` in the middle.
+
+    Shapes, Raises, Source:
+        as `sequential_multi_head_forward`.
+    Saves:
+        x, memory and weights, no copies; q, k, v once; the heads' outputs; one number a query, no attention weights.
+    """
+    D, num_kv_heads = check_multi_head(
+        x, memory, in_weight, in_bias, out_weight, out_bias, num_heads, num_kv_heads, mask
+    )
+    (q, k, v), projection = project_forward(x, memory, in_weight, in_bias, num_heads, num_kv_heads, D)
+    heads, attention_saved = fused_attention_forward(q, k, v, mask, dropout, draw)
+    y, out_saved = linear_forward(merge_heads(heads), out_weight, out_bias)
+    return y, FusedSaved(projection, attention_saved, out_saved)
+
+
+def fused_multi_head_backward(dy: X, saved: FusedSaved) -> Gradients:
+    """Gradients of `fused_multi_head_forward`: dx, dmemory, din_weight, din_bias, dout_weight, dout_bias."""
+    projection, attention_saved, out_saved = saved
+    dmerged, dout_weight, dout_bias = linear_backward(dy, out_saved)
+    dheads = split_heads(dmerged, attention_saved.q.shape[3])
+    dq, dk, dv = fused_attention_backward(dheads, attention_saved)
+    dx, dmemory, din_weight, din_bias = project_backward(dq, dk, dv, projection)
+    return dx, dmemory, din_weight, din_bias, dout_weight, dout_bias
+
+
+# --- all four ------------------------------------------------------------------------------------------------------
 
 IMPLEMENTATIONS: dict[str, tuple[Callable[..., tuple[Array, Any]], Callable[[Array, Any], Gradients]]] = {
     "sequential": (sequential_multi_head_forward, sequential_multi_head_backward),
     "semiparallel": (semiparallel_multi_head_forward, semiparallel_multi_head_backward),
     "parallel": (parallel_multi_head_forward, parallel_multi_head_backward),
+    "fused": (fused_multi_head_forward, fused_multi_head_backward),
 }
 
 
-def attention_weights(saved: SequentialSaved | SemiparallelSaved | ParallelSaved) -> Float[Array, "B H T S"]:
-    """The attention weights any of the three saved: before dropout, so the row of a query that sees a key sums to one."""
+def attention_weights(
+    saved: SequentialSaved | SemiparallelSaved | ParallelSaved | FusedSaved,
+) -> Float[Array, "B H T S"]:
+    """The attention weights of any of the four: before dropout, so the row of a query with a key sums to one."""
+    if isinstance(saved, FusedSaved):  # which kept none: they are rebuilt
+        return fused_attention_weights(saved.attention)
     if isinstance(saved, ParallelSaved):
         return saved.attention.weights
     if isinstance(saved, SemiparallelSaved):
@@ -342,12 +417,14 @@ def check_multi_head(
     out_bias: Array | None,
     num_heads: int,
     num_kv_heads: int | None,
+    mask: Mask,
 ) -> tuple[int, int]:
     """Refuse what does not fit together. Returns D, the width of a head, and K, the number of key/value heads.
 
     Raises:
         ShapeError: x or memory has not three axes, their batches or widths differ, the heads do not divide the width,
-        or a weight has another shape than they ask for. RangeError: fewer than one head. DtypeError: dtypes differ.
+        a weight has another shape than they ask for, or the mask another than the scores. RangeError: fewer than one
+        head; a window below 1. DtypeError: dtypes differ.
     """
     op = "multi_head_attention"
     check_floats(op, x=x, memory=memory, in_weight=in_weight, in_bias=in_bias, out_weight=out_weight, out_bias=out_bias)
@@ -368,4 +445,6 @@ def check_multi_head(
         check_shape(op, "out_bias", out_bias, (C,), "the width of x")
     if x.shape[1] == 0:
         raise ShapeError(f"{op}: there must be at least one query, got x of shape {tuple(x.shape)}.")
+    S = x.shape[1] if memory is None else memory.shape[1]
+    check_mask(mask, (B, num_heads, x.shape[1], S))  # here, before each head takes its part of it
     return D, K

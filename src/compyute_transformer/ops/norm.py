@@ -5,8 +5,7 @@ from typing import NamedTuple
 from jaxtyping import Float
 
 from ..backend import Array, fast
-from ..errors import ShapeError
-from .door import check_floats, check_shape
+from .door import check_floats, check_gradient, check_last_axis, check_shape
 
 __all__ = ["LayerNormSaved", "layer_norm", "layer_norm_backward", "layer_norm_forward"]
 
@@ -39,20 +38,16 @@ def layer_norm_forward(
     Saves:
         x and weight, no copies; two floats a row. x̂ is rebuilt: one more pass over x instead of keeping a copy of it.
     Raises:
-        ShapeError: the widths do not fit. DtypeError: dtypes differ.
+        ShapeError: the widths do not fit, or are 0. DtypeError: dtypes differ.
     Source:
         Ba, Kiros, Hinton 2016, "Layer normalization"; our weight and bias are their gain g and bias b.
     """
-    check_floats("layer_norm", x=x, weight=weight, bias=bias)
-    if x.ndim < 1:
-        raise ShapeError("layer_norm: x must have at least one axis, got a scalar.")
-    check_shape("layer_norm", "weight", weight, (x.shape[-1],), "the width of x")
+    check_layer_norm(x, weight, bias)
     mean = x.mean(-1, keepdims=True)
     centred = x - mean
     rstd = ((centred * centred).mean(-1, keepdims=True) + eps) ** -0.5
     y = centred * rstd * weight
     if bias is not None:
-        check_shape("layer_norm", "bias", bias, (x.shape[-1],), "the width of x")
         y += bias
     return y, LayerNormSaved(x, weight, mean[..., 0], rstd[..., 0], bias is not None)
 
@@ -63,7 +58,7 @@ def layer_norm_backward(
 ) -> tuple[Float[Array, "*rows C"], Float[Array, "C"], Float[Array, "C"] | None]:
     """Gradients of `layer_norm_forward`: dx, dweight, dbias (None where there was no bias)."""
     x, weight, mean, rstd, has_bias = saved
-    check_shape("layer_norm_backward", "dy", dy, x.shape, "the shape of y")
+    check_gradient("layer_norm_backward", dy, x, x.shape)
     rstd = rstd[..., None]
     xhat = (x - mean[..., None]) * rstd
     dxhat = dy * weight
@@ -80,3 +75,12 @@ def layer_norm(
 ) -> Float[Array, "*rows C"]:
     """`layer_norm_forward` for people who want no gradient."""
     return layer_norm_forward(x, weight, bias, eps)[0]
+
+
+def check_layer_norm(x: Array, weight: Array, bias: Array | None) -> None:
+    """Refuse what `layer_norm_forward` cannot normalise."""
+    check_floats("layer_norm", x=x, weight=weight, bias=bias)
+    check_last_axis("layer_norm", "x", x)
+    check_shape("layer_norm", "weight", weight, (x.shape[-1],), "the width of x")
+    if bias is not None:
+        check_shape("layer_norm", "bias", bias, (x.shape[-1],), "the width of x")

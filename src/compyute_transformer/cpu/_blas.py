@@ -1,0 +1,113 @@
+"""Shared: the float32 matrix product of SciPy's BLAS, callable from inside a kernel on any rows of any array.
+
+SciPy exports its BLAS to compiled code (`scipy.linalg.cython_blas`). The address is passed to a kernel as a number, so
+that the compiled kernel can be kept on disk. Each call runs on the thread that made it: `single_threaded` sees to that,
+and gives the BLAS its threads back afterwards.
+"""
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import get_cython_function_address, intrinsic
+
+__all__ = ["AS_IT_IS", "TRANSPOSED", "sgemm", "sgemm_address", "single_threaded"]
+
+AS_IT_IS, TRANSPOSED = ord("N"), ord("T")
+
+
+@cache
+def sgemm_address() -> int:
+    """Where the BLAS's sgemm lies in this process."""
+    return int(get_cython_function_address("scipy.linalg.cython_blas", "sgemm"))
+
+
+@intrinsic
+def sgemm(
+    typingctx: Any,
+    address: Any,
+    op_a: Any,
+    op_b: Any,
+    m: Any,
+    n: Any,
+    k: Any,
+    alpha: Any,
+    a: Any,
+    lda: Any,
+    b: Any,
+    ldb: Any,
+    beta: Any,
+    c: Any,
+    ldc: Any,
+) -> Any:
+    """C ← alpha · op(A) op(B) + beta · C, column-major, as BLAS has it; matrices are given as addresses in bytes.
+
+    A row-major (r, c) array with row stride ld is a column-major (c, r) matrix, so the row-major product Y = X W is
+    asked for as Yᵀ = Wᵀ Xᵀ.
+    """
+    i, f = types.int64, types.float32
+    signature = types.void(i, i, i, i, i, i, f, i, i, i, i, f, i, i)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        # the BLAS is Fortran's: every argument by reference, characters and 32-bit integers
+        def reference(value: Any, kind: Any) -> Any:
+            where = builder.alloca(kind)
+            builder.store(value, where)
+            return where
+
+        def character(value: Any) -> Any:
+            return reference(builder.trunc(value, ir.IntType(8)), ir.IntType(8))
+
+        def integer(value: Any) -> Any:
+            return reference(builder.trunc(value, ir.IntType(32)), ir.IntType(32))
+
+        def real(value: Any) -> Any:
+            return reference(value, ir.FloatType())
+
+        def matrix(value: Any) -> Any:
+            return builder.inttoptr(value, ir.FloatType().as_pointer())
+
+        kinds = [character, character, integer, integer, integer, real, matrix, integer, matrix, integer]
+        kinds += [real, matrix, integer]
+        passed = [kind(value) for kind, value in zip(kinds, args[1:], strict=True)]
+        function_type = ir.FunctionType(ir.VoidType(), [value.type for value in passed])
+        builder.call(builder.inttoptr(args[0], function_type.as_pointer()), passed)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@cache
+def _threads_of_scipy() -> tuple[Any, Any] | None:
+    # SciPy's wheels carry an OpenBLAS of their own; another BLAS (Accelerate, MKL) is left as it is
+    import scipy
+
+    folders = [Path(scipy.__file__).parent / ".dylibs", Path(scipy.__file__).parent.parent / "scipy.libs"]
+    for folder in folders:
+        for path in folder.glob("*openblas*"):
+            library = ctypes.CDLL(str(path))
+            for prefix in ("scipy_openblas", "openblas"):
+                if hasattr(library, f"{prefix}_set_num_threads"):
+                    return getattr(library, f"{prefix}_get_num_threads"), getattr(library, f"{prefix}_set_num_threads")
+    return None
+
+
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """SciPy's BLAS on one thread within a `with` block, on as many as before after it."""
+    functions = _threads_of_scipy()
+    if functions is None:
+        yield
+        return
+    get, set_ = functions
+    before = get()
+    set_(1)
+    try:
+        yield
+    finally:
+        set_(before)

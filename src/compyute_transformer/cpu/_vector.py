@@ -1,0 +1,100 @@
+"""Shared: exp and its kin, as polynomials that vectorise, and Philox, a row at a time.
+
+`np.exp` inside a Numba loop calls the C library for each element. Range reduction, a polynomial of degree 6 and a shift
+into the exponent stay in vector registers: 3.4 times faster on GELU, to 3e-7 relative.
+"""
+
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from ..random import KEY_STEPS, MULTIPLIERS, ROUNDS
+from ._kernel import FASTMATH
+
+__all__ = ["exp", "normal_cdf_and_pdf", "random_row", "tanh"]
+
+inline: Any = numba.njit(cache=True, fastmath=FASTMATH, error_model="numpy", inline="never")
+
+
+@intrinsic
+def _float_from_bits(typingctx: Any, bits: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.FloatType())
+
+    return types.float32(types.int32), codegen
+
+
+LOG2_E = np.float32(1.44269504)
+LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)  # ln 2 in two parts: n · LN2_HIGH is exact
+EXP_LOWEST, EXP_HIGHEST = np.float32(-87.336), np.float32(88.722)
+ONE, HALF, TWO = np.float32(1.0), np.float32(0.5), np.float32(2.0)
+# Taylor's coefficients: on |r| ≤ ln 2 / 2 the first that is left out, r⁷/7!, is below 1.3e-7 relative
+C2, C3, C4, C5, C6 = (np.float32(1.0 / n) for n in (2, 6, 24, 120, 720))
+
+
+@inline
+def exp(x):
+    """e^x of a float32. Exactly 0 below −87.336 (−inf too), infinite above 88.722; NaN stays NaN."""
+    clipped = EXP_LOWEST if x < EXP_LOWEST else x
+    clipped = EXP_HIGHEST if clipped > EXP_HIGHEST else clipped
+    n = np.floor(clipped * LOG2_E + HALF)
+    r = clipped - n * LN2_HIGH - n * LN2_LOW
+    series = ONE + r * (ONE + r * (C2 + r * (C3 + r * (C4 + r * (C5 + r * C6)))))
+    # 2ⁿ in two factors, since n = 128 has no float32 of its own
+    half = np.int32(n) >> np.int32(1)
+    y = (
+        series
+        * _float_from_bits((half + np.int32(127)) << np.int32(23))
+        * _float_from_bits((np.int32(n) - half + np.int32(127)) << np.int32(23))
+    )
+    y = np.float32(0.0) if x < EXP_LOWEST else y
+    return np.float32(np.inf) if x > EXP_HIGHEST else y
+
+
+@inline
+def tanh(x):
+    """Hyperbolic tangent of a float32, as 1 − 2 / (e^2x + 1); absolute error below 2e-7."""
+    return ONE - TWO / (exp(TWO * x) + ONE)
+
+
+SQRT_HALF = np.float32(0.70710678)
+INV_SQRT_2PI = np.float32(0.39894228)
+P, A1, A2, A3, A4, A5 = (
+    np.float32(c) for c in (0.3275911, 0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
+)
+
+
+@inline
+def normal_cdf_and_pdf(x):
+    """Φ(x) and φ(x) of a float32: one exponential serves both. Absolute error below 2e-7.
+
+    Source: Hastings' approximation of erf, Abramowitz and Stegun 1964, 7.1.26.
+    """
+    gauss = exp(-HALF * x * x)
+    t = ONE / (ONE + P * SQRT_HALF * abs(x))
+    tail = HALF * gauss * t * (A1 + t * (A2 + t * (A3 + t * (A4 + t * A5))))
+    return (tail if x < 0 else ONE - tail), gauss * INV_SQRT_2PI
+
+
+M0, M1 = np.uint64(MULTIPLIERS[0]), np.uint64(MULTIPLIERS[1])
+STEP0, STEP1 = np.uint32(KEY_STEPS[0]), np.uint32(KEY_STEPS[1])
+LOW, WORD = np.uint64(0xFFFFFFFF), np.uint64(32)
+
+
+@inline
+def random_row(bits, first, quads, row, seed_low, seed_high, offset, stream_head):
+    """`random.random_bits` of one row: fill bits[: 4 · quads] for columns from 4 · first on."""
+    for i in range(quads):
+        c0, c1, c2, c3 = np.uint32(first + i), np.uint32(row), np.uint32(offset), np.uint32(stream_head)
+        k0, k1 = np.uint32(seed_low), np.uint32(seed_high)
+        for _ in range(ROUNDS):
+            product0, product1 = np.uint64(c0) * M0, np.uint64(c2) * M1
+            c0 = np.uint32(product1 >> WORD) ^ c1 ^ k0
+            c2 = np.uint32(product0 >> WORD) ^ c3 ^ k1
+            c1, c3 = np.uint32(product1 & LOW), np.uint32(product0 & LOW)
+            k0, k1 = np.uint32(k0 + STEP0), np.uint32(k1 + STEP1)
+        bits[4 * i], bits[4 * i + 1], bits[4 * i + 2], bits[4 * i + 3] = c0, c1, c2, c3

@@ -1,0 +1,327 @@
+"""Attention on a CPU: tiles of 64 queries by 256 keys that stay in the second-level cache, and no (T, S) matrix.
+
+1. NumPy: batched products over whole (T, S) matrices, masked, exponentiated and normalised in seven passes over them.
+2. One (batch, key/value head) a task, and for each 64 queries only the keys that some of them see: causal masks leave
+   half the work. The tile's products are single-threaded BLAS calls on the strided q, k and v as they lie in the packed
+   projection: nothing is copied, nothing transposed. A running maximum and sum make the softmax (Milakov, Gimelshein
+   2018), the exponential vectorises, and dropout draws its bits a row at a time.
+3. The backward rebuilds each tile from the kept logsumexp: five products instead of two, and no memory.
+"""
+
+from math import sqrt
+
+import numpy as np
+from numba import njit, prange
+
+from ..backend import Array
+from ..ops.attention import NO_MASK, FusedAttentionSaved, Mask, check_attention
+from ..ops.door import check_gradient
+from ..random import Draw, dropout_threshold
+from ._blas import AS_IT_IS, TRANSPOSED, sgemm, sgemm_address, single_threaded
+from ._buffers import empty
+from ._kernel import FASTMATH, kernel, parallel_kernel, serves
+from ._vector import exp, random_row
+
+__all__ = ["fused_attention_backward", "fused_attention_forward"]
+
+QUERIES, KEYS = 64, 256  # a tile of scores is 64 kB
+ZERO, ONE = np.float32(0.0), np.float32(1.0)
+LOWEST, INFINITE = np.float32(-np.inf), np.float32(np.inf)
+
+# What a kernel must know, as one record: addresses in bytes, and the steps, in floats, from one element of the strided
+# q, k and v to the next along batch, head and time.
+INTEGERS = [
+    *("address", "q_at", "k_at", "v_at"),
+    *("q_batch", "q_head", "q_time", "k_batch", "k_head", "k_time", "v_batch", "v_head", "v_time"),
+    *("B", "H", "K", "T", "S", "D"),
+    *("causal", "window", "has_bias"),
+    *("threshold", "seed_low", "seed_high", "offset", "stream_head"),
+]
+OPTIONS = np.dtype([(name, np.int64) for name in INTEGERS] + [("scale", np.float32), ("keep_scale", np.float32)])
+
+
+@njit(cache=True, fastmath=FASTMATH | {"nnan"})  # a maximum vectorises only where NaN need not be told from numbers;
+def _highest(scores, r, first, last, highest):  # the sum that follows still meets it
+    for c in range(first, last):
+        highest = max(highest, scores[r, c])
+    return highest
+
+
+@njit(cache=True)
+def _visible(t, T, S, causal, window, length):
+    """The keys [first, last) that query t sees, by the flags."""
+    position = S - T + t
+    first, last = 0, length
+    if causal:
+        last = min(last, position + 1)
+    if window > 0:
+        first = max(first, position - window + 1)
+        if not causal:
+            last = min(last, position + window)
+    return first, max(first, last)
+
+
+@kernel
+def _forward_task(task, options, lengths, bias, y, logsumexp):
+    o = options[0]
+    address, H, K, T, S, D, scale, keep_scale = o.address, o.H, o.K, o.T, o.S, o.D, o.scale, o.keep_scale
+    causal, window, has_bias, threshold = o.causal, o.window, o.has_bias, o.threshold
+    seed_low, seed_high, offset, stream_head = o.seed_low, o.seed_high, o.offset, o.stream_head
+    q_ld, k_ld, v_ld = o.q_time, o.k_time, o.v_time
+    group, row_step = H // K, y.shape[2] * D
+    b, h = task // H, task % H
+    scores = np.empty((QUERIES, KEYS), np.float32)
+    highest, total = np.empty(QUERIES, np.float32), np.empty(QUERIES, np.float32)
+    bits = np.empty(KEYS, np.uint32)
+    scores_at, y_at = scores.ctypes.data, y.ctypes.data + 4 * D * (b * T * H + h)
+    q_head = o.q_at + 4 * (b * o.q_batch + h * o.q_head)
+    k_head = o.k_at + 4 * (b * o.k_batch + h // group * o.k_head)
+    v_head = o.v_at + 4 * (b * o.v_batch + h // group * o.v_head)
+    for start in range(0, T, QUERIES):
+        rows = min(QUERIES, T - start)
+        first, _ = _visible(start, T, S, causal, window, lengths[b])
+        _, last = _visible(start + rows - 1, T, S, causal, window, lengths[b])
+        first = first // 4 * 4  # four random numbers come at a time
+        for r in range(rows):
+            highest[r], total[r] = LOWEST, ZERO
+            for d in range(D):
+                y[b, start + r, h, d] = ZERO
+        for key in range(first, last, KEYS):
+            columns = min(KEYS, last - key)
+            sgemm(
+                address, TRANSPOSED, AS_IT_IS, columns, rows, D,
+                scale, k_head + 4 * key * k_ld, k_ld, q_head + 4 * start * q_ld, q_ld,
+                ZERO, scores_at, KEYS,
+            )  # fmt: skip
+            for r in range(rows):
+                t = start + r
+                lo, hi = _visible(t, T, S, causal, window, lengths[b])
+                lo, hi = max(lo - key, 0), min(hi - key, columns)
+                hi = max(lo, hi)
+                if has_bias:
+                    for c in range(lo, hi):
+                        scores[r, c] += bias[b, h, t, key + c]
+                top = _highest(scores, r, lo, hi, highest[r])
+                for c in range(min(lo, columns)):
+                    scores[r, c] = ZERO
+                for c in range(hi, columns):
+                    scores[r, c] = ZERO
+                if top == LOWEST:  # nothing seen yet
+                    for c in range(lo, hi):
+                        scores[r, c] = ZERO
+                    continue
+                weight = ZERO
+                for c in range(lo, hi):
+                    e = exp(scores[r, c] - top)
+                    scores[r, c] = e
+                    weight += e
+                if top > highest[r]:
+                    shrink = exp(highest[r] - top)
+                    total[r] *= shrink
+                    for d in range(D):
+                        y[b, t, h, d] *= shrink
+                highest[r] = top
+                total[r] += weight
+                if threshold > 0:
+                    random_row(
+                        bits, key // 4, (columns + 3) // 4, b * T + t, seed_low, seed_high, offset, stream_head + h
+                    )
+                    for c in range(lo, hi):
+                        scores[r, c] = scores[r, c] * keep_scale if bits[c] >= threshold else ZERO
+            sgemm(
+                address, AS_IT_IS, AS_IT_IS, D, rows, columns,
+                ONE, v_head + 4 * key * v_ld, v_ld, scores_at, KEYS,
+                ONE, y_at + 4 * start * row_step, row_step,
+            )  # fmt: skip
+        for r in range(rows):
+            if highest[r] == LOWEST:
+                logsumexp[b, h, start + r] = INFINITE
+            else:
+                logsumexp[b, h, start + r] = highest[r] + np.log(total[r])
+                for d in range(D):
+                    y[b, start + r, h, d] /= total[r]
+
+
+@parallel_kernel
+def _forward(options, lengths, bias, y, logsumexp):
+    for task in prange(options[0].B * options[0].H):
+        _forward_task(task, options, lengths, bias, y, logsumexp)
+
+
+@kernel
+def _backward_task(task, options, lengths, bias, y, logsumexp, dy, dq, dk, dv):
+    o = options[0]
+    address, H, K, T, S, D, scale, keep_scale = o.address, o.H, o.K, o.T, o.S, o.D, o.scale, o.keep_scale
+    causal, window, has_bias, threshold = o.causal, o.window, o.has_bias, o.threshold
+    seed_low, seed_high, offset, stream_head = o.seed_low, o.seed_high, o.offset, o.stream_head
+    q_ld, k_ld, v_ld = o.q_time, o.k_time, o.v_time
+    group = H // K
+    q_row, k_row = H * D, K * D
+    b, g = task // K, task % K
+    scores, dscores = np.empty((QUERIES, KEYS), np.float32), np.empty((QUERIES, KEYS), np.float32)
+    delta, bits = np.empty(QUERIES, np.float32), np.empty(KEYS, np.uint32)
+    scores_at, dscores_at = scores.ctypes.data, dscores.ctypes.data
+    k_head = o.k_at + 4 * (b * o.k_batch + g * o.k_head)
+    v_head = o.v_at + 4 * (b * o.v_batch + g * o.v_head)
+    dk_head, dv_head = dk.ctypes.data + 4 * D * (b * S * K + g), dv.ctypes.data + 4 * D * (b * S * K + g)
+    for s in range(S):
+        for d in range(D):
+            dk[b, s, g, d] = ZERO
+            dv[b, s, g, d] = ZERO
+    for h in range(g * group, (g + 1) * group):
+        q_head = o.q_at + 4 * (b * o.q_batch + h * o.q_head)
+        dq_head, dy_head = dq.ctypes.data + 4 * D * (b * T * H + h), dy.ctypes.data + 4 * D * (b * T * H + h)
+        for start in range(0, T, QUERIES):
+            rows = min(QUERIES, T - start)
+            first, _ = _visible(start, T, S, causal, window, lengths[b])
+            _, last = _visible(start + rows - 1, T, S, causal, window, lengths[b])
+            first = first // 4 * 4
+            for r in range(rows):
+                product = ZERO
+                for d in range(D):
+                    product += dy[b, start + r, h, d] * y[b, start + r, h, d]
+                    dq[b, start + r, h, d] = ZERO
+                delta[r] = product
+            q_tile, dy_tile = q_head + 4 * start * q_ld, dy_head + 4 * start * q_row
+            for key in range(first, last, KEYS):
+                columns = min(KEYS, last - key)
+                k_tile, v_tile = k_head + 4 * key * k_ld, v_head + 4 * key * v_ld
+                sgemm(
+                    address, TRANSPOSED, AS_IT_IS, columns, rows, D,
+                    scale, k_tile, k_ld, q_tile, q_ld, ZERO, scores_at, KEYS,
+                )  # fmt: skip
+                sgemm(
+                    address, TRANSPOSED, AS_IT_IS, columns, rows, D,
+                    ONE, v_tile, v_ld, dy_tile, q_row, ZERO, dscores_at, KEYS,
+                )  # fmt: skip
+                for r in range(rows):
+                    t = start + r
+                    lo, hi = _visible(t, T, S, causal, window, lengths[b])
+                    lo, hi = max(lo - key, 0), min(hi - key, columns)
+                    hi = max(lo, hi)
+                    for c in range(min(lo, columns)):
+                        scores[r, c] = ZERO
+                        dscores[r, c] = ZERO
+                    for c in range(hi, columns):
+                        scores[r, c] = ZERO
+                        dscores[r, c] = ZERO
+                    if has_bias:
+                        for c in range(lo, hi):
+                            scores[r, c] += bias[b, h, t, key + c]
+                    ell, mean = logsumexp[b, h, t], delta[r]
+                    if threshold > 0:
+                        random_row(
+                            bits, key // 4, (columns + 3) // 4, b * T + t, seed_low, seed_high, offset,
+                            stream_head + h,
+                        )  # fmt: skip
+                        for c in range(lo, hi):
+                            p = exp(scores[r, c] - ell)
+                            keep = keep_scale if bits[c] >= threshold else ZERO
+                            scores[r, c] = p * keep
+                            dscores[r, c] = p * (dscores[r, c] * keep - mean) * scale
+                    else:
+                        for c in range(lo, hi):
+                            p = exp(scores[r, c] - ell)
+                            scores[r, c] = p
+                            dscores[r, c] = p * (dscores[r, c] - mean) * scale
+                sgemm(
+                    address, AS_IT_IS, TRANSPOSED, D, columns, rows,
+                    ONE, dy_tile, q_row, scores_at, KEYS, ONE, dv_head + 4 * key * k_row, k_row,
+                )  # fmt: skip
+                sgemm(
+                    address, AS_IT_IS, TRANSPOSED, D, columns, rows,
+                    ONE, q_tile, q_ld, dscores_at, KEYS, ONE, dk_head + 4 * key * k_row, k_row,
+                )  # fmt: skip
+                sgemm(
+                    address, AS_IT_IS, AS_IT_IS, D, rows, columns,
+                    ONE, k_tile, k_ld, dscores_at, KEYS, ONE, dq_head + 4 * start * q_row, q_row,
+                )  # fmt: skip
+
+
+@parallel_kernel
+def _backward(options, lengths, bias, y, logsumexp, dy, dq, dk, dv):
+    for task in prange(options[0].B * options[0].K):
+        _backward_task(task, options, lengths, bias, y, logsumexp, dy, dq, dk, dv)
+
+
+def _is_ready(x: Array) -> bool:
+    # rows of floats one after the other, at any distance: the BLAS takes them as they lie
+    return (
+        x.dtype == np.float32
+        and x.size > 0
+        and x.strides[3] == 4
+        and all(s % 4 == 0 for s in x.strides[:3])
+        and (x.strides[2] >= 4 * x.shape[3])
+    )
+
+
+def _arguments(
+    q: Array, k: Array, v: Array, mask: Mask, dropout: float, draw: Draw | None
+) -> tuple[Array, Array, Array]:
+    B, H, T, D = q.shape
+    K, S = k.shape[1:3]
+    lengths = np.full(B, S) if mask.key_lengths is None else np.asarray(mask.key_lengths, np.int64)
+    bias = np.zeros((1, 1, 1, 1), np.float32)
+    if mask.array is not None:
+        bias = mask.array if mask.array.dtype.kind == "f" else np.where(mask.array, ZERO, LOWEST)
+        bias = np.broadcast_to(np.asarray(bias, np.float32), (B, H, T, S))
+    draw = draw or Draw(0, 0, 0)
+    options = np.zeros(1, OPTIONS)
+    options[0] = (
+        sgemm_address(),
+        *(x.ctypes.data for x in (q, k, v)),
+        *(stride // 4 for x in (q, k, v) for stride in x.strides[:3]),
+        *(B, H, K, T, S, D),
+        *(mask.causal, mask.window or 0, mask.array is not None),
+        *(dropout_threshold(dropout), draw.seed & 0xFFFFFFFF, draw.seed >> 32, draw.offset),
+        (draw.stream << 16) + draw.head,
+        1.0 / sqrt(D),
+        1.0 / (1.0 - dropout),
+    )
+    return options, lengths, _as_any_layout(bias)
+
+
+def _as_any_layout(x: Array) -> Array:
+    # one type for the compiler, whatever the strides: a view that is neither row- nor column-major, and read-only
+    view = np.broadcast_to(x, (2, *x.shape))[0]
+    return np.lib.stride_tricks.as_strided(view, view.shape, view.strides, writeable=False)
+
+
+def _forward_serves(
+    q: Array, k: Array, v: Array, mask: Mask = NO_MASK, dropout: float = 0.0, draw: Draw | None = None
+) -> bool:
+    return all(x.ndim == 4 and _is_ready(x) for x in (q, k, v))
+
+
+@serves(_forward_serves)
+def fused_attention_forward(
+    q: Array, k: Array, v: Array, mask: Mask = NO_MASK, dropout: float = 0.0, draw: Draw | None = None
+) -> tuple[Array, FusedAttentionSaved]:
+    check_attention(q, k, v, mask, dropout, draw)
+    B, H, T, D = q.shape
+    y, logsumexp = empty((B, T, H, D)), np.empty((B, H, T), np.float32)
+    with single_threaded():
+        _forward(*_arguments(q, k, v, mask, dropout, draw), y, logsumexp)
+    y = y.swapaxes(1, 2)  # as the output projection wants to read it: merging the heads is a view
+    return y, FusedAttentionSaved(q, k, v, y, logsumexp, mask, dropout, draw)
+
+
+@serves(lambda dy, saved: _forward_serves(saved.q, saved.k, saved.v) and _is_ready(dy) and _is_ready(saved.y))
+def fused_attention_backward(dy: Array, saved: FusedAttentionSaved) -> tuple[Array, Array, Array]:
+    q, k, v, y, logsumexp, mask, dropout, draw = saved
+    check_gradient("fused_attention_backward", dy, q, q.shape)
+    B, H, T, D = q.shape
+    K, S = k.shape[1:3]
+    dq, dk, dv = empty((B, T, H, D)), empty((B, S, K, D)), empty((B, S, K, D))
+    by_time = [np.ascontiguousarray(x.swapaxes(1, 2)) for x in (y, dy)]
+    with single_threaded():
+        _backward(
+            *_arguments(q, k, v, mask, dropout, draw),
+            by_time[0],
+            np.ascontiguousarray(logsumexp),
+            by_time[1],
+            dq,
+            dk,
+            dv,
+        )
+    return dq.swapaxes(1, 2), dk.swapaxes(1, 2), dv.swapaxes(1, 2)

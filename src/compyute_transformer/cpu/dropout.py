@@ -1,0 +1,70 @@
+"""Dropout on a CPU: the random bits are made a row at a time in cache, and used up before the next row.
+
+1. NumPy: Philox as some eighty array operations in 64-bit integers. 2. One sweep: eight counters at a time, the mask is
+   never written to memory, and drawn again in the backward.
+"""
+
+from math import prod
+
+import numpy as np
+from numba import prange
+
+from ..backend import Array
+from ..ops.door import check_probability
+from ..ops.dropout import DropoutSaved
+from ..random import Draw, dropout_threshold
+from ._buffers import empty
+from ._kernel import is_ready, parallel_kernel, serves
+from ._vector import random_row
+
+__all__ = ["dropout_backward", "dropout_forward"]
+
+ZERO = np.float32(0.0)
+BLOCK = 1024  # columns drawn at a time
+
+
+@parallel_kernel
+def _keep_and_scale(x, heads, per_head, threshold, scale, seed_low, seed_high, offset, stream_head, y):
+    # row n of x is row (n // (heads · per_head)) · per_head + n % per_head of head (n // per_head) % heads
+    N, C = x.shape
+    for n in prange(N):
+        bits = np.empty(BLOCK, np.uint32)
+        head = n // per_head % heads
+        row = n // (heads * per_head) * per_head + n % per_head
+        for start in range(0, C, BLOCK):
+            columns = min(BLOCK, C - start)
+            random_row(bits, start // 4, (columns + 3) // 4, row, seed_low, seed_high, offset, stream_head + head)
+            for i in range(columns):
+                y[n, start + i] = x[n, start + i] * scale if bits[i] >= threshold else ZERO
+
+
+def _run(x: Array, probability: float, draw: Draw) -> Array:
+    if probability == 0.0:
+        return x
+    y = empty(x.shape)
+    C = x.shape[-1] if x.ndim else 1
+    heads, per_head = (x.shape[1], x.shape[2]) if x.ndim == 4 else (1, max(1, prod(x.shape[:-1])))
+    _keep_and_scale(
+        x.reshape(-1, C),
+        heads,
+        per_head,
+        np.uint32(dropout_threshold(probability)),
+        np.float32(1.0 / (1.0 - probability)),
+        draw.seed & 0xFFFFFFFF,
+        draw.seed >> 32,
+        draw.offset,
+        (draw.stream << 16) + draw.head,
+        y.reshape(-1, C),
+    )
+    return y
+
+
+@serves(lambda x, probability, draw: is_ready(x) and x.size > 0)
+def dropout_forward(x: Array, probability: float, draw: Draw) -> tuple[Array, DropoutSaved]:
+    check_probability("dropout", probability)
+    return _run(x, probability, draw), DropoutSaved(probability, draw)
+
+
+@serves(lambda dy, saved: is_ready(dy) and dy.size > 0)
+def dropout_backward(dy: Array, saved: DropoutSaved) -> Array:
+    return _run(dy, saved.probability, saved.draw)

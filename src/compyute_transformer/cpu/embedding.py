@@ -1,0 +1,42 @@
+"""Embedding on a CPU: the gradients of equal ids are added without collisions.
+
+1. NumPy: np.add.at, one thread, an index at a time. 2. Each thread owns some columns of dweight and adds every row's
+part to them, so that no two threads write to one place and the order of a sum is the order of the rows.
+"""
+
+import numpy as np
+from numba import get_num_threads, prange
+
+from ..backend import Array
+from ..ops.door import check_shape
+from ..ops.embedding import EmbeddingSaved
+from ._buffers import empty
+from ._kernel import is_ready, parallel_kernel, serves
+
+__all__ = ["embedding_backward"]
+
+ZERO = np.float32(0.0)
+
+
+@parallel_kernel
+def _backward(ids, dy, dweight, shares):
+    C = dy.shape[1]
+    for share in prange(shares):
+        first, last = C * share // shares, C * (share + 1) // shares
+        for v in range(dweight.shape[0]):
+            for c in range(first, last):
+                dweight[v, c] = ZERO
+        for n in range(ids.size):
+            v = ids[n]
+            for c in range(first, last):
+                dweight[v, c] += dy[n, c]
+
+
+@serves(lambda dy, saved: is_ready(dy) and dy.size > 0)
+def embedding_backward(dy: Array, saved: EmbeddingSaved) -> Array:
+    ids, num_embeddings = saved
+    C = dy.shape[-1]
+    check_shape("embedding_backward", "dy", dy, (*ids.shape, C), "the shape of y")
+    dweight = empty((num_embeddings, C))
+    _backward(np.ascontiguousarray(ids, np.int64).reshape(-1), dy.reshape(-1, C), dweight, get_num_threads())
+    return dweight

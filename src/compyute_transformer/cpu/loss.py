@@ -1,0 +1,81 @@
+"""Loss on a CPU: each row of logits is read twice from cache, for its logsumexp, and once more for its gradient.
+
+1. NumPy: five passes over (N, V), three temporaries of the size of the logits, which for a vocabulary of 50,257 are the
+largest arrays of all. 2. One sweep a row, nothing kept but the logsumexp; the gradient is one more sweep.
+"""
+
+import numpy as np
+from numba import prange
+
+from ..backend import Array
+from ..ops.loss import IGNORE_INDEX, CrossEntropySaved, check_cross_entropy
+from ._buffers import empty
+from ._kernel import is_ready, parallel_kernel, serves
+from ._vector import exp
+
+__all__ = ["cross_entropy_backward", "cross_entropy_forward"]
+
+ZERO, ONE = np.float32(0.0), np.float32(1.0)
+
+
+@parallel_kernel
+def _forward(logits, targets, ignore_index, label_smoothing, surprise, logsumexp):
+    N, V = logits.shape
+    for n in prange(N):
+        highest = logits[n, 0]
+        for v in range(1, V):
+            highest = max(highest, logits[n, v])
+        total, sum_logits = ZERO, ZERO
+        for v in range(V):
+            total += exp(logits[n, v] - highest)
+            sum_logits += logits[n, v]
+        logsumexp[n] = highest + np.log(total)
+        if targets[n] == ignore_index:
+            surprise[n] = ZERO
+        else:
+            smooth = label_smoothing * (sum_logits / np.float32(V)) if label_smoothing > ZERO else ZERO
+            surprise[n] = logsumexp[n] - (ONE - label_smoothing) * logits[n, targets[n]] - smooth
+
+
+@parallel_kernel
+def _backward(logits, targets, logsumexp, ignore_index, label_smoothing, scale, dlogits):
+    N, V = logits.shape
+    for n in prange(N):
+        if targets[n] == ignore_index:
+            for v in range(V):
+                dlogits[n, v] = ZERO
+        else:
+            share = label_smoothing / np.float32(V)
+            for v in range(V):
+                dlogits[n, v] = (exp(logits[n, v] - logsumexp[n]) - share) * scale
+            dlogits[n, targets[n]] -= (ONE - label_smoothing) * scale
+
+
+@serves(lambda logits, targets, ignore_index=IGNORE_INDEX, label_smoothing=0.0: is_ready(logits) and logits.size > 0)
+def cross_entropy_forward(
+    logits: Array, targets: Array, ignore_index: int = IGNORE_INDEX, label_smoothing: float = 0.0
+) -> tuple[Array, CrossEntropySaved]:
+    check_cross_entropy(logits, targets, ignore_index, label_smoothing)
+    V = logits.shape[-1]
+    surprise, logsumexp = np.empty(targets.size, np.float32), np.empty(targets.shape, np.float32)
+    flat = np.ascontiguousarray(targets, np.int64).reshape(-1)
+    _forward(logits.reshape(-1, V), flat, ignore_index, np.float32(label_smoothing), surprise, logsumexp.reshape(-1))
+    num_scored = int((flat != ignore_index).sum())
+    loss = surprise.sum() / np.float32(max(num_scored, 1))
+    return loss, CrossEntropySaved(logits, targets, logsumexp, num_scored, ignore_index, label_smoothing)
+
+
+@serves(lambda dloss, saved: is_ready(saved.logits) and saved.logits.size > 0)
+def cross_entropy_backward(dloss: Array | float, saved: CrossEntropySaved) -> Array:
+    logits, targets, logsumexp, num_scored, ignore_index, label_smoothing = saved
+    V, dlogits = logits.shape[-1], empty(logits.shape)
+    _backward(
+        logits.reshape(-1, V),
+        np.ascontiguousarray(targets, np.int64).reshape(-1),
+        logsumexp.reshape(-1),
+        ignore_index,
+        np.float32(label_smoothing),
+        np.float32(dloss / max(num_scored, 1)),
+        dlogits.reshape(-1, V),
+    )
+    return dlogits

@@ -1,0 +1,96 @@
+"""Norm on a CPU: each row is read once from memory and stays in the first-level cache for its second and third use.
+
+1. NumPy: eight passes over (N, C), six of them writing temporaries.
+2. One sweep a row: mean, then variance around it (two short loops over a row that is already in cache; the textbook's
+   mean of squares would cancel), then the output. The backward rebuilds x̂ and adds to partial sums of dweight and
+   dbias, a fixed number of them, so that the result does not depend on the threads.
+"""
+
+import numpy as np
+from numba import prange
+
+from ..backend import Array
+from ..ops.door import check_gradient
+from ..ops.norm import LayerNormSaved, check_layer_norm
+from ._buffers import empty
+from ._kernel import SHARES, is_ready, parallel_kernel, serves
+
+__all__ = ["layer_norm_backward", "layer_norm_forward"]
+
+ZERO, ONE = np.float32(0.0), np.float32(1.0)
+
+
+@parallel_kernel
+def _forward(x, weight, bias, has_bias, eps, y, mean, rstd):
+    N, C = x.shape
+    for n in prange(N):
+        total = ZERO
+        for c in range(C):
+            total += x[n, c]
+        m = total / np.float32(C)
+        squares = ZERO
+        for c in range(C):
+            squares += (x[n, c] - m) * (x[n, c] - m)
+        r = ONE / np.sqrt(squares / np.float32(C) + eps)
+        mean[n], rstd[n] = m, r
+        if has_bias:
+            for c in range(C):
+                y[n, c] = (x[n, c] - m) * r * weight[c] + bias[c]
+        else:
+            for c in range(C):
+                y[n, c] = (x[n, c] - m) * r * weight[c]
+
+
+@parallel_kernel
+def _backward(dy, x, weight, mean, rstd, dx, dweights, dbiases):
+    N, C = x.shape
+    for share in prange(SHARES):
+        for c in range(C):
+            dweights[share, c] = ZERO
+            dbiases[share, c] = ZERO
+        for n in range(N * share // SHARES, N * (share + 1) // SHARES):
+            m, r = mean[n], rstd[n]
+            sum_dxhat, sum_product = ZERO, ZERO
+            for c in range(C):
+                xhat = (x[n, c] - m) * r
+                dxhat = dy[n, c] * weight[c]
+                sum_dxhat += dxhat
+                sum_product += dxhat * xhat
+            mean_dxhat, mean_product = sum_dxhat / np.float32(C), sum_product / np.float32(C)
+            for c in range(C):
+                xhat = (x[n, c] - m) * r
+                dx[n, c] = r * (dy[n, c] * weight[c] - mean_dxhat - xhat * mean_product)
+                dweights[share, c] += dy[n, c] * xhat
+                dbiases[share, c] += dy[n, c]
+
+
+@serves(lambda x, weight, bias=None, eps=1e-5: is_ready(x, weight, bias) and x.size > 0)
+def layer_norm_forward(
+    x: Array, weight: Array, bias: Array | None = None, eps: float = 1e-5
+) -> tuple[Array, LayerNormSaved]:
+    check_layer_norm(x, weight, bias)
+    rows, C = x.shape[:-1], x.shape[-1]
+    y, mean, rstd = empty(x.shape), np.empty(rows, np.float32), np.empty(rows, np.float32)
+    has_bias = bias is not None
+    _forward(
+        x.reshape(-1, C),
+        weight,
+        bias if has_bias else weight,
+        has_bias,
+        np.float32(eps),
+        y.reshape(-1, C),
+        mean.reshape(-1),
+        rstd.reshape(-1),
+    )
+    return y, LayerNormSaved(x, weight, mean, rstd, has_bias)
+
+
+@serves(lambda dy, saved: is_ready(dy, *saved[:4]) and dy.size > 0)
+def layer_norm_backward(dy: Array, saved: LayerNormSaved) -> tuple[Array, Array, Array | None]:
+    x, weight, mean, rstd, has_bias = saved
+    check_gradient("layer_norm_backward", dy, x, x.shape)
+    C = x.shape[-1]
+    dx, sums = empty(x.shape), np.empty((2, SHARES, C), np.float32)
+    _backward(dy.reshape(-1, C), x.reshape(-1, C), weight, mean.reshape(-1), rstd.reshape(-1), dx.reshape(-1, C), *sums)
+    dweight, dbias = sums.sum(1)
+    return dx, dweight, dbias if has_bias else None

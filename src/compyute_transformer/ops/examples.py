@@ -1,0 +1,206 @@
+"""Example inputs for every op: what the cases of `contract.REGISTRY` draw.
+
+They are made to be hard to pass by luck. No two axes have one length where the op allows it; weights and biases are
+drawn, never 1 and 0, which would hide a missing factor and a missing sum. Each function takes a generator of random
+numbers and options, and returns the forward's arguments by name, in its order, in float64.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ..random import DROPOUT, Draw
+from .attention import NO_MASK, Mask
+from .loss import IGNORE_INDEX
+
+__all__ = [
+    "Arguments",
+    "added",
+    "attention",
+    "cross_entropy",
+    "dropout",
+    "embedding",
+    "everything",
+    "gelu",
+    "layer_norm",
+    "learned_position",
+    "lengths",
+    "linear",
+    "multi_head",
+    "relu",
+    "sinusoidal_position",
+    "softmax",
+    "visible",
+]
+
+Arguments: TypeAlias = dict[str, Any]
+Rng: TypeAlias = np.random.Generator
+MakeMask: TypeAlias = Callable[[Rng], Mask]
+
+
+def embedding(rng: Rng, rows: tuple[int, ...]) -> Arguments:
+    """More positions than rows of the weight, so that ids repeat and their gradients must be added."""
+    return {"ids": rng.integers(0, 5, rows), "weight": rng.normal(size=(6, 4))}
+
+
+def learned_position(rng: Rng, start: int) -> Arguments:
+    """A context of 7 positions, of which 3 are taken from `start` on."""
+    return {"x": rng.normal(size=(2, 3, 5)), "weight": rng.normal(size=(7, 5)), "start": start}
+
+
+def sinusoidal_position(rng: Rng, width: int, start: int) -> Arguments:
+    """Three positions from `start` on."""
+    return {"x": rng.normal(size=(2, 3, width)), "start": start}
+
+
+def linear(rng: Rng, rows: tuple[int, ...], bias: bool = True) -> Arguments:
+    """Rows of width 5 become rows of width 4."""
+    return {
+        "x": rng.normal(size=(*rows, 5)),
+        "weight": rng.normal(size=(4, 5)),
+        "bias": rng.normal(size=4) if bias else None,
+    }
+
+
+def layer_norm(rng: Rng, rows: tuple[int, ...], bias: bool = True, eps: float = 1e-5) -> Arguments:
+    """Rows of width 5 whose mean is not 0 and whose variance is not 1."""
+    return {
+        "x": rng.normal(size=(*rows, 5)) * 2.0 + 1.0,
+        "weight": rng.normal(size=5),
+        "bias": rng.normal(size=5) if bias else None,
+        "eps": eps,
+    }
+
+
+def relu(rng: Rng, shape: tuple[int, ...]) -> Arguments:
+    """No point so near the kink at 0 that a difference would reach across it."""
+    x = rng.normal(size=shape)
+    return {"x": x + np.copysign(0.5, x)}
+
+
+def gelu(rng: Rng, approximate: str) -> Arguments:
+    """Points on both sides of the dip, and beyond."""
+    return {"x": rng.normal(size=(2, 3, 5)) * 2.0, "approximate": approximate}
+
+
+def softmax(rng: Rng, rows: tuple[int, ...], hidden: bool = False) -> Arguments:
+    """Scores of width 5. hidden: −inf in two columns, and throughout the first rows."""
+    x = rng.normal(size=(*rows, 5)) * 2.0
+    if hidden:  # moving −inf moves nothing, so differences hold there too, and demand a gradient of exactly zero
+        x[..., [1, 4]] = -np.inf
+        x[0] = -np.inf
+    return {"x": x}
+
+
+def dropout(rng: Rng, shape: tuple[int, ...], probability: float) -> Arguments:
+    """A fixed draw: the same elements are dropped each time the forward runs."""
+    return {"x": rng.normal(size=shape), "probability": probability, "draw": Draw(2024, DROPOUT, 3)}
+
+
+def cross_entropy(
+    rng: Rng,
+    rows: tuple[int, ...],
+    scale: float = 1.0,
+    ignored: int = 0,
+    ignore_index: int = IGNORE_INDEX,
+    label_smoothing: float = 0.0,
+) -> Arguments:
+    """Seven classes; the first `ignored` rows are not scored."""
+    targets = np.asarray(rng.integers(0, 7, rows))
+    targets.reshape(-1)[:ignored] = ignore_index
+    logits = rng.normal(size=(*rows, 7)) * scale
+    return {
+        "logits": logits,
+        "targets": targets,
+        "ignore_index": ignore_index,
+        "label_smoothing": label_smoothing,
+    }
+
+
+def attention(
+    rng: Rng,
+    B: int = 2,
+    H: int = 3,
+    K: int | None = None,
+    T: int = 5,
+    S: int = 7,
+    D: int = 4,
+    mask: Mask | MakeMask = NO_MASK,
+    dropout: float = 0.0,
+) -> Arguments:
+    """Batch B, heads H that share K key/value heads, T queries, S keys, head width D."""
+    K = H if K is None else K
+    return {
+        "q": rng.normal(size=(B, H, T, D)),
+        "k": rng.normal(size=(B, K, S, D)),
+        "v": rng.normal(size=(B, K, S, D)),
+        "mask": mask if isinstance(mask, Mask) else mask(rng),
+        "dropout": dropout,
+        "draw": Draw(2024, DROPOUT, 5) if dropout else None,
+    }
+
+
+def multi_head(
+    rng: Rng,
+    B: int = 2,
+    T: int = 5,
+    S: int | None = None,
+    C: int = 12,
+    H: int = 3,
+    K: int | None = None,
+    D: int = 4,
+    in_bias: bool = True,
+    out_bias: bool = True,
+    mask: Mask | MakeMask = NO_MASK,
+    dropout: float = 0.0,
+) -> Arguments:
+    """As `attention`, with width C outside the heads; a memory of S positions, or none."""
+    rows = (H + 2 * (K or H)) * D
+    return {
+        "x": rng.normal(size=(B, T, C)),
+        "memory": None if S is None else rng.normal(size=(B, S, C)),
+        "in_weight": rng.normal(size=(rows, C)) * C**-0.5,
+        "in_bias": rng.normal(size=rows) if in_bias else None,
+        "out_weight": rng.normal(size=(C, H * D)) * (H * D) ** -0.5,
+        "out_bias": rng.normal(size=C) if out_bias else None,
+        "num_heads": H,
+        "num_kv_heads": K,
+        "mask": mask if isinstance(mask, Mask) else mask(rng),
+        "dropout": dropout,
+        "draw": Draw(2024, DROPOUT, 7) if dropout else None,
+    }
+
+
+def visible(*shape: int) -> MakeMask:
+    """A boolean mask in which every query sees its first key at least."""
+
+    def make(rng: Rng) -> Mask:
+        seen = rng.random(shape) < 0.6
+        seen[..., 0] = True
+        return Mask(array=seen)
+
+    return make
+
+
+def added(*shape: int) -> MakeMask:
+    """Floats to add, −inf at some keys and throughout the second query's row."""
+
+    def make(rng: Rng) -> Mask:
+        scores = rng.normal(size=shape)
+        scores[rng.random(shape) < 0.3] = -np.inf
+        scores[..., 0] = 0.5
+        scores[..., 1, :] = -np.inf
+        return Mask(array=scores)
+
+    return make
+
+
+def lengths(*each: int, causal: bool = False) -> MakeMask:
+    """The true length of each row of keys."""
+    return lambda rng: Mask(causal=causal, key_lengths=np.array(each))
+
+
+def everything(rng: Rng) -> Mask:
+    """Every kind of mask at once, for B = 2, T = 5, S = 7."""
+    return added(2, 1, 5, 7)(rng)._replace(causal=True, window=4, key_lengths=np.array([6, 3]))
