@@ -48,7 +48,7 @@ class Draw(NamedTuple):
 
     def for_head(self, head: int) -> "Draw":
         """The draw of one head's part of an attention draw."""
-        return self._replace(head=head)
+        return self._replace(head=self.head + head)
 
 
 @dataclass
@@ -126,7 +126,7 @@ def _bits_of_shape(draw: Draw, shape: tuple[int, ...], xp: Any) -> Any:
 
 def uniform(draw: Draw, shape: tuple[int, ...], dtype: Any = np.float32, xp: Any = np) -> Any:
     """Numbers uniform on [0, 1): 24 random bits each, exact in float32."""
-    return (_bits_of_shape(draw, shape, xp) >> np.uint32(8)).astype(dtype) * dtype(2.0**-24)
+    return (_bits_of_shape(draw, shape, xp) >> np.uint32(8)).astype(dtype) * np.dtype(dtype).type(2.0**-24)
 
 
 def normal(draw: Draw, shape: tuple[int, ...], dtype: Any = np.float32, xp: Any = np) -> Any:

@@ -6,10 +6,9 @@ and gives the BLAS its threads back afterwards.
 """
 
 import ctypes
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from llvmlite import ir
@@ -97,17 +96,27 @@ def _threads_of_scipy() -> tuple[Any, Any] | None:
     return None
 
 
-@contextmanager
-def single_threaded() -> Iterator[None]:
-    """SciPy's BLAS on one thread within a `with` block, on as many as before after it."""
-    functions = _threads_of_scipy()
-    if functions is None:
-        yield
-        return
-    get, set_ = functions
-    before = get()
-    set_(1)
-    try:
-        yield
-    finally:
-        set_(before)
+class _SingleThreaded:
+    """Counts who is inside: two threads may run kernels at once. The first takes the threads, the last returns them."""
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.before = Lock(), 0, 1
+
+    def __enter__(self) -> None:
+        if (functions := _threads_of_scipy()) is not None:
+            with self.lock:
+                if self.inside == 0:
+                    self.before = functions[0]()
+                    functions[1](1)
+                self.inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        if (functions := _threads_of_scipy()) is not None:
+            with self.lock:
+                self.inside -= 1
+                if self.inside == 0:
+                    functions[1](self.before)
+
+
+# SciPy's BLAS on one thread within a `with` block, on as many as before after it.
+single_threaded = _SingleThreaded()

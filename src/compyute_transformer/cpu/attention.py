@@ -300,7 +300,7 @@ def fused_attention_forward(
     check_attention(q, k, v, mask, dropout, draw)
     B, H, T, D = q.shape
     y, logsumexp = empty((B, T, H, D)), np.empty((B, H, T), np.float32)
-    with single_threaded():
+    with single_threaded:
         _forward(*_arguments(q, k, v, mask, dropout, draw), y, logsumexp)
     y = y.swapaxes(1, 2)  # as the output projection wants to read it: merging the heads is a view
     return y, FusedAttentionSaved(q, k, v, y, logsumexp, mask, dropout, draw)
@@ -314,7 +314,7 @@ def fused_attention_backward(dy: Array, saved: FusedAttentionSaved) -> tuple[Arr
     K, S = k.shape[1:3]
     dq, dk, dv = empty((B, T, H, D)), empty((B, S, K, D)), empty((B, S, K, D))
     by_time = [np.ascontiguousarray(x.swapaxes(1, 2)) for x in (y, dy)]
-    with single_threaded():
+    with single_threaded:
         _backward(
             *_arguments(q, k, v, mask, dropout, draw),
             by_time[0],

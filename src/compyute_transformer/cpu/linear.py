@@ -76,7 +76,7 @@ def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[
     check_linear(x, weight, bias)
     I, O = x.shape[-1], weight.shape[0]  # noqa: E741
     y = empty((*x.shape[:-1], O))
-    with single_threaded():
+    with single_threaded:
         _forward(
             sgemm_address(),
             x.reshape(-1, I),
@@ -99,7 +99,7 @@ def linear_backward(dy: Array, saved: LinearSaved) -> tuple[Array, Array, Array 
     check_gradient("linear_backward", dy, x, (*x.shape[:-1], weight.shape[0]))
     O, I = weight.shape  # noqa: E741
     dx, dweight, dbias = empty(x.shape), empty(weight.shape), np.empty(O, np.float32)
-    with single_threaded():
+    with single_threaded:
         _backward(
             sgemm_address(),
             dy.reshape(-1, O),

@@ -46,19 +46,22 @@ class GPTConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "context_length", "embed_dim", "num_heads", "num_layers"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"GPTConfig: {name} is at least 1, got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"GPTConfig: {name} is a whole number of at least 1, got {value!r}.")
         for name in ("num_kv_heads", "mlp_dim", "window"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"GPTConfig: {name} is at least 1, or None for its default, got {value}.")
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ConfigError(
+                    f"GPTConfig: {name} is a whole number of at least 1, or None for its default, got {value!r}."
+                )
         if self.embed_dim % self.num_heads or self.num_heads % (self.num_kv_heads or self.num_heads):
             raise ConfigError(
                 "GPTConfig: num_heads must divide embed_dim, and num_kv_heads num_heads, got "
                 f"embed_dim {self.embed_dim}, num_heads {self.num_heads}, num_kv_heads {self.num_kv_heads}."
             )
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"GPTConfig: dropout lies in [0, 1), got {self.dropout}.")
+        if not isinstance(self.dropout, (int, float)) or not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"GPTConfig: dropout lies in [0, 1), got {self.dropout!r}.")
         for name, choices in (("activation", get_args(Activation)), ("attention", get_args(Implementation))):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"GPTConfig: {name} is one of {', '.join(choices)}, got {getattr(self, name)!r}.")
@@ -121,8 +124,12 @@ class GPT(Module):
 
     def forward(self, ids: Array) -> Array:
         """Logits (B, T, V) of the token that follows each position of ids (B, T), T at most context_length."""
-        if ids.ndim != 2 or ids.shape[1] == 0:
-            raise ShapeError(f"GPT: ids have shape (B, T) with T at least 1, got {tuple(ids.shape)}.")
+        shape = getattr(ids, "shape", None)
+        if shape is None or len(shape) != 2 or shape[1] == 0:
+            raise ShapeError(
+                "GPT: ids are an integer array of shape (B, T) with T at least 1, got "
+                f"{type(ids).__name__ if shape is None else tuple(shape)}."
+            )
         x = self.token_embedding(ids)
         x = self.position(x)
         x = self.dropout(x)

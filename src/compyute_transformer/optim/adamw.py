@@ -67,7 +67,7 @@ class AdamW:
         eps: float = 1e-8,
         weight_decay: float = 0.01,
     ) -> None:
-        if learning_rate < 0 or eps < 0 or weight_decay < 0 or not all(0 <= beta < 1 for beta in betas):
+        if not (learning_rate >= 0 and eps >= 0 and weight_decay >= 0 and all(0 <= beta < 1 for beta in betas)):
             raise ConfigError(
                 "AdamW: learning_rate, eps and weight_decay are at least 0 and betas lie in [0, 1), got "
                 f"learning_rate {learning_rate}, eps {eps}, weight_decay {weight_decay}, betas {betas}."
@@ -106,12 +106,15 @@ class AdamW:
 
     def load_state_dict(self, state: dict[str, Array], steps: int) -> None:
         """Go on where a state was taken, `steps` steps in."""
-        load_buffers("AdamW", {"first_moment": self.first_moment, "second_moment": self.second_moment}, state)
+        own = {"first_moment": self.first_moment, "second_moment": self.second_moment}
+        load_buffers("AdamW", own, state, steps)
         self.steps = steps
 
 
-def load_buffers(name: str, own: dict[str, Array], state: dict[str, Array]) -> None:
+def load_buffers(name: str, own: dict[str, Array], state: dict[str, Array], steps: int) -> None:
     """Copy an optimiser's arrays in: exactly these, of exactly these shapes, or a StateError."""
+    if steps < 0:
+        raise StateError(f"{name}.load_state_dict: steps count those taken before, at least 0, got {steps}.")
     if {key: array.shape for key, array in own.items()} != {key: array.shape for key, array in state.items()}:
         raise StateError(
             f"{name}.load_state_dict: the state must hold {', '.join(f'{k} {a.shape}' for k, a in own.items())}, "

@@ -43,6 +43,6 @@ class Schedule:
             return self.peak * (step + 1) / (self.warmup + 1)
         if self.decay == "constant":
             return self.peak
-        gone = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
+        gone = (step - self.warmup) / (self.steps - self.warmup) if step < self.steps else 1.0
         fall = 1.0 - gone if self.decay == "linear" else 0.5 * (1.0 + cos(pi * gone))
         return self.minimum + (self.peak - self.minimum) * fall

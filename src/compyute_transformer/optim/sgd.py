@@ -18,7 +18,7 @@ class SGD:
     def __init__(
         self, flat: FlatParameters, learning_rate: float = 0.1, momentum: float = 0.9, weight_decay: float = 0.0
     ) -> None:
-        if learning_rate < 0 or weight_decay < 0 or not 0 <= momentum < 1:
+        if not (learning_rate >= 0 and weight_decay >= 0 and 0 <= momentum < 1):
             raise ConfigError(
                 "SGD: learning_rate and weight_decay are at least 0 and momentum lies in [0, 1), got "
                 f"learning_rate {learning_rate}, weight_decay {weight_decay}, momentum {momentum}."
@@ -43,5 +43,5 @@ class SGD:
 
     def load_state_dict(self, state: dict[str, Array], steps: int) -> None:
         """Go on where a state was taken, `steps` steps in."""
-        load_buffers("SGD", {"velocity": self.velocity}, state)
+        load_buffers("SGD", {"velocity": self.velocity}, state, steps)
         self.steps = steps

@@ -1,0 +1,48 @@
+"""TIME: a corpus and settings become a run, step by step, and a run survives whatever happens to its process.
+
+settings     what is read, built and trained: defaults < preset < TOML file < flags
+task         what a batch, a loss and a metric are
+trainer      the loop
+run          the folder: start, resume, load, evaluate; its config.json and tokenizer are read in config
+checkpoint   weights, optimiser, random state and data cursor, written whole or not at all
+disk         how something is written whole or not at all
+journal      log.jsonl and samples.txt
+events       what happens, as plain values; report, progress and tensorboard tell it
+interrupt    Ctrl-C
+finite       who produced the first NaN
+"""
+
+from .checkpoint import resume_command
+from .config import RunConfig, load_config
+from .events import RunResult
+from .report import JsonReporter, LineReporter, Reporter, Reporters, reporter_for
+from .run import Evaluation, LoadedRun, evaluate_run, load_run, resume_run, start_run, unused_name
+from .settings import DataSettings, ModelSettings, Settings, TrainingSettings
+from .task import LanguageTask, Task
+from .trainer import Trainer
+
+__all__ = [
+    "DataSettings",
+    "Evaluation",
+    "JsonReporter",
+    "LanguageTask",
+    "LineReporter",
+    "LoadedRun",
+    "ModelSettings",
+    "Reporter",
+    "Reporters",
+    "RunConfig",
+    "RunResult",
+    "Settings",
+    "Task",
+    "Trainer",
+    "TrainingSettings",
+    "evaluate_run",
+    "load_config",
+    "load_run",
+    "reporter_for",
+    "resume_command",
+    "resume_run",
+    "start_run",
+    "unused_name",
+]

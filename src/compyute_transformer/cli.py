@@ -1,0 +1,328 @@
+"""The command: one table, sub-command -> function, each of which hands its options on and prints what comes back.
+
+    compyute train | generate | eval | doctor
+
+What a command needs is imported when it runs, so that `--help` is there at once. Exit codes: 0 done, 1 an error of ours
+(one message, no traceback), 2 a command line that cannot be understood, 130 interrupted.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from . import __version__
+from .errors import CompyuteError
+
+if TYPE_CHECKING:
+    from .training import RunResult
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="compyute",
+    help="Transformers whose every gradient is written by hand: train one on any text, and let it write.",
+    epilog="Begin with: compyute train",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; always leaves by SystemExit, with the exit code."""
+    try:
+        app(arguments)
+    except CompyuteError as error:
+        note(f"Error: {error}", style="red")
+        sys.exit(1)
+
+
+# --- options ---
+
+
+def panel(name: str) -> Any:
+    """A maker of options that stand together in the help."""
+
+    def option(help: str, *names: str, **more: Any) -> Any:
+        return typer.Option(*names, help=help, rich_help_panel=name, **more)
+
+    return option
+
+
+def or_none(kind: type) -> dict[str, Any]:
+    """An option that takes a number, or the word "none"."""
+
+    def parse(text: str) -> Any:
+        return text if text == "none" else kind(text)
+
+    return {"parser": parse, "metavar": f"<{kind.__name__}|none>"}
+
+
+run, data, model, training, output = map(panel, ("Run", "Data", "Model", "Training", "Output"))
+
+# What the settings allow, said again so that `--help` need not load them; a test holds the two together.
+NamedCorpus = Literal["builtin", "shakespeare"]
+TokenizerKind = Literal["characters", "bpe"]
+Activation = Literal["gelu_tanh", "gelu", "relu"]
+Attention = Literal["auto", "sequential", "semiparallel", "parallel"]
+Optimizer = Literal["adamw", "sgd"]
+Decay = Literal["constant", "linear", "cosine"]
+Device = Literal["cpu", "cuda"]
+Json = Annotated[bool, typer.Option("--json", help="JSON on the standard output, for programs.")]
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/nano.")]
+Checkpoint = Annotated[
+    Literal["best", "last"], typer.Option(help="That with the lowest validation loss, or the latest.")
+]
+OnDevice = Annotated[Device, typer.Option(help="Where to compute.")]
+
+
+# --- commands ---
+
+
+@app.callback(invoke_without_command=True)
+def about(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"compyute-transformer {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    context: typer.Context,
+    text: Annotated[
+        list[str] | None, typer.Argument(metavar="TEXT", help="Text files or folders. Without, see --corpus.")
+    ] = None,
+    preset: Annotated[str | None, run("Where settings start: nano (the default), cpu, shakespeare, seed.")] = None,
+    config: Annotated[Path | None, run("A TOML file of settings, by section: data, model, training.")] = None,
+    name: Annotated[str | None, run("The run's name; by default that of the preset, numbered if it is taken.")] = None,
+    runs: Annotated[Path, run("The folder that holds the runs.")] = Path("runs"),
+    resume: Annotated[Path | None, run("Go on with this run; --steps counts those taken too.")] = None,
+    corpus: Annotated[NamedCorpus | None, data("Python's own reference, the default, or tinyshakespeare.")] = None,
+    tokenizer: Annotated[TokenizerKind | None, data("A token is a character, or a frequent run of bytes.")] = None,
+    vocab_size: Annotated[int | None, data("Tokens of --tokenizer bpe.")] = None,
+    validation_fraction: Annotated[float | None, data("The part of the text, from its end, that only judges.")] = None,
+    context_length: Annotated[int | None, model("How many tokens it sees at a time.")] = None,
+    embed_dim: Annotated[int | None, model("Width of the residual stream.")] = None,
+    num_heads: Annotated[int | None, model("Attention heads of a block; they divide the width.")] = None,
+    num_layers: Annotated[int | None, model("Blocks.")] = None,
+    num_kv_heads: Annotated[Any, model("Key/value heads that the heads share; none: one each.", **or_none(int))] = None,
+    mlp_dim: Annotated[Any, model("Width of the feed-forward layer; none: 4 · embed-dim.", **or_none(int))] = None,
+    dropout: Annotated[float | None, model("Probability of dropping an element in training.")] = None,
+    bias: Annotated[bool | None, model("Biases in linear layers and norms.")] = None,
+    activation: Annotated[Activation | None, model("In the feed-forward layer.")] = None,
+    window: Annotated[Any, model("How many positions back a token sees; none: all.", **or_none(int))] = None,
+    tie_head: Annotated[bool | None, model("One matrix for the embedding and the head.")] = None,
+    attention: Annotated[Attention | None, model("The algorithm; the result is the same.")] = None,
+    steps: Annotated[int | None, training("Optimiser steps in all.")] = None,
+    batch_size: Annotated[int | None, training("Windows of text at a time.")] = None,
+    accumulation: Annotated[int | None, training("Batches whose gradients make one step.")] = None,
+    optimizer: Annotated[Optimizer | None, training("How gradients become steps.")] = None,
+    learning_rate: Annotated[float | None, training("Its peak.")] = None,
+    min_learning_rate: Annotated[float | None, training("Where decay ends.")] = None,
+    warmup: Annotated[int | None, training("Steps in which the learning rate rises.")] = None,
+    decay: Annotated[Decay | None, training("How the learning rate falls.")] = None,
+    weight_decay: Annotated[float | None, training("Of matrices.")] = None,
+    beta1: Annotated[float | None, training("AdamW: memory of the gradient.")] = None,
+    beta2: Annotated[float | None, training("AdamW: memory of its square.")] = None,
+    momentum: Annotated[float | None, training("SGD: memory of the gradient.")] = None,
+    clip: Annotated[Any, training("The longest gradient; none: any.", **or_none(float))] = None,
+    seed: Annotated[int | None, training("Of weights, batches, dropout and samples.")] = None,
+    device: Annotated[Device | None, training("Where to compute.")] = None,
+    eval_every: Annotated[int | None, output("Steps between validations; 0: only at the end.")] = None,
+    checkpoint_every: Annotated[int | None, output("Steps between checkpoints; 0: the best and the last.")] = None,
+    sample_every: Annotated[int | None, output("Steps between samples; 0: none.")] = None,
+    sample_prompt: Annotated[str | None, output("What samples begin with.")] = None,
+    sample_tokens: Annotated[int | None, output("Their length.")] = None,
+    log_every: Annotated[int | None, output("Steps between lines of the log.")] = None,
+    tensorboard: Annotated[bool | None, output("Write TensorBoard files into the run as well.")] = None,
+    json: Annotated[bool, output("One JSON object a line on the standard output, for programs.", "--json")] = False,
+) -> None:
+    """Train a GPT on a text, or go on with a run.
+
+    Settings come from the preset, then from the TOML file, then from flags; the later wins.
+    """
+    from .models.presets import DEFAULT_PRESET
+    from .training import Settings, reporter_for, resume_run, start_run, unused_name
+    from .training.settings import SECTION_OF
+
+    given = {key: value for key, value in context.params.items() if key in SECTION_OF and value is not None}
+    reporter = reporter_for(sys.stdout, json)
+    if resume is not None:
+        if text or corpus or preset or config or name:
+            raise typer.BadParameter("a run goes on with its own text, preset, config and name: leave them out.")
+        result = resume_run(resume, reporter, overrides=given)
+    else:
+        start = preset or DEFAULT_PRESET
+        settings = Settings.resolve(start, config, given)
+        sources = [*([corpus] if corpus else []), *(text or [])]
+        result = start_run(sources, settings, runs / name if name else unused_name(runs, start), reporter)
+    if not json:
+        typer.echo(what_next(result))
+    if result.interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+@app.command()
+def generate(
+    run: RunFolder,
+    prompt: Annotated[str, typer.Option(help="What to go on from, or FILE:path for the text of a file.")] = "",
+    max_new_tokens: Annotated[int, typer.Option(help="How many tokens to write at most.")] = 200,
+    temperature: Annotated[float, typer.Option(help="0: always the most probable; 1: as the model has it.")] = 0.8,
+    top_k: Annotated[int | None, typer.Option(help="Draw from the k most probable tokens.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Draw from the fewest tokens that have the probability p.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another seed, another text.")] = 0,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given several times.")] = None,
+    checkpoint: Checkpoint = "best",
+    device: OnDevice = "cpu",
+    json: Json = False,
+) -> None:
+    """Let a trained model write, as it goes."""
+    from .data import load_corpus
+    from .generation import stream
+    from .training import load_run
+
+    if prompt.startswith("FILE:"):
+        prompt = load_corpus(Path(prompt.removeprefix("FILE:"))).text
+    loaded = load_run(run, checkpoint, device)
+    began = perf_counter()
+    pieces = stream(
+        loaded.model,
+        loaded.tokenizer,
+        prompt,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        stop=stop or (),
+    )
+    if json:
+        text = "".join(pieces)
+    else:
+        show(prompt)
+        try:
+            for piece in pieces:
+                show(piece)
+        finally:  # after Ctrl-C too
+            show("\n")
+    seconds = perf_counter() - began
+    rate = len(pieces.ids) / seconds
+    if json:
+        facts = {
+            "run": run,
+            "step": loaded.step,
+            "seed": seed,
+            "prompt": prompt,
+            "text": text,
+            "stopped": pieces.stopped,
+        }
+        print_json(facts | {"tokens": len(pieces.ids), "seconds": seconds, "tokens_per_second": rate})
+    else:
+        note(f"{len(pieces.ids)} tokens, {rate:,.0f} tokens/s, step {loaded.step}, seed {seed}")
+
+
+@app.command("eval")
+def evaluate(
+    run: RunFolder,
+    text: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TEXT", help="Text files or folders. Without, the validation part of the run's own text."
+        ),
+    ] = None,
+    checkpoint: Checkpoint = "best",
+    device: OnDevice = "cpu",
+    json: Json = False,
+) -> None:
+    """Judge a trained model by how well it predicts a text."""
+    from dataclasses import asdict
+    from math import exp
+
+    from .training import evaluate_run
+
+    result = evaluate_run(run, text or (), checkpoint, device)
+    if json:
+        print_json({"run": run, "checkpoint": checkpoint} | asdict(result))
+        return
+    typer.echo(
+        f"loss                {result.loss:.4f} nats per token\n"
+        f"bits per character  {result.bits_per_character:.4f}\n"
+        f"perplexity          {exp(result.loss):.3f}\n"
+        f"tokens              {result.tokens:,}\n"
+        f"characters          {result.characters:,}"
+    )
+    note(f"{run}, {checkpoint} checkpoint, {result.seconds:.1f} s")
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Say what this machine is, what holds speed back, and what to install."""
+    from .bench.doctor import show as show_machine
+    from .bench.doctor import to_dict
+    from .bench.machine import examine
+
+    machine = examine()
+    if json:
+        print_json(to_dict(machine))
+        return
+    from rich.console import Console
+
+    show_machine(machine, Console(highlight=False))
+
+
+# --- what is printed ---
+
+
+def what_next(result: "RunResult") -> str:
+    """What to type after a training."""
+    from shlex import quote
+
+    from .training import resume_command
+
+    folder = quote(str(result.folder))
+    if result.interrupted:
+        return f"Interrupted at step {result.step:,}; nothing is lost. Go on with:\n  {resume_command(result.folder)}"
+    return (
+        "Next:\n"
+        f'  compyute generate {folder} --prompt "The"\n'
+        f"  compyute eval {folder}\n"
+        f"  {resume_command(result.folder, f'--steps {2 * result.step}')}"
+    )
+
+
+def show(text: str) -> None:
+    """Print a piece of text at once, without what would steer a terminal."""
+    from .training.report import printable
+
+    sys.stdout.write(printable(text, sys.stdout))
+    sys.stdout.flush()
+
+
+def note(text: str, style: str = "dim") -> None:
+    """Print what is not part of the result: on the standard error, in a style on a terminal."""
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True).print(Text(text, style=style), soft_wrap=True)
+
+
+def print_json(values: dict[str, Any]) -> None:
+    """Print one JSON object."""
+    from json import dumps
+
+    typer.echo(dumps(values, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""One token drawn from logits: temperature, then top-k, then top-p, then one random number.
+
+    logits (V,) -> softmax(logits / temperature) -> the k most probable -> the nucleus of mass p -> inverse CDF -> id
+
+Each step works on what the one before left, renormalised: the mass that top-p counts is that of the k tokens left. All
+is computed in float64 on the CPU, so that the same logits and the same draw give the same token on every device.
+
+Sources: top-k is of Fan, Lewis, Dauphin, "Hierarchical neural story generation" (ACL 2018), the nucleus of Holtzman et
+al., "The curious case of neural text degeneration" (ICLR 2020).
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..backend import Array, to_numpy
+from ..errors import NonFiniteError, RangeError, ShapeError
+from ..random import Draw, uniform
+
+__all__ = ["check_sampling", "probabilities", "sample"]
+
+
+def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
+    """Raise RangeError unless temperature is finite and at least 0, top_k at least 1, and top_p in (0, 1]."""
+    if not 0.0 <= temperature < math.inf:
+        raise RangeError(
+            f"sample: temperature is a finite number of at least 0, got {temperature}. "
+            "Give 0 for the most probable token each time, 1 for the model's own probabilities."
+        )
+    if top_k is not None and top_k < 1:
+        raise RangeError(f"sample: top_k is at least 1, got {top_k}. Leave it out to draw from all tokens.")
+    if top_p is not None and not 0.0 < top_p <= 1.0:
+        raise RangeError(f"sample: top_p lies in (0, 1], got {top_p}. Leave it out to draw from all tokens.")
+
+
+def probabilities(
+    logits: Array, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+) -> NDArray[np.float64]:
+    """The distribution that `sample` draws from: (V,) float64, zero where a token was cut off.
+
+    temperature 0 puts all mass on the most probable token, the first of equals. top_k keeps the k most probable, all
+    of them where k is V or more; top_p the fewest most probable whose mass reaches p, at least one. Of equals, those
+    with the lower ids are kept.
+
+    logits: (V,) floats; −∞ means never. Raises RangeError for an option outside its range, ShapeError for other axes,
+    NonFiniteError for NaN, +∞, or nothing but −∞.
+    """
+    check_sampling(temperature, top_k, top_p)
+    scores = _below_zero(logits)
+    if temperature == 0.0:
+        return np.eye(1, scores.size, int(scores.argmax()))[0]
+    with np.errstate(over="ignore"):  # a temperature next to 0 sends all but the highest to −∞, as it should
+        mass = np.exp(scores / temperature)
+    mass /= mass.sum()
+    if top_k is None and top_p is None:
+        return mass
+    descending = np.argsort(-scores, kind="stable")
+    if top_k is not None and top_k < scores.size:
+        mass[descending[top_k:]] = 0.0
+        mass /= mass.sum()
+    if top_p is not None and top_p < 1.0:  # at 1 all are kept, wherever rounding lets their sum reach 1
+        reaching = int(np.searchsorted(np.cumsum(mass[descending]), top_p))
+        mass[descending[reaching + 1 :]] = 0.0
+        mass /= mass.sum()
+    return mass
+
+
+def sample(
+    logits: Array, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, *, draw: Draw
+) -> tuple[int, float]:
+    """Draw one token: its id, and the logarithm of the probability that the model itself gives it.
+
+    The options are those of `probabilities`; the log-probability is that of softmax(logits), before any of them.
+    """
+    cumulative = np.cumsum(probabilities(logits, temperature, top_k, top_p))
+    u = uniform(draw, (), np.float64)
+    # The first id whose cumulative mass exceeds u: u is below 1, so there is one, and its own mass is not zero.
+    token = int(np.searchsorted(cumulative, u * cumulative[-1], side="right"))
+    scores = _below_zero(logits)
+    return token, float(scores[token] - np.log(np.exp(scores).sum()))
+
+
+def _below_zero(logits: Array) -> NDArray[np.float64]:
+    """The logits in float64, shifted so that the highest is 0: no exponential can overflow."""
+    scores = to_numpy(logits).astype(np.float64)
+    if scores.ndim != 1 or scores.size == 0:
+        raise ShapeError(
+            f"sample: logits have shape (V,) with V at least 1, got {scores.shape}. Give those of one position."
+        )
+    highest = scores.max()
+    if not np.isfinite(highest):  # NaN too: it is the maximum of whatever holds one
+        raise NonFiniteError(
+            f"sample: logits are finite, or −∞ for a token that never comes, got {highest} for the highest. "
+            "The model has diverged: generate from an earlier checkpoint."
+        )
+    return scores - highest

@@ -1,0 +1,126 @@
+"""Presets: named runs as data. A TOML file overrides them, a flag overrides that.
+
+A preset has the sections of `training.settings.Settings`: data, model, training. What it leaves out keeps the default
+written there.
+"""
+
+__all__ = ["DEFAULT_PRESET", "PRESETS", "Preset"]
+
+Preset = dict[str, dict[str, object]]
+
+DEFAULT_PRESET = "nano"
+
+# The first run: falling loss and readable samples within two minutes on two CPU cores, on the built-in corpus.
+NANO: Preset = {
+    "data": {"tokenizer": "characters", "validation_fraction": 0.1},
+    "model": {
+        "context_length": 64,
+        "embed_dim": 128,
+        "num_heads": 4,
+        "num_layers": 4,
+        "dropout": 0.0,  # two minutes see each character about four times: too little to learn it by heart
+        "bias": False,
+    },
+    "training": {
+        "steps": 2000,
+        "batch_size": 12,
+        "learning_rate": 2e-3,  # a narrow model bears more than the customary 1e-3
+        "min_learning_rate": 2e-4,
+        "warmup": 50,
+        "decay": "cosine",
+        "weight_decay": 0.1,
+        "beta2": 0.99,  # the running mean of squares spans 100 steps, not 1000: the run is short and its batches small
+        "clip": 1.0,
+        "eval_every": 500,
+        "checkpoint_every": 500,
+        "sample_every": 500,
+    },
+}
+
+# nanoGPT's train_shakespeare_char with the settings its README gives for a CPU, so that losses can be compared.
+CPU: Preset = {
+    "data": {"tokenizer": "characters", "validation_fraction": 0.1},
+    "model": {
+        "context_length": 64,
+        "embed_dim": 128,
+        "num_heads": 4,
+        "num_layers": 4,
+        "dropout": 0.0,
+        "bias": False,
+        "activation": "gelu",  # nanoGPT's torch.nn.GELU is the exact one
+    },
+    "training": {
+        "steps": 2000,
+        "batch_size": 12,
+        "learning_rate": 1e-3,
+        "min_learning_rate": 1e-4,
+        "warmup": 100,
+        "decay": "cosine",
+        "weight_decay": 0.1,
+        "beta2": 0.99,
+        "clip": 1.0,
+        "eval_every": 250,
+        "checkpoint_every": 500,
+        "sample_every": 500,
+    },
+}
+
+# nanoGPT's train_shakespeare_char as it stands, which is the size of the seed's script too: a GPU's three minutes.
+SHAKESPEARE: Preset = {
+    "data": {"tokenizer": "characters", "validation_fraction": 0.1},
+    "model": {
+        "context_length": 256,
+        "embed_dim": 384,
+        "num_heads": 6,
+        "num_layers": 6,
+        "dropout": 0.2,
+        "bias": False,
+        "activation": "gelu",
+    },
+    "training": {
+        "steps": 5000,
+        "batch_size": 64,
+        "learning_rate": 1e-3,
+        "min_learning_rate": 1e-4,
+        "warmup": 100,
+        "decay": "cosine",
+        "weight_decay": 0.1,
+        "beta2": 0.99,
+        "clip": 1.0,
+        "eval_every": 250,  # it overfits: the best checkpoint is not the last
+        "checkpoint_every": 250,
+        "sample_every": 500,
+    },
+}
+
+# The settings of training_shakespeare.py, with which this project began: no schedule, no clip, much dropout.
+SEED: Preset = {
+    "data": {"tokenizer": "characters", "validation_fraction": 0.1},
+    "model": {
+        "context_length": 256,
+        "embed_dim": 384,
+        "num_heads": 6,
+        "num_layers": 6,
+        "dropout": 0.5,
+        "bias": True,
+        "activation": "gelu_tanh",
+    },
+    "training": {
+        "steps": 2500,
+        "batch_size": 64,
+        "learning_rate": 3e-4,
+        "min_learning_rate": 0.0,
+        "warmup": 0,
+        "decay": "constant",
+        "weight_decay": 0.01,  # the script names the rate only; the rest are the optimiser's defaults, PyTorch's too
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "clip": None,
+        "eval_every": 250,
+        "checkpoint_every": 500,
+        "sample_every": 500,
+        "seed": 1337,
+    },
+}
+
+PRESETS: dict[str, Preset] = {"nano": NANO, "cpu": CPU, "shakespeare": SHAKESPEARE, "seed": SEED}

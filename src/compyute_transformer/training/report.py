@@ -1,0 +1,147 @@
+"""Report: a run told to whoever listens: plain lines in a pipe, JSON for a machine. A bar is in `progress`.
+
+A reporter gets every event of `events` in the order in which it happens, and is closed at the end, after an error too.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import IO, Protocol
+
+from .events import Advanced, Evaluated, Event, Logged, RunResult, Sampled, Saved, Started, record
+
+__all__ = ["JsonReporter", "LineReporter", "Reporter", "Reporters", "describe", "printable", "reporter_for"]
+
+
+class Reporter(Protocol):
+    """What the trainer tells its events to."""
+
+    def report(self, event: Event) -> None:
+        """Hear an event."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        ...
+
+
+class Reporters:
+    """Several reporters as one; none of them is silence."""
+
+    def __init__(self, reporters: Sequence[Reporter] = ()) -> None:
+        self.reporters = tuple(reporters)
+
+    def report(self, event: Event) -> None:
+        """Tell each."""
+        for reporter in self.reporters:
+            reporter.report(event)
+
+    def close(self) -> None:
+        """Close each."""
+        for reporter in self.reporters:
+            reporter.close()
+
+
+class LineReporter:
+    """A line an event: for a pipe, a log file, a terminal without cursor."""
+
+    def __init__(self, stream: IO[str] | None = None) -> None:
+        self.stream = stream or sys.stdout
+
+    def report(self, event: Event) -> None:
+        """Print the event, if it is worth a line."""
+        if (text := describe(event)) is not None:
+            print(printable(text, self.stream), file=self.stream, flush=True)
+
+    def close(self) -> None:
+        """The stream is the caller's."""
+
+
+class JsonReporter:
+    """One JSON object a line, with the event's name under "event"."""
+
+    def __init__(self, stream: IO[str] | None = None) -> None:
+        self.stream = stream or sys.stdout
+
+    def report(self, event: Event) -> None:
+        """Print the event. `Advanced` is left out: it says nothing that `Logged` will not."""
+        if not isinstance(event, Advanced):
+            print(json.dumps(record(event)), file=self.stream, flush=True)
+
+    def close(self) -> None:
+        """The stream is the caller's."""
+
+
+def reporter_for(stream: IO[str] | None = None, as_json: bool = False) -> Reporter:
+    """What suits a stream, by default the standard output: JSON if asked for, a bar on a terminal, else lines."""
+    stream = stream or sys.stdout
+    if as_json:
+        return JsonReporter(stream)
+    if stream.isatty():
+        from .progress import ProgressReporter  # brings rich, which a pipe does not need
+
+        return ProgressReporter(stream)
+    return LineReporter(stream)
+
+
+def describe(event: Event) -> str | None:
+    """An event in words; None for one that is not worth a line."""
+    match event:
+        case Started():
+            return _head(event)
+        case Logged():
+            return (
+                f"step {event.step:>6}  loss {event.loss:.4f}  learning rate {event.learning_rate:.2e}  "
+                f"gradient {event.gradient_norm:.3g}  {event.tokens_per_second:,.0f} tokens/s"
+            )
+        case Evaluated():
+            bits = event.metrics.get("bits_per_character")
+            return (
+                f"step {event.step:>6}  validation loss {event.validation_loss:.4f}"
+                + (f"  {bits:.3f} bits per character" if bits is not None else "")
+                + ("  best so far" if event.best and event.step else "")
+            )
+        case Sampled():
+            return f"step {event.step:>6}  sample:\n{_indented(event.text)}"
+        case RunResult():
+            how = "stopped" if event.interrupted else "finished"
+            return f"{how} at step {event.step} after {duration(event.seconds)}: {event.folder}"
+        case Saved() | Advanced():
+            return None
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: "42 s", "3 min 05 s", "2 h 07 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def printable(text: str, stream: IO[str]) -> str:
+    """A text that a stream can print: what its encoding lacks, and what would steer a terminal, becomes a mark."""
+    harmless = "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return harmless.encode(encoding, "replace").decode(encoding)
+
+
+def _head(event: Started) -> str:
+    path = "reference ops" if event.path == "reference" else "fast ops"
+    facts: Mapping[str, object] = {
+        "run": event.folder,
+        **event.facts,
+        "parameters": event.parameters,
+        "device": f"{event.device}, {path}",
+        "tokens per step": event.tokens_per_step,
+        "steps": f"{event.step:,} to {event.steps:,}" if event.step else event.steps,
+    }
+    lines = (
+        f"{name.replace('_', ' '):<18} {f'{value:,}' if isinstance(value, int) else value}"
+        for name, value in facts.items()
+    )
+    return "\n".join(lines)
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.strip("\n").split("\n"))

@@ -1,0 +1,54 @@
+"""TensorBoard: the curves of a run, for `tensorboard --logdir runs`. Needs the extra of that name."""
+
+from pathlib import Path
+from types import ModuleType
+
+from ..errors import MissingExtraError
+from .events import Evaluated, Event, Logged, Sampled
+
+__all__ = ["TensorBoardReporter"]
+
+FOLDER = "tensorboard"
+
+
+class TensorBoardReporter:
+    """Writes scalars and samples below RUN/tensorboard.
+
+    step: where the run goes on; what an earlier sitting wrote beyond it is hidden.
+
+    Raises MissingExtraError without tensorboardX.
+    """
+
+    def __init__(self, run: Path, step: int = 0) -> None:
+        # flush_secs: as often as a person looks
+        self.writer = _tensorboard().SummaryWriter(str(run / FOLDER), purge_step=step + 1, flush_secs=10)
+
+    def report(self, event: Event) -> None:
+        """Write the numbers of an event."""
+        match event:
+            case Logged():
+                self.writer.add_scalar("loss/training", event.loss, event.step)
+                self.writer.add_scalar("step/learning_rate", event.learning_rate, event.step)
+                self.writer.add_scalar("step/gradient_norm", event.gradient_norm, event.step)
+                self.writer.add_scalar("step/tokens_per_second", event.tokens_per_second, event.step)
+            case Evaluated():
+                self.writer.add_scalar("loss/validation", event.validation_loss, event.step)
+                if (bits := event.metrics.get("bits_per_character")) is not None:
+                    self.writer.add_scalar("loss/bits_per_character", bits, event.step)
+            case Sampled():
+                self.writer.add_text("sample", event.text, event.step)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self.writer.close()
+
+
+def _tensorboard() -> ModuleType:
+    try:
+        import tensorboardX
+    except ImportError as error:
+        raise MissingExtraError(
+            "TensorBoardReporter: tensorboard = true needs tensorboardX, which is not installed. "
+            "pip install 'compyute-transformer[tensorboard]', or leave it off: log.jsonl holds the same numbers."
+        ) from error
+    return tensorboardX

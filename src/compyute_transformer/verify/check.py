@@ -1,0 +1,64 @@
+"""What a proof finds: one measured error beside the limit it must keep."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..backend import Array, to_numpy
+
+__all__ = ["Check", "gradient_errors", "relative_error"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison.
+
+    op, case: what was run. subject: what was compared ("y", "dx", …), and with whom. error: relative. limit: the
+    largest error that passes.
+    """
+
+    op: str
+    case: str
+    subject: str
+    error: float
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error keeps the limit. An error that is not a number does not."""
+        return self.error <= self.limit
+
+    def __str__(self) -> str:
+        relation = "keeps" if self.passed else "BREAKS"
+        return f"{self.op} [{self.case}] {self.subject}: error {self.error:.2g} {relation} the limit {self.limit:.2g}"
+
+
+def relative_error(ours: Array, theirs: Array) -> float:
+    """The largest |ours − theirs| over the largest |theirs|, in float64; 0 if both are zero throughout.
+
+    Another shape is an infinite error, never a broadcast. A NaN on either side is an error of NaN, which keeps no
+    limit.
+    """
+    a, b = to_numpy(ours), to_numpy(theirs)
+    if a.shape != b.shape:
+        return float("inf")
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # ∞ − ∞ is NaN, as it should be
+        difference, scale = (float(np.abs(x).max(initial=0.0)) for x in (a - b, b))
+    if difference == 0.0:
+        return 0.0
+    return difference / scale if scale else float("inf")
+
+
+def gradient_errors(ours: dict[str, Array | None], theirs: dict[str, Array | None]) -> dict[str, float]:
+    """The relative error of each gradient, by name; infinite where one side has a gradient and the other has none."""
+    if ours.keys() != theirs.keys():
+        raise ValueError(f"gradient_errors: the same names on both sides, got {sorted(ours)} and {sorted(theirs)}.")
+    errors = {}
+    for name, gradient in ours.items():
+        other = theirs[name]
+        if gradient is not None and other is not None:
+            errors[f"d{name}"] = relative_error(gradient, other)
+        elif gradient is not None or other is not None:
+            errors[f"d{name}"] = float("inf")
+    return errors

@@ -1,0 +1,36 @@
+"""The one table of tolerances: the largest relative error of each proof, by the dtype it runs in.
+
+differences    float64 only; the six-point difference itself errs by at most about 1e-11 on the registry's cases
+torch          the same formula in another order: some tens of roundings
+twin           a fast twin may round in another order and use polynomials for exp and tanh
+device         the same readable body on a GPU, whose library functions round differently
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+
+from ..errors import ConfigError
+
+__all__ = ["LIMITS", "Proof", "limit"]
+
+Proof = Literal["differences", "torch", "twin", "device"]
+
+LIMITS: dict[Proof, dict[str, float]] = {
+    "differences": {"float64": 1e-7},
+    "torch": {"float64": 1e-10, "float32": 1e-5},
+    "twin": {"float64": 1e-12, "float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2},
+    "device": {"float64": 1e-12, "float32": 1e-5},
+}
+
+
+def limit(proof: Proof, dtype: Any) -> float:
+    """The limit of a proof in a dtype.
+
+    Raises:
+        ConfigError: the proof does not run in that dtype.
+    """
+    name = np.dtype(dtype).name
+    if name not in LIMITS[proof]:
+        raise ConfigError(f"limit: {proof!r} runs in {', '.join(LIMITS[proof])}, got {name}.")
+    return LIMITS[proof][name]

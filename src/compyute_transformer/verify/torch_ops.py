@@ -1,0 +1,278 @@
+"""Every op beside PyTorch: y and every gradient, by autograd.
+
+`ORACLES` names, for each op of the registry, the PyTorch functions that compute the same thing: the library's own where
+it has one, and a composition written out here where the library cannot say it (our dropout's mask, grouped heads with
+dropout, a query that sees no key). PyTorch is given our masks, so parity is tested with dropout on.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..backend import Array
+from ..errors import MissingExtraError
+from ..ops.attention import Mask, visible_keys
+from ..ops.contract import Case, Op, cotangent
+from ..ops.examples import Arguments
+from ..ops.multi_head import IMPLEMENTATIONS
+from ..random import Draw, keep_mask
+from .check import Check, gradient_errors, relative_error
+from .tolerances import limit
+
+__all__ = ["ORACLES", "Oracle", "compare", "import_torch"]
+
+Tensor = Any  # torch.Tensor, which cannot be named before torch is imported
+
+
+def import_torch() -> Any:
+    """PyTorch, imported when a proof first needs it.
+
+    Raises:
+        MissingExtraError: PyTorch is not installed.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtraError(
+            "verify: the proofs compare with PyTorch, which is not installed: "
+            "pip install 'compyute-transformer[verify]'."
+        ) from error
+    return torch
+
+
+def functional() -> Any:
+    """torch.nn.functional."""
+    return import_torch().nn.functional
+
+
+# --- one PyTorch function for each op --------------------------------------------------------------------------------
+
+
+def embedding(ids: Tensor, weight: Tensor) -> Tensor:
+    """torch.nn.functional.embedding."""
+    return functional().embedding(ids, weight)
+
+
+def learned_position(x: Tensor, weight: Tensor, start: int) -> Tensor:
+    """A lookup of the positions, added."""
+    return x + functional().embedding(import_torch().arange(start, start + x.shape[1]), weight)
+
+
+def sinusoidal_position(x: Tensor, start: int) -> Tensor:
+    """The table written as in the paper, one pair (sine, cosine) of columns after the other, added."""
+    torch = import_torch()
+    t = torch.arange(start, start + x.shape[1], dtype=torch.float64)
+    C = x.shape[2]
+    columns = [(torch.cos if c % 2 else torch.sin)(t / 10000 ** (2 * (c // 2) / C)) for c in range(C)]
+    return x + torch.stack(columns, dim=1).to(x.dtype)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """torch.nn.functional.linear."""
+    return functional().linear(x, weight, bias)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """torch.nn.functional.layer_norm."""
+    return functional().layer_norm(x, (x.shape[-1],), weight, bias, eps)
+
+
+def relu(x: Tensor) -> Tensor:
+    """torch.nn.functional.relu."""
+    return functional().relu(x)
+
+
+def gelu(x: Tensor, approximate: str) -> Tensor:
+    """torch.nn.functional.gelu."""
+    return functional().gelu(x, approximate=approximate)
+
+
+def softmax(x: Tensor) -> Tensor:
+    """torch.nn.functional.softmax, and zeros where a row has no finite score (there PyTorch gives NaN)."""
+    dead = x.isneginf().all(-1, keepdim=True)
+    return functional().softmax(x.masked_fill(dead, 0.0), -1).masked_fill(dead, 0.0)
+
+
+def drop(x: Tensor, probability: float, draw: Draw | None) -> Tensor:
+    """Multiplication with our own mask."""
+    if draw is None:
+        return x
+    keep = import_torch().from_numpy(keep_mask(draw, probability, tuple(x.shape)))
+    return x * keep / (1.0 - probability)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, ignore_index: int, label_smoothing: float) -> Tensor:
+    """torch.nn.functional.cross_entropy, on rows."""
+    rows = logits.reshape(-1, logits.shape[-1])
+    return functional().cross_entropy(
+        rows, targets.reshape(-1), ignore_index=ignore_index, label_smoothing=label_smoothing
+    )
+
+
+def dense_mask(mask: Mask, T: int, S: int, dtype: Any) -> Tensor:
+    """A mask of ours as numbers to add to the scores, −inf where a key is hidden; it broadcasts to (B, H, T, S)."""
+    torch = import_torch()
+    added = torch.zeros(T, S, dtype=dtype)
+    if mask.array is not None and mask.array.dtype.kind == "f":
+        added = added + torch.from_numpy(mask.array)
+    visible = visible_keys(mask, T, S, np)
+    if visible is not None:
+        added = added.masked_fill(torch.from_numpy(~visible), -torch.inf)
+    return added
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float, draw: Draw | None) -> Tensor:
+    """Scores, our mask made dense and added, softmax, our dropout, values."""
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+    scores = q @ k.transpose(2, 3) / q.shape[3] ** 0.5 + dense_mask(mask, q.shape[2], k.shape[2], q.dtype)
+    return drop(softmax(scores), dropout, draw) @ v
+
+
+def torch_attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float, draw: Draw | None) -> Tensor:
+    """torch.nn.functional.scaled_dot_product_attention, which shares grouped heads out by itself."""
+    added = dense_mask(mask, q.shape[2], k.shape[2], q.dtype)
+    grouped = q.shape[1] != k.shape[1]
+    return functional().scaled_dot_product_attention(q, k, v, attn_mask=added, enable_gqa=grouped)
+
+
+def multi_head(
+    x: Tensor,
+    memory: Tensor | None,
+    in_weight: Tensor,
+    in_bias: Tensor | None,
+    out_weight: Tensor,
+    out_bias: Tensor | None,
+    num_heads: int,
+    num_kv_heads: int | None,
+    mask: Mask,
+    dropout: float,
+    draw: Draw | None,
+) -> Tensor:
+    """Three projections, `attention` above on their heads, and the output projection."""
+    D = out_weight.shape[1] // num_heads
+    m = x if memory is None else memory
+    rows = [heads * D for heads in (num_heads, num_kv_heads or num_heads, num_kv_heads or num_heads)]
+    biases = [None, None, None] if in_bias is None else in_bias.split(rows)
+    q, k, v = (
+        linear(given, weight, bias).unflatten(2, (-1, D)).transpose(1, 2)
+        for given, weight, bias in zip((x, m, m), in_weight.split(rows), biases, strict=True)
+    )
+    heads = attention(q, k, v, mask, dropout, draw)
+    return linear(heads.transpose(1, 2).flatten(2), out_weight, out_bias)
+
+
+def torch_multi_head(
+    x: Tensor,
+    memory: Tensor | None,
+    in_weight: Tensor,
+    in_bias: Tensor | None,
+    out_weight: Tensor,
+    out_bias: Tensor | None,
+    num_heads: int,
+    num_kv_heads: int | None,
+    mask: Mask,
+    dropout: float,
+    draw: Draw | None,
+) -> Tensor:
+    """torch.nn.MultiheadAttention, with our tensors as its parameters."""
+    torch = import_torch()
+    m = x if memory is None else memory
+    module = torch.nn.MultiheadAttention(
+        x.shape[2], num_heads, bias=in_bias is not None, batch_first=True, dtype=x.dtype
+    )
+    parameters = {"in_proj_weight": in_weight, "out_proj.weight": out_weight}
+    if in_bias is not None:
+        parameters |= {"in_proj_bias": in_bias, "out_proj.bias": out_bias}
+    shape = x.shape[0], num_heads, x.shape[1], m.shape[1]
+    added = dense_mask(mask, *shape[2:], x.dtype).expand(shape).flatten(0, 1)
+    options = {"attn_mask": added, "need_weights": False}
+    return torch.func.functional_call(module, parameters, (x, m, m), options)[0]
+
+
+# --- the list, and the comparison ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """A PyTorch function that computes what an op computes.
+
+    function: takes the op's arguments by name, arrays as tensors. serves: whether it can express a case.
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    serves: Callable[[Arguments], bool] = lambda arguments: True
+
+
+def _plain_heads(a: Arguments) -> bool:
+    """What torch.nn.MultiheadAttention can say: no groups, a bias for both or for none, our dropout's mask never."""
+    both = (a["in_bias"] is None) == (a["out_bias"] is None)
+    square = a["out_weight"].shape[0] == a["out_weight"].shape[1]
+    return both and square and a["num_kv_heads"] is None and not a["dropout"]
+
+
+ATTENTION = (
+    Oracle("composition", attention),
+    Oracle("functional.scaled_dot_product_attention", torch_attention, lambda a: not a["dropout"]),
+)
+MULTI_HEAD = (
+    Oracle("composition", multi_head),
+    Oracle("torch.nn.MultiheadAttention", torch_multi_head, _plain_heads),
+)
+
+ORACLES: dict[str, tuple[Oracle, ...]] = {
+    "embedding": (Oracle("functional.embedding", embedding),),
+    "learned_position": (Oracle("composition", learned_position),),
+    "sinusoidal_position": (Oracle("composition", sinusoidal_position),),
+    "linear": (Oracle("functional.linear", linear),),
+    "layer_norm": (Oracle("functional.layer_norm", layer_norm),),
+    "relu": (Oracle("functional.relu", relu),),
+    "gelu": (Oracle("functional.gelu", gelu),),
+    "softmax": (Oracle("functional.softmax", softmax),),
+    "dropout": (Oracle("composition", drop),),
+    "attention": ATTENTION,
+    "fused_attention": ATTENTION,
+    **{f"{name}_multi_head": MULTI_HEAD for name in IMPLEMENTATIONS},
+    "cross_entropy": (Oracle("functional.cross_entropy", cross_entropy),),
+}
+
+
+def compare(op: Op, case: Case, dtype: Any, seed: int = 0) -> list[Check]:
+    """One case beside every PyTorch function that can express it: y, then each gradient.
+
+    Raises:
+        MissingExtraError: PyTorch is not installed.
+    """
+    arguments = case.arguments(seed, dtype)
+    y, saved = op.forward(*arguments.values())
+    dy = cotangent(y, seed)
+    gradients = op.gradients(dy, saved)
+    allowed = limit("torch", dtype)
+    checks = []
+    for oracle in ORACLES[op.name]:
+        if not oracle.serves(arguments):
+            continue
+        their_y, their_gradients = autograd(oracle.function, arguments, dy, op.differentiable)
+        errors = {"y": relative_error(y, their_y)} | gradient_errors(gradients, their_gradients)
+        checks += [Check(op.name, case.name, f"{what} of {oracle.name}", e, allowed) for what, e in errors.items()]
+    return checks
+
+
+def autograd(
+    function: Callable[..., Tensor], arguments: Arguments, dy: Array, differentiable: tuple[str, ...]
+) -> tuple[Array, dict[str, Array | None]]:
+    """A PyTorch function's result and its gradients by name, as arrays; None where the argument was None."""
+    torch = import_torch()
+    tensors = {
+        name: torch.from_numpy(np.array(value)).requires_grad_(name in differentiable)
+        if hasattr(value, "dtype")
+        else value
+        for name, value in arguments.items()
+    }
+    y = function(**tensors)
+    y.backward(torch.from_numpy(dy))
+    gradients = {name: None if tensors[name] is None else tensors[name].grad.numpy() for name in differentiable}
+    return y.detach().numpy(), gradients

@@ -1,0 +1,58 @@
+"""What every test runs under.
+
+The shapes written in the signatures of the ops are enforced: jaxtyping and beartype check each call of each op, so an
+annotation that is wrong fails the tests that run it. A test of the door's own errors asks for the fixture `door_only`,
+since the annotations would refuse the same input first.
+
+A test that takes `op` and `case` runs once for each case of the registry.
+
+A check that needs a GPU (marker `gpu`) is left out where there is none, and the last line says how many were.
+"""
+
+import sys
+from collections.abc import Iterator
+
+import jaxtyping
+import pytest
+
+CHECKED = "compyute_transformer.ops"
+NOT_RUN = pytest.StashKey[int]()
+
+if CHECKED in sys.modules:
+    raise pytest.UsageError(f"{CHECKED} was imported before its annotations could be enforced.")
+jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
+
+
+@pytest.fixture
+def door_only() -> Iterator[None]:
+    """As at run time: only the checks at the door of the ops refuse wrong input, not the annotations."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if {"op", "case"} <= set(metafunc.fixturenames):
+        from compyute_transformer.ops.contract import REGISTRY
+
+        every = [pytest.param(op, case, id=f"{op.name}-{case.name}") for op in REGISTRY.values() for case in op.cases]
+        metafunc.parametrize(("op", "case"), every)
+
+
+@pytest.hookimpl(trylast=True)  # after -k and -m have chosen
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    from compyute_transformer.backend import gpu_fault
+
+    chosen = len(items)
+    if gpu_fault():
+        items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+    config.stash[NOT_RUN] = chosen - len(items)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    from compyute_transformer.backend import gpu_fault
+
+    fault = gpu_fault()
+    reason = f": no GPU ({fault})" if fault else ": a GPU is here"
+    terminalreporter.write_line(f"{config.stash.get(NOT_RUN, 0)} GPU checks were not run{reason}")

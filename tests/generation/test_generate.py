@@ -1,0 +1,221 @@
+"""Generation: what the model sees, what is handed out, and that the model is left as it was."""
+
+import numpy as np
+import pytest
+
+from compyute_transformer.data import BytePairTokenizer, CharacterTokenizer
+from compyute_transformer.errors import ConfigError, RangeError, VocabularyError
+from compyute_transformer.generation import generate, probabilities, stream
+from compyute_transformer.generation.generate import evaluating, prefill, step
+from compyute_transformer.models.gpt import GPT, GPTConfig
+from compyute_transformer.nn.module import Observer, observe
+
+CONTEXT = 8
+LETTERS = CharacterTokenizer("\nabcdefghijklmnopqrstuvwxyz")
+BYTES = BytePairTokenizer.train("", 256)
+
+
+def gpt(vocab_size: int = LETTERS.vocab_size, dropout: float = 0.5, seed: int = 3) -> GPT:
+    """A small model with a will: larger weights than at the start of a training, so that every token counts."""
+    model = GPT(GPTConfig(vocab_size, CONTEXT, embed_dim=16, num_heads=2, num_layers=2, dropout=dropout), seed)
+    model.flat.data *= 12
+    return model
+
+
+class Windows(Observer):
+    """Keeps the ids that the model reads, and whether any module was in training meanwhile."""
+
+    def __init__(self) -> None:
+        self.read: list[list[int]] = []
+        self.trained: set[bool] = set()
+
+    def before(self, path, module, phase, inputs) -> None:  # type: ignore[no-untyped-def]
+        self.trained.add(module.training)
+        if path == "":
+            self.read.append(inputs[0][0].tolist())
+
+
+def test_greedy_text_is_the_argmax_of_each_explicit_window() -> None:
+    model, prompt = gpt(), "the quick"
+    ids = LETTERS.encode(prompt.replace(" ", "")).tolist()
+    text = generate(model, LETTERS, LETTERS.decode(ids), max_new_tokens=20, temperature=0)
+    model.eval()
+    for letter in text:
+        window = np.array([ids[-CONTEXT:]], dtype=np.int64)
+        expected = int(model(window)[0, -1].argmax())
+        assert LETTERS.decode([expected]) == letter
+        ids.append(expected)
+    assert len(text) == 20
+
+
+@pytest.mark.parametrize("length", [1, 3, CONTEXT, CONTEXT + 1, 3 * CONTEXT])
+def test_the_context_grows_to_its_full_length_and_slides(length: int) -> None:
+    model, prompt, windows = gpt(), ("abcdefghijklmnopqrstuvwxyz" * 2)[:length], Windows()
+    with observe(model, windows):
+        text = generate(model, LETTERS, prompt, max_new_tokens=12)
+    whole = LETTERS.encode(prompt + text).tolist()
+    assert windows.read == [whole[max(0, end - CONTEXT) : end] for end in range(length, length + 12)]
+    assert max(map(len, windows.read)) == CONTEXT
+
+
+def test_the_last_token_of_a_full_context_counts() -> None:
+    model = gpt()
+    ids = LETTERS.encode("abcdefgh").tolist()
+    first = prefill(model, ids)
+    second = step(model, ids[:-1], ids[-1])
+    np.testing.assert_array_equal(first, second)
+    assert np.abs(prefill(model, [*ids[:-1], 5]) - first).max() > 1e-3
+
+
+def test_equal_seeds_give_equal_texts() -> None:
+    model = gpt()
+    texts = [generate(model, LETTERS, "abc", max_new_tokens=30, temperature=1.5, seed=seed) for seed in (7, 7, 8)]
+    assert texts[0] == texts[1] != texts[2]
+    assert texts[0] == generate(gpt(), LETTERS, "abc", max_new_tokens=30, temperature=1.5, seed=7)
+
+
+def test_the_stream_joined_is_the_generated_text() -> None:
+    model = gpt(256)
+    pieces = stream(model, BYTES, "é", max_new_tokens=40, temperature=2.0)
+    first = next(pieces)
+    text = first + "".join(pieces)
+    assert text == generate(model, BYTES, "é", max_new_tokens=40, temperature=2.0)
+    assert len(pieces.ids) == len(pieces.log_probabilities) == 40
+    assert text == BYTES.decode([*BYTES.encode("é").tolist(), *pieces.ids])[1:]
+    assert not pieces.stopped
+
+
+def test_log_probabilities_are_those_of_the_model() -> None:
+    model = gpt()
+    pieces = stream(model, LETTERS, "ab", max_new_tokens=5, temperature=0.3, top_k=3)
+    text = "".join(pieces)
+    ids = LETTERS.encode("ab" + text).tolist()
+    expected = [float(np.log(probabilities(prefill(model, ids[: 2 + i]))[token])) for i, token in enumerate(pieces.ids)]
+    np.testing.assert_allclose(pieces.log_probabilities, expected, rtol=1e-9)
+
+
+def euro_writer() -> GPT:
+    """A model that writes "€" for ever, byte by byte, whatever it has read before the last byte."""
+    model = GPT(GPTConfig(256, CONTEXT, embed_dim=4, num_heads=1, num_layers=1, tie_head=False))
+    model.flat.data[...] = 0  # the blocks add nothing
+    model.norm.weight.data[...] = 1
+    first, second, third = BYTES.encode("€").tolist()
+    model.token_embedding.weight.data[:, 0] = 1  # any other byte is on the first axis
+    for axis, (byte, follower) in enumerate([(third, first), (first, second), (second, third)]):
+        model.token_embedding.weight.data[byte] = np.eye(4)[axis]
+        model.head.weight.data[follower, axis] = 1
+    return model
+
+
+def test_half_characters_are_held_back() -> None:
+    assert list(stream(euro_writer(), BYTES, "a", max_new_tokens=6, temperature=0)) == ["€", "€"]
+    assert list(stream(euro_writer(), BYTES, "a", max_new_tokens=5, temperature=0)) == ["€", "\ufffd"]
+
+
+def test_stop_texts_end_the_text_across_tokens() -> None:
+    model = euro_writer()
+    pieces = stream(model, BYTES, "a", max_new_tokens=30, temperature=0, stop=["x", "€€€"])
+    assert list(pieces) == []  # six of nine bytes were held back, and the stop text is not shown
+    assert pieces.stopped
+    assert len(pieces.ids) == 9
+    text = generate(gpt(), LETTERS, "abc", max_new_tokens=40, temperature=1.5)
+    stop = text[20:23]
+    assert generate(gpt(), LETTERS, "abc", max_new_tokens=40, temperature=1.5, stop=[stop]) == text[: text.find(stop)]
+
+
+def test_a_stop_text_in_the_prompt_stops_nothing() -> None:
+    assert len(generate(gpt(), LETTERS, "abc", max_new_tokens=3, stop=["abc", "bc"])) == 3
+
+
+def test_nothing_is_dropped_and_nothing_saved() -> None:
+    model, windows = gpt(dropout=0.9), Windows()
+    offset = model.generator.offset
+    with observe(model, windows):
+        generate(model, LETTERS, "abc", max_new_tokens=3)
+    assert windows.trained == {False}
+    assert model.generator.offset == offset
+    assert not any(module._saved for _, module in model.named_modules())
+
+
+def test_the_mode_of_every_module_is_as_it_was() -> None:
+    model = gpt()
+    model.blocks[1].eval()  # a part that is frozen stays frozen
+    before = [module.training for _, module in model.named_modules()]
+
+    def now() -> list[bool]:
+        return [module.training for _, module in model.named_modules()]
+
+    generate(model, LETTERS, "abc", max_new_tokens=3)
+    assert now() == before
+    abandoned = stream(model, LETTERS, "abc", max_new_tokens=3)
+    next(abandoned)
+    assert now() == before  # also while the iterator is still alive
+    with evaluating(model):
+        assert not any(now())
+    assert now() == before
+    with pytest.raises(RangeError, match="ids lie in"):
+        prefill(model, [999])
+    assert now() == before
+
+
+def test_generation_in_the_middle_of_a_training_step_changes_nothing() -> None:
+    ids = LETTERS.encode("abcdefgh").reshape(1, -1)
+    gradients = []
+    for disturbed in (False, True):
+        model = gpt()
+        logits = model(ids)
+        if disturbed:
+            generate(model, LETTERS, "xyz", max_new_tokens=2)
+        model.backward(np.ones_like(logits))
+        gradients.append(model.flat.grad.copy())
+    np.testing.assert_array_equal(*gradients)
+
+
+def test_an_empty_prompt_is_a_line_end_or_token_zero() -> None:
+    model = gpt()
+    assert generate(model, LETTERS, "", max_new_tokens=9) == generate(model, LETTERS, "\n", max_new_tokens=9)
+    no_line_end = CharacterTokenizer("abc")
+    model = gpt(3)
+    assert generate(model, no_line_end, "", max_new_tokens=9) == generate(model, no_line_end, "a", max_new_tokens=9)
+
+
+def test_rows_without_a_token_are_never_drawn() -> None:
+    model = gpt(vocab_size=64)
+    assert max(stream_ids(model, 60)) < LETTERS.vocab_size
+
+
+def stream_ids(model: GPT, count: int) -> list[int]:
+    pieces = stream(model, LETTERS, "a", max_new_tokens=count, temperature=3.0)
+    assert len("".join(pieces)) == count
+    return pieces.ids
+
+
+def test_no_tokens_are_no_text() -> None:
+    assert generate(gpt(), LETTERS, "abc", max_new_tokens=0) == ""
+
+
+def test_a_character_outside_the_vocabulary_is_named_before_anything_is_drawn() -> None:
+    with pytest.raises(VocabularyError, match=r"lacks 'É' \(U\+00C9\) at position 2"):
+        stream(gpt(), LETTERS, "abÉ", max_new_tokens=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_new_tokens": -1}, "max_new_tokens is at least 0, got -1"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"top_k": 0}, "top_k"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"seed": -1}, "seed lies in"),
+        ({"stop": [""]}, "not empty"),
+        ({"stop": "abc"}, "sequence of texts"),
+    ],
+)
+def test_options_are_refused_at_the_call(options: dict[str, object], message: str) -> None:
+    with pytest.raises(RangeError, match=message):
+        stream(gpt(), LETTERS, "a", **({"max_new_tokens": 3} | options))  # type: ignore[arg-type]
+
+
+def test_a_tokenizer_of_another_model_is_refused() -> None:
+    with pytest.raises(ConfigError, match="tokenizer has 256 tokens and the model 27 rows"):
+        stream(gpt(), BYTES, "a", max_new_tokens=3)

@@ -1,0 +1,58 @@
+"""What the tests of several modules share: differences through a whole module, and a block to build towers of."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from compyute_transformer.backend import Array
+from compyute_transformer.nn import Dropout, FeedForward, LayerNorm, Module, MultiHeadAttention, PreNormBlock
+from compyute_transformer.ops.contract import cotangent
+from compyute_transformer.random import DROPOUT, Generator
+from compyute_transformer.verify.differences import directional_error
+from compyute_transformer.verify.torch_models import randomise
+
+__all__ = ["block", "module_error"]
+
+
+def module_error(
+    module: Module, inputs: Sequence[Array], forward: Callable[..., Array] | None = None, seed: int = 0
+) -> float:
+    """How far the gradients of a float64 module are from differences: parameters and inputs move together.
+
+    forward: how to run it on the inputs, if not by calling it. Dropout drops the same elements each time.
+    """
+    forward = forward or module
+    module.to(dtype=np.float64)
+    randomise(module, seed)
+    flat = module.flat
+    generators = [m.generator for _, m in module.named_modules() if isinstance(m, Dropout | MultiHeadAttention)]
+    offsets = [generator.offset for generator in generators]
+
+    def run(weights: Array, *inputs: Array) -> Array:
+        flat.data[...] = weights
+        for generator, offset in zip(generators, offsets, strict=True):
+            generator.offset = offset
+        return forward(*inputs)
+
+    start = flat.data.copy()
+    y = run(start, *inputs)
+    u = cotangent(y, seed)
+    found: Any = module.backward(u)
+    dinputs = [d for d in (found if isinstance(found, tuple) else (found,)) if d is not None]
+    error = directional_error(run, [flat.grad.copy(), *dinputs], [start, *inputs], u, seed)
+    module.forget()
+    return error
+
+
+def block(embed_dim: int = 6, num_heads: int = 2, dropout: float = 0.0, seed: int = 0) -> PreNormBlock:
+    """A pre-norm block with weights of its own."""
+    weights, drops = Generator(seed), Generator(seed, DROPOUT)
+    return PreNormBlock(
+        LayerNorm(embed_dim),
+        MultiHeadAttention(embed_dim, num_heads, dropout=dropout, generator=weights, dropout_generator=drops),
+        Dropout(dropout, drops),
+        LayerNorm(embed_dim),
+        FeedForward(embed_dim, 2 * embed_dim, generator=weights),
+        Dropout(dropout, drops),
+    )

@@ -1,0 +1,216 @@
+"""MultiHeadAttention: one set of weights, interchangeable algorithms. Its twins of PyTorch: tests/verify."""
+
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from module_checks import module_error
+from tolerances import limit
+
+from compyute_transformer.backend import Array
+from compyute_transformer.errors import ConfigError, RangeError, ShapeError
+from compyute_transformer.nn import MultiHeadAttention
+from compyute_transformer.nn.attention import Implementation
+from compyute_transformer.ops import Mask
+from compyute_transformer.ops.contract import cast
+from compyute_transformer.random import DROPOUT, Generator
+from compyute_transformer.verify import relative_error
+from compyute_transformer.verify.torch_models import randomise
+
+ALL: tuple[Implementation, ...] = get_args(Implementation)
+B, T, S, C = 2, 5, 7, 12
+
+RNG = np.random.default_rng(1)
+SEEN_BY_HEAD = RNG.random((B, 6, T, S)) < 0.5
+SEEN_BY_HEAD[..., 0] = True
+CASES: dict[str, dict[str, Any]] = {
+    "self": {},
+    "causal window": {"mask": Mask(causal=True, window=3)},
+    "cross": {"cross": True},
+    "cross, key lengths": {"cross": True, "mask": Mask(key_lengths=np.array([7, 4]))},
+    "cross, a mask for each head": {"cross": True, "mask": Mask(array=SEEN_BY_HEAD)},
+    "cross, an added mask": {"cross": True, "mask": Mask(array=RNG.normal(size=(T, S)))},
+    "no biases": {"bias": False, "cross": True},
+    "grouped heads": {"num_kv_heads": 2},
+    "one key/value head": {"num_kv_heads": 1, "cross": True},
+    "dropout": {"dropout": 0.4},
+    "everything": {
+        "num_kv_heads": 3,
+        "cross": True,
+        "dropout": 0.4,
+        "mask": Mask(True, 4, np.array([7, 4]), SEEN_BY_HEAD),
+    },
+}
+
+
+def build(num_kv_heads: int | None = None, bias: bool = True, dropout: float = 0.0) -> MultiHeadAttention:
+    module = MultiHeadAttention(C, 6, num_kv_heads, bias, dropout, dropout_generator=Generator(1, DROPOUT))
+    randomise(module.to(dtype=np.float64))
+    return module
+
+
+def inputs(cross: bool) -> tuple[Array, Array | None]:
+    rng = np.random.default_rng(2)
+    return rng.normal(size=(B, T, C)), rng.normal(size=(B, S, C)) if cross else None
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("case", CASES)
+def test_implementations_switched_in_place_are_equal(case: str, dtype: type) -> None:
+    options = dict(CASES[case])
+    mask, cross = cast(options.pop("mask", Mask()), dtype), options.pop("cross", False)
+    module = build(**options).to(dtype=dtype)
+    x, memory = cast(inputs(cross), dtype)
+    dy = np.random.default_rng(3).normal(size=x.shape).astype(dtype)
+    results = {}
+    for name in ALL:
+        module.implementation = name
+        module.generator.offset = 0
+        module.zero_grad()
+        y = module(x, memory, mask)
+        dx, dmemory = module.backward(dy)
+        gradients = {path: parameter.grad.copy() for path, parameter in module.named_parameters()}
+        results[name] = {"y": y, "dx": dx, **({"dmemory": dmemory} if cross else {}), **gradients}
+        assert cross or dmemory is None
+    for name in ALL:
+        for what, value in results["parallel"].items():
+            assert results[name][what].dtype == dtype
+            assert relative_error(results[name][what], value) <= limit("twin", dtype), (name, what)
+
+
+@pytest.mark.parametrize("implementation", ALL)
+@pytest.mark.parametrize("case", ["causal window", "cross", "everything"])
+def test_the_gradients_follow_the_differences(implementation: Implementation, case: str) -> None:
+    options = dict(CASES[case])
+    mask, cross = options.pop("mask", Mask()), options.pop("cross", False)
+    module = build(**options)
+    module.implementation = implementation
+    given = [array for array in inputs(cross) if array is not None]
+    error = module_error(module, given, lambda x, memory=None: module(x, memory, mask))
+    assert error <= limit("differences", np.float64)
+
+
+@pytest.mark.parametrize("implementation", ALL)
+def test_a_backward_belongs_to_the_implementation_that_ran_forward(implementation: Implementation) -> None:
+    module = build()
+    x, _ = inputs(cross=False)
+    module.implementation = implementation
+    module(x)
+    module.implementation = "sequential" if implementation != "sequential" else "parallel"
+    dx, _ = module.backward(x)
+    module(x)
+    assert relative_error(module.backward(x)[0], dx) <= 1e-12
+
+
+@pytest.mark.parametrize("implementation", ALL)
+@pytest.mark.parametrize("cross", [False, True])
+def test_attention_weights_are_returned_before_dropout(implementation: Implementation, cross: bool) -> None:
+    module = build(dropout=0.6)
+    module.implementation = implementation
+    x, memory = inputs(cross)
+    mask = Mask(causal=True)
+    y, weights = module.forward_with_weights(x, memory, mask)
+    module.generator.offset = 0
+    assert np.array_equal(y, module(x, memory, mask))
+    assert weights.shape == (B, 6, T, S if cross else T)
+    assert np.abs(weights.sum(-1) - 1.0).max() <= 1e-12
+    hidden = np.triu(np.ones(weights.shape[2:], dtype=bool), k=1 + weights.shape[3] - T)
+    assert not weights[:, :, hidden].any()
+    assert weights[:, :, ~hidden].all()
+    _, in_eval = module.eval().forward_with_weights(x, memory, mask)
+    assert np.array_equal(weights, in_eval)
+
+
+@pytest.mark.parametrize("implementation", ALL)
+def test_weights_can_be_asked_for_before_a_backward(implementation: Implementation) -> None:
+    module = build(dropout=0.3)
+    module.implementation = implementation
+    x, _ = inputs(cross=False)
+    module.forward_with_weights(x)
+    dx, _ = module.backward(x)
+    module.generator.offset = 0
+    module(x)
+    assert np.array_equal(dx, module.backward(x)[0])
+
+
+@pytest.mark.parametrize("implementation", ALL)
+def test_in_eval_nothing_is_dropped_drawn_or_kept(implementation: Implementation) -> None:
+    module, plain = build(dropout=0.5), build()
+    module.implementation = implementation
+    x, _ = inputs(cross=False)
+    y = module.eval()(x)
+    assert relative_error(y, plain(x)) <= 1e-12
+    assert module.generator.offset == 0
+    for _ in range(5):
+        module.forward_with_weights(x)
+    assert module._saved == []
+
+
+def test_one_query_against_many_keys_is_masked_too() -> None:
+    module = build()
+    x, memory = inputs(cross=True)
+    mask = Mask(key_lengths=np.array([3, 7]))
+    y, weights = module.forward_with_weights(x[:, -1:], memory, mask)
+    assert not weights[0, :, :, 3:].any()
+    assert relative_error(y, module(x, memory, mask)[:, -1:]) <= 1e-12
+
+
+def test_weights_have_the_layout_of_torch_and_biases_start_at_zero() -> None:
+    module = MultiHeadAttention(C, 6, num_kv_heads=2)
+    shapes = {path: parameter.shape for path, parameter in module.named_parameters()}
+    assert shapes == {"in_weight": (20, 12), "in_bias": (20,), "out_weight": (12, 12), "out_bias": (12,)}
+    assert not module.in_bias.data.any()
+    assert not module.out_bias.data.any()
+    bare = MultiHeadAttention(C, 6, bias=False)
+    assert bare.in_bias is bare.out_bias is None
+    assert list(bare.state_dict()) == ["in_weight", "out_weight"]
+
+
+@pytest.mark.parametrize(
+    ("heads", "error", "message"),
+    [
+        ((0, None), RangeError, "num_heads is a whole number of at least 1, got 0"),
+        ((-3, None), RangeError, "num_heads is a whole number of at least 1, got -3"),
+        ((2.0, None), RangeError, r"num_heads is a whole number of at least 1, got 2\.0"),
+        ((5, None), ShapeError, r"num_heads must divide the width.*1, 2, 3, 4, 6, 12\."),
+        ((6, 0), RangeError, "num_kv_heads is a whole number of at least 1, got 0"),
+        ((6, 4), ShapeError, "num_kv_heads must divide num_heads, got 6 heads and 4"),
+        ((6, 12), ShapeError, "num_kv_heads must divide num_heads"),
+    ],
+)
+@pytest.mark.usefixtures("door_only")
+def test_heads_that_do_not_divide_are_refused(heads: tuple[int, int | None], error: type, message: str) -> None:
+    with pytest.raises(error, match="^MultiHeadAttention: " + message):
+        MultiHeadAttention(C, *heads)
+
+
+@pytest.mark.parametrize("dropout", [-0.5, 1.0, 1.5, float("nan")])
+def test_a_dropout_outside_its_range_is_refused(dropout: float) -> None:
+    with pytest.raises(RangeError, match=r"MultiHeadAttention: a dropout probability lies in \[0, 1\)"):
+        MultiHeadAttention(C, 6, dropout=dropout)
+
+
+def test_an_implementation_that_does_not_exist_is_refused() -> None:
+    message = f"one of {', '.join(ALL)}, got 'flash'"
+    with pytest.raises(ConfigError, match=message):
+        MultiHeadAttention(C, 6, implementation="flash")
+    module = MultiHeadAttention(C, 6)
+    with pytest.raises(ConfigError, match=message):
+        module.implementation = "flash"
+    assert module.implementation == "auto"
+
+
+@pytest.mark.parametrize("implementation", ALL)
+@pytest.mark.usefixtures("door_only")
+def test_an_input_of_four_axes_is_refused(implementation: Implementation) -> None:
+    module = MultiHeadAttention(C, 6, implementation=implementation)
+    with pytest.raises(ShapeError, match=r"x must have shape \(any, any, any\), batch, time, width"):
+        module(np.zeros((2, 2, 5, C), dtype=np.float32))
+
+
+@pytest.mark.parametrize(("missing", "left"), [("in_bias", "out_bias"), ("out_bias", "in_bias")])
+def test_either_bias_may_be_taken_away(missing: str, left: str) -> None:
+    module = build()
+    setattr(module, missing, None)
+    assert set(module.state_dict()) == {"in_weight", "out_weight", left}
+    assert module_error(module, [inputs(cross=False)[0]]) <= limit("differences", np.float64)
