@@ -15,7 +15,7 @@ from compyute_transformer.data import train_tokenizer
 from compyute_transformer.training import LanguageTask, Settings
 from compyute_transformer.training.events import Event
 
-__all__ = ["TEXT", "Killed", "Listener", "digests", "dying", "task", "tiny"]
+__all__ = ["TEXT", "TINY", "Killed", "Listener", "digests", "dying", "task", "tiny"]
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "that", "it", "was", "not", "his", "own", "but", "one"]
 TEXT = "".join(" ".join(WORDS[(i * j + i) % len(WORDS)] for j in range(7)) + "\n" for i in range(1, 91))
@@ -85,7 +85,7 @@ CALLS = ["fsync", "rename", "replace", "open", "mkdir", "unlink", "rmdir"]
 
 
 @contextmanager
-def dying(moment: int, after: bool) -> Iterator[list[str]]:
+def dying(moment: int, after: bool = False) -> Iterator[list[str]]:
     """Count the calls that change a disk; the process dies before, or right after, the one of that number.
 
     Yields the names of the calls made so far. Death ends the block quietly.

@@ -9,7 +9,6 @@ What a command needs is imported when it runs, so that `--help` is there at once
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -38,7 +37,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; always leaves by SystemExit, with the exit code."""
     try:
-        app(arguments)
+        app(arguments, prog_name="compyute")
     except CompyuteError as error:
         note(f"Error: {error}", style="red")
         sys.exit(1)
@@ -71,7 +70,7 @@ run, data, model, training, output = map(panel, ("Run", "Data", "Model", "Traini
 NamedCorpus = Literal["builtin", "shakespeare"]
 TokenizerKind = Literal["characters", "bpe"]
 Activation = Literal["gelu_tanh", "gelu", "relu"]
-Attention = Literal["auto", "sequential", "semiparallel", "parallel"]
+Attention = Literal["auto", "sequential", "semiparallel", "parallel", "fused"]
 Optimizer = Literal["adamw", "sgd"]
 Decay = Literal["constant", "linear", "cosine"]
 Device = Literal["cpu", "cuda"]
@@ -195,7 +194,6 @@ def generate(
     if prompt.startswith("FILE:"):
         prompt = load_corpus(Path(prompt.removeprefix("FILE:"))).text
     loaded = load_run(run, checkpoint, device)
-    began = perf_counter()
     pieces = stream(
         loaded.model,
         loaded.tokenizer,
@@ -208,28 +206,18 @@ def generate(
         stop=stop or (),
     )
     if json:
-        text = "".join(pieces)
-    else:
-        show(prompt)
-        try:
-            for piece in pieces:
-                show(piece)
-        finally:  # after Ctrl-C too
-            show("\n")
-    seconds = perf_counter() - began
-    rate = len(pieces.ids) / seconds
-    if json:
-        facts = {
-            "run": run,
-            "step": loaded.step,
-            "seed": seed,
-            "prompt": prompt,
-            "text": text,
-            "stopped": pieces.stopped,
-        }
-        print_json(facts | {"tokens": len(pieces.ids), "seconds": seconds, "tokens_per_second": rate})
-    else:
-        note(f"{len(pieces.ids)} tokens, {rate:,.0f} tokens/s, step {loaded.step}, seed {seed}")
+        facts = {"run": run, "step": loaded.step, "seed": seed, "prompt": prompt, "text": "".join(pieces)}
+        facts |= {"stopped": pieces.stopped, "tokens": len(pieces.ids), "tokens_per_second": pieces.tokens_per_second}
+        print_json(facts)
+        return
+    show(prompt)
+    try:
+        for piece in pieces:
+            show(piece)
+    finally:  # after Ctrl-C too
+        show("\n")
+    rate = f", {pieces.tokens_per_second:,.0f} tokens/s" if pieces.tokens_per_second else ""
+    note(f"{len(pieces.ids)} tokens{rate}, step {loaded.step}, seed {seed}")
 
 
 @app.command("eval")

@@ -94,7 +94,7 @@ def test_an_unknown_blas_is_slow() -> None:
 def test_a_busy_machine_is_slow(load: float | None, found: int) -> None:
     advice = advise(replace(HEALTHY, load=load))
     assert len(advice) == found
-    assert all("busy in the last minute" in a.finding for a in advice)
+    assert all(f"a load of {load} on 8 cores" in a.finding for a in advice)
 
 
 def test_a_missing_numba_is_slow_and_a_broken_one_broken() -> None:
@@ -124,10 +124,12 @@ def test_a_gpu_that_lies_idle_is_named_with_what_to_install() -> None:
 
 
 def test_the_worst_comes_first() -> None:
-    machine = replace(
-        with_package("scipy", None), environment={"OPENBLAS_CORETYPE": "Zen"}, gpu=Gpu("580.65", CUPY_MISSING)
-    )
-    assert [advice.kind for advice in advise(machine)] == ["broken", "slow", "unused"]
+    idle = replace(HEALTHY, environment={"OPENBLAS_CORETYPE": "Zen"}, gpu=Gpu("580.65", CUPY_MISSING))
+    assert [advice.kind for advice in advise(idle)] == ["slow", "unused"]
+    no_numba = with_package("numba", None).packages
+    packages = tuple(Package("cupy", "14.1") if package.name == "cupy" else package for package in no_numba)
+    broken = replace(idle, packages=packages, numba_threads=None)
+    assert [advice.kind for advice in advise(broken)] == ["broken", "slow", "slow"]
 
 
 def test_the_dictionary_is_json() -> None:
@@ -149,7 +151,7 @@ def test_the_table_says_all_of_it() -> None:
         "A processor, 8 cores, 16.0 GiB",
         "kernel SkylakeX, 8 threads",
         "OMP_NUM_THREADS=8",
-        "none to use. CuPy is not installed",
+        "none usable. CuPy is not installed",
         "not installed. proofs against PyTorch: pip install 'compyute-transformer[verify]'",
         "Nothing found that breaks a run or slows it.",
     ):

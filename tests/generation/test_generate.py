@@ -5,10 +5,11 @@ import pytest
 
 from compyute_transformer.data import BytePairTokenizer, CharacterTokenizer
 from compyute_transformer.errors import ConfigError, RangeError, VocabularyError
-from compyute_transformer.generation import generate, probabilities, stream
+from compyute_transformer.generation import generate, sample, stream
 from compyute_transformer.generation.generate import evaluating, prefill, step
 from compyute_transformer.models.gpt import GPT, GPTConfig
 from compyute_transformer.nn.module import Observer, observe
+from compyute_transformer.random import SAMPLING, Draw
 
 CONTEXT = 8
 LETTERS = CharacterTokenizer("\nabcdefghijklmnopqrstuvwxyz")
@@ -83,15 +84,16 @@ def test_the_stream_joined_is_the_generated_text() -> None:
     assert len(pieces.ids) == len(pieces.log_probabilities) == 40
     assert text == BYTES.decode([*BYTES.encode("é").tolist(), *pieces.ids])[1:]
     assert not pieces.stopped
+    assert pieces.tokens_per_second == pytest.approx(39 / (pieces.times[-1] - pieces.times[0]))
 
 
-def test_log_probabilities_are_those_of_the_model() -> None:
+def test_each_token_is_one_draw_of_the_sampling_stream() -> None:
     model = gpt()
-    pieces = stream(model, LETTERS, "ab", max_new_tokens=5, temperature=0.3, top_k=3)
-    text = "".join(pieces)
-    ids = LETTERS.encode("ab" + text).tolist()
-    expected = [float(np.log(probabilities(prefill(model, ids[: 2 + i]))[token])) for i, token in enumerate(pieces.ids)]
-    np.testing.assert_allclose(pieces.log_probabilities, expected, rtol=1e-9)
+    pieces = stream(model, LETTERS, "ab", max_new_tokens=9, temperature=1.3, top_k=20, top_p=0.9, seed=5)
+    ids = LETTERS.encode("ab" + "".join(pieces)).tolist()
+    for drawn, (token, log_probability) in enumerate(zip(pieces.ids, pieces.log_probabilities, strict=True)):
+        logits = prefill(model, ids[: 2 + drawn])
+        assert sample(logits, 1.3, 20, 0.9, draw=Draw(5, SAMPLING, drawn)) == (token, log_probability)
 
 
 def euro_writer() -> GPT:
@@ -121,6 +123,10 @@ def test_stop_texts_end_the_text_across_tokens() -> None:
     text = generate(gpt(), LETTERS, "abc", max_new_tokens=40, temperature=1.5)
     stop = text[20:23]
     assert generate(gpt(), LETTERS, "abc", max_new_tokens=40, temperature=1.5, stop=[stop]) == text[: text.find(stop)]
+
+
+def test_the_beginning_of_a_stop_text_is_shown_if_the_rest_does_not_come() -> None:
+    assert generate(euro_writer(), BYTES, "a", max_new_tokens=6, temperature=0, stop=["€!"]) == "€€"
 
 
 def test_a_stop_text_in_the_prompt_stops_nothing() -> None:
@@ -172,8 +178,9 @@ def test_generation_in_the_middle_of_a_training_step_changes_nothing() -> None:
 
 
 def test_an_empty_prompt_is_a_line_end_or_token_zero() -> None:
-    model = gpt()
-    assert generate(model, LETTERS, "", max_new_tokens=9) == generate(model, LETTERS, "\n", max_new_tokens=9)
+    model, letters = gpt(), CharacterTokenizer("\t" + LETTERS.characters[:-1])
+    assert generate(model, letters, "", max_new_tokens=9) == generate(model, letters, "\n", max_new_tokens=9)
+    assert generate(model, letters, "", max_new_tokens=9) != generate(model, letters, "\t", max_new_tokens=9)
     no_line_end = CharacterTokenizer("abc")
     model = gpt(3)
     assert generate(model, no_line_end, "", max_new_tokens=9) == generate(model, no_line_end, "a", max_new_tokens=9)
@@ -191,7 +198,9 @@ def stream_ids(model: GPT, count: int) -> list[int]:
 
 
 def test_no_tokens_are_no_text() -> None:
-    assert generate(gpt(), LETTERS, "abc", max_new_tokens=0) == ""
+    pieces = stream(gpt(), LETTERS, "abc", max_new_tokens=0)
+    assert list(pieces) == pieces.ids == []
+    assert pieces.tokens_per_second is None
 
 
 def test_a_character_outside_the_vocabulary_is_named_before_anything_is_drawn() -> None:

@@ -42,6 +42,12 @@ def test_pieces_of_any_tokens_are_the_text_of_them_all(tokenizer: BytePairTokeni
     assert "".join(pieces) == text[len(begin) :]
 
 
+def test_a_context_that_ends_within_a_character_is_not_shown_again() -> None:
+    euro = BYTES.encode("€").tolist()
+    assert feed(WholeCharacters(BYTES, euro[:1]), BYTES.encode("a").tolist()) == ["a", ""]
+    assert feed(WholeCharacters(BYTES, euro[:2]), euro[:1]) == ["", "\ufffd"]
+
+
 def test_an_unfinished_character_is_shown_at_the_end() -> None:
     euro = BYTES.encode("€").tolist()
     assert feed(WholeCharacters(BYTES), euro[:2]) == ["", "", "\ufffd"]
@@ -99,6 +105,13 @@ def test_stop_texts_are_found_however_the_text_is_cut(pieces: list[str], stops: 
     cut = first_stop(text, stops)
     assert through.found == (cut is not None)
     assert shown == text[:cut]
+
+
+@pytest.mark.parametrize("pieces", [["abba"], ["a", "b", "b", "a"]])
+def test_the_stop_text_that_is_complete_first_ends_the_text(pieces: list[str]) -> None:
+    stops = StopTexts(["abba", "bb"])
+    assert "".join(map(stops.feed, pieces)) == "a"
+    assert stops.found
 
 
 def test_only_what_may_begin_a_stop_text_is_held_back() -> None:

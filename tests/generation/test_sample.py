@@ -1,5 +1,7 @@
 """Sampling: what may be drawn, with which probability, and that one draw gives one token."""
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -116,6 +118,16 @@ def test_frequencies_are_the_probabilities(temperature: float, k: int | None, p:
 def test_masked_tokens_never_come() -> None:
     logits = np.array([-np.inf, 0.0, -np.inf, 1.0])
     assert {sample(logits, 3.0, 4, 0.999, draw=draw)[0] for draw in draws(100)} == {1, 3}
+
+
+@pytest.mark.parametrize(("u", "token"), [(0.0, 1), (0.5 - 2**-24, 1), (0.5, 3), (1 - 2**-24, 3)])
+def test_the_ends_of_the_random_numbers_draw_what_was_kept(
+    u: float, token: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = import_module("compyute_transformer.generation.sample")  # the package's own `sample` is the function
+    monkeypatch.setattr(module, "uniform", lambda *_: u)
+    logits = np.array([-np.inf, 0.0, -np.inf, 0.0, -np.inf])
+    assert sample(logits, draw=draws(1)[0])[0] == token
 
 
 def test_logits_are_left_as_they_are() -> None:

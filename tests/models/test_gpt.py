@@ -17,7 +17,7 @@ from compyute_transformer.nn.attention import Implementation
 from compyute_transformer.nn.module import Phase
 from compyute_transformer.ops.loss import cross_entropy_backward, cross_entropy_forward
 from compyute_transformer.optim import SGD, AdamW
-from compyute_transformer.verify import relative_error
+from compyute_transformer.verify import directional_error, relative_error
 from compyute_transformer.verify.torch_models import compare_gpt, randomise
 
 SMALL = GPTConfig(vocab_size=11, context_length=8, embed_dim=12, num_heads=3, num_layers=2)
@@ -92,23 +92,20 @@ def test_the_gradient_of_the_whole_flat_buffer_follows_the_differences(options: 
 
 
 def test_the_gradient_of_the_loss_follows_the_differences() -> None:
-    class Loss(Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model(replace(SMALL, dropout=0.3))
-            self.model._flat = None  # it will lie in the buffer of this module
-            for parameter in self.model.parameters():
-                parameter.flat = None
+    made, ids, targets = model(replace(SMALL, dropout=0.3)), draw_ids(), draw_ids(seed=1)
 
-        def forward(self) -> Array:
-            loss, saved = cross_entropy_forward(self.model(draw_ids()), draw_ids(seed=1))
-            self.save(saved)
-            return loss
+    def loss_at(weights: Array) -> Array:
+        made.flat.data[...] = weights
+        made.generator.offset = 0
+        loss, saved = cross_entropy_forward(made(ids), targets)
+        made.zero_grad()
+        made.backward(cross_entropy_backward(1.0, saved))
+        return loss
 
-        def backward(self, dloss: Array) -> None:
-            self.model.backward(cross_entropy_backward(dloss, self.restore()))
-
-    assert module_error(Loss(), []) <= limit("differences", np.float64)
+    start = made.flat.data.copy()
+    loss_at(start)
+    gradient = made.flat.grad.copy()
+    assert directional_error(loss_at, [gradient], [start]) <= limit("differences", np.float64)
 
 
 # --- what a position sees --------------------------------------------------------------------------------------------

@@ -174,6 +174,7 @@ def test_a_state_that_does_not_fit_is_refused_with_a_full_report_and_nothing_is_
     del state["blocks.0.attention.in_weight"], state["blocks.1.attention_norm.bias"]
     state["head.weight"] = np.zeros((5, 6), dtype=np.float32)
     state["head.bias"] = np.zeros((1,), dtype=np.float32)  # would broadcast
+    state["blocks.0.feed_forward.up.weight"] = np.zeros((6, 12), dtype=np.float32)  # turned, of the same size
     state["tail.weight"] = np.zeros(7, dtype=np.float32)
     with pytest.raises(StateError) as caught:
         tower.load_state_dict(state)
@@ -184,6 +185,7 @@ def test_a_state_that_does_not_fit_is_refused_with_a_full_report_and_nothing_is_
         "unexpected: tail.weight (7,)",
         "other shape: head.weight is (4, 6), got (5, 6)",
         "other shape: head.bias is (4,), got (1,)",
+        "other shape: blocks.0.feed_forward.up.weight is (12, 6), got (6, 12)",
     ):
         assert fault in report
     assert all(np.array_equal(array, before[path]) for path, array in tower.state_dict().items())
@@ -484,6 +486,7 @@ def test_parameters_of_two_dtypes_have_no_flat_buffer() -> None:
 def test_to_a_dtype_lays_the_flat_buffer_anew(tower: Tower, rng: np.random.Generator) -> None:
     old = tower.flat
     assert tower.to(dtype=np.float64) is tower
+    assert tower.head.weight.flat is not None, "at once, not when it is asked for"
     flat = tower.flat
     assert flat is not old
     assert flat.data.dtype == flat.grad.dtype == np.float64

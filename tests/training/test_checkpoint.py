@@ -71,6 +71,8 @@ def test_a_kill_at_any_call_leaves_a_whole_checkpoint(tmp_path: Path, after: boo
         save(run, 20, 10)  # 10 is the best, 20 the last; saving 30 as the best deletes both
         with dying(moment, after) as made:
             save(run, 30, 30)
+        for step in checkpoint.steps(run):  # whatever has the name of a checkpoint is one
+            load(checkpoint.folder_of(run, step))
         state, model_step, optimizer_step = load(checkpoint.latest(run))
         assert state.step == model_step == optimizer_step
         assert state.step in (20, 30)

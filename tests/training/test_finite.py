@@ -42,14 +42,14 @@ def test_a_module_whose_forward_overflows_is_named(path: str, named: str) -> Non
 
 
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
-def test_a_module_whose_backward_overflows_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_whose_gradient_alone_is_not_finite_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     language = task()
     up = language.model.blocks[2].feed_forward.up
     restore = up.restore
 
     def poisoned() -> object:
         saved = restore()
-        return saved._replace(x=np.full_like(saved.x, 3e38))
+        return saved._replace(x=np.full_like(saved.x, np.nan))
 
     monkeypatch.setattr(up, "restore", poisoned)
     found = first_non_finite(language, language.state())

@@ -41,7 +41,9 @@ def test_going_on_forgets_what_came_after(tmp_path: Path) -> None:
     Journal(tmp_path, 2).close()
     assert [values["step"] for values in read_log(tmp_path)] == [1, 2, 2, 2]
     assert (tmp_path / SAMPLES).read_text(encoding="utf-8").count("of 2") == 1
-    assert Journal(tmp_path, -1).records == []
+    nothing = Journal(tmp_path, -1)
+    nothing.close()
+    assert nothing.records == []
     assert (tmp_path / LOG).read_bytes() == (tmp_path / SAMPLES).read_bytes() == b""
 
 

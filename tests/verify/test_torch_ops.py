@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tolerances import assert_passed
 
 from compyute_transformer.errors import MissingExtraError
 from compyute_transformer.ops.attention import Mask
@@ -27,6 +28,11 @@ def test_the_oracle_is_the_pinned_version() -> None:
 
 def test_one_oracle_at_least_serves_each_case(op: Op, case: Case) -> None:
     assert any(oracle.serves(case.arguments()) for oracle in ORACLES[op.name])
+
+
+def test_what_runs_by_default_gives_what_pytorch_gives(op: Op, case: Case) -> None:
+    """The fast twins, where they serve; tests/ops/test_contract.py compares the readable bodies."""
+    assert_passed(compare(op, case, np.float32))
 
 
 def test_y_and_every_gradient_are_compared_with_every_oracle() -> None:

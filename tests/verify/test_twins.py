@@ -17,26 +17,26 @@ LINEAR = REGISTRY["linear"]
 BATCH = next(case for case in LINEAR.cases if case.name == "batch")
 
 
-def has_twin(op: Op, floor: str) -> bool:
-    return any(twin_of(function, floor) is not None for function in (op.forward, op.backward))
-
-
 # --- the twins there are ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_twins_on_a_cpu_equal_the_bodies(op: Op, case: Case, dtype: Any) -> None:
-    checks = compare_twin(op, case, dtype, "cpu")
-    if checks or (dtype == np.float32 and has_twin(op, "cpu")):
-        assert_passed(checks)
+    """Nothing is compared where an op has no twin, or one that declines; the next test says that this is rare."""
+    assert [str(check) for check in compare_twin(op, case, dtype, "cpu") if not check.passed] == []
+
+
+@pytest.mark.parametrize("op", REGISTRY.values(), ids=REGISTRY)
+def test_a_twin_on_a_cpu_serves_float32(op: Op) -> None:
+    if any(twin_of(function, "cpu") is not None for function in (op.forward, op.backward)):
+        served = [case.name for case in op.cases if compare_twin(op, case, np.float32, "cpu")]
+        assert len(served) > len(op.cases) / 2, f"served: {served}"
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_twins_on_a_gpu_equal_the_bodies(op: Op, case: Case, dtype: Any) -> None:
-    checks = compare_twin(op, case, dtype, "gpu")
-    if checks:
-        assert_passed(checks)
+    assert [str(check) for check in compare_twin(op, case, dtype, "gpu") if not check.passed] == []
 
 
 # --- a wrong twin would be found -------------------------------------------------------------------------------------

@@ -99,10 +99,8 @@ def _about_threads(machine: Machine) -> Iterator[Advice]:
     if machine.environment.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         yield Advice("slow", "NUMBA_DISABLE_JIT is set: the kernels run as plain Python", "Unset NUMBA_DISABLE_JIT")
     if machine.load is not None and machine.load > machine.all_cores / 2:
-        finding = (
-            f"Other programs kept {machine.load:.1f} of {_count(machine.all_cores, 'core')} busy in the last minute"
-        )
-        yield Advice("slow", finding, "Close them, or expect timings that say little")
+        finding = f"The machine is busy: a load of {machine.load:.1f} on {_count(machine.all_cores, 'core')}"
+        yield Advice("slow", finding, "Close other programs, or expect timings that say little")
 
 
 def _about_gpu(machine: Machine) -> Iterator[Advice]:
@@ -157,8 +155,8 @@ def _facts(machine: Machine) -> dict[str, list[tuple[str, str]]]:
         ("processor", f"{machine.processor}, {machine.cores}{of_all} cores{memory}"),
     ]
     if machine.load is not None:
-        machine_facts.append(("load", f"{machine.load:.1f} of {_count(machine.all_cores, 'core')} busy"))
-    gpus = list(machine.gpu.names) or [f"none to use. {machine.gpu.fault}"]
+        machine_facts.append(("load", f"{machine.load:.1f} on {_count(machine.all_cores, 'core')}"))
+    gpus = list(machine.gpu.names) or [f"none usable. {machine.gpu.fault}"]
     return {
         "Machine": machine_facts,
         "Threads": [

@@ -16,13 +16,13 @@ CHUNK = 1 << 14
 
 
 @parallel_kernel
-def _update(weight, gradient, first, second, rate, size_scale, beta1, beta2, eps, shrink, num_decayed):
+def _update(weight, gradient, first, second, rate, size_scale, beta1, rest1, beta2, rest2, eps, shrink, num_decayed):
     for chunk in prange((weight.size + CHUNK - 1) // CHUNK):
         start, stop = chunk * CHUNK, min(weight.size, (chunk + 1) * CHUNK)
         for i in range(start, stop):
             g = gradient[i]
-            m = beta1 * first[i] + (ONE - beta1) * g
-            v = beta2 * second[i] + (ONE - beta2) * g * g
+            m = beta1 * first[i] + rest1 * g
+            v = beta2 * second[i] + rest2 * g * g
             first[i], second[i] = m, v
             w = weight[i] * (shrink if i < num_decayed else ONE)
             weight[i] = w - rate * m / (np.sqrt(v) * size_scale + eps)
@@ -54,7 +54,9 @@ def adamw_update(
         np.float32(learning_rate / (1.0 - beta1**step)),
         np.float32(1.0 / (1.0 - beta2**step) ** 0.5),
         np.float32(beta1),
+        np.float32(1.0 - beta1),  # not 1 − float32(β): the rounding of β₂ = 0.999 is 1e-5 of what is left of one
         np.float32(beta2),
+        np.float32(1.0 - beta2),
         np.float32(eps),
         np.float32(1.0 - learning_rate * weight_decay),
         num_decayed,

@@ -6,6 +6,7 @@ prompt -> ids -> prefill -> logits -> sample -> id -> text, once it is whole and
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from time import perf_counter
 
 import numpy as np
 
@@ -98,12 +99,13 @@ def stream(
 class TextStream(Iterator[str]):
     """An iterator over pieces of text that also knows how they came about.
 
-    ids: the tokens drawn so far. log_probabilities: of each, see `sample`.
+    ids: the tokens drawn so far. log_probabilities: of each, see `sample`. times: when each was drawn, in seconds.
     """
 
     def __init__(self, tokens: Iterator[tuple[int, float]], characters: WholeCharacters, stops: StopTexts) -> None:
         self.ids: list[int] = []
         self.log_probabilities: list[float] = []
+        self.times: list[float] = []
         self._stops = stops
         self._pieces = self._run(tokens, characters)
 
@@ -112,6 +114,11 @@ class TextStream(Iterator[str]):
         """Whether a stop text ended it."""
         return self._stops.found
 
+    @property
+    def tokens_per_second(self) -> float | None:
+        """How fast tokens follow the first, for which the prompt is read and kernels are loaded. None for one token."""
+        return (len(self.times) - 1) / (self.times[-1] - self.times[0]) if len(self.times) > 1 else None
+
     def __next__(self) -> str:
         return next(self._pieces)
 
@@ -119,6 +126,7 @@ class TextStream(Iterator[str]):
         for token, log_probability in tokens:
             self.ids.append(token)
             self.log_probabilities.append(log_probability)
+            self.times.append(perf_counter())
             if piece := self._stops.feed(characters.feed(token)):
                 yield piece
             if self._stops.found:

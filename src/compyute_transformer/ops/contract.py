@@ -136,6 +136,8 @@ ATTENTION_CASES = (
     case("one_query_causal", examples.attention, T=1, mask=Mask(causal=True)),
     case("one_query_window", examples.attention, T=1, mask=Mask(causal=True, window=3)),
     case("everything", examples.attention, H=6, K=3, mask=everything, dropout=0.4),
+    case("large", examples.attention, B=1, T=67, S=131, D=17, mask=Mask(causal=True)),
+    case("large_window_dropout", examples.attention, B=1, T=67, S=131, D=17, mask=Mask(window=65), dropout=0.2),
 )
 
 MULTI_HEAD_CASES = (
@@ -153,6 +155,7 @@ MULTI_HEAD_CASES = (
     case("grouped", examples.multi_head, H=6, K=3, C=10),
     case("multi_query_key_lengths", examples.multi_head, K=1, S=7, C=10, mask=lengths(4, 0)),
     case("everything", examples.multi_head, H=6, K=3, S=7, C=10, mask=everything, dropout=0.3),
+    case("large", examples.multi_head, T=67, S=131, C=35, D=17, mask=Mask(causal=True), dropout=0.1),
     case("one_query", examples.multi_head, T=1, S=7, mask=Mask(causal=True, window=3)),
 )
 
@@ -162,7 +165,11 @@ OPS = (
         embedding_forward,
         embedding_backward,
         ("weight",),
-        (case("repeated_ids", examples.embedding, rows=(3, 7)), case("one_axis", examples.embedding, rows=(9,))),
+        (
+            case("repeated_ids", examples.embedding, rows=(3, 7)),
+            case("one_axis", examples.embedding, rows=(9,)),
+            case("large", examples.embedding, rows=(3, 131), V=67, C=33),
+        ),
     ),
     Op(
         "learned_position",
@@ -191,6 +198,7 @@ OPS = (
             case("rows", examples.linear, rows=(7,)),
             case("batch", examples.linear, rows=(2, 3)),
             case("no_bias", examples.linear, rows=(2, 3), bias=False),
+            case("large", examples.linear, rows=(3, 43), inputs=67, outputs=35),
         ),
     ),
     Op(
@@ -203,6 +211,7 @@ OPS = (
             case("batch", examples.layer_norm, rows=(2, 3)),
             case("no_bias", examples.layer_norm, rows=(7,), bias=False),
             case("large_eps", examples.layer_norm, rows=(2, 3), eps=0.5),
+            case("large", examples.layer_norm, rows=(3, 43), C=67),
         ),
     ),
     Op(
@@ -210,14 +219,23 @@ OPS = (
         relu_forward,
         relu_backward,
         ("x",),
-        (case("vector", examples.relu, shape=(7,)), case("batch", examples.relu, shape=(2, 3, 5))),
+        (
+            case("vector", examples.relu, shape=(7,)),
+            case("batch", examples.relu, shape=(2, 3, 5)),
+            case("large", examples.relu, shape=(3, 43, 67)),
+        ),
     ),
     Op(
         "gelu",
         gelu_forward,
         gelu_backward,
         ("x",),
-        (case("tanh", examples.gelu, approximate="tanh"), case("exact", examples.gelu, approximate="none")),
+        (
+            case("tanh", examples.gelu, approximate="tanh"),
+            case("exact", examples.gelu, approximate="none"),
+            case("tanh_large", examples.gelu, approximate="tanh", shape=(3, 43, 67)),
+            case("exact_large", examples.gelu, approximate="none", shape=(3, 43, 67)),
+        ),
     ),
     Op(
         "softmax",
@@ -228,6 +246,7 @@ OPS = (
             case("one_row", examples.softmax, rows=()),
             case("batch", examples.softmax, rows=(2, 3)),
             case("hidden", examples.softmax, rows=(3, 4), hidden=True),
+            case("large", examples.softmax, rows=(3, 43), C=67),
         ),
     ),
     Op(
@@ -239,6 +258,7 @@ OPS = (
             case("rows", examples.dropout, shape=(3, 17), probability=0.3),
             case("heads", examples.dropout, shape=(2, 3, 4, 5), probability=0.5),
             case("nothing_dropped", examples.dropout, shape=(3, 5), probability=0.0),
+            case("large", examples.dropout, shape=(3, 43, 67), probability=0.1),
         ),
     ),
     Op("attention", attention_forward, attention_backward, ("q", "k", "v"), ATTENTION_CASES),
@@ -272,6 +292,7 @@ OPS = (
                 label_smoothing=0.3,
             ),
             case("large_logits", examples.cross_entropy, rows=(2, 3), scale=30.0),
+            case("large", examples.cross_entropy, rows=(3, 43), V=131, ignored=5, label_smoothing=0.1),
         ),
     ),
 )

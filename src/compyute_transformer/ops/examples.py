@@ -1,8 +1,11 @@
 """Example inputs for every op: what the cases of `contract.REGISTRY` draw.
 
 They are made to be hard to pass by luck. No two axes have one length where the op allows it; weights and biases are
-drawn, never 1 and 0, which would hide a missing factor and a missing sum. Each function takes a generator of random
-numbers and options, and returns the forward's arguments by name, in its order, in float64.
+drawn, never 1 and 0, which would hide a missing factor and a missing sum. Small lengths tell most; each op also has a
+case called `large`, just past the powers of two at which fast code goes from one block or vector to the next.
+
+Each function takes a generator of random numbers and options, and returns the forward's arguments by name, in its
+order, in float64.
 """
 
 from collections.abc import Callable
@@ -39,9 +42,9 @@ Rng: TypeAlias = np.random.Generator
 MakeMask: TypeAlias = Callable[[Rng], Mask]
 
 
-def embedding(rng: Rng, rows: tuple[int, ...]) -> Arguments:
-    """More positions than rows of the weight, so that ids repeat and their gradients must be added."""
-    return {"ids": rng.integers(0, 5, rows), "weight": rng.normal(size=(6, 4))}
+def embedding(rng: Rng, rows: tuple[int, ...], V: int = 6, C: int = 4) -> Arguments:
+    """More positions than rows of the weight, so that ids repeat and their gradients must be added; one row unused."""
+    return {"ids": rng.integers(0, V - 1, rows), "weight": rng.normal(size=(V, C))}
 
 
 def learned_position(rng: Rng, start: int) -> Arguments:
@@ -54,21 +57,21 @@ def sinusoidal_position(rng: Rng, width: int, start: int) -> Arguments:
     return {"x": rng.normal(size=(2, 3, width)), "start": start}
 
 
-def linear(rng: Rng, rows: tuple[int, ...], bias: bool = True) -> Arguments:
-    """Rows of width 5 become rows of width 4."""
+def linear(rng: Rng, rows: tuple[int, ...], inputs: int = 5, outputs: int = 4, bias: bool = True) -> Arguments:
+    """Rows of one width become rows of another."""
     return {
-        "x": rng.normal(size=(*rows, 5)),
-        "weight": rng.normal(size=(4, 5)),
-        "bias": rng.normal(size=4) if bias else None,
+        "x": rng.normal(size=(*rows, inputs)),
+        "weight": rng.normal(size=(outputs, inputs)),
+        "bias": rng.normal(size=outputs) if bias else None,
     }
 
 
-def layer_norm(rng: Rng, rows: tuple[int, ...], bias: bool = True, eps: float = 1e-5) -> Arguments:
-    """Rows of width 5 whose mean is not 0 and whose variance is not 1."""
+def layer_norm(rng: Rng, rows: tuple[int, ...], C: int = 5, bias: bool = True, eps: float = 1e-5) -> Arguments:
+    """Rows whose mean is not 0 and whose variance is not 1."""
     return {
-        "x": rng.normal(size=(*rows, 5)) * 2.0 + 1.0,
-        "weight": rng.normal(size=5),
-        "bias": rng.normal(size=5) if bias else None,
+        "x": rng.normal(size=(*rows, C)) * 2.0 + 1.0,
+        "weight": rng.normal(size=C),
+        "bias": rng.normal(size=C) if bias else None,
         "eps": eps,
     }
 
@@ -79,14 +82,14 @@ def relu(rng: Rng, shape: tuple[int, ...]) -> Arguments:
     return {"x": x + np.copysign(0.5, x)}
 
 
-def gelu(rng: Rng, approximate: str) -> Arguments:
+def gelu(rng: Rng, approximate: str, shape: tuple[int, ...] = (2, 3, 5)) -> Arguments:
     """Points on both sides of the dip, and beyond."""
-    return {"x": rng.normal(size=(2, 3, 5)) * 2.0, "approximate": approximate}
+    return {"x": rng.normal(size=shape) * 2.0, "approximate": approximate}
 
 
-def softmax(rng: Rng, rows: tuple[int, ...], hidden: bool = False) -> Arguments:
-    """Scores of width 5. hidden: −inf in two columns, and throughout the first rows."""
-    x = rng.normal(size=(*rows, 5)) * 2.0
+def softmax(rng: Rng, rows: tuple[int, ...], C: int = 5, hidden: bool = False) -> Arguments:
+    """Scores. hidden: −inf in two columns, and throughout the first rows."""
+    x = rng.normal(size=(*rows, C)) * 2.0
     if hidden:  # moving −inf moves nothing, so differences hold there too, and demand a gradient of exactly zero
         x[..., [1, 4]] = -np.inf
         x[0] = -np.inf
@@ -101,15 +104,16 @@ def dropout(rng: Rng, shape: tuple[int, ...], probability: float) -> Arguments:
 def cross_entropy(
     rng: Rng,
     rows: tuple[int, ...],
+    V: int = 7,
     scale: float = 1.0,
     ignored: int = 0,
     ignore_index: int = IGNORE_INDEX,
     label_smoothing: float = 0.0,
 ) -> Arguments:
-    """Seven classes; the first `ignored` rows are not scored."""
-    targets = np.asarray(rng.integers(0, 7, rows))
+    """V classes; the first `ignored` rows are not scored."""
+    targets = np.asarray(rng.integers(0, V, rows))
     targets.reshape(-1)[:ignored] = ignore_index
-    logits = rng.normal(size=(*rows, 7)) * scale
+    logits = rng.normal(size=(*rows, V)) * scale
     return {
         "logits": logits,
         "targets": targets,

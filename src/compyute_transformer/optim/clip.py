@@ -1,5 +1,7 @@
 """Clip: a gradient that is too long keeps its direction and loses its length."""
 
+from math import inf
+
 from ..backend import Array, array_module
 from ..errors import RangeError
 
@@ -14,6 +16,8 @@ def global_norm(gradient: Array) -> float:
 def clip_by_global_norm(gradient: Array, max_norm: float) -> float:
     """Shorten a flat gradient in place: g ← g · min(1, max_norm / ‖g‖). Returns ‖g‖ as it was.
 
+    A gradient that is not finite stays as it came, for whoever looks into it; its norm says so.
+
     Source: Pascanu, Mikolov, Bengio 2013, "On the difficulty of training recurrent neural networks".
     """
     if not max_norm > 0:
@@ -21,6 +25,6 @@ def clip_by_global_norm(gradient: Array, max_norm: float) -> float:
             f"clip_by_global_norm: max_norm is above 0, got {max_norm}. Leave out the call to clip nothing."
         )
     norm = global_norm(gradient)
-    if norm > max_norm:
+    if max_norm < norm < inf:
         gradient *= max_norm / norm
     return norm

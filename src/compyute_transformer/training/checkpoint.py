@@ -37,6 +37,7 @@ __all__ = [
     "latest",
     "load_arrays",
     "load_state",
+    "prune",
     "resume_command",
     "save",
     "steps",
@@ -108,15 +109,20 @@ def save(
                 for name, data in arrays.items():
                     (hidden / name).write_bytes(data)
                 (hidden / STATE).write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8", newline="\n")
-        for step in steps(run):
-            if step not in (state.step, state.best_step):
-                disk.remove_folder(folder_of(run, step))
+        prune(run, state)
     except OSError as error:
         raise CheckpointError(
             f"checkpoint.save: a checkpoint must be written whole; {path} cannot be: {error.strerror or error}. "
             f"Make room or give permission, then go on from the last one: {resume_command(run)}"
         ) from error
     return path
+
+
+def prune(run: Path, state: TrainerState) -> None:
+    """Delete the checkpoints before a state that are not the best. `save` does so; a kill may have come between."""
+    for step in steps(run):
+        if step not in (state.step, state.best_step):
+            disk.remove_folder(folder_of(run, step))
 
 
 def _to_bytes(arrays: Mapping[str, Array]) -> bytes:

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import IO, Protocol
+from unicodedata import category
 
 from .events import Advanced, Evaluated, Event, Logged, RunResult, Sampled, Saved, Started, record
 
@@ -121,7 +122,10 @@ def duration(seconds: float) -> str:
 
 def printable(text: str, stream: IO[str]) -> str:
     """A text that a stream can print: what its encoding lacks, and what would steer a terminal, becomes a mark."""
-    harmless = "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    # Control characters and lone surrogates; spaces of other widths and joined emoji are text like any other.
+    harmless = "".join(
+        c if c in "\n\t" or category(c) not in ("Cc", "Cs") else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return harmless.encode(encoding, "replace").decode(encoding)
 

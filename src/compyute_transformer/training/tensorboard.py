@@ -20,8 +20,12 @@ class TensorBoardReporter:
     """
 
     def __init__(self, run: Path, step: int = 0) -> None:
-        # flush_secs: as often as a person looks
-        self.writer = _tensorboard().SummaryWriter(str(run / FOLDER), purge_step=step + 1, flush_secs=10)
+        self.writer = _tensorboard().SummaryWriter(
+            str(run / FOLDER),
+            purge_step=step + 1,
+            flush_secs=10,  # as often as a person looks
+            filename_suffix=f".step-{step:08d}",  # a file's name holds the second, in which another may have begun
+        )
 
     def report(self, event: Event) -> None:
         """Write the numbers of an event."""

@@ -104,6 +104,7 @@ class Trainer:
                 f"Trainer.load: {path} must fit the model of the run's config.json; it does not. {error}"
             ) from error
         self.task.load_state(state.task)
+        checkpoint.prune(self.run, state)  # only now that the one to go on from is known to be whole
         self.step, self.best_step, self.best_loss = state.step, state.best_step, state.best_loss
 
     # --- what a step consists of ---

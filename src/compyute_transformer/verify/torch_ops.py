@@ -243,6 +243,8 @@ ORACLES: dict[str, tuple[Oracle, ...]] = {
 def compare(op: Op, case: Case, dtype: Any, seed: int = 0) -> list[Check]:
     """One case beside every PyTorch function that can express it: y, then each gradient.
 
+    What runs is what `use` says: fast twins where they serve, or the readable bodies in `with use("reference")`.
+
     Raises:
         MissingExtraError: PyTorch is not installed.
     """

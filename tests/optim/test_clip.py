@@ -1,0 +1,62 @@
+"""Clipping by the global norm beside torch.nn.utils.clip_grad_norm_."""
+
+import numpy as np
+import pytest
+import torch
+
+from compyute_transformer.errors import RangeError
+from compyute_transformer.optim import clip_by_global_norm
+from compyute_transformer.optim.clip import global_norm
+from compyute_transformer.verify import relative_error
+
+TORCH_EPS = 1e-6  # torch divides by ‖g‖ + 1e-6, we by ‖g‖
+
+
+@pytest.mark.parametrize(("dtype", "allowed"), [(np.float64, 1e-12), (np.float32, 1e-6)])
+@pytest.mark.parametrize("max_norm", [0.1, 1.0, 100.0])
+def test_norm_and_gradient_are_those_of_torch(max_norm: float, dtype: type, allowed: float) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        gradient = (rng.normal(size=50) * 10.0 ** rng.uniform(-2, 2)).astype(dtype)
+        parts = [torch.from_numpy(part.copy()) for part in (gradient[:20], gradient[20:].reshape(3, 10))]
+        theirs = [torch.zeros_like(part).requires_grad_() for part in parts]
+        for their, part in zip(theirs, parts, strict=True):
+            their.grad = part
+        their_norm = torch.nn.utils.clip_grad_norm_(theirs, max_norm).item()
+        norm = clip_by_global_norm(gradient, max_norm)
+        expected = np.concatenate([part.numpy().reshape(-1) for part in parts])
+        if norm > max_norm:
+            expected = expected * ((norm + TORCH_EPS) / norm)
+        assert norm == pytest.approx(their_norm, rel=allowed)
+        assert relative_error(gradient, expected) <= allowed
+        assert gradient.dtype == dtype
+
+
+def test_a_long_gradient_keeps_its_direction_and_a_short_one_every_bit() -> None:
+    gradient = np.array([3.0, -4.0])
+    assert clip_by_global_norm(gradient, 1.0) == 5.0
+    assert np.allclose(gradient, [0.6, -0.8], rtol=1e-15)
+    for at_most in (np.array([0.6, -0.8]), np.zeros(3)):
+        before = at_most.copy()
+        clip_by_global_norm(at_most, 1.0)
+        assert np.array_equal(at_most, before)
+
+
+def test_the_norm_is_that_of_all_elements_together() -> None:
+    assert global_norm(np.full(16, 0.5)) == 2.0
+    assert global_norm(np.zeros(0)) == 0.0
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_is_reported_by_its_norm_and_left_as_it_came(broken: float) -> None:
+    gradient = np.array([3.0, broken])
+    assert not np.isfinite(clip_by_global_norm(gradient, 1.0))
+    assert np.array_equal(gradient, [3.0, broken], equal_nan=True)
+
+
+@pytest.mark.parametrize("max_norm", [0.0, -1.0, float("nan")])
+def test_a_limit_that_is_not_above_zero_is_refused(max_norm: float) -> None:
+    gradient = np.ones(3)
+    with pytest.raises(RangeError, match="max_norm is above 0"):
+        clip_by_global_norm(gradient, max_norm)
+    assert (gradient == 1.0).all()

@@ -1,0 +1,385 @@
+"""The command: a text becomes a run, a run becomes text, and whatever goes wrong is one message and an exit code."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+
+from compyute_transformer import __version__, cli
+from compyute_transformer.data.corpus import NAMED
+from compyute_transformer.models.presets import DEFAULT_PRESET, PRESETS
+from compyute_transformer.training.settings import KINDS, SECTION_OF
+
+TEXT = "The owl and the pussycat went to sea in a beautiful pea green boat.\n" * 40
+TINY_SETTINGS = {"context-length": 16, "embed-dim": 16, "num-heads": 2, "num-layers": 1, "batch-size": 4}
+TINY = [f"--{name}={value}" for name, value in TINY_SETTINGS.items()]
+COMMANDS = ("train", "generate", "eval", "doctor")
+
+
+@dataclass
+class Done:
+    code: int | None
+    out: str
+    err: str
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command in this process."""
+
+    def call(*arguments: object) -> Done:
+        with pytest.raises(SystemExit) as left:
+            cli.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        code = left.value.code
+        return Done(0 if code is None else int(code), captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of 30 good steps, and one that was much too long: the best checkpoint is not the last."""
+    folder = tmp_path_factory.mktemp("cli")
+    text = folder / "owl.txt"
+    text.write_text(TEXT)
+    for arguments in (
+        [str(text), "--runs", str(folder), "--name", "owl", "--steps", "30", *TINY],
+        ["--resume", str(folder / "owl"), "--steps", "31", "--learning-rate", "1"],
+    ):
+        with pytest.raises(SystemExit) as left:
+            cli.main(["train", *arguments])
+        assert not left.value.code
+    return folder / "owl"
+
+
+def process(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "compyute_transformer.cli", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    """That of a pipe on a plain machine: some build servers ask every program for colours."""
+    return {name: value for name, value in os.environ.items() if "COLOR" not in name and name != "GITHUB_ACTIONS"}
+
+
+# --- help ---
+
+
+def plain(text: str) -> str:
+    """Without escape codes, boxes and line ends."""
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m|[│╭╮╰╯─]", " ", text).split())
+
+
+def test_help_names_every_command(run: Run) -> None:
+    done = run("--help")
+    assert done.code == 0
+    for command in COMMANDS:
+        assert command in done.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(run: Run, command: str) -> None:
+    done = run(command, "-h")
+    assert done.code == 0
+    assert plain(done.out).startswith(f"Usage: compyute {command} [OPTIONS]")
+
+
+def test_the_help_of_train_has_panels_and_every_preset(run: Run) -> None:
+    text = plain(run("train", "--help").out)
+    for panel in ("Run", "Data", "Model", "Training", "Output"):
+        assert f" {panel} --" in text
+    assert f"{DEFAULT_PRESET} (the default)" in text
+    for preset in PRESETS:
+        assert preset in text
+
+
+def test_without_anything_it_is_the_help(run: Run) -> None:
+    done = run()
+    assert "Begin with: compyute train" in done.out + done.err
+
+
+def test_the_version_is_the_packages(run: Run) -> None:
+    done = run("--version")
+    assert (done.code, done.out) == (0, f"compyute-transformer {__version__}\n")
+
+
+def test_help_loads_nothing_heavy() -> None:
+    script = "import sys; from compyute_transformer import cli; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert "typer" in modules
+    assert not {"numba", "scipy", "tokenizers", "pooch", "torch", "tensorboardX", "cupy"} & set(modules)
+
+
+# --- flags and settings are one list ---
+
+
+def flags() -> dict[str, Any]:
+    """Each parameter of `train` that is a setting, with its type."""
+    hints = get_type_hints(cli.train)
+    return {name: kind for name, kind in hints.items() if name in SECTION_OF}
+
+
+def parts(kind: Any) -> set[Any]:
+    """The alternatives of a type, without None; a Literal is its choices."""
+    options = (kind,) if get_origin(kind) is Literal or not get_args(kind) else get_args(kind)
+    choices = (get_args(option) if get_origin(option) is Literal else (option,) for option in options)
+    return {choice for group in choices for choice in group} - {NoneType}
+
+
+def test_every_setting_has_a_flag_of_its_type() -> None:
+    assert set(flags()) == set(SECTION_OF)
+    for name, kind in flags().items():
+        setting = KINDS[SECTION_OF[name]][name]
+        if kind is Any:  # a number or "none"
+            assert NoneType in get_args(setting), name
+        else:
+            assert parts(kind) == parts(setting), name
+
+
+def test_every_named_corpus_can_be_asked_for() -> None:
+    assert parts(get_type_hints(cli.train)["corpus"]) == set(NAMED)
+
+
+# --- train ---
+
+
+def test_training_ends_with_what_to_type_next(run: Run, tmp_path: Path) -> None:
+    text = tmp_path / "owl.txt"
+    text.write_text(TEXT)
+    done = run("train", text, "--runs", tmp_path / "my runs", "--steps", 3, *TINY)
+    assert done.code == 0
+    folder = tmp_path / "my runs" / DEFAULT_PRESET
+    assert (folder / "config.json").is_file()
+    assert f"compyute generate '{folder}' --prompt" in done.out
+    assert f"compyute eval '{folder}'" in done.out
+    assert f"compyute train --resume '{folder}' --steps 6" in done.out
+    assert run("train", text, "--runs", tmp_path / "my runs", "--steps", 1, *TINY).code == 0
+    assert (tmp_path / "my runs" / f"{DEFAULT_PRESET}-2" / "config.json").is_file()
+
+
+def test_flags_reach_the_settings_and_override_the_file(run: Run, tmp_path: Path) -> None:
+    text, toml = tmp_path / "owl.txt", tmp_path / "my.toml"
+    text.write_text(TEXT)
+    toml.write_text("[training]\nlearning_rate = 0.5\nbeta1 = 0.5\n")
+    given = ["--steps", 1, "--learning-rate", 0.25, "--clip", "none", "--no-bias", "--mlp-dim", 8, "--decay", "linear"]
+    assert run("train", text, "--runs", tmp_path, "--preset", "cpu", "--config", toml, *TINY, *given).code == 0
+    settings = json.loads((tmp_path / "cpu" / "config.json").read_text())["settings"]
+    training, model = settings["training"], settings["model"]
+    assert (training["learning_rate"], training["beta1"], training["beta2"]) == (0.25, 0.5, 0.99)
+    assert (training["clip"], training["decay"]) == (None, "linear")
+    assert (model["bias"], model["mlp_dim"], model["activation"]) == (False, 8, "gelu")
+
+
+def test_json_is_one_object_a_line_and_nothing_else(run: Run, tmp_path: Path) -> None:
+    text = tmp_path / "owl.txt"
+    text.write_text(TEXT)
+    done = run("train", text, "--runs", tmp_path, "--steps", 3, "--json", *TINY)
+    events = [json.loads(line) for line in done.out.splitlines()]
+    assert events[0]["event"] == "started"
+    assert events[-1]["event"] == "finished"
+    assert events[-1]["step"] == 3
+    assert done.err == ""
+
+
+def test_a_run_goes_on(run: Run, trained: Path) -> None:
+    done = run("train", "--resume", trained, "--steps", 33, "--json")
+    assert done.code == 0
+    assert json.loads(done.out.splitlines()[-1])["step"] == 33
+
+
+def test_a_byte_pair_run_writes_whole_characters(run: Run, tmp_path: Path) -> None:
+    text = tmp_path / "owl.txt"
+    text.write_text(TEXT.replace("beautiful", "prächtig — 美しい"), encoding="utf-8")
+    options = ["--tokenizer", "bpe", "--vocab-size", 280, "--steps", 2, "--sample-every", 0]
+    assert run("train", text, "--runs", tmp_path, *options, *TINY).code == 0
+    done = run("generate", tmp_path / DEFAULT_PRESET, "--prompt", "Füße 美", "--max-new-tokens", 9, "--json")
+    assert json.loads(done.out)["tokens"] == 9
+
+
+@pytest.mark.parametrize("extra", [["some.txt"], ["--corpus", "builtin"], ["--preset", "nano"], ["--name", "other"]])
+def test_what_a_run_has_already_cannot_be_given_again(run: Run, trained: Path, extra: list[str]) -> None:
+    done = run("train", "--resume", trained, *extra)
+    assert done.code == 2
+    assert "leave them out" in plain(done.err)
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path: Path) -> None:
+    text = tmp_path / "owl.txt"
+    text.write_text(TEXT)
+    command = process("train", text, "--runs", tmp_path, "--name", "long", "--steps", 10**6, "--log-every", 1, *TINY)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert any(line.startswith("step      2") for line in running.stdout)
+        running.send_signal(signal.SIGINT)
+        out, _ = running.communicate(timeout=60)
+    assert running.returncode == 130
+    step = re.search(r"Interrupted at step ([\d,]+)", out)
+    assert step
+    assert f"compyute train --resume {tmp_path / 'long'}" in out
+    steps = int(step[1].replace(",", "")) + 1
+    resumed = subprocess.run(
+        process("train", "--resume", tmp_path / "long", "--steps", steps, "--json"), capture_output=True, text=True
+    )
+    assert json.loads(resumed.stdout.splitlines()[-1])["step"] == steps
+
+
+def test_a_pipe_gets_plain_lines(tmp_path: Path) -> None:
+    text = tmp_path / "owl.txt"
+    text.write_text(TEXT)
+    command = process("train", text, "--runs", tmp_path, "--steps", 2, *TINY)
+    done = subprocess.run(command, capture_output=True, check=True, env=environment())
+    assert b"\x1b" not in done.stdout + done.stderr
+    assert b"\r" not in done.stdout.replace(os.linesep.encode(), b"\n")
+    assert b"validation loss" in done.stdout
+
+
+# --- generate ---
+
+
+def test_generated_text_follows_the_prompt(run: Run, trained: Path) -> None:
+    first = run("generate", trained, "--prompt", "The owl", "--max-new-tokens", 30)
+    assert first.code == 0
+    assert first.out.startswith("The owl")
+    assert len(first.out) == len("The owl") + 30 + 1
+    assert re.fullmatch(r"30 tokens, [\d,]+ tokens/s, step \d+, seed 0\n", first.err)
+    assert run("generate", trained, "--prompt", "The owl", "--max-new-tokens", 30).out == first.out
+    assert run("generate", trained, "--prompt", "The owl", "--max-new-tokens", 30, "--seed", 1).out != first.out
+
+
+def test_generated_json_says_how_it_came_about(run: Run, trained: Path) -> None:
+    options = ["--prompt", "The ", "--max-new-tokens", 40, "--temperature", 1.2, "--top-k", 20, "--top-p", 0.95]
+    facts = json.loads(run("generate", trained, *options, "--json").out)
+    assert facts["prompt"] + facts["text"] + "\n" == run("generate", trained, *options).out
+    assert (facts["tokens"], facts["seed"], facts["stopped"]) == (40, 0, False)
+    assert facts["tokens_per_second"] > 0
+    stop = facts["text"][10:12]
+    stopped = json.loads(run("generate", trained, *options, "--stop", "never", "--stop", stop, "--json").out)
+    assert stopped["stopped"]
+    assert stopped["text"] == facts["text"][: facts["text"].find(stop)]
+
+
+def test_a_prompt_may_come_from_a_file(run: Run, trained: Path, tmp_path: Path) -> None:
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_bytes(b"The owl\r\nand ")
+    done = run("generate", trained, "--prompt", f"FILE:{prompt}", "--max-new-tokens", 5)
+    assert done.out.startswith("The owl\nand ")
+
+
+def test_an_empty_prompt_and_one_longer_than_the_context_serve(run: Run, trained: Path) -> None:
+    assert len(run("generate", trained, "--max-new-tokens", 7).out) == 8
+    assert len(run("generate", trained, "--prompt", TEXT, "--max-new-tokens", 7).out) == len(TEXT) + 8
+
+
+def test_the_checkpoint_may_be_chosen(run: Run, trained: Path) -> None:
+    def step(*options: str) -> int:
+        return int(json.loads(run("generate", trained, "--json", "--max-new-tokens", 1, *options).out)["step"])
+
+    assert step() == step("--checkpoint", "best") == 30
+    assert step("--checkpoint", "last") > 30
+    losses = [
+        json.loads(run("eval", trained, "--checkpoint", which, "--json").out)["loss"] for which in ("best", "last")
+    ]
+    assert losses[0] < losses[1]
+
+
+def test_sampling_options_reach_the_sampler(run: Run, trained: Path) -> None:
+    greedy = run("generate", trained, "--temperature", 0).out
+    assert run("generate", trained, "--top-k", 1).out == greedy
+    assert run("generate", trained, "--top-p", 1e-9).out == greedy
+    assert run("generate", trained).out != greedy
+
+
+def test_text_is_shown_as_it_comes(run: Run, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(cli, "show", shown.append)
+    run("generate", trained, "--prompt", "The", "--max-new-tokens", 12)
+    assert shown[0] == "The"
+    assert [len(piece) for piece in shown[1:]] == [1] * 13
+
+
+# --- eval and doctor ---
+
+
+def test_evaluation_is_the_same_number_for_people_and_programs(run: Run, trained: Path) -> None:
+    facts = json.loads(run("eval", trained, "--json").out)
+    done = run("eval", trained)
+    assert f"{facts['loss']:.4f} nats per token" in done.out
+    assert f"{facts['bits_per_character']:.4f}" in done.out
+    assert facts["tokens"] == len(TEXT) - int(len(TEXT) * 0.9) - 1
+    assert facts["loss"] < 3.4  # fewer than its 27 characters in doubt
+
+
+def test_other_texts_can_be_judged(run: Run, trained: Path, tmp_path: Path) -> None:
+    text = tmp_path / "other.txt"
+    text.write_text("The owl and the owl\n")
+    assert json.loads(run("eval", trained, text, "--json").out)["tokens"] == 19
+
+
+def test_the_doctor_tells_people_and_programs(run: Run) -> None:
+    report = json.loads(run("doctor", "--json").out)
+    assert report["machine"]["version"] == __version__
+    assert isinstance(report["advice"], list)
+    done = run("doctor")
+    assert done.code == 0
+    assert report["machine"]["processor"].split()[0] in done.out
+
+
+# --- what goes wrong ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "no-such-file.txt"], "there is no .*no-such-file.txt"),
+        (["train", "--preset", "nanno"], "there is no preset 'nanno'. Did you mean nano"),
+        (["train", "--config", "no-such.toml"], "no-such.toml"),
+        (["train", "--dropout", "1.5"], "dropout lies in"),
+        (["train", "--resume", "no-such-run"], "there is none in no-such-run"),
+        (["generate", "no-such-run"], "there is none in no-such-run"),
+        (["eval", "no-such-run"], "there is none in no-such-run"),
+        (["generate", "RUN", "--prompt", "Übel"], "lacks 'Ü'"),
+        (["generate", "RUN", "--prompt", "FILE:no-such-file"], "there is no .*no-such-file"),
+        (["generate", "RUN", "--top-k", "0"], "top_k is at least 1"),
+        (["generate", "RUN", "--temperature", "-1"], "temperature is a finite number"),
+    ],
+)
+def test_our_errors_are_one_message(
+    run: Run, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run(*(trained if argument == "RUN" else argument for argument in arguments))
+    assert done.code == 1
+    assert re.match(rf"Error: .*{message}", done.err, re.DOTALL)
+    assert "Traceback" not in done.err
+    assert done.out == ""
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--step", "3"], "No such option: --step .*--steps"),
+        (["train", "--steps", "many"], "Invalid value for '--steps'"),
+        (["train", "--clip", "much"], "Invalid value for '--clip'"),
+        (["train", "--decay", "slow"], "'slow' is not one of 'constant', 'linear', 'cosine'"),
+        (["generate", "RUN", "--checkpoint", "first"], "'first' is not one of 'best', 'last'"),
+        (["generate"], "Missing argument 'RUN'"),
+        (["generat"], "No such command 'generat'. Did you mean 'generate'"),
+    ],
+)
+def test_command_lines_that_cannot_be_understood_exit_with_2(run: Run, arguments: list[str], message: str) -> None:
+    done = run(*arguments)
+    assert done.code == 2
+    assert re.search(message, plain(done.err))
