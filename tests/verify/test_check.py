@@ -11,12 +11,16 @@ X = np.array([[1.0, -4.0], [0.0, 2.0]])
 def test_the_error_is_the_largest_difference_over_the_largest_number() -> None:
     assert relative_error(X + np.array([[0.0, 0.0], [0.2, -0.1]]), X) == pytest.approx(0.05)
     assert relative_error(X, X) == 0.0
-    assert relative_error(np.float32(3.0), np.array(2.0)) == 0.5
+    assert relative_error(np.float32(3.0), np.array(2.0, np.float32)) == 0.5
 
 
 def test_another_shape_is_an_infinite_error_and_no_broadcast() -> None:
     assert relative_error(X[:1], X) == relative_error(X[None], X) == np.inf
     assert relative_error(np.ones((2, 1)), np.ones((2, 2))) == np.inf
+
+
+def test_another_dtype_is_an_infinite_error() -> None:
+    assert relative_error(X.astype(np.float32), X) == relative_error(X, X.astype(np.float32)) == np.inf
 
 
 def test_zeros_match_zeros_alone() -> None:

@@ -82,6 +82,7 @@ def test_a_wrong_y_is_found(linear_twin: Callable[..., list[Check]]) -> None:
     assert broken(linear_twin(lambda y, saved: (y * 1.001, saved))) == {"y"}
     assert broken(linear_twin(lambda y, saved: (y * np.nan, saved))) == {"y"}
     assert broken(linear_twin(lambda y, saved: (y[0], saved))) == {"y"}
+    assert broken(linear_twin(lambda y, saved: (y.astype(np.float64), saved))) == {"y"}
 
 
 def test_a_wrong_gradient_is_found_on_both_routes_to_it(linear_twin: Callable[..., list[Check]]) -> None:

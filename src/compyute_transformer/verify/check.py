@@ -36,11 +36,11 @@ class Check:
 def relative_error(ours: Array, theirs: Array) -> float:
     """The largest |ours − theirs| over the largest |theirs|, in float64; 0 if both are zero throughout.
 
-    Another shape is an infinite error, never a broadcast. A NaN on either side is an error of NaN, which keeps no
-    limit.
+    Another shape is an infinite error, never a broadcast; so is another dtype, which is a drift. A NaN on either side
+    is an error of NaN, which keeps no limit.
     """
     a, b = to_numpy(ours), to_numpy(theirs)
-    if a.shape != b.shape:
+    if (a.shape, a.dtype) != (b.shape, b.dtype):
         return float("inf")
     a, b = a.astype(np.float64), b.astype(np.float64)
     with np.errstate(invalid="ignore"):  # ∞ − ∞ is NaN, as it should be

@@ -1,0 +1,60 @@
+"""What the README says to paste, pasted."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from compyute_transformer import cli
+from compyute_transformer.data import corpus
+
+README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+SMALL = ["--steps", "2", "--batch-size", "2", "--validation-fraction", "0.01", "--sample-tokens", "4"]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("compyute ")]
+
+
+def run(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(arguments)
+    assert exit_.value.code in (0, None), arguments
+
+
+def test_python_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks("python")
+    assert len(block.splitlines()) == 20, "a GPT in twenty lines"
+    exec(compile(block, "README.md", "exec"), {})
+
+
+def test_every_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # as they stand, but for a run of two steps, and for tinyshakespeare, which is not fetched here
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_text.txt").write_text("to be or not to be, that is the question\n" * 200, encoding="utf-8")
+    monkeypatch.setitem(corpus.NAMED, "shakespeare", lambda: "all the world is a stage\n" * 300)
+    run(["train", *SMALL])
+    given = commands()
+    assert {arguments[0] for arguments in given} == {"train", "generate", "eval", "doctor"}
+    for arguments in given:
+        if "--resume" in arguments:
+            arguments = [*arguments[:-1], "3"]  # 4000 steps would take too long here
+        elif arguments[0] == "train":
+            arguments = [*arguments, *SMALL]
+        run(arguments)
+    assert (tmp_path / "runs" / "nano" / "config.json").exists()
+
+
+def test_first_command_is_what_the_tests_install() -> None:
+    first, test = blocks("sh")[:2]
+    assert first == "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/compyute train\n"
+    assert test == "scripts/test\n"
