@@ -196,6 +196,15 @@ def test_only_how_the_training_goes_on_can_change(tmp_path: Path, corpus: str) -
     assert load_config(run).settings == tiny(steps=14, learning_rate=1e-3)
 
 
+def test_a_folder_that_cannot_be_written_is_refused(
+    tmp_path: Path, corpus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_run([corpus], tiny(steps=1), tmp_path / "run")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(RunError, match=r"run is not\. Copy it"):
+        resume_run(tmp_path / "run")
+
+
 def test_a_changed_corpus_is_refused(tmp_path: Path, corpus: str) -> None:
     run = tmp_path / "run"
     start_run([corpus], tiny(), run)

@@ -10,6 +10,7 @@
 A folder is a run once it has a config.json. From then on `resume_run` goes on with it, whatever happened in between.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,6 +108,10 @@ def resume_run(
     """
     folder = Path(folder)
     config = load_config(folder)
+    if not os.access(folder, os.W_OK):
+        raise RunError(
+            f"resume_run: the folder of a run must be writable; {folder} is not. Copy it, or give permission."
+        )
     changed = _changed(config, {**(overrides or {}), **({} if steps is None else {"steps": steps})})
     settings = changed.settings.training
     disk.sweep(folder)
