@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; always leaves by SystemExit, with the exit code."""
     try:
         app(arguments, prog_name="compyute")
-    except CompyuteError as error:
+    except (CompyuteError, OSError) as error:  # OSError: a disk that fills up while a log is written, say
         note(f"Error: {error}", style="red")
         sys.exit(1)
 
