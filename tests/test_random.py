@@ -199,4 +199,5 @@ def test_equal_seeds_start_the_default_generator_equally() -> None:
     random.default_generator().next()
     random.seed(11)
     assert random.default_generator().next() == first == Draw(11, INITIALISATION, 0)
+    assert random.default_generator(DROPOUT).next() == Draw(11, DROPOUT, 0)
     random.seed(0)

@@ -70,17 +70,18 @@ class Generator:
         return draw
 
 
-_default = Generator()
+_defaults = {stream: Generator(stream=stream) for stream in (INITIALISATION, DROPOUT)}
 
 
-def default_generator() -> Generator:
-    """The generator that initialises modules which were given none."""
-    return _default
+def default_generator(stream: int = INITIALISATION) -> Generator:
+    """The generator of modules which were given none: of their initial weights, or of what they drop."""
+    return _defaults[stream]
 
 
 def seed(value: int) -> None:
-    """Start the default generator anew: modules built after equal seeds have equal weights."""
-    _default.seed, _default.offset = Generator(value).seed, 0
+    """Start the default generators anew: modules built after equal seeds have equal weights, and drop the same."""
+    for generator in _defaults.values():
+        generator.seed, generator.offset = Generator(value).seed, 0
 
 
 def philox(key: int, words: tuple[Any, Any, Any, Any]) -> tuple[Any, Any, Any, Any]:

@@ -8,8 +8,7 @@ from tolerances import limit
 from compyute_transformer.backend import Array
 from compyute_transformer.errors import RangeError
 from compyute_transformer.nn import Dropout, MultiHeadAttention
-from compyute_transformer.nn.dropout import default_dropout_generator
-from compyute_transformer.random import DROPOUT, Draw, Generator, keep_mask
+from compyute_transformer.random import DROPOUT, Draw, Generator, default_generator, keep_mask
 
 
 @pytest.fixture
@@ -63,9 +62,9 @@ def test_modules_that_share_a_generator_never_drop_alike(x: Array) -> None:
 
 
 def test_modules_that_are_given_no_generator_share_the_default_one() -> None:
-    assert Dropout(0.3).generator is default_dropout_generator()
-    assert MultiHeadAttention(4, 2).generator is default_dropout_generator()
-    assert default_dropout_generator().stream == DROPOUT
+    assert Dropout(0.3).generator is default_generator(DROPOUT)
+    assert MultiHeadAttention(4, 2).generator is default_generator(DROPOUT)
+    assert default_generator(DROPOUT).stream == DROPOUT
 
 
 def test_the_gradient_follows_the_differences(x: Array) -> None:

@@ -7,9 +7,8 @@ from ..errors import ConfigError
 from ..ops.attention import NO_MASK, Mask, fused_attention_forward
 from ..ops.door import check_heads, check_probability
 from ..ops.multi_head import IMPLEMENTATIONS, attention_weights
-from ..random import Generator, default_generator
+from ..random import DROPOUT, Generator, default_generator
 from . import init
-from .dropout import default_dropout_generator
 from .module import Module, Parameter
 
 __all__ = ["Implementation", "MultiHeadAttention"]
@@ -46,7 +45,7 @@ class MultiHeadAttention(Module):
         check_probability("MultiHeadAttention", dropout)
         self.dropout = dropout
         self.implementation = implementation
-        self.generator = dropout_generator or default_dropout_generator()
+        self.generator = dropout_generator or default_generator(DROPOUT)
         generator = generator or default_generator()
         rows = embed_dim // num_heads * (num_heads + 2 * self.num_kv_heads)
         draw = initialise or init.normal()

@@ -3,17 +3,10 @@
 from ..backend import Array
 from ..ops.door import check_probability
 from ..ops.dropout import dropout_backward, dropout_forward
-from ..random import DROPOUT, Generator
+from ..random import DROPOUT, Generator, default_generator
 from .module import Module
 
-__all__ = ["Dropout", "default_dropout_generator"]
-
-_default = Generator(stream=DROPOUT)
-
-
-def default_dropout_generator() -> Generator:
-    """The generator of modules which were given none."""
-    return _default
+__all__ = ["Dropout"]
 
 
 class Dropout(Module):
@@ -26,7 +19,7 @@ class Dropout(Module):
         super().__init__()
         check_probability("Dropout", probability)
         self.probability = probability
-        self.generator = generator or _default
+        self.generator = generator or default_generator(DROPOUT)
 
     def forward(self, x: Array) -> Array:
         """Drop elements of x, of any shape."""

@@ -162,7 +162,7 @@ def softmax_forward(x: Float[Array, "*rows C"]) -> tuple[Float[Array, "*rows C"]
     check_last_axis("softmax", "x", x)
     highest = x.max(-1, keepdims=True)
     # −inf − (−inf) would be NaN: a row without a finite score is measured from 0 instead, where exp gives zeros
-    y = xp.exp(x - xp.where(xp.isneginf(highest), x.dtype.type(0), highest))
+    y = xp.exp(x - xp.where(highest.real == -xp.inf, x.dtype.type(0), highest))
     total = y.sum(-1, keepdims=True)
     y /= xp.where(total == 0, x.dtype.type(1), total)
     return y, SoftmaxSaved(y)

@@ -171,7 +171,7 @@ def fused_attention_forward(
     xp, group = array_module(q), q.shape[1] // k.shape[1]
     scores = masked_scores(q, k, mask)
     highest = scores.max(-1, keepdims=True)
-    seen = ~xp.isneginf(highest)
+    seen = highest.real != -xp.inf
     total = xp.exp(scores - xp.where(seen, highest, scores.dtype.type(0))).sum(-1, keepdims=True)
     logsumexp = xp.where(seen, highest + xp.log(xp.where(seen, total, 1)), scores.dtype.type(xp.inf))
     y = drop_weights(xp.exp(scores - logsumexp), dropout, draw) @ repeat_heads(v, group)

@@ -1,0 +1,70 @@
+"""The notebooks as a reader gets them: without stored outputs, and running from top to bottom from a clean state.
+
+Each runs in a fresh kernel of the interpreter that runs the tests, in an empty folder. What a notebook claims it
+asserts itself; here an error, a warning, or a picture that was not drawn fails.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+SECONDS_PER_CELL = 300  # many times what the slowest takes: a busy machine is no error
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+class ThisInterpreter(AsyncKernelManager):
+    """Starts the interpreter that runs the tests; no kernel needs to be installed by name."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        return KernelSpec(argv=command, display_name="this interpreter", language="python")
+
+
+def test_every_notebook_is_here() -> None:
+    verifications = [f"verification_{name}" for name in ("parallel", "semiparallel", "sequential")]
+    assert [path.stem for path in NOTEBOOKS] == ["attention_theory", "inference", *verifications]
+
+
+@each_notebook
+def test_no_outputs_are_stored(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    for number, cell in enumerate(cell for cell in notebook.cells if cell.cell_type == "code"):
+        stored = cell.outputs or cell.execution_count is not None
+        assert not stored, f"code cell {number} of {path.name} has outputs: clear all outputs and save again"
+
+
+@each_notebook
+def test_it_runs_from_top_to_bottom(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
+    work, settings = tmp_path / "work", tmp_path / "ipython"  # no settings of the user's, no start-up files
+    work.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    environment["IPYTHONDIR"] = str(settings)
+
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook,
+        kernel_manager_class=ThisInterpreter,
+        timeout=SECONDS_PER_CELL,
+        resources={"metadata": {"path": str(work)}},
+    )
+    client.execute(env=environment)
+
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    for cell in code:
+        complaints = [output.text for output in cell.outputs if output.get("name") == "stderr"]
+        assert not complaints, f"{path.name} writes to stderr: {''.join(complaints)}"
+        drawn = sum("image/png" in output.get("data", {}) for output in cell.outputs)
+        assert drawn == cell.source.count("plt.show()"), f"{path.name} draws {drawn} pictures in:\n{cell.source}"
+    assert not list(work.iterdir()), f"{path.name} leaves files behind"
