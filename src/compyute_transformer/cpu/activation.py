@@ -20,7 +20,7 @@ from ..ops.activation import (
 from ..ops.door import check_gradient
 from ._buffers import empty
 from ._kernel import is_ready, parallel_kernel, serves
-from ._vector import exp, normal_cdf_and_pdf, tanh
+from ._vector import exp, highest, normal_cdf_and_pdf, tanh
 
 __all__ = [
     "gelu_backward",
@@ -84,14 +84,12 @@ def gelu_backward(dy: Array, saved: GeluSaved) -> Array:
 def _softmax_forward(x, y):
     N, C = x.shape
     for n in prange(N):
-        highest = x[n, 0]
-        for c in range(1, C):
-            highest = max(highest, x[n, c])
-        if highest == -np.inf:  # nothing to choose from: zeros
-            highest = ZERO
+        top = highest(x, n, 1, C, x[n, 0])
+        if top == -np.inf:  # nothing to choose from: zeros
+            top = ZERO
         total = ZERO
         for c in range(C):
-            e = exp(x[n, c] - highest)
+            e = exp(x[n, c] - top)
             y[n, c] = e
             total += e
         scale = ONE / total if total > ZERO or total != total else ZERO

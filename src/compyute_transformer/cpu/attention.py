@@ -19,8 +19,8 @@ from ..ops.door import check_gradient
 from ..random import Draw, dropout_threshold
 from ._blas import AS_IT_IS, TRANSPOSED, sgemm, sgemm_address, single_threaded
 from ._buffers import empty
-from ._kernel import FASTMATH, kernel, parallel_kernel, serves
-from ._vector import exp, random_row
+from ._kernel import kernel, parallel_kernel, serves
+from ._vector import exp, highest, random_row
 
 __all__ = ["fused_attention_backward", "fused_attention_forward"]
 
@@ -38,13 +38,6 @@ INTEGERS = [
     *("threshold", "seed_low", "seed_high", "offset", "stream_head"),
 ]
 OPTIONS = np.dtype([(name, np.int64) for name in INTEGERS] + [("scale", np.float32), ("keep_scale", np.float32)])
-
-
-@njit(cache=True, fastmath=FASTMATH | {"nnan"})  # a maximum vectorises only where NaN need not be told from numbers;
-def _highest(scores, r, first, last, highest):  # the sum that follows still meets it
-    for c in range(first, last):
-        highest = max(highest, scores[r, c])
-    return highest
 
 
 @njit(cache=True)
@@ -71,7 +64,7 @@ def _forward_task(task, options, lengths, bias, y, logsumexp):
     group, row_step = H // K, y.shape[2] * D
     b, h = task // H, task % H
     scores = np.empty((QUERIES, KEYS), np.float32)
-    highest, total = np.empty(QUERIES, np.float32), np.empty(QUERIES, np.float32)
+    tops, total = np.empty(QUERIES, np.float32), np.empty(QUERIES, np.float32)
     bits = np.empty(KEYS, np.uint32)
     scores_at, y_at = scores.ctypes.data, y.ctypes.data + 4 * D * (b * T * H + h)
     q_head = o.q_at + 4 * (b * o.q_batch + h * o.q_head)
@@ -83,7 +76,7 @@ def _forward_task(task, options, lengths, bias, y, logsumexp):
         _, last = _visible(start + rows - 1, T, S, causal, window, lengths[b])
         first = first // 4 * 4  # four random numbers come at a time
         for r in range(rows):
-            highest[r], total[r] = LOWEST, ZERO
+            tops[r], total[r] = LOWEST, ZERO
             for d in range(D):
                 y[b, start + r, h, d] = ZERO
         for key in range(first, last, KEYS):
@@ -101,26 +94,23 @@ def _forward_task(task, options, lengths, bias, y, logsumexp):
                 if has_bias:
                     for c in range(lo, hi):
                         scores[r, c] += bias[b, h, t, key + c]
-                top = _highest(scores, r, lo, hi, highest[r])
+                top = highest(scores, r, lo, hi, tops[r])
                 for c in range(min(lo, columns)):
                     scores[r, c] = ZERO
                 for c in range(hi, columns):
                     scores[r, c] = ZERO
-                if top == LOWEST:  # nothing seen yet
-                    for c in range(lo, hi):
-                        scores[r, c] = ZERO
-                    continue
+                shift = ZERO if top == LOWEST else top  # where all is −inf, or NaN, so that it comes out as 0, or NaN
                 weight = ZERO
                 for c in range(lo, hi):
-                    e = exp(scores[r, c] - top)
+                    e = exp(scores[r, c] - shift)
                     scores[r, c] = e
                     weight += e
-                if top > highest[r]:
-                    shrink = exp(highest[r] - top)
+                if top > tops[r]:
+                    shrink = exp(tops[r] - top)
                     total[r] *= shrink
                     for d in range(D):
                         y[b, t, h, d] *= shrink
-                highest[r] = top
+                tops[r] = top
                 total[r] += weight
                 if threshold > 0:
                     random_row(
@@ -134,10 +124,10 @@ def _forward_task(task, options, lengths, bias, y, logsumexp):
                 ONE, y_at + 4 * start * row_step, row_step,
             )  # fmt: skip
         for r in range(rows):
-            if highest[r] == LOWEST:
+            if total[r] == ZERO:  # a query that sees no key
                 logsumexp[b, h, start + r] = INFINITE
             else:
-                logsumexp[b, h, start + r] = highest[r] + np.log(total[r])
+                logsumexp[b, h, start + r] = tops[r] + np.log(total[r])
                 for d in range(D):
                     y[b, start + r, h, d] /= total[r]
 

@@ -11,7 +11,7 @@ from ..backend import Array
 from ..ops.loss import IGNORE_INDEX, CrossEntropySaved, check_cross_entropy
 from ._buffers import empty
 from ._kernel import is_ready, parallel_kernel, serves
-from ._vector import exp
+from ._vector import exp, highest
 
 __all__ = ["cross_entropy_backward", "cross_entropy_forward"]
 
@@ -22,14 +22,12 @@ ZERO, ONE = np.float32(0.0), np.float32(1.0)
 def _forward(logits, targets, ignore_index, label_smoothing, surprise, logsumexp):
     N, V = logits.shape
     for n in prange(N):
-        highest = logits[n, 0]
-        for v in range(1, V):
-            highest = max(highest, logits[n, v])
+        top = highest(logits, n, 1, V, logits[n, 0])
         total, sum_logits = ZERO, ZERO
         for v in range(V):
-            total += exp(logits[n, v] - highest)
+            total += exp(logits[n, v] - top)
             sum_logits += logits[n, v]
-        logsumexp[n] = highest + np.log(total)
+        logsumexp[n] = top + np.log(total)
         if targets[n] == ignore_index:
             surprise[n] = ZERO
         else:

@@ -1,0 +1,65 @@
+"""Large arrays come back when their last view is gone, and not before."""
+
+import gc
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from compyute_transformer.cpu import _buffers
+from compyute_transformer.cpu._buffers import SMALLEST, empty, empty_like, release
+
+LARGE = (SMALLEST // 4, 2)
+
+
+@pytest.fixture(autouse=True)
+def nothing_free() -> Iterator[None]:
+    release()
+    yield
+    release()
+
+
+def address(array: np.ndarray) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def test_memory_is_handed_out_again() -> None:
+    first = empty(LARGE)
+    where = address(first)
+    del first
+    assert address(empty(LARGE[::-1])) == where, "the same number of bytes, whatever the shape"
+
+
+def test_memory_is_not_handed_out_while_a_view_lives() -> None:
+    first = empty(LARGE)
+    first.fill(7)
+    view = first.reshape(-1)[3:5]
+    where = address(first)
+    del first
+    gc.collect()
+    second = empty(LARGE)
+    second.fill(9)
+    assert address(second) != where
+    assert (view == 7).all()
+
+
+def test_arrays_are_what_was_asked_for() -> None:
+    for shape, dtype in [((3, 5), np.float32), (LARGE, np.float32), (LARGE, np.float64), ((0, 4), np.float32)]:
+        array = empty(shape, dtype)
+        assert array.shape == shape
+        assert array.dtype == dtype
+        assert array.flags.c_contiguous
+        assert array.flags.writeable
+        assert empty_like(array).shape == shape
+
+
+def test_release_gives_back_what_is_not_lent() -> None:
+    lent, returned = empty(LARGE), empty(LARGE)
+    del returned
+    assert release() == lent.nbytes
+    assert release() == 0
+
+
+def test_small_arrays_are_numpys_own() -> None:
+    empty((3,))
+    assert not any(_buffers._free.values())

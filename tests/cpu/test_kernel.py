@@ -1,0 +1,52 @@
+"""What holds of every twin: the number of threads changes no bit, and it refuses what it cannot serve."""
+
+import numba
+import numpy as np
+import pytest
+
+from compyute_transformer.backend import use
+from compyute_transformer.ops.contract import REGISTRY, Case, Op, cast, cotangent, map_arrays
+
+TWINS = [op for op in REGISTRY.values() if getattr(op.forward, "twin", lambda _: None)("cpu")]
+CASES = [pytest.param(op, case, id=f"{op.name}-{case.name}") for op in TWINS for case in op.cases]
+
+
+def run(op: Op, case: Case) -> list[np.ndarray]:
+    arguments = case.arguments(seed=3, dtype=np.float32)
+    y, saved = op.forward(*arguments.values())
+    gradients = op.gradients(cotangent(y), saved)
+    return [np.array(y), *(np.array(gradient) for gradient in gradients.values() if gradient is not None)]
+
+
+@pytest.mark.parametrize(("twin", "example"), CASES)
+def test_the_number_of_threads_changes_no_bit(twin: Op, example: Case) -> None:
+    threads = numba.get_num_threads()
+    try:
+        numba.set_num_threads(1)
+        alone = run(twin, example)
+        numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
+        together = run(twin, example)
+    finally:
+        numba.set_num_threads(threads)
+    for one, two in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.name)
+def test_float64_runs_the_readable_body(twin: Op) -> None:
+    arguments = twin.cases[0].arguments(dtype=np.float64)
+    y, _ = twin.forward(*arguments.values())
+    with use("reference"):
+        expected, _ = twin.forward(*arguments.values())
+    np.testing.assert_array_equal(y, expected)
+    assert y.dtype == np.float64
+
+
+def test_a_nan_is_never_swallowed() -> None:
+    for op in TWINS:
+        arguments = op.cases[-1].arguments(dtype=np.float32)
+        name = op.differentiable[0]
+        arguments[name] = map_arrays(np.array, cast(arguments[name], np.float32))
+        arguments[name].fill(np.nan)
+        y, _ = op.forward(*arguments.values())
+        assert np.isnan(y).any(), op.name
