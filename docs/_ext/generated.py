@@ -1,0 +1,187 @@
+"""Tables of what the code says of itself, so that no page can go stale.
+
+```{op-table}       every op of the registry, with its file on each floor
+```{cli}            every command of `compyute`, with its arguments and options
+```{flow}           the picture of the flow
+```{presets}        every preset, side by side
+```{results}        every table of benchmarks/results
+"""
+
+import csv
+import json
+import re
+from pathlib import Path
+from types import NoneType
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+
+import typer
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from compyute_transformer import ops
+from compyute_transformer.cli import app as command
+from compyute_transformer.models.presets import PRESETS
+from compyute_transformer.ops.contract import REGISTRY
+from compyute_transformer.training import Settings
+
+from .markdown import MarkdownDirective, table
+
+PACKAGE = Path(ops.__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parent.parent
+RESULTS = HERE.parent / "benchmarks" / "results"
+
+
+class OpTable(MarkdownDirective):
+    """Every op: what it does, and where it lives."""
+
+    def markdown(self) -> str:
+        """One row an op."""
+        rows = []
+        for name, op in REGISTRY.items():
+            sentence = (op.forward.__doc__ or "").split("\n")[0].partition(" (formula")[0]
+            word = op.forward.__module__.rpartition(".")[2]
+            files = " ".join(f"`{path}`" for path in homes(name, word))
+            rows.append([f"[{name}](/ops/{name}.md)", sentence, files])
+        return table(["op", "what it does", "files"], rows)
+
+
+def homes(name: str, word: str) -> list[str]:
+    """The files of an op: the mathematics, the fast twins, and the modules that call it."""
+    call = rf"^from \.\.ops\.{word} import (\([^)]*|.*)\b({name}_forward|IMPLEMENTATIONS)\b"
+    pair = f"^def {name}_(forward|backward)"
+    floors = {"ops": pair, "cpu": pair, "gpu": pair, "nn": call}
+    return [
+        path.relative_to(PACKAGE).as_posix()
+        for floor, pattern in floors.items()
+        for path in sorted((PACKAGE / floor).glob("*.py"))
+        if re.search(pattern, path.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+
+
+class Cli(MarkdownDirective):
+    """Every command, from the app itself."""
+
+    def markdown(self) -> str:
+        """One section a command."""
+        commands = typer.main.get_command(command).commands  # type: ignore[attr-defined]
+        functions = {info.name or info.callback.__name__: info.callback for info in command.registered_commands}
+        return "\n\n".join(self.section(name, commands[name], get_type_hints(functions[name])) for name in commands)
+
+    def section(self, name: str, sub: Any, kinds: dict[str, Any]) -> str:
+        """The command's sentence, its usage, its arguments, and its options by panel."""
+        arguments = [p for p in sub.params if p.param_type_name == "argument"]
+        options = [p for p in sub.params if p.param_type_name == "option" and p.name in kinds]
+        usage = " ".join(["compyute", name, *map(placeholder, arguments), *(["[OPTIONS]"] if options else [])])
+        parts = [f"## {name}", sub.help or "", f"```text\n{usage}\n```"]
+        if arguments:
+            parts.append(table(["argument", "meaning"], [[f"`{a.metavar}`", a.help or ""] for a in arguments]))
+        panels: dict[str, list[Any]] = {}
+        for option in options:
+            panels.setdefault(option.rich_help_panel or "Options", []).append(option)
+        for panel, members in panels.items():
+            rows = [[spelling(o), value_of(o, kinds[o.name]), o.help or "", default_of(o)] for o in members]
+            head = [panel, "value", "meaning", "default"]
+            keep = None if any(row[-1] for row in rows) else -1  # a column without a default is left out
+            parts.append(table(head[:keep], [row[:keep] for row in rows]))
+        return "\n\n".join(parts)
+
+
+def placeholder(argument: Any) -> str:
+    """An argument in a line of usage."""
+    text = f"{argument.metavar}{'...' if argument.nargs != 1 else ''}"
+    return text if argument.required else f"[{text}]"
+
+
+def spelling(option: Any) -> str:
+    """How an option is written."""
+    return " ".join(f"`{spelled}`" for spelled in [*option.opts, *option.secondary_opts])
+
+
+def value_of(option: Any, kind: Any) -> str:
+    """What an option takes."""
+    if option.metavar:
+        return f"`{option.metavar}`"
+    kinds = [inner for inner in (get_args(kind) or (kind,)) if inner is not NoneType]
+    literals = [choice for inner in kinds for choice in get_args(inner)] if get_origin(kind) is not Literal else kinds
+    if literals and all(isinstance(choice, str) for choice in literals):
+        return " ".join(f"`{choice}`" for choice in literals)
+    words = {int: "a whole number", float: "a number", str: "a text", Path: "a path", bool: ""}
+    return words.get(kinds[0], "a text, several times")
+
+
+def default_of(option: Any) -> str:
+    """What holds without an option."""
+    return "" if option.default in (None, (), "", False) else f"`{option.default}`"
+
+
+class Flow(SphinxDirective):
+    """The picture of the flow, as part of the page, so that it takes the page's colours."""
+
+    def run(self) -> list[nodes.Node]:
+        """Called by docutils."""
+        path = HERE / "_static" / "flow.svg"
+        self.env.note_dependency(str(path))
+        return [nodes.raw("", f'<div class="flow">{path.read_text(encoding="utf-8")}</div>', format="html")]
+
+
+class Presets(MarkdownDirective):
+    """Every preset as it resolves: what it sets, in bold where it differs from the default."""
+
+    def markdown(self) -> str:
+        """One row a setting that some preset sets."""
+        plain = Settings().to_dict()
+        resolved = {name: Settings.resolve(name).to_dict() for name in PRESETS}
+        rows = []
+        for section, values in plain.items():
+            for key, default in values.items():
+                if any(key in preset.get(section, {}) for preset in PRESETS.values()):
+                    given = [settings[section][key] for settings in resolved.values()]
+                    rows.append([f"`[{section}]` `{key}`", self.show(default), *map(self.show, given)])
+        return table(["setting", "default", *(f"`{name}`" for name in PRESETS)], rows)
+
+    @staticmethod
+    def show(value: object) -> str:
+        """A value as a TOML file has it, without the quotes."""
+        return "none" if value is None else json.dumps(value).strip('"')
+
+
+class Results(MarkdownDirective):
+    """Files of measurements, by a pattern: what is the same in all rows stands once, below the table."""
+
+    required_arguments = 1
+    option_spec: ClassVar = {"but": directives.unchanged}
+
+    def markdown(self) -> str:
+        """One section a file."""
+        but = set(RESULTS.glob(self.options["but"])) if "but" in self.options else set()
+        paths = sorted(set(RESULTS.glob(self.arguments[0])) - but)
+        for path in paths:
+            self.env.note_dependency(str(path))
+        return "\n\n".join(self.section(path) for path in paths) or "*Nothing has been committed yet.*"
+
+    @staticmethod
+    def section(path: Path) -> str:
+        """The table of one file."""
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        heading = f"### {path.relative_to(RESULTS).with_suffix('').as_posix()}"
+        if not rows:
+            return f"{heading}\n\n*No rows.*"
+        columns = list(rows[0])
+        same = [c for c in columns if len(rows) > 1 and len({row[c] for row in rows}) == 1]
+        shown = [c for c in columns if c not in same] or columns
+        common = "; ".join(f"{c} {rows[0][c]}" for c in same if rows[0][c])
+        parts = [heading, table(shown, [[row[c] for c in shown] for row in rows])]
+        return "\n\n".join([*parts, f"In all rows: {common}."] if common else parts)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Called by Sphinx."""
+    app.add_directive("op-table", OpTable)
+    app.add_directive("cli", Cli)
+    app.add_directive("flow", Flow)
+    app.add_directive("presets", Presets)
+    app.add_directive("results", Results)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

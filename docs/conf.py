@@ -1,0 +1,75 @@
+"""How the site is built: Sphinx with MyST, warnings as errors, and nothing from another host.
+
+Build it by `sphinx-build -W --keep-going docs docs/_build/html`.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from sphinx.application import Sphinx
+from sphinx.config import Config
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+sys.path.insert(0, str(HERE))
+
+from compyute_transformer import __version__  # noqa: E402
+
+project = "Compyute Transformer"
+author = "the Compyute Transformer authors"
+release = version = __version__
+language = "en_GB"
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "_ext.api",  # the public names, with docstrings as the code has them
+    "_ext.generated",  # tables of what the code says of itself
+    "_ext.mathml",  # formulas the browser draws by itself
+    "_ext.proofs",  # the proofs of an op, run as the site is built
+]
+exclude_patterns = ["_build", "_ext"]
+
+nitpicky = True  # a reference that leads nowhere is a warning, and warnings are errors
+nitpick_ignore_regex = [(r"py:class", r".*")]  # but for annotations, which name what is documented elsewhere or nowhere
+
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"  # the tests run the notebooks
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+add_module_names = False
+python_use_unqualified_type_names = True
+
+html_theme = "furo"
+html_title = project
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sourcelink = False
+html_show_copyright = False
+smartquotes = False  # `--steps` is not a dash
+html_theme_options = {"navigation_with_keys": True}
+pygments_style, pygments_dark_style = "friendly", "github-dark"
+copybutton_exclude = ".linenos, .gp, .go"
+
+
+def copy_notebooks(app: Sphinx, config: Config) -> None:
+    """Bring the notebooks below docs/, where Sphinx sees them. Only what changed, so that nothing is built twice."""
+    source, target = ROOT / "notebooks", HERE / "notebooks"
+    target.mkdir(exist_ok=True)
+    names = {path.name for path in source.glob("*.ipynb")}
+    for stale in [path for path in target.glob("*.ipynb") if path.name not in names]:
+        stale.unlink()
+    for name in names:
+        if not (target / name).exists() or (target / name).read_bytes() != (source / name).read_bytes():
+            shutil.copyfile(source / name, target / name)
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("config-inited", copy_notebooks)
