@@ -1,12 +1,14 @@
 """Generation: what the model sees, what is handed out, and that the model is left as it was."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from compyute_transformer.data import BytePairTokenizer, CharacterTokenizer
 from compyute_transformer.errors import ConfigError, RangeError, VocabularyError
-from compyute_transformer.generation import generate, sample, stream
-from compyute_transformer.generation.generate import evaluating, prefill, step
+from compyute_transformer.generation import generate, probabilities, sample, stream
+from compyute_transformer.generation.read import prefill
 from compyute_transformer.models.gpt import GPT, GPTConfig
 from compyute_transformer.nn.module import Observer, observe
 from compyute_transformer.random import SAMPLING, Draw
@@ -32,7 +34,7 @@ class Windows(Observer):
 
     def before(self, path, module, phase, inputs) -> None:  # type: ignore[no-untyped-def]
         self.trained.add(module.training)
-        if path == "":
+        if path == "token_embedding":
             self.read.append(inputs[0][0].tolist())
 
 
@@ -53,19 +55,47 @@ def test_greedy_text_is_the_argmax_of_each_explicit_window() -> None:
 def test_the_context_grows_to_its_full_length_and_slides(length: int) -> None:
     model, prompt, windows = gpt(), ("abcdefghijklmnopqrstuvwxyz" * 2)[:length], Windows()
     with observe(model, windows):
-        text = generate(model, LETTERS, prompt, max_new_tokens=12)
+        text = generate(model, LETTERS, prompt, max_new_tokens=12, cached=False)
     whole = LETTERS.encode(prompt + text).tolist()
     assert windows.read == [whole[max(0, end - CONTEXT) : end] for end in range(length, length + 12)]
     assert max(map(len, windows.read)) == CONTEXT
 
 
-def test_the_last_token_of_a_full_context_counts() -> None:
+def test_with_a_cache_each_token_is_read_once_until_the_context_slides() -> None:
+    model, windows = gpt(), Windows()
+    with observe(model, windows):
+        text = generate(model, LETTERS, "abcde", max_new_tokens=6)
+    whole = LETTERS.encode("abcde" + text).tolist()
+    assert windows.read == [whole[:5], whole[5:6], whole[6:7], whole[7:8], whole[1:9], whole[2:10]]
+
+
+@pytest.mark.parametrize("slide", [1, 3, CONTEXT])
+@pytest.mark.parametrize("options", [{"temperature": 0}, {"temperature": 1.5, "seed": 4, "repetition_penalty": 1.3}])
+def test_the_cached_text_is_the_uncached_text(slide: int, options: dict[str, Any]) -> None:
+    def text(cached: bool) -> str:
+        return generate(gpt(), LETTERS, "abcde", max_new_tokens=40, slide=slide, cached=cached, **options)
+
+    assert text(True) == text(False)
+    assert len(text(True)) == 40
+
+
+def test_a_slide_moves_the_window_by_steps_that_are_read_once() -> None:
+    model, windows = gpt(), Windows()
+    with observe(model, windows):
+        text = generate(model, LETTERS, "abcdefgh", max_new_tokens=7, slide=4)
+    whole = LETTERS.encode("abcdefgh" + text).tolist()
+    steps = [whole[end - 1 : end] for end in range(10, 13)]
+    assert windows.read == [whole[:8], whole[4:9], *steps, whole[8:13], whole[13:14]]
+
+
+def test_tokens_of_prompt_and_text_count_as_seen() -> None:
     model = gpt()
-    ids = LETTERS.encode("abcdefgh").tolist()
-    first = prefill(model, ids)
-    second = step(model, ids[:-1], ids[-1])
-    np.testing.assert_array_equal(first, second)
-    assert np.abs(prefill(model, [*ids[:-1], 5]) - first).max() > 1e-3
+    pieces = stream(model, LETTERS, "abcdefghij", max_new_tokens=12, temperature=0, repetition_penalty=5.0)
+    ids = LETTERS.encode("abcdefghij" + "".join(pieces)).tolist()
+    for end in range(10, 22):
+        logits = prefill(model, [ids[:end][-CONTEXT:]])[0]
+        assert probabilities(logits, 0, None, None, None, 5.0, ids[:end]).argmax() == ids[end]
+    assert pieces.ids != stream_ids(model, 12, "abcdefghij", temperature=0)
 
 
 def test_equal_seeds_give_equal_texts() -> None:
@@ -89,10 +119,10 @@ def test_the_stream_joined_is_the_generated_text() -> None:
 
 def test_each_token_is_one_draw_of_the_sampling_stream() -> None:
     model = gpt()
-    pieces = stream(model, LETTERS, "ab", max_new_tokens=9, temperature=1.3, top_k=20, top_p=0.9, seed=5)
+    pieces = stream(model, LETTERS, "ab", max_new_tokens=9, temperature=1.3, top_k=20, top_p=0.9, seed=5, cached=False)
     ids = LETTERS.encode("ab" + "".join(pieces)).tolist()
     for drawn, (token, log_probability) in enumerate(zip(pieces.ids, pieces.log_probabilities, strict=True)):
-        logits = prefill(model, ids[: 2 + drawn])
+        logits = prefill(model, [ids[: 2 + drawn][-CONTEXT:]])[0]
         assert sample(logits, 1.3, 20, 0.9, draw=Draw(5, SAMPLING, drawn)) == (token, log_probability)
 
 
@@ -156,12 +186,6 @@ def test_the_mode_of_every_module_is_as_it_was() -> None:
     abandoned = stream(model, LETTERS, "abc", max_new_tokens=3)
     next(abandoned)
     assert now() == before  # also while the iterator is still alive
-    with evaluating(model):
-        assert not any(now())
-    assert now() == before
-    with pytest.raises(RangeError, match="ids lie in"):
-        prefill(model, [999])
-    assert now() == before
 
 
 def test_generation_in_the_middle_of_a_training_step_changes_nothing() -> None:
@@ -191,8 +215,8 @@ def test_rows_without_a_token_are_never_drawn() -> None:
     assert max(stream_ids(model, 60)) < LETTERS.vocab_size
 
 
-def stream_ids(model: GPT, count: int) -> list[int]:
-    pieces = stream(model, LETTERS, "a", max_new_tokens=count, temperature=3.0)
+def stream_ids(model: GPT, count: int, prompt: str = "a", temperature: float = 3.0) -> list[int]:
+    pieces = stream(model, LETTERS, prompt, max_new_tokens=count, temperature=temperature)
     assert len("".join(pieces)) == count
     return pieces.ids
 
@@ -218,6 +242,10 @@ def test_a_character_outside_the_vocabulary_is_named_before_anything_is_drawn() 
         ({"seed": -1}, "seed lies in"),
         ({"stop": [""]}, "not empty"),
         ({"stop": "abc"}, "sequence of texts"),
+        ({"min_p": 1.5}, r"min_p lies in \(0, 1\], got 1.5"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty is a finite number above 0"),
+        ({"slide": 0}, r"slide lies in \[1, 8\], the context length, got 0"),
+        ({"slide": CONTEXT + 1}, "slide lies in"),
     ],
 )
 def test_options_are_refused_at_the_call(options: dict[str, object], message: str) -> None:

@@ -1,6 +1,7 @@
 """Sampling: what may be drawn, with which probability, and that one draw gives one token."""
 
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,6 +72,57 @@ def test_top_p_counts_the_mass_that_top_k_left() -> None:
     # Of the two that are left the first has 4/7 of the mass, so it reaches 0.5 alone; of all four it would not.
     assert np.flatnonzero(probabilities(logits, 1.0, top_k=2, top_p=0.5)).tolist() == [0]
     assert np.flatnonzero(probabilities(logits, 1.0, top_p=0.5)).tolist() == [0, 1]
+
+
+@given(LOGITS, TEMPERATURES, st.floats(0.001, 1.0))
+def test_min_p_keeps_what_is_at_least_that_part_of_the_most_probable(
+    logits: np.ndarray, temperature: float, p: float
+) -> None:
+    full, mass = probabilities(logits, temperature), probabilities(logits, temperature, min_p=p)
+    kept = full >= p * full.max()
+    np.testing.assert_array_equal(mass > 0, kept & (full > 0))
+    np.testing.assert_allclose(mass[kept], full[kept] / full[kept].sum(), rtol=1e-12)
+
+
+def test_min_p_counts_from_what_temperature_left() -> None:
+    logits = np.log([0.5, 0.3, 0.2])
+    assert np.flatnonzero(probabilities(logits, 1.0, min_p=0.5)).tolist() == [0, 1]
+    assert np.flatnonzero(probabilities(logits, 0.5, min_p=0.5)).tolist() == [0]
+    assert np.flatnonzero(probabilities(logits, 4.0, min_p=0.5)).tolist() == [0, 1, 2]
+
+
+def test_the_repetition_penalty_divides_what_is_positive_and_multiplies_what_is_negative() -> None:
+    logits = np.array([2.0, -1.0, 3.0, -2.0, 0.0])
+    lowered = np.array([1.0, -2.0, 3.0, -2.0, 0.0])
+    mass = probabilities(logits, repetition_penalty=2.0, seen=[1, 0, 0, 4])
+    np.testing.assert_allclose(mass, softmax(lowered), rtol=1e-12)
+    np.testing.assert_array_equal(logits, [2.0, -1.0, 3.0, -2.0, 0.0])
+
+
+def test_the_repetition_penalty_comes_before_temperature_and_cuts() -> None:
+    logits = np.array([2.0, 1.5, 0.0])
+    assert probabilities(logits, 0.0, repetition_penalty=2.0, seen=[0]).tolist() == [0, 1, 0]
+    assert np.flatnonzero(probabilities(logits, 1.0, top_k=1, repetition_penalty=2.0, seen=[0])).tolist() == [1]
+
+
+@given(LOGITS, st.floats(0.1, 10))
+def test_without_seen_tokens_or_a_penalty_nothing_changes(logits: np.ndarray, penalty: float) -> None:
+    expected = probabilities(logits)
+    np.testing.assert_array_equal(probabilities(logits, repetition_penalty=penalty), expected)
+    np.testing.assert_array_equal(probabilities(logits, seen=range(logits.size)), expected)
+
+
+def test_the_log_probability_is_that_of_the_model_whatever_the_options() -> None:
+    logits = np.array([2.0, 1.0, -1.0])
+    token, log_probability = sample(logits, 0.0, None, None, 0.9, 10.0, [0], draw=draws(1)[0])
+    assert token == 1
+    assert log_probability == pytest.approx(np.log(softmax(logits)[1]), rel=1e-12)
+
+
+@pytest.mark.parametrize("seen", [[-1, 0], [0, 3]])
+def test_seen_tokens_outside_the_vocabulary_are_refused(seen: list[int]) -> None:
+    with pytest.raises(RangeError, match=r"seen tokens lie in \[0, 3\)"):
+        probabilities(np.zeros(3), repetition_penalty=2.0, seen=seen)
 
 
 def test_temperature_comes_before_the_cuts() -> None:
@@ -151,9 +203,14 @@ def test_logits_of_any_size_overflow_nothing() -> None:
         ((1.0, None, 0.0), r"top_p lies in \(0, 1\], got 0.0"),
         ((1.0, None, 1.1), r"top_p lies in \(0, 1\], got 1.1"),
         ((1.0, None, float("nan")), r"top_p lies in \(0, 1\], got nan"),
+        ((1.0, None, None, 0.0), r"min_p lies in \(0, 1\], got 0.0"),
+        ((1.0, None, None, 1.1), r"min_p lies in \(0, 1\], got 1.1"),
+        ((1.0, None, None, None, 0.0), "repetition_penalty is a finite number above 0, got 0.0"),
+        ((1.0, None, None, None, float("inf")), "repetition_penalty .* got inf"),
+        ((1.0, None, None, None, float("nan")), "repetition_penalty .* got nan"),
     ],
 )
-def test_options_outside_their_range_are_refused(options: tuple[float, int | None, float | None], message: str) -> None:
+def test_options_outside_their_range_are_refused(options: tuple[Any, ...], message: str) -> None:
     with pytest.raises(RangeError, match=message):
         sample(np.zeros(3), *options, draw=draws(1)[0])
 

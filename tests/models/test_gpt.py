@@ -152,6 +152,26 @@ def test_a_shorter_input_has_the_same_logits() -> None:
     assert relative_error(made(ids[:, :5]), made(ids)[:, :5]) <= 1e-12
 
 
+@pytest.mark.parametrize("config", [SMALL, replace(SMALL, window=3, tie_head=False, dropout=0.4)], ids=["", "window"])
+def test_next_logits_are_those_of_the_last_position(config: GPTConfig) -> None:
+    made, ids = model(config).eval(), draw_ids()
+    assert relative_error(made.next_logits(ids), made(ids)[:, -1]) <= 1e-12
+    assert not any(module._saved for _, module in made.named_modules())
+
+
+def test_padding_is_hidden_and_counts_no_positions() -> None:
+    made, ids = model(replace(SMALL, window=4)).eval(), draw_ids()
+    alone = [made(ids[row : row + 1, pads:])[0, -1] for row, pads in enumerate((0, 3))]
+    for filler in (0, 7):
+        ids[1, :3] = filler
+        assert relative_error(made.next_logits(ids, padding=np.array([0, 3])), np.stack(alone)) <= 1e-12
+
+
+def test_next_logits_are_refused_in_training() -> None:
+    with pytest.raises(ConfigError, match=r"serves in eval\(\) only"):
+        model().next_logits(draw_ids())
+
+
 # --- weights ---------------------------------------------------------------------------------------------------------
 
 

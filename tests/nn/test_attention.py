@@ -214,3 +214,62 @@ def test_either_bias_may_be_taken_away(missing: str, left: str) -> None:
     setattr(module, missing, None)
     assert set(module.state_dict()) == {"in_weight", "out_weight", left}
     assert module_error(module, [inputs(cross=False)[0]]) <= limit("differences", np.float64)
+
+
+class Grown:
+    """A cache that keeps everything, by concatenation."""
+
+    def __init__(self) -> None:
+        self.held: list[tuple[Array, Array]] = []
+
+    def append(self, k: Array, v: Array) -> tuple[Array, Array]:
+        self.held.append((k, v))
+        keys, values = zip(*self.held, strict=True)
+        return np.concatenate(keys, axis=2), np.concatenate(values, axis=2)
+
+
+@pytest.mark.parametrize("implementation", ALL)
+@pytest.mark.parametrize(
+    "mask",
+    [Mask(causal=True), Mask(causal=True, window=2), Mask(causal=True, array=RNG.random((B, 6, T, T)) < 0.7)],
+    ids=["causal", "window", "a mask for each head"],
+)
+def test_with_a_cache_each_part_attends_as_in_the_whole(implementation: Implementation, mask: Mask) -> None:
+    module = build(num_kv_heads=2, dropout=0.5).eval()
+    module.implementation = implementation
+    x, _ = inputs(cross=False)
+    whole, cache, start = module(x, mask=mask), Grown(), 0
+    for length in (2, 1, 2):
+        end = start + length
+        part = mask if mask.array is None else mask._replace(array=mask.array[:, :, start:end, :end])
+        y = module(x[:, start:end], mask=part, cache=cache)
+        assert relative_error(y, whole[:, start:end]) <= 1e-12
+        start = end
+    assert not module._saved
+
+
+def test_a_mask_of_all_positions_is_cut_to_those_that_the_cache_returns() -> None:
+    class Last(Grown):
+        def append(self, k: Array, v: Array) -> tuple[Array, Array]:
+            k, v = super().append(k, v)
+            return k[:, :, -3:], v[:, :, -3:]
+
+    module = build().eval()
+    x, _ = inputs(cross=False)
+    seen = np.array([True, True, False, True, True])[None, None, None, :]
+    whole = module(x, mask=Mask(causal=True, window=3, array=seen))
+    cache = Last()
+    for t in range(T):
+        y = module(x[:, t : t + 1], mask=Mask(causal=True, window=3, array=seen[..., : t + 1]), cache=cache)
+        assert relative_error(y, whole[:, t : t + 1]) <= 1e-12
+
+
+def test_a_cache_in_training_or_with_a_memory_is_refused() -> None:
+    module = build()
+    x, memory = inputs(cross=True)
+    with pytest.raises(ConfigError, match=r"eval\(\) only.*got a module in training.*Call model.eval\(\)"):
+        module(x, cache=Grown())
+    with pytest.raises(ConfigError, match="got a memory"):
+        module.eval()(x, memory, cache=Grown())
+    with pytest.raises(ShapeError, match="MultiHeadAttention: x"):
+        module(x[0], cache=Grown())

@@ -1,11 +1,31 @@
 """LOGITS -> TEXT: everything between the numbers a model puts out and what a person reads.
 
-sample    one token drawn from logits: temperature, top-k, top-p
-pieces    tokens to text: whole characters, and nothing of a stop text
-generate  the prompt is read, then token follows token
+cache      keys and values of what has been read
+read       what the model is shown: prefill, step, and the window past the context's end
+sample     one token drawn from logits: repetition penalty, temperature, top-k, top-p, min-p
+pieces     tokens to text: whole characters, and nothing of a stop text
+generate   the prompt is read, then token follows token
+batch      several prompts at once
+attention  who looked at whom, as arrays and as a picture
 """
 
+from .attention import attention_maps, draw_attention
+from .batch import generate_batch
+from .cache import KeyValueCache
 from .generate import TextStream, generate, stream
+from .read import prefill, step
 from .sample import probabilities, sample
 
-__all__ = ["TextStream", "generate", "probabilities", "sample", "stream"]
+__all__ = [
+    "KeyValueCache",
+    "TextStream",
+    "attention_maps",
+    "draw_attention",
+    "generate",
+    "generate_batch",
+    "prefill",
+    "probabilities",
+    "sample",
+    "step",
+    "stream",
+]

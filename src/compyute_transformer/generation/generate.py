@@ -5,21 +5,17 @@ prompt -> ids -> prefill -> logits -> sample -> id -> text, once it is whole and
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from time import perf_counter
 
-import numpy as np
-
-from ..backend import Array, to_device
 from ..data.tokenizer import Tokenizer
 from ..errors import ConfigError, RangeError, VocabularyError
 from ..models.gpt import GPT
-from ..nn.module import Module
 from ..random import SAMPLING, Generator
 from .pieces import StopTexts, WholeCharacters
+from .read import Reader
 from .sample import check_sampling, sample
 
-__all__ = ["TextStream", "evaluating", "generate", "prefill", "step", "stream"]
+__all__ = ["TextStream", "check_generation", "generate", "start_of", "stream"]
 
 
 def generate(
@@ -31,8 +27,12 @@ def generate(
     temperature: float = 0.8,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
     seed: int = 0,
     stop: Sequence[str] = (),
+    slide: int = 1,
+    cached: bool = True,
 ) -> str:
     """The text that follows a prompt, without the prompt. See `stream`, whose pieces it joins."""
     return "".join(
@@ -44,8 +44,12 @@ def generate(
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
             seed=seed,
             stop=stop,
+            slide=slide,
+            cached=cached,
         )
     )
 
@@ -59,38 +63,40 @@ def stream(
     temperature: float = 0.8,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
     seed: int = 0,
     stop: Sequence[str] = (),
+    slide: int = 1,
+    cached: bool = True,
 ) -> "TextStream":
     """The text that follows a prompt, in pieces, each as soon as it is drawn.
 
     The model sees the last context_length tokens of the prompt and of what it has written since; an empty prompt
     stands for a line end, or for token 0 where the vocabulary has none. It runs in `eval()`, and between the pieces it
-    is in whatever mode it was.
+    is in whatever mode it was; its weights must stay as they are.
 
-    temperature, top_k, top_p: see `sample.probabilities`. seed: equal seeds give equal texts. stop: texts at which
-    generation ends, the one that is complete first; nothing of it is handed out.
+    temperature, top_k, top_p, min_p, repetition_penalty: see `sample.probabilities`; tokens of the prompt and of the
+    text count as seen. seed: equal seeds give equal texts. stop: texts at which generation ends, the one that is
+    complete first; nothing of it is handed out. slide: how many tokens the window moves at once when the text is longer
+    than the context, see `read.window_start`: 1 shows the most, more is faster. cached False: everything is read anew
+    for each token, which gives the same text slowly.
 
     Raises, at the call, RangeError for an option outside its range, VocabularyError for a character of the prompt that
     the tokenizer lacks, ConfigError for a tokenizer with more tokens than the model.
     """
-    check_sampling(temperature, top_k, top_p)
-    if max_new_tokens < 0:
-        raise RangeError(f"stream: max_new_tokens is at least 0, got {max_new_tokens}.")
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise ConfigError(
-            f"stream: every token has a row in the model, but the tokenizer has {tokenizer.vocab_size} tokens and the "
-            f"model {model.config.vocab_size} rows. Use the tokenizer that the model was trained with."
-        )
-    stops, draws = StopTexts(stop), Generator(seed, SAMPLING)
-    context: list[int] = tokenizer.encode(prompt).tolist() or _start(tokenizer)
+    check_sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+    check_generation(model, tokenizer, max_new_tokens)
+    stops, draws, reader = StopTexts(stop), Generator(seed, SAMPLING), Reader(model, slide, cached)
+    context = start_of(tokenizer, prompt)
 
     def tokens() -> Iterator[tuple[int, float]]:
-        token: int | None = None
         for _ in range(max_new_tokens):
-            logits = prefill(model, context) if token is None else step(model, context, token)
-            logits = logits[: tokenizer.vocab_size]  # a matrix made even has more rows than there are tokens
-            token, log_probability = sample(logits, temperature, top_k, top_p, draw=draws.next())
+            logits = reader.read([context])[0, : tokenizer.vocab_size]
+            token, log_probability = sample(
+                logits, temperature, top_k, top_p, min_p, repetition_penalty, context, draw=draws.next()
+            )
+            context.append(token)
             yield token, log_probability
 
     return TextStream(tokens(), WholeCharacters(tokenizer, context), stops)
@@ -135,33 +141,25 @@ class TextStream(Iterator[str]):
             yield rest
 
 
-def prefill(model: GPT, context: list[int]) -> Array:
-    """Logits (V,) of the token that follows a context, of which the model reads the last context_length tokens."""
-    window = np.array([context[-model.config.context_length :]], dtype=np.int32)
-    with evaluating(model):
-        return model(to_device(window, model.device))[0, -1]
+def check_generation(model: GPT, tokenizer: Tokenizer, max_new_tokens: int) -> None:
+    """Raise RangeError for fewer than no tokens, ConfigError for a tokenizer with more tokens than the model.
+
+    A model may have more rows than there are tokens, where a matrix was made even; those are never drawn.
+    """
+    if max_new_tokens < 0:
+        raise RangeError(f"stream: max_new_tokens is at least 0, got {max_new_tokens}.")
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise ConfigError(
+            f"stream: every token has a row in the model, but the tokenizer has {tokenizer.vocab_size} tokens and the "
+            f"model {model.config.vocab_size} rows. Use the tokenizer that the model was trained with."
+        )
 
 
-def step(model: GPT, context: list[int], token: int) -> Array:
-    """Put a token behind a context; logits (V,) of the one that follows. The whole window is read anew."""
-    context.append(token)
-    return prefill(model, context)
-
-
-@contextmanager
-def evaluating(model: Module) -> Iterator[None]:
-    """Within a `with` block the model is in `eval()`; then every module is in the mode it was in."""
-    modes = [(module, module.training) for _, module in model.named_modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def _start(tokenizer: Tokenizer) -> list[int]:
-    """What an empty prompt stands for."""
+def start_of(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The ids of a prompt; those that an empty one stands for."""
+    ids: list[int] = tokenizer.encode(prompt).tolist()
+    if ids:
+        return ids
     try:
         return tokenizer.encode("\n").tolist() or [0]
     except VocabularyError:

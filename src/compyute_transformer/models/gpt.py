@@ -1,13 +1,15 @@
 """GPT: a stack of pre-norm blocks that sees only what came before, and says what comes next (Radford et al. 2019)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from math import sqrt
 from typing import get_args
 
-from ..backend import Array
+from ..backend import Array, array_module
 from ..errors import ConfigError, ShapeError
 from ..nn import init
-from ..nn.attention import Implementation, MultiHeadAttention
+from ..nn.attention import AttentionCache, Implementation, MultiHeadAttention
 from ..nn.block import PreNormBlock
 from ..nn.dropout import Dropout
 from ..nn.embedding import Embedding
@@ -17,6 +19,7 @@ from ..nn.module import Module, ModuleList
 from ..nn.norm import LayerNorm
 from ..nn.position import LearnedPosition
 from ..ops.attention import Mask
+from ..ops.embedding import embedding
 from ..random import DROPOUT, INITIALISATION, Generator
 
 __all__ = ["GPT", "GPTConfig"]
@@ -124,12 +127,7 @@ class GPT(Module):
 
     def forward(self, ids: Array) -> Array:
         """Logits (B, T, V) of the token that follows each position of ids (B, T), T at most context_length."""
-        shape = getattr(ids, "shape", None)
-        if shape is None or len(shape) != 2 or shape[1] == 0:
-            raise ShapeError(
-                "GPT: ids are an integer array of shape (B, T) with T at least 1, got "
-                f"{type(ids).__name__ if shape is None else tuple(shape)}."
-            )
+        check_ids_shape(ids)
         x = self.token_embedding(ids)
         x = self.position(x)
         x = self.dropout(x)
@@ -148,7 +146,49 @@ class GPT(Module):
         dx = self.position.backward(dx)
         self.token_embedding.backward(dx)
 
+    def next_logits(
+        self,
+        ids: Array,
+        caches: Sequence[AttentionCache] | None = None,
+        start: int = 0,
+        padding: Array | None = None,
+    ) -> Array:
+        """Logits (B, V) of the token that follows the last of ids (B, T): the last position of `forward`, in eval().
+
+        caches: one for each block, which hold the `start` positions before ids, and then those of ids too.
+        padding: (B) integers: how many positions at the start of each row are no text. They are hidden, and a row's
+        positions count from its first token.
+
+        Raises ConfigError in training, for nothing is saved; else as `forward`.
+        """
+        check_ids_shape(ids)
+        if self.training:
+            raise ConfigError("GPT.next_logits: it serves in eval() only, got a model in training. Call model.eval().")
+        x, mask = self.token_embedding(ids), self.mask
+        if padding is None:
+            x = self.position(x, start)
+        else:
+            xp, end = array_module(ids), start + ids.shape[1]
+            positions = xp.arange(start, end) - padding[:, None]
+            x = x + embedding(xp.maximum(positions, 0), self.position.weight.data)
+            mask = mask._replace(array=(xp.arange(end) >= padding[:, None])[:, None, None, :])
+        for block, cache in zip(self.blocks, caches or repeat(None, len(self.blocks)), strict=True):
+            x = block(x, mask, cache)
+        x = self.norm(x[:, -1:])
+        logits: Array = self.head(x)[:, 0]
+        return logits
+
     def use_attention(self, implementation: Implementation) -> None:
         """Switch every block's attention algorithm; the weights stay."""
         for block in self.blocks:
             block.attention.implementation = implementation
+
+
+def check_ids_shape(ids: Array) -> None:
+    """Refuse ids that are no array of shape (B, T) with T at least 1."""
+    shape = getattr(ids, "shape", None)
+    if shape is None or len(shape) != 2 or shape[1] == 0:
+        raise ShapeError(
+            "GPT: ids are an integer array of shape (B, T) with T at least 1, got "
+            f"{type(ids).__name__ if shape is None else tuple(shape)}."
+        )

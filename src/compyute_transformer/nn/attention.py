@@ -1,19 +1,28 @@
 """Attention: the weights of all heads, and any of the interchangeable algorithms of `ops.multi_head` that read them."""
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
-from ..backend import Array
+from ..backend import Array, array_module
 from ..errors import ConfigError
-from ..ops.attention import NO_MASK, Mask, fused_attention_forward
-from ..ops.door import check_heads, check_probability
-from ..ops.multi_head import IMPLEMENTATIONS, attention_weights
+from ..ops.attention import NO_MASK, Mask, attention, fused_attention_forward
+from ..ops.door import check_heads, check_probability, check_shape
+from ..ops.linear import linear
+from ..ops.multi_head import IMPLEMENTATIONS, attention_weights, merge_heads, project_forward
 from ..random import DROPOUT, Generator, default_generator
 from . import init
 from .module import Module, Parameter
 
-__all__ = ["Implementation", "MultiHeadAttention"]
+__all__ = ["AttentionCache", "Implementation", "MultiHeadAttention"]
 
 Implementation = Literal["auto", "sequential", "semiparallel", "parallel", "fused"]
+
+
+class AttentionCache(Protocol):
+    """Keys and values of what an attention was given in earlier calls; `generation.cache` holds one for each block."""
+
+    def append(self, k: Array, v: Array) -> tuple[Array, Array]:
+        """Put k and v (B, K, T, D) behind what is there; returns all that their queries may see, (B, K, S, D) each."""
+        ...
 
 
 class MultiHeadAttention(Module):
@@ -67,8 +76,15 @@ class MultiHeadAttention(Module):
             )
         self._implementation = name
 
-    def forward(self, x: Array, memory: Array | None = None, mask: Mask = NO_MASK) -> Array:
-        """Attend from x (B, T, C) to x itself, or to a memory (B, S, C)."""
+    def forward(
+        self, x: Array, memory: Array | None = None, mask: Mask = NO_MASK, cache: AttentionCache | None = None
+    ) -> Array:
+        """Attend from x (B, T, C) to x itself, or to a memory (B, S, C).
+
+        With a cache, in `eval()`: to what was given before and to x, whose keys and values join the cache.
+        """
+        if cache is not None:
+            return self._run_cached(x, memory, mask, cache)
         return self._run(x, memory, mask)[0]
 
     def forward_with_weights(self, x: Array, memory: Array | None = None, mask: Mask = NO_MASK) -> tuple[Array, Array]:
@@ -76,10 +92,14 @@ class MultiHeadAttention(Module):
         y, saved = self._run(x, memory, mask)
         return y, attention_weights(saved)
 
+    def _algorithm(self, x: Array) -> Implementation:
+        if self.implementation != "auto":
+            return self.implementation
+        # without a fast twin, keeping the weights is faster than building them twice
+        return "fused" if fused_attention_forward.has_twin(x) else "parallel"
+
     def _run(self, x: Array, memory: Array | None, mask: Mask) -> tuple[Array, Any]:
-        name = self.implementation
-        if name == "auto":  # without a fast twin, keeping the weights is faster than building them twice
-            name = "fused" if fused_attention_forward.has_twin(x) else "parallel"
+        name = self._algorithm(x)
         forward, _ = IMPLEMENTATIONS[name]
         dropout = self.dropout if self.training else 0.0
         y, saved = forward(
@@ -97,6 +117,34 @@ class MultiHeadAttention(Module):
         )
         self.save((name, saved))
         return y, saved
+
+    def _run_cached(self, x: Array, memory: Array | None, mask: Mask, cache: AttentionCache) -> Array:
+        # q, k and v are projected for all heads at once whatever the algorithm: the cache takes them together
+        if self.training or memory is not None:
+            came = "a memory" if memory is not None else "a module in training"
+            raise ConfigError(
+                f"MultiHeadAttention: a cache serves self-attention in eval() only, since no backward reaches what it "
+                f"holds, got {came}. Call model.eval(), or leave the cache out."
+            )
+        H, K, (rows, C) = self.num_heads, self.num_kv_heads, self.in_weight.shape
+        check_shape("MultiHeadAttention", "x", x, (None, None, C), "batch, time, width")
+        in_bias, out_bias = (bias.data if bias else None for bias in (self.in_bias, self.out_bias))
+        (q, k, v), _ = project_forward(x, None, self.in_weight.data, in_bias, H, K, rows // (H + 2 * K))
+        k, v = cache.append(k, v)
+        if mask.array is not None:  # it is about all positions; the cache may know that only the last are seen
+            mask = mask._replace(array=mask.array[..., -k.shape[2] :])
+        name = self._algorithm(x)
+        if name == "fused":
+            y = fused_attention_forward(q, k, v, mask)[0]
+        elif name == "parallel":
+            y = attention(q, k, v, mask)
+        else:
+            heads = ((h, h * K // H) for h in range(H))
+            per_head = [
+                attention(q[:, h : h + 1], k[:, g : g + 1], v[:, g : g + 1], mask.for_head(h)) for h, g in heads
+            ]
+            y = array_module(x).concatenate(per_head, axis=1)
+        return linear(merge_heads(y), self.out_weight.data, out_bias)
 
     def backward(self, dy: Array) -> tuple[Array, Array | None]:
         """The gradients of x and of the memory, None in self-attention."""

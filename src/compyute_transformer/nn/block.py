@@ -2,7 +2,7 @@
 
 from ..backend import Array
 from ..ops.attention import NO_MASK, Mask
-from .attention import MultiHeadAttention
+from .attention import AttentionCache, MultiHeadAttention
 from .dropout import Dropout
 from .feed_forward import FeedForward
 from .module import Module
@@ -35,9 +35,9 @@ class PreNormBlock(Module):
         self.feed_forward = feed_forward
         self.feed_forward_dropout = feed_forward_dropout
 
-    def forward(self, x: Array, mask: Mask = NO_MASK) -> Array:
-        """Transform the residual stream (B, T, C)."""
-        x = x + self.attention_dropout(self.attention(self.attention_norm(x), mask=mask))
+    def forward(self, x: Array, mask: Mask = NO_MASK, cache: AttentionCache | None = None) -> Array:
+        """Transform the residual stream (B, T, C). cache: see `MultiHeadAttention.forward`."""
+        x = x + self.attention_dropout(self.attention(self.attention_norm(x), mask=mask, cache=cache))
         x = x + self.feed_forward_dropout(self.feed_forward(self.feed_forward_norm(x)))
         return x
 

@@ -12,7 +12,8 @@ import numpy as np
 from ..backend import Array, to_device
 from ..data.batches import IGNORE_INDEX, TokenBatches, validation_windows
 from ..data.tokenizer import Tokenizer
-from ..generation.generate import evaluating, generate
+from ..generation.generate import generate
+from ..generation.read import evaluating
 from ..models.gpt import GPT
 from ..nn.module import Module
 from ..ops.loss import cross_entropy, cross_entropy_backward, cross_entropy_forward

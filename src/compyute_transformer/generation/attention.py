@@ -1,0 +1,143 @@
+"""Who looked at whom: the attention weights of every block and head, as arrays and as a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..backend import Array, to_device, to_numpy
+from ..data.tokenizer import Tokenizer
+from ..errors import MissingExtraError, RangeError, ShapeError
+from ..models.gpt import GPT, check_ids_shape
+from .generate import start_of
+from .read import evaluating
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["attention_maps", "draw_attention", "draw_prompt", "save_picture", "token_labels"]
+
+MOST_LABELS = 32  # more tokens than this are numbered, not written out
+LONGEST_LABEL = 12
+INK, FAINT, HIDDEN = "#1b2a41", "#8a94a6", "#eef0f4"
+COLOURS = ["#ffffff", "#cfe3f5", "#7fb6e6", "#2f7fc9", "#123f7a", "#0b1f3f"]  # from no weight to all of it
+WHITESPACE = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"}
+
+
+def attention_maps(model: GPT, ids: Array) -> list[Array]:
+    """One array (B, H, T, S) a block: how much of each query's attention, of T, went to each key, of S.
+
+    ids: (B, T) integers, T at most context_length; S = T. The row of a query sums to one, and a key that is hidden has
+    exactly 0. From any implementation; nothing is dropped, whatever mode the model is in.
+    """
+    check_ids_shape(ids)
+    maps = []
+    with evaluating(model):
+        x = model.position(model.token_embedding(ids))
+        for block in model.blocks:
+            maps.append(block.attention.forward_with_weights(block.attention_norm(x), mask=model.mask)[1])
+            x = block(x, model.mask)
+    return maps
+
+
+def token_labels(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
+    """What each token stands for, short enough for an axis: whitespace is made visible, long tokens are cut."""
+    texts = ("".join(WHITESPACE.get(c, c) for c in tokenizer.decode([token])) for token in ids)
+    return [text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "…" for text in texts]
+
+
+def draw_attention(maps: Sequence[Array], labels: Sequence[str] | None = None, row: int = 0) -> "Figure":
+    """A picture of attention maps: a row of panels a block, a column a head; in each a row a query, a column a key.
+
+    The darker, the more attention; grey is what a query may not see. The scale is that of the square root, so that
+    small weights show too.
+
+    maps: of `attention_maps`. labels: one a token, see `token_labels`; up to 32 are written along the axes. row: which
+    of the batch.
+
+    Raises MissingExtraError without Matplotlib, ShapeError for labels of another number.
+    """
+    figure_class = _matplotlib("figure").Figure
+    colors, ticker = _matplotlib("colors"), _matplotlib("ticker")
+    weights = [to_numpy(array)[row] for array in maps]
+    blocks, (heads, T, S) = len(weights), weights[0].shape
+    hidden = ~np.any([array.any(axis=0) for array in weights], axis=0)  # where no head anywhere looked, none may
+    if labels is not None and (len(labels) != S or T != S):
+        raise ShapeError(f"draw_attention: one label a token, got {len(labels)} labels for {S} tokens.")
+    written = [_drawable(label) for label in labels] if labels is not None and S <= MOST_LABELS else None
+    side = min(max(1.7, 0.135 * S) if written else 2.0, 60 / max(blocks, heads))  # of a panel, in inches
+    figure: Figure = figure_class(
+        figsize=(heads * side + 1.6, blocks * side + 1.3), layout="compressed", facecolor="white"
+    )
+    panels: Any = figure.subplots(blocks, heads, squeeze=False, sharex=True, sharey=True)
+    colour_map = colors.LinearSegmentedColormap.from_list("attention", COLOURS).with_extremes(bad=HIDDEN)
+    scale = colors.PowerNorm(0.5, vmin=0.0, vmax=1.0)
+    for block, head in np.ndindex(blocks, heads):
+        panel = panels[block, head]
+        visible = np.ma.masked_array(weights[block][head].astype(np.float64), hidden)
+        image = panel.imshow(visible, cmap=colour_map, norm=scale, interpolation="nearest", aspect="equal")
+        panel.tick_params(labelsize=7, length=0 if written else 2, color=FAINT, labelcolor=INK, pad=2)
+        panel.spines[:].set(color=FAINT, linewidth=0.5)
+        if block == 0:
+            panel.set_title(f"head {head}", fontsize=9, color=INK)
+        if head == 0:
+            panel.set_ylabel(f"block {block}", fontsize=9, color=INK)
+    if written:
+        upright = max(map(len, written)) <= 2
+        panels[0, 0].set_xticks(range(S), written, parse_math=False)
+        panels[0, 0].set_yticks(range(T), written, parse_math=False)
+        for panel in panels[-1]:  # the panels share ticks, but each bottom one has texts of its own
+            panel.tick_params(axis="x", labelrotation=0 if upright else 90)
+    else:
+        for axis in (panels[0, 0].xaxis, panels[0, 0].yaxis):
+            axis.set_major_locator(ticker.MaxNLocator(4, integer=True))
+    figure.supxlabel("looked at", fontsize=9, color=FAINT)
+    figure.supylabel("who looked", fontsize=9, color=FAINT)
+    shrink = min(1.0, 3.0 / (blocks * side))
+    bar = figure.colorbar(image, ax=panels, ticks=[0, 0.05, 0.2, 0.5, 1], shrink=shrink, aspect=25)
+    bar.set_label("attention weight", fontsize=8, color=INK)
+    bar.ax.tick_params(labelsize=7, length=2, color=FAINT, labelcolor=INK)
+    bar.outline.set(edgecolor=FAINT, linewidth=0.5)
+    return figure
+
+
+def draw_prompt(model: GPT, tokenizer: Tokenizer, prompt: str, path: Path) -> None:
+    """Draw the attention of a prompt, of its last context_length tokens, into a file.
+
+    Raises as `start_of`, `draw_attention` and `save_picture`.
+    """
+    ids = start_of(tokenizer, prompt)[-model.config.context_length :]
+    maps = attention_maps(model, to_device(np.array([ids], np.int32), model.device))
+    save_picture(draw_attention(maps, token_labels(tokenizer, ids)), path)
+
+
+def save_picture(figure: "Figure", path: Path) -> None:
+    """Write a figure to a file, in the format that its ending names: .png, .svg, .pdf and others.
+
+    Raises RangeError for an ending that names none, OSError where the file cannot be written.
+    """
+    known = figure.canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in known:
+        raise RangeError(
+            f"save_picture: the file's ending names its format, one of {', '.join(sorted(known))}, got {str(path)!r}."
+        )
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+
+
+def _drawable(label: str) -> str:
+    """A label in characters that Matplotlib's own font has; the others by their numbers."""
+    known = _matplotlib("font_manager").get_font(_matplotlib("font_manager").findfont("DejaVu Sans")).get_charmap()
+    return "".join(c if ord(c) in known else f"U+{ord(c):04X}" for c in label)
+
+
+def _matplotlib(module: str) -> Any:
+    from importlib import import_module
+
+    try:
+        return import_module(f"matplotlib.{module}")
+    except ImportError as error:
+        raise MissingExtraError(
+            "draw_attention: a picture needs Matplotlib, which is not installed. "
+            "pip install 'compyute-transformer[notebooks]'; attention_maps gives the numbers without it."
+        ) from error
