@@ -22,7 +22,7 @@ from compyute_transformer.training.settings import KINDS, SECTION_OF
 TEXT = "The owl and the pussycat went to sea in a beautiful pea green boat.\n" * 40
 TINY_SETTINGS = {"context-length": 16, "embed-dim": 16, "num-heads": 2, "num-layers": 1, "batch-size": 4}
 TINY = [f"--{name}={value}" for name, value in TINY_SETTINGS.items()]
-COMMANDS = ("train", "generate", "eval", "doctor")
+COMMANDS = ("train", "generate", "eval", "bench", "doctor")
 
 
 @dataclass
@@ -298,7 +298,37 @@ def test_sampling_options_reach_the_sampler(run: Run, trained: Path) -> None:
     greedy = run("generate", trained, "--temperature", 0).out
     assert run("generate", trained, "--top-k", 1).out == greedy
     assert run("generate", trained, "--top-p", 1e-9).out == greedy
+    assert run("generate", trained, "--min-p", 1).out == greedy
+    assert run("generate", trained, "--temperature", 0, "--repetition-penalty", 3).out != greedy
     assert run("generate", trained).out != greedy
+
+
+def test_without_the_cache_the_text_is_the_same(run: Run, trained: Path) -> None:
+    def text(*options: object) -> str:
+        return run("generate", trained, "--max-new-tokens", 40, "--prompt", "The owl", *options).out
+
+    assert text("--no-cache") == text()
+    assert text("--no-cache", "--slide", 8) == text("--slide", 8)
+
+
+def test_the_cache_is_used_unless_it_is_refused(run: Run, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from compyute_transformer.generation import read
+
+    steps: list[object] = []
+    monkeypatch.setattr(read, "step", lambda *given: steps.append(given) or pytest.fail("a step"))
+    assert run("generate", trained, "--max-new-tokens", 3, "--no-cache").code == 0
+    with pytest.raises(pytest.fail.Exception, match="a step"):
+        cli.main(["generate", str(trained), "--max-new-tokens", "3"])
+    assert len(steps) == 1
+
+
+def test_the_attention_of_the_prompt_is_drawn(run: Run, trained: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "owl.png"
+    done = run("generate", trained, "--prompt", "The owl", "--max-new-tokens", 2, "--attention", picture)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert done.err.endswith(f"attention of the prompt: {picture}\n")
+    assert run("generate", trained, "--prompt", TEXT, "--max-new-tokens", 0, "--attention", picture).code == 0
+    assert run("generate", trained, "--max-new-tokens", 0, "--attention", picture).code == 0
 
 
 def test_text_is_shown_as_it_comes(run: Run, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,6 +383,10 @@ def test_the_doctor_tells_people_and_programs(run: Run) -> None:
         (["generate", "RUN", "--prompt", "FILE:no-such-file"], "there is no .*no-such-file"),
         (["generate", "RUN", "--top-k", "0"], "top_k is at least 1"),
         (["generate", "RUN", "--temperature", "-1"], "temperature is a finite number"),
+        (["generate", "RUN", "--min-p", "2"], "min_p lies in"),
+        (["generate", "RUN", "--repetition-penalty", "0"], "repetition_penalty is a finite number above 0"),
+        (["generate", "RUN", "--slide", "17"], r"slide lies in \[1, 16\]"),
+        (["generate", "RUN", "--attention", "map.txt"], "the file's ending names its format"),
     ],
 )
 def test_our_errors_are_one_message(

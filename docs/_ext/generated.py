@@ -10,6 +10,7 @@
 import csv
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
@@ -65,9 +66,18 @@ class Cli(MarkdownDirective):
 
     def markdown(self) -> str:
         """One section a command."""
-        commands = typer.main.get_command(command).commands  # type: ignore[attr-defined]
-        functions = {info.name or info.callback.__name__: info.callback for info in command.registered_commands}
-        return "\n\n".join(self.section(name, commands[name], get_type_hints(functions[name])) for name in commands)
+        return "\n\n".join(self.sections(command, typer.main.get_command(command)))
+
+    def sections(self, app: typer.Typer, group: Any, prefix: str = "") -> Iterator[str]:
+        """Of every command of an app; those of a group stand below the group's own sentence."""
+        functions = {info.name or info.callback.__name__: info.callback for info in app.registered_commands}
+        groups = {info.name: info.typer_instance for info in app.registered_groups}
+        for name, sub in group.commands.items():
+            if name in groups:
+                yield f"## {prefix}{name}\n\n{sub.help}"
+                yield from self.sections(groups[name], sub, f"{prefix}{name} ")
+            else:
+                yield self.section(prefix + name, sub, get_type_hints(functions[name]))
 
     def section(self, name: str, sub: Any, kinds: dict[str, Any]) -> str:
         """The command's sentence, its usage, its arguments, and its options by panel."""

@@ -1,6 +1,6 @@
 """The command: one table, sub-command -> function, each of which hands its options on and prints what comes back.
 
-    compyute train | generate | eval | doctor
+    compyute train | generate | eval | verify | bench | doctor
 
 What a command needs is imported when it runs, so that `--help` is there at once. Exit codes: 0 done, 1 an error of ours
 (one message, no traceback), 2 a command line that cannot be understood, 130 interrupted.
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from . import __version__
+from .bench.command import bench
 from .errors import CompyuteError
 
 if TYPE_CHECKING:
@@ -180,8 +181,24 @@ def generate(
     top_p: Annotated[
         float | None, typer.Option(help="Draw from the fewest tokens that have the probability p.")
     ] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="Draw from tokens at least this times as probable as the first.")
+    ] = None,
+    repetition_penalty: Annotated[
+        float, typer.Option(help="Above 1: tokens that were there come more rarely; 1: as they are.")
+    ] = 1.0,
     seed: Annotated[int, typer.Option(help="Another seed, another text.")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given several times.")] = None,
+    slide: Annotated[
+        int, typer.Option(help="Tokens the window moves at once when the text outgrows the context; more is faster.")
+    ] = 1,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Keep what was read; without, the same text, slowly.")
+    ] = True,
+    attention: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Draw who looks at whom in the prompt: a panel a block and head."),
+    ] = None,
     checkpoint: Checkpoint = "best",
     device: OnDevice = "cpu",
     json: Json = False,
@@ -194,6 +211,10 @@ def generate(
     if prompt.startswith("FILE:"):
         prompt = load_corpus(Path(prompt.removeprefix("FILE:"))).text
     loaded = load_run(run, checkpoint, device)
+    if attention is not None:
+        from .generation.attention import draw_prompt
+
+        draw_prompt(loaded.model, loaded.tokenizer, prompt, attention)
     pieces = stream(
         loaded.model,
         loaded.tokenizer,
@@ -202,8 +223,12 @@ def generate(
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
         seed=seed,
         stop=stop or (),
+        slide=slide,
+        cached=cache,
     )
     if json:
         facts = {"run": run, "step": loaded.step, "seed": seed, "prompt": prompt, "text": "".join(pieces)}
@@ -218,6 +243,8 @@ def generate(
         show("\n")
     rate = f", {pieces.tokens_per_second:,.0f} tokens/s" if pieces.tokens_per_second else ""
     note(f"{len(pieces.ids)} tokens{rate}, step {loaded.step}, seed {seed}")
+    if attention is not None:
+        note(f"attention of the prompt: {attention}")
 
 
 @app.command("eval")
@@ -251,6 +278,33 @@ def evaluate(
         f"characters          {result.characters:,}"
     )
     note(f"{run}, {checkpoint} checkpoint, {result.seconds:.1f} s")
+
+
+app.add_typer(bench, name="bench")  # a command of its own; it says what it measures
+
+
+@app.command()
+def verify(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="WHAT", help="Parts of names (ops.linear, nn., models), or the folder of one run."),
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Only this method, such as differences; may be given several times.")
+    ] = None,
+    certificate: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a certificate of the ops.")] = None,
+    seed: Annotated[int, typer.Option(help="Other numbers to prove it on.")] = 0,
+    checkpoint: Checkpoint = "best",
+    json: Json = False,
+) -> None:
+    """Prove every gradient here and now: against slopes, PyTorch, and one implementation against another.
+
+    Exits with 1 if anything fails. The folder of a run proves your own model, on its own validation text.
+    """
+    from .verify.command import verify as prove
+
+    if not prove(what or (), method or (), seed, certificate, json, checkpoint).passed:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -17,6 +17,7 @@ CompyuteError
 ├── RunError              a run folder that cannot be used
 │   └── CheckpointError   no whole checkpoint, or one that does not fit
 ├── NonFiniteError        a loss or gradient that is NaN or infinite
+├── ParityError           contestants of a benchmark that do not compute the same
 └── MissingExtraError     an optional package is needed; the message says what to install
 
 A message names the operation, the rule, what came, and the remedy, in that order.
@@ -36,6 +37,7 @@ __all__ = [
     "InputError",
     "MissingExtraError",
     "NonFiniteError",
+    "ParityError",
     "RangeError",
     "RunError",
     "ShapeError",
@@ -110,6 +112,10 @@ class CheckpointError(RunError):
 
 class NonFiniteError(CompyuteError, ArithmeticError):
     """A loss or a gradient that is NaN or infinite."""
+
+
+class ParityError(CompyuteError, AssertionError):
+    """Contestants of a benchmark that do not compute the same; nothing was timed."""
 
 
 class MissingExtraError(CompyuteError, ImportError):

@@ -1,0 +1,187 @@
+"""Attention: the algorithms beside each other, in whole steps of training and alone, and alone beside PyTorch's.
+
+The successor of the seed's `implementation_benchmark`. One model and its weights serve all: the algorithm is switched
+in place. They drop the same elements, so their losses and gradients agree with dropout on, and are refused otherwise.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..backend import Array
+from ..errors import ConfigError
+from ..models.gpt import GPT
+from ..nn.attention import Implementation
+from ..ops.attention import (
+    Mask,
+    attention_backward,
+    attention_forward,
+    fused_attention_backward,
+    fused_attention_forward,
+)
+from ..ops.loss import cross_entropy_backward, cross_entropy_forward
+from ..optim.clip import global_norm
+from ..verify.torch_models import randomise
+from .ground import NO_TORCH, has_torch, survey, use_threads_of
+from .peak import peak_memory
+from .race import Contestant, Report, Result, alternate, check_arrays, check_parity
+from .workload import OurStep, Workload, workload
+
+__all__ = ["ALGORITHMS", "LENGTHS", "bench_attention", "check_algorithms", "run_op_alone", "run_step_alone"]
+
+ALGORITHMS: tuple[Implementation, ...] = ("sequential", "semiparallel", "parallel", "fused")
+LENGTHS = (1024, 2048, 4096)
+BATCH, HEADS, WIDTH = 4, 8, 64  # of the op alone
+LONGEST_WITH_WEIGHTS = 2048  # the (B, H, T, T) weights of twice that are 2 GB, several times over
+CAUSAL = Mask(causal=True)
+OP_ALONE = "attention forward + backward"
+TOLERANCE = 1e-4
+
+
+def bench_attention(
+    algorithms: Sequence[str] = ALGORITHMS,
+    size: str = "seed",
+    overrides: Mapping[str, object] | None = None,
+    lengths: Sequence[int] = LENGTHS,
+    rounds: int = 10,
+    memory: bool = True,
+) -> Report:
+    """Time and peak memory of a step with each algorithm, then of the op alone at some lengths (none: not at all)."""
+    for name in algorithms:
+        if name not in ALGORITHMS:
+            raise ConfigError(f"bench attention: an algorithm is one of {', '.join(ALGORITHMS)}, got {name!r}.")
+    chosen = [name for name in ALGORITHMS if name in algorithms]
+    work = workload(size, overrides)
+    if has_torch() and lengths:
+        import torch  # noqa: F401  first, so that its threads begin with its own settings, not with ours
+    ground, warnings = survey()
+    report = Report("Attention", ground, "ms", warnings=warnings)
+    contestants = _race_steps(report, work, chosen, rounds)
+    for contestant in contestants if memory else ():
+        given = {"size": size, "overrides": dict(overrides or {}), "algorithm": contestant.mode}
+        _add_peak(report, "step", contestant, work.shape, "attention:run_step_alone", **given)
+    if lengths and has_torch():
+        use_threads_of(ground)
+    elif lengths:
+        report.notes.append(NO_TORCH)
+    for length in lengths:
+        _race_ops(report, length, chosen, rounds, memory)
+    return report
+
+
+def check_algorithms(work: Workload, algorithms: Sequence[Implementation]) -> None:
+    """The loss and the norm of the gradient, dropout included, from weights drawn anew. Raises ParityError."""
+    model = GPT(work.config, work.training.seed)
+    randomise(model)
+    x, y = work.batches()[0]
+    found = []
+    for name in algorithms:
+        model.use_attention(name)
+        model.generator.offset = 0
+        model.zero_grad()
+        loss, saved = cross_entropy_forward(model(x), y)
+        model.backward(cross_entropy_backward(1.0, saved))
+        found.append((float(loss), global_norm(model.flat.grad)))
+        check_parity("the loss", name, found[-1][:1], found[0][:1], TOLERANCE)
+        check_parity("the gradient norm", name, found[-1][1:], found[0][1:], TOLERANCE)
+
+
+def run_step_alone(size: str, overrides: Mapping[str, object], algorithm: Implementation) -> None:
+    """A few steps with one algorithm, for the peak of its memory."""
+    step = OurStep(workload(size, overrides))
+    for _ in range(3):
+        _with_algorithm(step, algorithm)()
+
+
+def run_op_alone(mode: str, length: int) -> None:
+    """The op alone, twice, for the peak of its memory."""
+    for _ in range(2):
+        _ours(mode, *_inputs(length))() if mode in OPS else _torchs(*_inputs(length))()
+
+
+# --- whole steps ---
+
+
+def _race_steps(report: Report, work: Workload, algorithms: Sequence[Implementation], rounds: int) -> list[Contestant]:
+    check_algorithms(work, algorithms)
+    step = OurStep(work)
+    contestants = [Contestant("compyute", name, _with_algorithm(step, name)) for name in algorithms]
+    raced = alternate(contestants, rounds)
+    report.add_times("step", work.shape, raced)
+    report.add_rates("step", work.shape, raced, work.tokens, "tokens/s")
+    return contestants
+
+
+def _with_algorithm(step: OurStep, name: Implementation) -> Callable[[], float]:
+    def run() -> float:
+        step.model.use_attention(name)
+        return step()
+
+    return run
+
+
+# --- the op alone ---
+
+OPS: dict[str, tuple[Any, Any]] = {
+    "fused": (fused_attention_forward, fused_attention_backward),
+    "parallel": (attention_forward, attention_backward),
+}
+
+
+def _race_ops(report: Report, length: int, algorithms: Sequence[Implementation], rounds: int, memory: bool) -> None:
+    q, k, v, dy = _inputs(length)
+    modes = [mode for mode in OPS if mode in algorithms]
+    if "parallel" in modes and length > LONGEST_WITH_WEIGHTS:
+        modes.remove("parallel")
+        report.notes.append(f"At T {length} parallel was left out: its weights would fill gigabytes.")
+    contestants = [Contestant("compyute", mode, _ours(mode, q, k, v, dy)) for mode in modes]
+    if has_torch():
+        contestants.append(Contestant("torch", "sdpa", _torchs(q, k, v, dy)))
+    if not contestants:
+        return
+    shape = f"B {BATCH}, {HEADS} heads, T {length}, D {WIDTH}, causal"
+    results = [contestant.run() for contestant in contestants]
+    for contestant, result in zip(contestants, results, strict=True):
+        check_arrays(contestant.name, result, results[0], TOLERANCE)
+    del results
+    report.add_times(OP_ALONE, shape, alternate(contestants, rounds))
+    for contestant in contestants if memory else ():
+        given = {"mode": contestant.mode, "length": length}
+        _add_peak(report, OP_ALONE, contestant, shape, "attention:run_op_alone", **given)
+
+
+def _inputs(length: int) -> tuple[Array, Array, Array, Array]:
+    """q, k, v, dy."""
+    rng = np.random.default_rng(6)
+    q, k, v, dy = rng.standard_normal((4, BATCH, HEADS, length, WIDTH), dtype=np.float32)
+    return q, k, v, dy
+
+
+def _ours(mode: str, q: Array, k: Array, v: Array, dy: Array) -> Callable[[], tuple[Array, ...]]:
+    forward, backward = OPS[mode]
+
+    def run() -> tuple[Array, ...]:
+        y, saved = forward(q, k, v, CAUSAL)
+        return y, *backward(dy, saved)
+
+    return run
+
+
+def _torchs(q: Array, k: Array, v: Array, dy: Array) -> Callable[[], tuple[Array, ...]]:
+    import torch
+
+    leaves = [torch.from_numpy(array).requires_grad_() for array in (q, k, v)]
+    their_dy = torch.from_numpy(dy)
+
+    def run() -> tuple[Array, ...]:
+        y = torch.nn.functional.scaled_dot_product_attention(*leaves, is_causal=True)
+        gradients = torch.autograd.grad(y, leaves, their_dy)
+        return y.detach().numpy(), *(gradient.numpy() for gradient in gradients)
+
+    return run
+
+
+def _add_peak(report: Report, what: str, contestant: Contestant, shape: str, target: str, **given: Any) -> None:
+    if (peak := peak_memory(target, **given)) is not None:
+        report.results.append(Result(what, contestant.provider, contestant.mode, peak / 1e6, "MB", shape))

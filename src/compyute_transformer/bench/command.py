@@ -1,0 +1,203 @@
+"""The command `compyute bench`: its options, each handed on; and what is printed, written and drawn.
+
+compyute bench step | attention | ops | generate | startup
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from .race import Report
+
+__all__ = ["bench"]
+
+bench = typer.Typer(
+    help="Measure: a training step beside PyTorch's, attention's algorithms, every fast twin, generation, the start.",
+    no_args_is_help=True,
+)
+
+Size = Literal["nano", "cpu", "shakespeare", "seed", "gpt2"]
+
+
+def shape(help: str) -> Any:
+    """An option that changes the size."""
+    return typer.Option(help=help, rich_help_panel="Size")
+
+
+def output(help: str, *names: str) -> Any:
+    """An option that says where results go."""
+    return typer.Option(*names, help=help, rich_help_panel="Output")
+
+
+BatchSize = Annotated[int | None, shape("Windows of text at a time.")]
+ContextLength = Annotated[int | None, shape("How many tokens it sees at a time.")]
+EmbedDim = Annotated[int | None, shape("Width of the residual stream.")]
+NumHeads = Annotated[int | None, shape("Attention heads of a block; they divide the width.")]
+NumLayers = Annotated[int | None, shape("Blocks.")]
+Dropout = Annotated[float | None, shape("Probability of dropping an element.")]
+Rounds = Annotated[int, typer.Option(help="How often each contestant is timed.")]
+Memory = Annotated[bool, typer.Option(help="Measure peak memory, each contestant in a process of its own.")]
+Csv = Annotated[Path | None, output("Add a row for every number to this file.", "--csv")]
+Plot = Annotated[Path | None, output("Draw a chart into this PNG file.", "--plot")]
+Json = Annotated[bool, output("JSON on the standard output, for programs.", "--json")]
+
+
+@bench.command()
+def step(
+    preset: Annotated[Size, shape("The model and how it is trained.")] = "shakespeare",
+    batch_size: BatchSize = None,
+    context_length: ContextLength = None,
+    embed_dim: EmbedDim = None,
+    num_heads: NumHeads = None,
+    num_layers: NumLayers = None,
+    vocab_size: Annotated[int | None, shape("Tokens in the vocabulary.")] = None,
+    dropout: Dropout = None,
+    autocast: Annotated[bool, typer.Option(help="PyTorch with bfloat16 autocast too.")] = True,
+    compiled: Annotated[
+        bool, typer.Option("--compiled", help="PyTorch with torch.compile too; takes minutes.")
+    ] = False,
+    reference: Annotated[bool, typer.Option("--reference", help="Our readable bodies too.")] = False,
+    rounds: Rounds = 10,
+    memory: Memory = True,
+    csv: Csv = None,
+    plot: Plot = None,
+    json: Json = False,
+) -> None:
+    """Time a whole training step, ours beside PyTorch's: the same mathematics, the same weights and data."""
+    from .step import bench_step
+
+    modes = ["eager", *(["autocast"] if autocast else []), *(["compiled"] if compiled else [])]
+    changes = _given(locals(), "batch_size", "context_length", "embed_dim", "num_heads", "num_layers", "dropout")
+    _out(bench_step(preset, changes, vocab_size, modes, reference, rounds, memory), csv, plot, json)
+
+
+@bench.command()
+def attention(
+    algorithms: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="ALGORITHM", help="Of sequential, semiparallel, parallel, fused; without, all."),
+    ] = None,
+    preset: Annotated[Size, shape("The model of the whole steps.")] = "seed",
+    batch_size: BatchSize = None,
+    context_length: ContextLength = None,
+    embed_dim: EmbedDim = None,
+    num_heads: NumHeads = None,
+    num_layers: NumLayers = None,
+    dropout: Dropout = None,
+    lengths: Annotated[
+        str, shape("Of the op alone, (4, 8, T, 64) causal: T, T, …; none: not at all.")
+    ] = "1024,2048,4096",
+    rounds: Rounds = 10,
+    memory: Memory = True,
+    csv: Csv = None,
+    plot: Plot = None,
+    json: Json = False,
+) -> None:
+    """Time whole training steps with each algorithm, and attention alone beside PyTorch's."""
+    from .attention import ALGORITHMS, bench_attention
+
+    changes = _given(locals(), "batch_size", "context_length", "embed_dim", "num_heads", "num_layers", "dropout")
+    report = bench_attention(algorithms or ALGORITHMS, preset, changes, _whole_numbers(lengths), rounds, memory)
+    _out(report, csv, plot, json)
+
+
+@bench.command()
+def ops(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="OP", help="Such as linear, or adamw_update; without, all.")
+    ] = None,
+    preset: Annotated[Size, shape("The model whose shapes the ops work on.")] = "shakespeare",
+    batch_size: BatchSize = None,
+    context_length: ContextLength = None,
+    embed_dim: EmbedDim = None,
+    num_heads: NumHeads = None,
+    dropout: Dropout = None,
+    rounds: Rounds = 10,
+    csv: Csv = None,
+    plot: Plot = None,
+    json: Json = False,
+) -> None:
+    """Time each fast twin beside its readable body, and beside a plain copy or matrix product."""
+    from .ops import bench_ops
+
+    changes = _given(locals(), "batch_size", "context_length", "embed_dim", "num_heads", "dropout")
+    _out(bench_ops(names or (), preset, changes, rounds), csv, plot, json)
+
+
+@bench.command()
+def generate(
+    preset: Annotated[Size, shape("The model that writes.")] = "shakespeare",
+    context_length: ContextLength = None,
+    embed_dim: EmbedDim = None,
+    num_heads: NumHeads = None,
+    num_layers: NumLayers = None,
+    prompt_tokens: Annotated[int | None, shape("How many it reads first; without, half the context.")] = None,
+    new_tokens: Annotated[int | None, shape("How many it writes; without, half the context.")] = None,
+    rounds: Rounds = 5,
+    csv: Csv = None,
+    plot: Plot = None,
+    json: Json = False,
+) -> None:
+    """Time a model that writes, with its cache and without."""
+    from .generate import bench_generate
+
+    changes = _given(locals(), "context_length", "embed_dim", "num_heads", "num_layers")
+    _out(bench_generate(preset, changes, prompt_tokens, new_tokens, rounds), csv, plot, json)
+
+
+@bench.command()
+def startup(
+    preset: Annotated[Size, shape("The model of the first step.")] = "cpu",
+    rounds: Rounds = 5,
+    csv: Csv = None,
+    plot: Plot = None,
+    json: Json = False,
+) -> None:
+    """Time the import and the first step, with no compiled kernels on disk and with all."""
+    from .startup import bench_startup
+
+    _out(bench_startup(preset, rounds), csv, plot, json)
+
+
+def _given(values: dict[str, Any], *names: str) -> dict[str, object]:
+    return {name: values[name] for name in names if values[name] is not None}
+
+
+def _whole_numbers(text: str) -> list[int]:
+    if text == "none":
+        return []
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = [0]
+    if min(numbers) < 1:
+        raise typer.BadParameter(f"--lengths are whole numbers of at least 1 with commas between, got {text!r}.")
+    return numbers
+
+
+def _out(report: "Report", csv: Path | None, plot: Path | None, json: bool) -> None:
+    """Print the report; write and draw it where that is asked for."""
+    from .race import write_csv
+
+    if json:
+        from json import dumps
+
+        typer.echo(dumps(report.to_dict(), indent=2))
+    else:
+        from rich.console import Console
+
+        from .show import show
+
+        show(report, Console(highlight=False))
+    if csv is not None:
+        write_csv(csv, report)
+    if plot is not None:
+        from .plot import plot as draw
+
+        draw(report, plot)
+    for path in (csv, plot):
+        if path is not None:
+            print(f"Written: {path}", file=sys.stderr)

@@ -1,0 +1,218 @@
+"""Ops: each fast twin beside its readable body, and beside what the machine can do at best.
+
+What moves numbers is held to a plain copy that reads and writes as many bytes; what multiplies matrices, to NumPy's
+matrix product. The yardstick runs in the same race, so that the share is of what the machine gave at that moment.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ..backend import Array, floor_fault
+from ..errors import ConfigError
+from ..models.gpt import GPT
+from ..ops import examples
+from ..ops.attention import Mask
+from ..ops.contract import REGISTRY, Op, cast, cotangent, map_arrays
+from ..optim.adamw import adamw_update
+from .ground import survey
+from .race import Contestant, Report, Result, alternate, check_arrays, ratio
+from .workload import Workload, workload
+
+__all__ = ["Piece", "bench_ops", "bytes_moved", "pieces"]
+
+TOLERANCE = 1e-4
+UNITS = {"copy": "GB/s", "gemm": "GFLOP/s"}
+GEMM = (4096, 384, 1536)  # rows, inputs, outputs of the yardstick: those of a feed-forward layer
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A twin at work. amount: bytes that must be moved (yardstick "copy"), or floating-point operations ("gemm")."""
+
+    name: str
+    shape: str
+    twin: Callable[[], Any]
+    body: Callable[[], Any]
+    amount: float
+    yardstick: Literal["copy", "gemm"]
+
+
+def bench_ops(
+    names: Sequence[str] = (),
+    size: str = "shakespeare",
+    overrides: Mapping[str, object] | None = None,
+    rounds: int = 10,
+) -> Report:
+    """Time, rate and share of the yardstick of every twin, at the shapes of a size. names: only these ops."""
+    work = workload(size, overrides)
+    known = [*REGISTRY, "adamw_update"]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"bench ops: an op is one of {', '.join(known)}, got {name!r}.")
+    ground, warnings = survey()
+    report = Report(f"Fast twins, at the shapes of {size}", ground, "% of the yardstick", warnings=warnings)
+    if fault := floor_fault("cpu"):
+        report.notes.append(f"There are no fast twins to time. {fault}.")
+        return report
+    with ThreadPoolExecutor(ground.threads) as threads:
+        for piece in pieces(work, names):
+            _race(report, piece, rounds, threads, ground.threads)
+    return report
+
+
+def _race(report: Report, piece: Piece, rounds: int, threads: ThreadPoolExecutor, count: int) -> None:
+    check_arrays(piece.name, piece.twin(), piece.body(), TOLERANCE)
+    run, amount = _copy(piece.amount, threads, count) if piece.yardstick == "copy" else _gemm()
+    twin = Contestant("compyute", "twin", piece.twin)
+    body = Contestant("compyute", "body", piece.body)
+    yardstick = Contestant("numpy", piece.yardstick, run)
+    raced = alternate([twin, body, yardstick], rounds)
+    of_yardstick = raced.pop(yardstick)
+    report.add_times(piece.name, piece.shape, raced)
+    unit = UNITS[piece.yardstick]
+    report.add_rates(piece.name, piece.shape, raced, piece.amount / 1e9, unit)
+    report.add_rates(piece.name, piece.shape, {yardstick: of_yardstick}, amount / 1e9, unit)
+    share = ratio(of_yardstick, raced[twin]).map(lambda times: 100 * times * piece.amount / amount)
+    report.results.append(Result.median(piece.name, twin, share, "% of the yardstick", piece.shape))
+
+
+def _copy(amount: float, threads: ThreadPoolExecutor, count: int) -> tuple[Callable[[], object], float]:
+    """Read half as many bytes and write as many, each thread its part."""
+    source = np.ones(max(count, round(amount / 8)), np.float32)
+    target = np.empty_like(source)
+    parts = list(zip(np.array_split(source, count), np.array_split(target, count), strict=True))
+
+    def run() -> None:
+        others = [threads.submit(np.copyto, to, origin) for origin, to in parts[1:]]
+        np.copyto(parts[0][1], parts[0][0])
+        for other in others:
+            other.result()
+
+    return run, 2.0 * source.nbytes
+
+
+def _gemm() -> tuple[Callable[[], object], float]:
+    rows, inputs, outputs = GEMM
+    rng = np.random.default_rng(8)
+    x, weight = (rng.standard_normal(shape, dtype=np.float32) for shape in ((rows, inputs), (outputs, inputs)))
+    y = np.empty((rows, outputs), np.float32)
+    return lambda: np.matmul(x, weight.T, out=y), 2.0 * rows * inputs * outputs
+
+
+# --- what is timed ---
+
+
+def pieces(work: Workload, names: Sequence[str] = ()) -> Iterator[Piece]:
+    """The forward and the backward of every op that have a twin, then AdamW."""
+    for op in REGISTRY.values():
+        if not names or op.name in names:
+            yield from _of_op(op, work)
+    if not names or "adamw_update" in names:
+        yield _adamw(work)
+
+
+def _of_op(op: Op, work: Workload) -> Iterator[Piece]:
+    twins = [name for name in ("forward", "backward") if _has_twin(getattr(op, name))]
+    if not twins:
+        return
+    arguments, shape, flops = _sized(op, work)
+    y, saved = op.forward(**arguments)
+    dy = cotangent(y)
+    if "forward" in twins:
+        amount = flops or bytes_moved(arguments, (y, saved))
+        run: Any = op.forward
+        yield Piece(
+            f"{op.name}_forward", shape, lambda: run(**arguments)[0], lambda: run.reference(**arguments)[0],
+            amount, "gemm" if flops else "copy",
+        )  # fmt: skip
+    if "backward" in twins:
+        gradients: Any = op.backward
+        amount = flops * BACKWARD[op.name] if flops else bytes_moved((dy, saved), gradients(dy, saved))
+        yield Piece(
+            f"{op.name}_backward", shape, lambda: gradients(dy, saved), lambda: gradients.reference(dy, saved),
+            amount, "gemm" if flops else "copy",
+        )  # fmt: skip
+
+
+# Floating-point operations of a backward, in forwards: dx and dW; five products instead of two.
+BACKWARD = {"linear": 2.0, "fused_attention": 2.5, "attention": 2.0}
+
+
+def _has_twin(function: Any) -> bool:
+    return hasattr(function, "twin") and function.twin("cpu") is not None
+
+
+def _sized(op: Op, work: Workload) -> tuple[examples.Arguments, str, float]:
+    """Arguments in float32 at the shapes of a model, the shape in words, and floating-point operations (0: few)."""
+    c, B = work.config, work.training.batch_size
+    N, T, C, V, D = work.tokens, c.context_length, c.embed_dim, c.vocab_size, c.embed_dim // c.num_heads
+    hidden, rng = c.mlp_dim or 4 * C, np.random.default_rng(7)
+    approximate = "none" if c.activation == "gelu" else "tanh"
+    if op.name in ("attention", "fused_attention"):
+        mask = Mask(causal=True)
+        built = examples.attention(rng, B, c.num_heads, None, T, T, D, mask, c.dropout)
+        # two products of 2·D operations for each of the T (T + 1) / 2 scores that the mask leaves
+        return _float32(built), f"B {B}, {c.num_heads} heads, T {T}, D {D}", 2.0 * D * B * c.num_heads * T * (T + 1)
+    match op.name:
+        case "embedding":
+            built, shape = examples.embedding(rng, (B, T), V, C), f"({N}), V {V}, C {C}"
+        case "linear":
+            built, shape = examples.linear(rng, (B, T), C, hidden), f"({N}, {C}) to {hidden}"
+            return _float32(built), shape, 2.0 * N * C * hidden
+        case "layer_norm":
+            built, shape = examples.layer_norm(rng, (B, T), C), f"({N}, {C})"
+        case "gelu":
+            built, shape = examples.gelu(rng, approximate, (B, T, hidden)), f"({N}, {hidden}), {approximate}"
+        case "relu":
+            built, shape = examples.relu(rng, (B, T, hidden)), f"({N}, {hidden})"
+        case "dropout":
+            built, shape = examples.dropout(rng, (B, T, C), c.dropout or 0.1), f"({N}, {C}), {c.dropout or 0.1:g}"
+        case "softmax":
+            built, shape = examples.softmax(rng, (B, c.num_heads, T), T), f"({B * c.num_heads * T}, {T})"
+        case "cross_entropy":
+            built, shape = examples.cross_entropy(rng, (B, T), V), f"({N}, {V})"
+        case _:  # an op that is new here: its own largest case
+            case = op.cases[-1]
+            built, shape = case.arguments(), case.name
+    return _float32(built), shape, 0.0
+
+
+def _float32(arguments: examples.Arguments) -> examples.Arguments:
+    converted: examples.Arguments = cast(arguments, np.float32)
+    return converted
+
+
+def _adamw(work: Workload) -> Piece:
+    count = GPT(work.config).num_parameters
+    rng = np.random.default_rng(9)
+    gradient = rng.standard_normal(count, dtype=np.float32)
+
+    def stepper(update: Any) -> Callable[[], Array]:
+        weight, first, second = np.ones(count, np.float32), np.zeros_like(gradient), np.zeros_like(gradient)
+
+        def run() -> Array:
+            update(weight, gradient, first, second, 1, 1e-3, (0.9, 0.99), 1e-8, 0.1, count)
+            return weight
+
+        return run
+
+    update: Any = adamw_update
+    moved = 7.0 * gradient.nbytes  # four arrays are read, three written
+    return Piece("adamw_update", f"({count})", stepper(update), stepper(update.reference), moved, "copy")
+
+
+def bytes_moved(read: Any, written: Any) -> float:
+    """The bytes of all arrays in a structure that is read and one that is written; one in both is read only."""
+    arrays: dict[int, int] = {}
+
+    def note(array: Array) -> None:
+        if isinstance(array, np.ndarray):
+            arrays[array.__array_interface__["data"][0]] = array.nbytes
+
+    map_arrays(note, read)
+    map_arrays(note, written)
+    return float(sum(arrays.values()))

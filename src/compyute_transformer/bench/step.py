@@ -1,0 +1,117 @@
+"""Step: a whole step of training, ours beside PyTorch's, doing the same mathematics.
+
+The same weights, batches, activation, dropout probability, clipping and AdamW; the elements that are dropped differ.
+Before anything is timed, both take two steps without dropout from weights drawn anew: losses and gradient norms agree,
+or the race is refused.
+"""
+
+from collections.abc import Mapping, Sequence
+from shutil import which
+
+from ..models.gpt import GPT
+from ..verify.torch_models import randomise
+from .ground import NO_TORCH, has_torch, survey, use_threads_of
+from .peak import peak_memory
+from .race import Contestant, Report, Result, alternate, check_parity
+from .workload import OurStep, Workload, workload
+
+__all__ = ["TOLERANCES", "bench_step", "check_steps", "run_alone"]
+
+# Relative error of the loss at the first step and at the second, where AdamW has made more of it, and of the gradient's
+# norm. Autocast multiplies numbers of 8 bits: it computes the same, coarsely.
+TOLERANCES = {"eager": (2e-5, 1e-4, 1e-3), "compiled": (2e-5, 1e-4, 1e-3), "autocast": (2e-2, 2e-2, 1e-1)}
+STEPS_ALONE = 3
+NO_COMPILER = "torch.compile needs a C++ compiler and there is none, so it was left out: install g++ or clang"
+
+
+def bench_step(
+    size: str = "shakespeare",
+    overrides: Mapping[str, object] | None = None,
+    vocab_size: int | None = None,
+    modes: Sequence[str] = ("eager", "autocast"),
+    reference: bool = False,
+    rounds: int = 10,
+    memory: bool = True,
+) -> Report:
+    """Time, tokens a second and peak memory of a step. modes: of PyTorch's. reference: the readable bodies as well."""
+    work = workload(size, overrides, vocab_size)
+    torch_is_here = has_torch()
+    if torch_is_here:
+        import torch  # noqa: F401  first, so that its threads begin with its own settings, not with ours
+    ground, warnings = survey()
+    report = Report(f"One step of training, {size}", ground, "ms", warnings=warnings)
+    modes = _that_can_run(modes, torch_is_here, report)
+    if torch_is_here:
+        use_threads_of(ground)
+    for mode in modes:
+        check_steps(work, mode)
+    contestants = _contestants(work, modes, reference)
+    raced = alternate(contestants, rounds)
+    report.add_times("step", work.shape, raced)
+    report.add_rates("step", work.shape, raced, work.tokens, "tokens/s")
+    contestants.clear()
+    raced.clear()  # which held the models
+    if memory:
+        for provider, mode in [("compyute", "auto"), *(("torch", mode) for mode in modes)]:
+            given = {"size": size, "overrides": dict(overrides or {}), "vocab_size": vocab_size, "mode": mode}
+            if (peak := peak_memory("step:run_alone", provider=provider, **given)) is not None:
+                report.results.append(Result("step", provider, mode, peak / 1e6, "MB", work.shape))
+            else:
+                report.notes.append("This system does not tell the peak of a process's memory.")
+                break
+    return report
+
+
+def check_steps(work: Workload, mode: str) -> None:
+    """Two steps of each, and refuse what differs: the second also compares what clipping and AdamW did with the first.
+
+    Weights are drawn anew, since a model as it starts has a loss of log V whatever it computes.
+    Raises ParityError.
+    """
+    from .torch_gpt import TorchStep
+
+    work = work.without_dropout()
+    model = GPT(work.config, work.training.seed)
+    randomise(model)
+    theirs = TorchStep(work, model.state_dict(), mode)
+    ours = OurStep(work, model)
+    *for_loss, for_norm = TOLERANCES[mode]
+    for step, limit in enumerate(for_loss, start=1):
+        check_parity(f"at step {step} the loss", f"torch {mode}", [theirs()], [ours()], limit)
+        check_parity(f"at step {step} the gradient norm", f"torch {mode}", [theirs.norm], [ours.norm], for_norm)
+
+
+def run_alone(size: str, overrides: Mapping[str, object], vocab_size: int | None, provider: str, mode: str) -> None:
+    """A few steps of one contestant, for the peak of its memory."""
+    work = workload(size, overrides, vocab_size)
+    if provider == "torch":
+        from .torch_gpt import TorchStep
+
+        step = TorchStep(work, GPT(work.config, work.training.seed).state_dict(), mode)
+    else:
+        step = OurStep(work)  # type: ignore[assignment]
+    for _ in range(STEPS_ALONE):
+        step()
+
+
+def _that_can_run(modes: Sequence[str], torch_is_here: bool, report: Report) -> list[str]:
+    if modes and not torch_is_here:
+        report.notes.append(NO_TORCH)
+        return []
+    if "compiled" in modes and not any(map(which, ("c++", "g++", "clang++", "cl"))):
+        report.notes.append(NO_COMPILER)
+        return [mode for mode in modes if mode != "compiled"]
+    return list(modes)
+
+
+def _contestants(work: Workload, modes: Sequence[str], reference: bool) -> list[Contestant]:
+    ours = OurStep(work)
+    contestants = [Contestant("compyute", "auto", ours)]
+    if reference:
+        contestants.append(Contestant("compyute", "reference", OurStep(work, reference=True)))
+    if modes:
+        from .torch_gpt import TorchStep
+
+        state = ours.model.state_dict()
+        contestants += [Contestant("torch", mode, TorchStep(work, state, mode)) for mode in modes]
+    return contestants

@@ -1,0 +1,144 @@
+"""The step: both sides take the same step, one that differs is never timed, and what is missing is said."""
+
+import numpy as np
+import pytest
+
+from compyute_transformer.bench import step
+from compyute_transformer.bench.ground import NO_TORCH
+from compyute_transformer.bench.step import NO_COMPILER, bench_step, check_steps, run_alone
+from compyute_transformer.bench.torch_gpt import TorchGPT, TorchStep
+from compyute_transformer.bench.workload import SIZES, OurStep, Workload, workload
+from compyute_transformer.errors import ConfigError, ParityError
+from compyute_transformer.models.gpt import GPT, GPTConfig
+
+TINY = {"context_length": 8, "embed_dim": 16, "num_heads": 2, "num_layers": 1, "batch_size": 3}
+
+
+def tiny(**changes: object) -> Workload:
+    return workload("seed", {**TINY, **changes})
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "relu"])
+def test_both_sides_take_the_same_steps(bias: bool, activation: str) -> None:
+    check_steps(tiny(bias=bias, activation=activation, num_layers=2, clip=0.5), "eager")
+
+
+def test_autocast_keeps_its_wider_limit() -> None:
+    check_steps(tiny(), "autocast")
+    assert all(
+        wide > narrow for wide, narrow in zip(step.TOLERANCES["autocast"], step.TOLERANCES["eager"], strict=True)
+    )
+
+
+@pytest.mark.parametrize("change", ["activation", "clip", "weight"])
+def test_a_twin_that_computes_something_else_is_refused(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another activation, another clip (seen in the second step), one weight that is off."""
+
+    class Wrong(TorchStep):
+        def __init__(self, work: Workload, state: dict[str, np.ndarray], mode: str) -> None:
+            if change == "activation":
+                work = tiny(activation="gelu", clip=0.5)
+            elif change == "weight":
+                state = {**state, "norm.weight": state["norm.weight"] * 1.01}
+            super().__init__(work.without_dropout(), state, mode)
+            if change == "clip":
+                self.optimizer.param_groups[0]["lr"] *= 2
+
+    monkeypatch.setattr("compyute_transformer.bench.torch_gpt.TorchStep", Wrong)
+    with pytest.raises(ParityError, match="Nothing was timed"):
+        bench_step("seed", {**TINY, "clip": 0.5, "learning_rate": 0.01}, modes=["eager"], rounds=1, memory=False)
+
+
+def test_the_report_has_everyone_who_ran(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = bench_step("seed", TINY, modes=["eager", "autocast"], reference=True, rounds=2, memory=False)
+    names = ["compyute auto", "compyute reference", "torch eager", "torch autocast"]
+    assert [r.name for r in report.results if r.unit == "ms"] == names
+    assert [r.name for r in report.results if r.unit == "× compyute auto"] == names[1:]
+    rates = {r.name: r.value for r in report.results if r.unit == "tokens/s"}
+    for result in report.results:
+        assert result.value > 0
+        assert result.spread is not None
+        assert result.spread.runs == 2
+        if result.unit == "ms":
+            assert rates[result.name] == pytest.approx(24 / result.value * 1e3, rel=0.5)
+    assert report.notes == []
+
+
+def test_without_torch_ours_runs_alone_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step, "has_torch", lambda: False)
+    report = bench_step("seed", TINY, rounds=1, memory=False)
+    assert report.notes == [NO_TORCH]
+    assert {r.name for r in report.results} == {"compyute auto"}
+
+
+def test_without_a_compiler_the_compiled_one_is_left_out_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step, "which", lambda name: None)
+    report = bench_step("seed", TINY, modes=["compiled"], rounds=1, memory=False)
+    assert report.notes == [NO_COMPILER]
+    assert {r.name for r in report.results} == {"compyute auto"}
+
+
+def test_peak_memory_is_each_contestants_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def peak(target: str, **given: object) -> int:
+        asked.append((target, given))
+        return 5_000_000
+
+    monkeypatch.setattr(step, "peak_memory", peak)
+    report = bench_step("seed", TINY, modes=["eager"], rounds=1)
+    assert [(r.name, r.value) for r in report.results if r.unit == "MB"] == [
+        ("compyute auto", 5.0),
+        ("torch eager", 5.0),
+    ]
+    for target, given in asked:
+        assert target == "step:run_alone"
+        run_alone(**given)  # type: ignore[arg-type]  # as the process will
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_every_size_is_a_model_that_torch_can_race(name: str) -> None:
+    work = workload(name)
+    assert work.config.tie_head
+    assert work.config.window is None
+    assert str(work.training.batch_size) in work.shape
+
+
+def test_gpt2_has_its_size() -> None:
+    work = workload("gpt2")
+    assert (work.tokens, work.config.vocab_size, work.config.embed_dim, work.config.dropout) == (1024, 50257, 768, 0.0)
+
+
+def test_a_size_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"a size is one of nano, .* got 'huge'"):
+        workload("huge")
+
+
+def test_a_model_that_the_twin_cannot_be_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no window"):
+        TorchGPT(GPTConfig(5, 8, 16, 2, 1, window=3))
+
+
+@pytest.mark.parametrize(
+    "place", ["dropout", "blocks.0.attention", "blocks.0.attention_dropout", "blocks.0.feed_forward_dropout"]
+)
+def test_the_twin_drops_where_ours_does(place: str) -> None:
+    """On the embedding, on what goes to the stream, and on attention's weights: each alone makes a difference."""
+    work = tiny(dropout=0.5)
+    theirs = TorchStep(work, GPT(work.config).state_dict())
+    x, model = theirs.batches[0][0], theirs.model.eval()
+    assert model(x).equal(model(x))
+    model.get_submodule(place).train()
+    assert not model(x).equal(model(x))
+
+
+def test_both_sides_see_the_same_batches_in_the_same_order() -> None:
+    ours, theirs = OurStep(tiny()), TorchStep(tiny(), GPT(tiny().config).state_dict())
+    for (x, y), (their_x, their_y) in zip(ours.batches, theirs.batches, strict=True):
+        assert np.array_equal(x, their_x)
+        assert np.array_equal(y, their_y)
+    for _ in range(2):
+        ours()
+        theirs()
+    assert ours.index == theirs.index == 2
