@@ -22,7 +22,7 @@ from compyute_transformer.training.settings import KINDS, SECTION_OF
 TEXT = "The owl and the pussycat went to sea in a beautiful pea green boat.\n" * 40
 TINY_SETTINGS = {"context-length": 16, "embed-dim": 16, "num-heads": 2, "num-layers": 1, "batch-size": 4}
 TINY = [f"--{name}={value}" for name, value in TINY_SETTINGS.items()]
-COMMANDS = ("train", "generate", "eval", "bench", "doctor")
+COMMANDS = ("train", "generate", "eval", "verify", "bench", "doctor")
 
 
 @dataclass

@@ -22,7 +22,9 @@ def files_on_the_map() -> set[str]:
             folder = name
         else:
             assert description, f"{name} has no description"
-            files.add(name if len(indent) == 2 else folder + name)
+            path = name if len(indent) == 2 else folder + name
+            assert path not in files, f"{path} is on the map twice"
+            files.add(path)
     return files
 
 

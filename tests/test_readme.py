@@ -35,6 +35,7 @@ def test_python_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     exec(compile(block, "README.md", "exec"), {})
 
 
+@pytest.mark.usefixtures("door_only")  # as at run time: a proof hands complex numbers to ops
 def test_every_command_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -44,12 +45,14 @@ def test_every_command_runs(
     monkeypatch.setitem(corpus.NAMED, "shakespeare", lambda: "all the world is a stage\n" * 300)
     run(["train", *SMALL])
     given = commands()
-    assert {arguments[0] for arguments in given} == {"train", "generate", "eval", "doctor"}
+    assert {arguments[0] for arguments in given} == {"train", "generate", "eval", "verify", "doctor"}
     for arguments in given:
         if "--resume" in arguments:
             arguments = [*arguments[:-1], "3"]  # 4000 steps would take too long here
         elif arguments[0] == "train":
             arguments = [*arguments, *SMALL]
+        elif arguments[0] == "verify":
+            arguments = [*arguments, "--method", "twin"]  # tests/verify runs the rest
         run(arguments)
     assert (tmp_path / "runs" / "nano" / "config.json").exists()
 

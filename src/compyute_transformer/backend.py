@@ -151,6 +151,8 @@ def use(twins: Twins) -> Iterator[None]:
 
 def _device_of_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Device:
     """Where the arrays of a call live, those a forward saved included: a loss's dy may be a plain number."""
+    if "cupy" not in sys.modules:
+        return "cpu"
     for value in (*args, *kwargs.values()):
         for array in value if isinstance(value, tuple) else (value,):
             if _is_cupy(array):

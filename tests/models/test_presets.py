@@ -23,9 +23,9 @@ def test_cpu_is_nanogpts() -> None:
     training = settings.training
     assert (training.steps, training.batch_size, settings.model.context_length) == (2000, 12, 64)
     schedule = training.schedule()
-    assert schedule(0) == pytest.approx(1e-3 / 101)
-    assert schedule(100) == 1e-3
-    assert schedule(2000) == 1e-4
+    assert schedule(0) == pytest.approx(2e-3 / 101)
+    assert schedule(100) == 2e-3
+    assert schedule(2000) == 2e-4
 
 
 def test_seed_is_the_seeds() -> None:

@@ -13,7 +13,7 @@ from compyute_transformer.nn import LayerNorm, Linear, MultiHeadAttention
 from compyute_transformer.nn.attention import Implementation
 from compyute_transformer.ops import Mask
 from compyute_transformer.random import DROPOUT, Generator
-from compyute_transformer.verify import torch_models
+from compyute_transformer.verify import torch_modules
 from compyute_transformer.verify.torch_models import compare_attention, compare_gpt, compare_training, randomise
 
 SEEN = np.random.default_rng(0).random((2, 1, 5, 7)) < 0.5
@@ -149,7 +149,7 @@ def test_another_dropout_mask_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def shifted(generator: Generator) -> Generator:
         return Generator(generator.seed, generator.stream, generator.offset + 1)
 
-    monkeypatch.setattr(torch_models, "replace", shifted)
+    monkeypatch.setattr(torch_modules, "replace", shifted)
     assert "y" in broken(compare_attention("parallel", dropout=0.3), 1e-5)
     assert "logits" in broken(compare_gpt(config(dropout=0.3)), 1e-5)
 
@@ -162,7 +162,7 @@ def test_torch_gets_its_threads_back() -> None:
 
 def test_the_draws_of_the_twin_start_where_those_of_our_model_stand() -> None:
     module = MultiHeadAttention(4, 2, dropout=0.3, dropout_generator=Generator(5, DROPOUT, offset=2))
-    drop = torch_models.TorchDropout(module.generator, 0.3)
+    drop = torch_modules.TorchDropout(module.generator, 0.3)
     assert drop.generator == module.generator
     assert drop.generator is not module.generator
 

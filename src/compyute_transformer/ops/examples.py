@@ -87,9 +87,9 @@ def gelu(rng: Rng, approximate: str, shape: tuple[int, ...] = (2, 3, 5)) -> Argu
     return {"x": rng.normal(size=shape) * 2.0, "approximate": approximate}
 
 
-def softmax(rng: Rng, rows: tuple[int, ...], C: int = 5, hidden: bool = False) -> Arguments:
-    """Scores. hidden: −inf in two columns, and throughout the first rows."""
-    x = rng.normal(size=(*rows, C)) * 2.0
+def softmax(rng: Rng, rows: tuple[int, ...], C: int = 5, hidden: bool = False, mean: float = 0.0) -> Arguments:
+    """Scores. hidden: −inf in two columns, and throughout the first rows. mean: where exp alone would overflow."""
+    x = rng.normal(size=(*rows, C)) * 2.0 + mean
     if hidden:  # moving −inf moves nothing, so differences hold there too, and demand a gradient of exactly zero
         x[..., [1, 4]] = -np.inf
         x[0] = -np.inf

@@ -29,7 +29,7 @@ from ..ops.contract import Case, Op, cotangent
 from .check import Check
 from .tolerances import limit
 
-__all__ = ["STEP", "check_op", "derivative", "directional_error"]
+__all__ = ["COEFFICIENTS", "STEP", "check_op", "derivative", "directional_error", "size_of"]
 
 STEP = 2.0**-9
 COEFFICIENTS = (3 / 4, -3 / 20, 1 / 60)
@@ -66,7 +66,7 @@ def directional_error(
             f"{[g.shape for g in gradients]} for {[x.shape for x in inputs]}."
         )
     rng = np.random.default_rng([seed, 2])  # neither the draw of the inputs nor that of dy
-    sizes = [_size(x) for x in inputs]
+    sizes = [size_of(x) for x in inputs]
     direction = [rng.normal(size=x.shape) * size for x, size in zip(inputs, sizes, strict=True)]
     slope = derivative(lambda t: function(*(x + t * v for x, v in zip(inputs, direction, strict=True))), step)
     numeric = np.sum(dy * slope)
@@ -102,7 +102,7 @@ def check_op(op: Op, case: Case, seed: int = 0) -> list[Check]:
     ]
 
 
-def _size(x: Array) -> float:
+def size_of(x: Array) -> float:
     """How far to move x: by its root mean square, over what is finite, but by no more than 1, as exponentials bend."""
     finite = x[np.isfinite(x)]
     return min(1.0, float(np.sqrt(np.mean(finite**2)))) if finite.any() else 1.0

@@ -1,38 +1,38 @@
-"""Whole models beside PyTorch: the same weights, the same dropped elements, and gradients by automatic differentiation.
-
-A twin is written in plain torch functions, from the formulas, without a line of `ops`, `nn` or `models`. It starts from
-the state dict of our model and takes its dropout masks from `random.keep_mask`, draw for draw as the model's generator
-will hand them out, so that outputs and every named gradient can be compared with dropout on.
+"""Whole models beside PyTorch: logits, loss, every named gradient, and ten training losses, with dropout on.
 
 Before a comparison all weights are drawn anew (`randomise`): scales of 1 and biases of 0 would hide a missing factor
 and a missing sum, and matrices as small as a GPT starts with would hide the whole path through the scores.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from math import sqrt
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from ..backend import Array
 from ..models.gpt import GPT, GPTConfig
 from ..nn.attention import Implementation, MultiHeadAttention
-from ..nn.feed_forward import Activation
 from ..nn.module import Module
 from ..ops.attention import NO_MASK, Mask
 from ..ops.contract import cotangent
 from ..ops.loss import IGNORE_INDEX, cross_entropy_backward, cross_entropy_forward
 from ..optim import AdamW, clip_by_global_norm
-from ..random import DROPOUT, Generator, keep_mask
+from ..random import DROPOUT, Generator
 from .check import relative_error
+from .torch_modules import (
+    Tensor,
+    TorchDropout,
+    Weights,
+    torch_gpt,
+    torch_mask,
+    torch_multi_head,
+    torch_multi_head_module,
+    torch_weights,
+)
 from .torch_ops import import_torch
 
-__all__ = ["compare_attention", "compare_gpt", "compare_training", "randomise"]
-
-Tensor: TypeAlias = Any  # torch's; torch is imported only when a twin is built
-Weights: TypeAlias = Mapping[str, Tensor]
+__all__ = ["compare_attention", "compare_gpt", "compare_model", "compare_training", "one_thread", "randomise"]
 
 
 def randomise(module: Module, seed: int = 0) -> None:
@@ -43,131 +43,6 @@ def randomise(module: Module, seed: int = 0) -> None:
         noise = rng.normal(size=array.shape)
         state[path] = noise * array.shape[-1] ** -0.5 if array.ndim > 1 else array + 0.3 * noise
     module.load_state_dict(state)
-
-
-# --- the twins -----------------------------------------------------------------------------------------------------
-
-
-class TorchDropout:
-    """Drops what our model will drop next: a copy of its generator runs ahead beside it."""
-
-    def __init__(self, generator: Generator, probability: float) -> None:
-        self.generator, self.probability = replace(generator), probability
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Keep and scale, by the next draw; without dropout there is none."""
-        torch = import_torch()
-
-        if self.probability == 0.0:
-            return x
-        keep = keep_mask(self.generator.next(), self.probability, tuple(x.shape))
-        return torch.where(torch.from_numpy(keep), x / (1.0 - self.probability), torch.zeros_like(x))
-
-
-def torch_weights(module: Module) -> dict[str, Tensor]:
-    """The module's parameters as leaves of torch's graph, by path, once each."""
-    torch = import_torch()
-
-    return {path: torch.from_numpy(array).requires_grad_() for path, array in module.state_dict().items()}
-
-
-def torch_mask(mask: Mask, T: int, S: int, dtype: Any) -> Tensor:
-    """What is added to scores (B, H, T, S): zero where a key is seen, −∞ where it is hidden."""
-    torch = import_torch()
-
-    steps_back = torch.arange(S - T, S)[:, None] - torch.arange(S)[None, :]
-    hidden = torch.zeros(1, 1, T, S, dtype=torch.bool)
-    if mask.causal:
-        hidden = hidden | (steps_back < 0)
-    if mask.window is not None:
-        hidden = hidden | (steps_back.abs() >= mask.window)
-    if mask.key_lengths is not None:
-        hidden = hidden | (torch.arange(S) >= torch.from_numpy(mask.key_lengths)[:, None, None, None])
-    added = torch.zeros(1, 1, T, S, dtype=dtype)
-    if mask.array is not None and mask.array.dtype == np.bool_:
-        hidden = hidden | ~torch.from_numpy(mask.array)
-    elif mask.array is not None:
-        added = added + torch.from_numpy(mask.array)
-    return added.masked_fill(hidden, float("-inf"))
-
-
-def torch_multi_head(
-    weights: Weights, x: Tensor, memory: Tensor, heads: tuple[int, int], added: Tensor, drop: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Multi-head attention by hand, for what torch's module has no words for: grouped heads, and given masks.
-
-    heads: H query heads and K key/value heads. Returns y (B, T, C) and the weights (B, H, T, S) before dropout.
-    """
-    torch = import_torch()
-    functional = torch.nn.functional
-
-    H, K = heads
-    D = weights["out_weight"].shape[1] // H
-    rows = [H * D, K * D, K * D]
-    biases = weights["in_bias"].split(rows) if "in_bias" in weights else (None, None, None)
-    q, k, v = (
-        functional.linear(source, matrix, bias).unflatten(-1, (-1, D)).transpose(1, 2)
-        for source, matrix, bias in zip((x, memory, memory), weights["in_weight"].split(rows), biases, strict=True)
-    )
-    k, v = k.repeat_interleave(H // K, dim=1), v.repeat_interleave(H // K, dim=1)
-    shares = torch.softmax(torch.einsum("bhtd,bhsd->bhts", q, k) / sqrt(D) + added, dim=-1)
-    y = torch.einsum("bhts,bhsd->bthd", drop(shares), v).flatten(2)
-    return functional.linear(y, weights["out_weight"], weights.get("out_bias")), shares
-
-
-def torch_multi_head_module(
-    weights: Weights, x: Tensor, memory: Tensor, num_heads: int, added: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Multi-head attention by torch.nn.MultiheadAttention, run on our weights; the same results."""
-    torch = import_torch()
-
-    B, T, C = x.shape
-    module = torch.nn.MultiheadAttention(C, num_heads, bias="in_bias" in weights, batch_first=True, dtype=x.dtype)
-    theirs = {"in_weight": "in_proj_weight", "in_bias": "in_proj_bias"}
-    renamed = {theirs.get(name, name.replace("_", "_proj.")): tensor for name, tensor in weights.items()}
-    mask = added.expand(B, num_heads, T, memory.shape[1]).flatten(0, 1)
-    options = {"attn_mask": mask, "need_weights": True, "average_attn_weights": False}
-    return torch.func.functional_call(module, renamed, (x, memory, memory), options)
-
-
-def torch_activation(name: Activation, x: Tensor) -> Tensor:
-    """The bend of a feed-forward."""
-    functional = import_torch().nn.functional
-
-    if name == "relu":
-        return functional.relu(x)
-    return functional.gelu(x, approximate="tanh" if name == "gelu_tanh" else "none")
-
-
-def torch_gpt(weights: Weights, config: GPTConfig, ids: Tensor, drop: Callable[[Tensor], Tensor]) -> Tensor:
-    """The logits (B, T, V) of a GPT."""
-    functional = import_torch().nn.functional
-
-    def part(name: str) -> dict[str, Tensor]:
-        return {path.removeprefix(name + "."): w for path, w in weights.items() if path.startswith(name + ".")}
-
-    def norm(name: str, x: Tensor) -> Tensor:
-        return functional.layer_norm(x, (config.embed_dim,), part(name)["weight"], part(name).get("bias"))
-
-    def linear(name: str, x: Tensor) -> Tensor:
-        return functional.linear(x, part(name)["weight"], part(name).get("bias"))
-
-    T = ids.shape[1]
-    heads = config.num_heads, config.num_kv_heads or config.num_heads
-    x = functional.embedding(ids, weights["token_embedding.weight"]) + weights["position.weight"][:T]
-    added = torch_mask(Mask(causal=True, window=config.window), T, T, x.dtype)
-    x = drop(x)
-    for index in range(config.num_layers):
-        block = f"blocks.{index}"
-        normed = norm(f"{block}.attention_norm", x)
-        x = x + drop(torch_multi_head(part(f"{block}.attention"), normed, normed, heads, added, drop)[0])
-        hidden = linear(f"{block}.feed_forward.up", norm(f"{block}.feed_forward_norm", x))
-        x = x + drop(linear(f"{block}.feed_forward.down", torch_activation(config.activation, hidden)))
-    head = weights["token_embedding.weight" if config.tie_head else "head.weight"]
-    return functional.linear(norm("norm", x), head)
-
-
-# --- the comparisons -----------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -239,7 +114,6 @@ def compare_attention(
     return errors | _gradient_errors(ours, weights)
 
 
-@one_thread()
 def compare_gpt(
     config: GPTConfig, dtype: Any = np.float64, seed: int = 0, batch_size: int = 3, length: int | None = None
 ) -> dict[str, float]:
@@ -250,21 +124,31 @@ def compare_gpt(
     Returns:
         The relative error of "logits", "loss" and of each parameter's gradient, by its path.
     """
+    model = GPT(config, seed).to(dtype=dtype)
+    randomise(model, seed)
+    ids, targets = _random_batch(config, np.random.default_rng([seed, 4]), batch_size, length)
+    targets[0, 0] = IGNORE_INDEX
+    return compare_model(model, ids, targets)
+
+
+@one_thread()
+def compare_model(model: GPT, ids: Array, targets: Array) -> dict[str, float]:
+    """A GPT as it is beside its twin, in training mode, on given ids and targets (B, T). Its gradients are added to.
+
+    Returns:
+        as `compare_gpt`.
+    """
     torch = import_torch()
     functional = torch.nn.functional
 
-    model = GPT(config, seed).to(dtype=dtype)
-    randomise(model, seed)
-    weights, drop = torch_weights(model), TorchDropout(model.generator, config.dropout)
-    ids, targets = _random_batch(config, np.random.default_rng([seed, 4]), batch_size, length)
-    targets[0, 0] = IGNORE_INDEX
-
+    weights, drop = torch_weights(model), TorchDropout(model.generator, model.config.dropout)
     logits = model(ids)
     loss, saved = cross_entropy_forward(logits, targets)
     model.backward(cross_entropy_backward(1.0, saved))
 
-    their_logits = torch_gpt(weights, config, torch.from_numpy(ids), drop)
-    their_loss = functional.cross_entropy(their_logits.flatten(0, 1), torch.from_numpy(targets).flatten())
+    their_logits = torch_gpt(weights, model.config, torch.from_numpy(ids), drop)
+    their_targets = torch.from_numpy(targets).flatten().long()
+    their_loss = functional.cross_entropy(their_logits.flatten(0, 1), their_targets)
     their_loss.backward()
 
     errors = {"logits": _error(logits, their_logits), "loss": _error(loss, their_loss)}

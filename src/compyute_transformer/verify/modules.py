@@ -1,0 +1,282 @@
+"""Every module of `nn`: gradients of all parameters and inputs, beside slopes, PyTorch, and itself without fast twins.
+
+Weights are drawn anew, so that no scale is 1 and no bias 0. Dropout is on, and drops the same each time.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ..backend import Array
+from ..nn import (
+    Dropout,
+    Embedding,
+    FeedForward,
+    LayerNorm,
+    LearnedPosition,
+    Linear,
+    Module,
+    MultiHeadAttention,
+    PreNormBlock,
+    SinusoidalPosition,
+)
+from ..nn.feed_forward import Activation
+from ..ops.attention import NO_MASK, Mask
+from ..ops.contract import cotangent
+from ..ops.multi_head import IMPLEMENTATIONS
+from ..random import DROPOUT, Generator
+from . import torch_ops
+from .check import gradient_errors, relative_error
+from .finding import Finding, Label, Task, attempt, from_errors
+from .function import Function, of_module
+from .ops import with_and_without_twins
+from .slopes import INPUT, draw, prove_linearity, prove_slopes
+from .tolerances import Proof
+from .torch_models import one_thread, randomise
+from .torch_modules import (
+    Tensor,
+    TorchDropout,
+    Weights,
+    torch_block,
+    torch_feed_forward,
+    torch_mask,
+    torch_multi_head,
+    torch_weights,
+)
+from .torch_ops import import_torch
+
+__all__ = ["EXAMPLES", "Example", "tasks"]
+
+Drop = Callable[[Tensor], Tensor]
+Build = Callable[[Generator, Generator], Module]
+SLOPES: tuple[Proof, ...] = ("differences", "complex step", "adjoint")
+
+B, T, S, C = 2, 5, 7, 12
+IDS = np.array([[1, 4, 1, 0, 2], [4, 4, 3, 1, 0]])  # repeated, so that gradients must be added
+
+
+@dataclass(frozen=True)
+class Example:
+    """A module to prove.
+
+    build: from a generator of weights and one of dropout. inputs: shapes, by name. call: runs the module. twin: the
+    same in PyTorch, from the weights by path, the inputs and what drops as the module will.
+    """
+
+    name: str
+    case: str
+    build: Build
+    inputs: Mapping[str, tuple[int, ...]]
+    twin: Callable[[Weights, list[Tensor], Drop], Tensor]
+    call: Callable[..., Array] = lambda module, *inputs: module(*inputs)
+    slopes: tuple[Proof, ...] = SLOPES
+
+    @property
+    def label(self) -> Label:
+        """What its findings are called."""
+        return Label(f"nn.{self.name}", self.case)
+
+    def function(self, dtype: Any, seed: int) -> tuple[Module, Function]:
+        """The module with weights of its own, and as the proofs see it."""
+        module = self.build(Generator(seed), Generator(seed, DROPOUT)).to(dtype=dtype)
+        randomise(module, seed)
+        inputs = {name: draw(seed, INPUT, name, shape).astype(dtype) for name, shape in self.inputs.items()}
+        return module, of_module(module, inputs, partial(self.call, module))
+
+
+Prover = Callable[[Example, int], Iterable[Finding]]
+
+# --- the examples ----------------------------------------------------------------------------------------------------
+
+
+def linear(case: str, **options: Any) -> Example:
+    return Example(
+        "Linear",
+        case,
+        lambda weights, drops: Linear(C, 7, generator=weights, **options),
+        {"x": (B, T, C)},
+        lambda w, x, drop: torch_ops.linear(x[0], w["weight"], w.get("bias")),
+    )
+
+
+def layer_norm(case: str, **options: Any) -> Example:
+    return Example(
+        "LayerNorm",
+        case,
+        lambda weights, drops: LayerNorm(C, **options),
+        {"x": (B, T, C)},
+        lambda w, x, drop: torch_ops.layer_norm(x[0], w["weight"], w.get("bias"), options.get("eps", 1e-5)),
+    )
+
+
+def feed_forward(case: str, activation: Activation, bias: bool = True) -> Example:
+    return Example(
+        "FeedForward",
+        case,
+        lambda weights, drops: FeedForward(C, 17, bias, activation, generator=weights),
+        {"x": (B, T, C)},
+        lambda w, x, drop: torch_feed_forward(w, x[0], activation),
+        # a difference would step over the kink of some hidden unit; a complex step stays where it is
+        slopes=("complex step", "adjoint") if activation == "relu" else SLOPES,
+    )
+
+
+def attention(case: str, mask: Mask = NO_MASK, memory: bool = False, H: int = 3, K: int = 3, **options: Any) -> Example:
+    def twin(w: Weights, inputs: list[Tensor], drop: Drop) -> Tensor:
+        x, m = inputs[0], inputs[-1]
+        return torch_multi_head(w, x, m, (H, K), torch_mask(mask, T, m.shape[1], x.dtype), drop)[0]
+
+    return Example(
+        "MultiHeadAttention",
+        case,
+        lambda weights, drops: MultiHeadAttention(C, H, K, generator=weights, dropout_generator=drops, **options),
+        {"x": (B, T, C)} | ({"memory": (B, S, C)} if memory else {}),
+        twin,
+        lambda module, x, memory=None: module(x, memory, mask),
+    )
+
+
+def block(case: str, mask: Mask, dropout: float) -> Example:
+    def build(weights: Generator, drops: Generator) -> Module:
+        return PreNormBlock(
+            LayerNorm(C),
+            MultiHeadAttention(C, 3, dropout=dropout, generator=weights, dropout_generator=drops),
+            Dropout(dropout, drops),
+            LayerNorm(C),
+            FeedForward(C, 17, generator=weights),
+            Dropout(dropout, drops),
+        )
+
+    return Example(
+        "PreNormBlock",
+        case,
+        build,
+        {"x": (B, T, C)},
+        lambda w, x, drop: torch_block(w, x[0], (3, 3), torch_mask(mask, T, T, x[0].dtype), drop, "gelu_tanh"),
+        lambda module, x: module(x, mask),
+    )
+
+
+EXAMPLES: tuple[Example, ...] = (
+    Example(
+        "Embedding",
+        "repeated_ids",
+        lambda weights, drops: Embedding(6, C, generator=weights),
+        {},
+        lambda w, x, drop: torch_ops.embedding(import_torch().from_numpy(IDS), w["weight"]),
+        lambda module: module(IDS),
+    ),
+    Example(
+        "LearnedPosition",
+        "from_2",
+        lambda weights, drops: LearnedPosition(9, C, generator=weights),
+        {"x": (B, T, C)},
+        lambda w, x, drop: torch_ops.learned_position(x[0], w["weight"], 2),
+        lambda module, x: module(x, 2),
+    ),
+    Example(
+        "SinusoidalPosition",
+        "from_0",
+        lambda weights, drops: SinusoidalPosition(),
+        {"x": (B, T, C)},
+        lambda w, x, drop: torch_ops.sinusoidal_position(x[0], 0),
+    ),
+    linear("bias"),
+    linear("no_bias", bias=False),
+    layer_norm("bias"),
+    layer_norm("no_bias", bias=False, eps=0.1),
+    Example(
+        "Dropout",
+        "rows",
+        lambda weights, drops: Dropout(0.3, drops),
+        {"x": (B, T, C)},
+        lambda w, x, drop: drop(x[0]),
+    ),
+    feed_forward("gelu_tanh", "gelu_tanh"),
+    feed_forward("gelu", "gelu", bias=False),
+    feed_forward("relu", "relu"),
+    *(
+        example
+        for name in ("auto", *IMPLEMENTATIONS)
+        for example in (
+            attention(f"{name}_causal_dropout", Mask(causal=True), implementation=name, dropout=0.3),
+            attention(
+                f"{name}_cross_grouped_no_bias",
+                Mask(window=4, key_lengths=np.array([7, 5])),
+                memory=True,
+                H=6,
+                K=2,
+                implementation=name,
+                bias=False,
+            ),
+        )
+    ),
+    block("causal_window_dropout", Mask(causal=True, window=3), 0.3),
+    block("causal", Mask(causal=True), 0.0),
+)
+
+
+# --- the proofs ------------------------------------------------------------------------------------------------------
+
+
+def tasks(seed: int) -> Iterator[Task]:
+    """The proofs of every module."""
+    for name in dict.fromkeys(example.name for example in EXAMPLES):
+        examples = [example for example in EXAMPLES if example.name == name]
+        yield Task(f"nn.{name}", SLOPES, partial(each, examples, "complex step", by_slopes, seed))
+        provers: dict[Proof, Prover] = {"linearity": by_linearity, "torch": by_torch, "twin": by_twins}
+        for method, prover in provers.items():
+            yield Task(f"nn.{name}", (method,), partial(each, examples, method, prover, seed))
+
+
+def each(examples: Iterable[Example], method: Proof, prover: Prover, seed: int) -> Iterator[Finding]:
+    """What a prover finds on each example."""
+    for example in examples:
+        yield from attempt(example.label, method, np.float64, partial(prover, example, seed))
+
+
+def by_slopes(example: Example, seed: int) -> Iterator[Finding]:
+    """Each parameter and each input, in float64."""
+    return prove_slopes(example.function(np.float64, seed)[1], example.label, seed, methods=example.slopes)
+
+
+def by_linearity(example: Example, seed: int) -> Iterator[Finding]:
+    """In both dtypes."""
+    for dtype in (np.float64, np.float32):
+        yield from prove_linearity(example.function(dtype, seed)[1], example.label, dtype, seed)
+
+
+def by_torch(example: Example, seed: int) -> Iterator[Finding]:
+    """The output and every gradient, in both dtypes."""
+    for dtype in (np.float64, np.float32):
+        with one_thread():
+            yield from from_errors(torch_errors(example, dtype, seed), example.label, "torch", dtype)
+
+
+def by_twins(example: Example, seed: int) -> list[Finding]:
+    """The module as it runs by default beside itself on readable bodies alone."""
+    errors = with_and_without_twins(example.function(np.float32, seed)[1], seed)
+    return from_errors(errors, example.label, "twin", np.float32)
+
+
+def torch_errors(example: Example, dtype: Any, seed: int) -> dict[str, float]:
+    """The errors of y and of each gradient beside PyTorch's."""
+    torch = import_torch()
+    module, function = example.function(dtype, seed)
+    weights, inputs = torch_weights(module), {n: function.inputs[n] for n in example.inputs}
+    leaves = {name: torch.from_numpy(x).requires_grad_() for name, x in inputs.items()}
+    generators = [inner.generator for _, inner in module.named_modules() if hasattr(inner, "generator")]
+    probability = next((inner.probability for _, inner in module.named_modules() if isinstance(inner, Dropout)), 0.0)
+    probability = getattr(module, "dropout", probability) if isinstance(module, MultiHeadAttention) else probability
+    drop = TorchDropout(generators[0], probability) if generators else TorchDropout(Generator(), 0.0)
+    their_y = example.twin(weights, list(leaves.values()), drop)
+    y = function.run(function.inputs)
+    dy = cotangent(y, seed)
+    _, (gradients,) = function.pull(function.inputs, [dy])
+    their_y.backward(torch.from_numpy(dy))
+    theirs = {name: leaf.grad.numpy() for name, leaf in (weights | leaves).items() if leaf.grad is not None}
+    errors = {"y": relative_error(y, their_y.detach().numpy())}
+    return errors | dict(gradient_errors(gradients, {name: theirs.get(name) for name in gradients}))

@@ -1,0 +1,107 @@
+"""What is proven, how some of it is chosen, and how it is carried out.
+
+tasks = choose(everything(seed), ["attention"], ["torch"])
+verdict = carry_out(tasks, report)
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from time import perf_counter
+from typing import get_args
+
+import numpy as np
+
+from ..backend import floor_fault
+from ..errors import ConfigError, MissingExtraError
+from . import implementations, models, modules, ops
+from .finding import Finding, Task
+from .tolerances import Proof
+
+__all__ = ["NotRun", "Verdict", "carry_out", "choose", "everything"]
+
+
+@dataclass(frozen=True)
+class NotRun:
+    """A proof that could not begin, and why: it has not passed."""
+
+    name: str
+    method: Proof
+    reason: str
+
+
+@dataclass
+class Verdict:
+    """What was found."""
+
+    findings: list[Finding] = field(default_factory=list)
+    not_run: list[NotRun] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def failures(self) -> list[Finding]:
+        """What broke its limit."""
+        return [finding for finding in self.findings if not finding.passed]
+
+    @property
+    def passed(self) -> bool:
+        """Whether something was proven and nothing failed."""
+        return bool(self.findings) and not self.failures
+
+
+Report = Callable[[Task, list[Finding], list[NotRun]], None]
+
+
+def everything(seed: int, examples: dict[str, list[ops.Example]] | None = None) -> list[Task]:
+    """All proofs. examples: those of the ops, if they were prepared already."""
+    prepared = ops.prepare_ops(seed) if examples is None else examples
+    return list(chain(ops.tasks(prepared), modules.tasks(seed), implementations.tasks(seed), models.tasks(seed)))
+
+
+def choose(tasks: Iterable[Task], filters: Sequence[str] = (), methods: Sequence[str] = ()) -> list[Task]:
+    """The tasks whose name contains any of the filters, and that use any of the methods; without, all.
+
+    Raises:
+        ConfigError: nothing is called so.
+    """
+    given = list(tasks)
+    wanted = [method.replace("-", " ") for method in methods]
+    for method in wanted:
+        if method not in get_args(Proof):
+            raise ConfigError(f"verify: a method is one of {', '.join(get_args(Proof))}, got {method!r}.")
+    for text in filters:
+        if not any(text.lower() in task.name.lower() for task in given):
+            names = ", ".join(dict.fromkeys(task.name for task in given))
+            raise ConfigError(
+                f"verify: a filter is a part of a name of what can be proven, or the folder of a run, got {text!r}. "
+                f"There are: {names}."
+            )
+    chosen = [task for task in given if not filters or any(text.lower() in task.name.lower() for text in filters)]
+    chosen = [task for task in chosen if not wanted or set(task.methods) & set(wanted)]
+    if not chosen:
+        raise ConfigError(f"verify: {', '.join(filters)} has no proof by {', '.join(wanted)}. Leave one of them out.")
+    return chosen
+
+
+def carry_out(tasks: Iterable[Task], report: Report = lambda task, findings, not_run: None) -> Verdict:
+    """Prove one task after the other, and tell of each."""
+    began, verdict = perf_counter(), Verdict()
+    for task in tasks:
+        findings, not_run = prove(task)
+        verdict.findings += findings
+        verdict.not_run += not_run
+        report(task, findings, not_run)
+    verdict.seconds = perf_counter() - began
+    return verdict
+
+
+def prove(task: Task) -> tuple[list[Finding], list[NotRun]]:
+    """A task's findings; or why it could not begin."""
+    reason = task.absent or (floor_fault("cpu") if task.methods == ("twin",) else None)
+    if reason is None:
+        try:
+            with np.errstate(all="ignore"):  # what a damaged op makes of its numbers is found out by their errors
+                return list(task.prove()), []
+        except MissingExtraError as error:
+            reason = str(error)
+    return [], [NotRun(task.name, method, reason) for method in task.methods]

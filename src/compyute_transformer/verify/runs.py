@@ -1,0 +1,109 @@
+"""A user's own trained model, proven on its own validation text: `compyute verify runs/NAME`.
+
+The gradients that trained it, of the loss on that text with the run's dropout on, in float64: along the flat buffer
+and by each parameter against slopes; logits, loss and every gradient beside PyTorch; every way to build its attention
+beside the others; and, in float32 as it was trained, fast twins beside readable bodies.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..backend import Array
+from ..data.batches import validation_windows
+from ..models.gpt import GPT
+from ..training.checkpoint import Which
+from ..training.config import CONFIG, reload_corpus
+from ..training.run import LoadedRun, load_run
+from .finding import Finding, Label, Task, attempt, from_errors
+from .function import of_loss
+from .models import STEP, beside_implementations, beside_twins, by_flat_buffer, whole_gradient, with_d
+from .slopes import prove_slopes
+from .tolerances import Proof
+from .torch_models import compare_model
+
+__all__ = ["is_run", "tasks_of_run"]
+
+KINKED = (
+    "A difference would step over the kinks of the model's ReLU; a complex step stays on its side of each, and is run."
+)
+LONGEST, MOST_TOKENS = 128, 256  # of a window; of a batch: enough for every gradient, and a large model has an end
+
+
+def is_run(text: str) -> bool:
+    """Whether an argument means the folder of a run, not a part of a name: one is there, or it is written as a path."""
+    return (Path(text) / CONFIG).is_file() or "/" in text or os.sep in text
+
+
+def tasks_of_run(folder: str | Path, which: Which = "best", seed: int = 0) -> list[Task]:
+    """The proofs of a run.
+
+    Raises RunError, CheckpointError or CorpusError where the run or its text cannot be read.
+    """
+    run = load_run(folder, which)
+    ids, targets = batch_of(run, folder)
+    whole = Label(f"run.{Path(folder).resolve().name}", f"step {run.step}, {which}")
+
+    def proof(method: Proof, dtype: Any, prover: Any, label: Label = whole, methods: tuple[Proof, ...] = ()) -> Task:
+        def prove() -> Iterator[Finding]:
+            return prover(model_of(run, dtype, seed), ids, targets, label, seed)
+
+        return Task(label.name, methods or (method,), partial(attempt, label, method, dtype, prove))
+
+    kinked = run.model.config.activation == "relu"
+    slopes: tuple[Proof, ...] = ("complex step",) if kinked else ("differences", "complex step")
+    return [
+        replace(proof("differences", np.float64, along_the_buffer), absent=KINKED if kinked else None),
+        proof("complex step", np.float64, along_all_parameters),
+        *(
+            proof("complex step", np.float64, partial(along_one_parameter, slopes), Label(path, whole.case), slopes)
+            for path, _ in run.model.named_parameters()
+        ),
+        proof("torch", np.float64, beside_torch),
+        proof("implementations", np.float64, beside_implementations),
+        proof("twin", np.float32, beside_twins),
+    ]
+
+
+def batch_of(run: LoadedRun, folder: str | Path) -> tuple[Array, Array]:
+    """Windows from the start of the run's validation text; of its training text, if it kept none."""
+    fraction = run.settings.data.validation_fraction
+    training, validation = reload_corpus(folder, run.config).split(fraction)
+    length = min(run.model.config.context_length, LONGEST)
+    rows = max(1, min(run.settings.training.batch_size, MOST_TOKENS // length))
+    tokens = run.tokenizer.encode((validation or training)[: 64 * rows * length])
+    return next(validation_windows(tokens, length, rows))
+
+
+def model_of(run: LoadedRun, dtype: Any, seed: int) -> GPT:
+    """The trained model in a dtype, in training mode, with draws of dropout of its own."""
+    model = GPT(run.model.config, seed).to(dtype=dtype)
+    model.load_state_dict(run.model.state_dict())
+    return model.train()
+
+
+def along_the_buffer(model: GPT, ids: Array, targets: Array, label: Label, seed: int) -> Iterator[Finding]:
+    """One direction through all parameters, by differences."""
+    yield by_flat_buffer(model, ids, targets, label, seed)
+
+
+def along_all_parameters(model: GPT, ids: Array, targets: Array, label: Label, seed: int) -> Iterator[Finding]:
+    """One direction through all parameters, by a complex step."""
+    yield whole_gradient(of_loss(model, ids, targets), label, seed)
+
+
+def along_one_parameter(
+    methods: tuple[Proof, ...], model: GPT, ids: Array, targets: Array, label: Label, seed: int
+) -> Iterator[Finding]:
+    """The parameter whose path is the label's name, alone."""
+    return prove_slopes(of_loss(model, ids, targets), label, seed, [label.name], methods, STEP)
+
+
+def beside_torch(model: GPT, ids: Array, targets: Array, label: Label, seed: int) -> list[Finding]:
+    """Logits, loss and the gradient of each parameter."""
+    return from_errors(with_d(compare_model(model, ids, targets)), label, "torch", np.float64)

@@ -1,0 +1,164 @@
+"""Gradients against slopes: how the output moves when one input moves along a random line x + t v.
+
+    J v            the slope of f along the line, an array like y: by differences, or by a complex step
+    differences    <dy, J v> = <g, v>, J v by six-point central differences (see `differences`)
+    complex step   the same, J v = Im f(x + i h v)/h with h = 1e-20
+    adjoint        <u, J v> = <Jᵀ u, v>: the backward of another u, laid out in columns and half of it zero
+    linearity      Jᵀ(a u₁ + b u₂) = a Jᵀ u₁ + b Jᵀ u₂, by element
+
+A complex step subtracts nothing, so no digit is lost: f(x + i h v) = f(x) + i h J v − h² …, and h² is far below the
+last digit of anything. It asks that f be analytic, and that its code run on complex numbers:
+
+    softmax, attention, cross-entropy    the largest score is only a shift, of which the result does not depend; any
+                                         number would do, a complex one too
+    ReLU                                 is not analytic at 0. It is on either side, where NumPy's maximum, which
+                                         orders complex numbers by their real part first, continues each branch
+
+so ReLU is proven away from its kink, by both methods, and what is true at 0 is a definition, not a proof.
+
+Errors are |left − right| over the largest of |left|, |right| and s ‖g‖, the size that <g, v> has over all v of standard
+deviation s (why: see `differences`).
+
+Source: Squire, Trapp 1998, "Using complex variables to estimate derivatives of real functions"; Martins et al. 2003.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+from ..backend import Array, use
+from ..ops.contract import cotangent
+from .check import Measured, relative_error
+from .differences import STEP, derivative, size_of
+from .finding import Finding, Label
+from .function import Function
+from .tolerances import Proof, limit
+
+__all__ = ["COMPLEX_STEP", "WEIGHTS", "Line", "draw", "line_of", "other_cotangent", "prove_linearity", "prove_slopes"]
+
+COMPLEX_STEP = 1e-20
+WEIGHTS = (2.0, -0.5)  # a and b of linearity: powers of two, so that a u₁ + b u₂ rounds but once
+
+# What a number is drawn for; 1 is the cotangent of `contract.cotangent`.
+INPUT, DIRECTION, OTHER, FIRST, SECOND = 0, 2, 3, 4, 5
+
+
+def draw(seed: int, purpose: int, name: str, shape: tuple[int, ...]) -> Array:
+    """Standard normal numbers for a purpose and a name, whatever else is drawn."""
+    return np.asarray(np.random.default_rng([seed, purpose, crc32(name.encode())]).normal(size=shape))
+
+
+def other_cotangent(y: Array, seed: int) -> Array:
+    """A dy unlike the first: half of it zero, so that rows of y differ in weight, and stored by columns."""
+    u = draw(seed, OTHER, "dy", y.shape).astype(y.dtype)
+    return np.asfortranarray(np.where(draw(seed, OTHER, "zero", y.shape) > 0, u, 0.0)) if u.ndim else u
+
+
+@dataclass(frozen=True)
+class Line:
+    """x + t v through inputs of a function.
+
+    directions: v, by the names of the inputs that move. step: of differences.
+    """
+
+    function: Function
+    directions: dict[str, Array]
+    step: float = STEP
+
+    def values(self, t: complex) -> dict[str, Array]:
+        """The inputs at t; complex throughout for a complex t, as an op wants one dtype."""
+        inputs = self.function.inputs
+        if isinstance(t, complex):
+            inputs = {name: x.astype(np.complex128) for name, x in inputs.items()}
+        return inputs | {name: inputs[name] + t * v for name, v in self.directions.items()}
+
+    def at(self, t: complex) -> Array:
+        """The function at t."""
+        return self.function.run(self.values(t))
+
+    @cached_property
+    def slope_by_differences(self) -> Array:
+        """J v, by six points on the line."""
+        return np.asarray(derivative(self.at, self.step))
+
+    @cached_property
+    def slope_by_complex_step(self) -> Array:
+        """J v, by one complex point beside it."""
+        return np.asarray(np.imag(self.at(1j * COMPLEX_STEP)) / COMPLEX_STEP)
+
+    def against(self, dy: Array, slope: Array, gradients: dict[str, Array | None]) -> Measured:
+        """<Jᵀ dy, v> beside <dy, J v>."""
+        given = ((name, gradients[name]) for name in self.directions)
+        found = {name: g for name, g in given if g is not None and g.shape == self.directions[name].shape}
+        if len(found) < len(self.directions):
+            return Measured(float("inf"))  # a gradient is missing, or would be broadcast
+        ours = sum(float(np.sum(g * self.directions[name])) for name, g in found.items())
+        theirs = float(np.sum(dy * slope))
+        sizes = (size_of(self.function.inputs[name]) ** 2 * np.sum(g**2) for name, g in found.items())
+        scale = float(np.max([abs(ours), abs(theirs), np.sqrt(sum(sizes))]))  # NumPy's max keeps a NaN
+        return Measured(abs(ours - theirs) / scale if scale else 0.0, ours, theirs, scale)
+
+
+def line_of(function: Function, names: Sequence[str], seed: int, step: float = STEP) -> Line:
+    """The line along which the named inputs move, each by a random direction of its own size."""
+    inputs = function.inputs
+    directions = {n: draw(seed, DIRECTION, n, inputs[n].shape) * size_of(inputs[n]) for n in names}
+    return Line(function, directions, step)
+
+
+def prove_slopes(
+    function: Function,
+    label: Label,
+    seed: int = 0,
+    names: Sequence[str] | None = None,
+    methods: Sequence[Proof] = ("differences", "complex step", "adjoint"),
+    step: float = STEP,
+) -> Iterator[Finding]:
+    """The gradient of each input in turn, or of the named ones, held to slopes of the readable bodies in float64."""
+    with use("reference"):
+        inputs = function.inputs
+        y = function.run(inputs)
+        dy, u = cotangent(y, seed), other_cotangent(y, seed)
+        _, (gradients, others) = function.pull(inputs, [dy, u])
+        for name in names or inputs:
+            line = line_of(function, [name], seed, step)
+            yield from slopes_along(line, f"d{name}", (dy, u), (gradients, others), label, methods)
+
+
+def slopes_along(
+    line: Line,
+    argument: str,
+    cotangents: tuple[Array, Array],
+    gradients: tuple[dict[str, Any], dict[str, Any]],
+    label: Label,
+    methods: Sequence[Proof],
+) -> Iterator[Finding]:
+    """The three proofs along one line."""
+    (dy, u), (of_dy, of_u) = cotangents, gradients
+    for method in methods:
+        if method == "differences":
+            error = line.against(dy, line.slope_by_differences, of_dy)
+        elif method == "complex step":
+            error = line.against(dy, line.slope_by_complex_step, of_dy)
+        else:
+            error = line.against(u, line.slope_by_complex_step, of_u)
+        yield label.finding(method, np.float64, argument, error, limit(method, np.float64))
+
+
+def prove_linearity(function: Function, label: Label, dtype: Any, seed: int = 0) -> Iterator[Finding]:
+    """The backward of a sum beside the sum of the backwards: what is saved is not spent, and dy enters once."""
+    a, b = (np.dtype(dtype).type(weight) for weight in WEIGHTS)
+    y = function.run(function.inputs)
+    first, second = (np.asarray(draw(seed, purpose, "dy", y.shape), dtype) for purpose in (FIRST, SECOND))
+    _, (of_first, of_second, of_sum) = function.pull(function.inputs, [first, second, a * first + b * second])
+    for name in function.inputs:
+        one, other, together = of_first[name], of_second[name], of_sum[name]
+        if one is None or other is None or together is None:
+            error = Measured(float("inf"))
+        else:
+            error = relative_error(together, a * one + b * other)
+        yield label.finding("linearity", dtype, f"d{name}", error, limit("linearity", dtype))

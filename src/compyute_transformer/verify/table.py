@@ -1,0 +1,185 @@
+"""The verdict in words: a table on a terminal, plain lines in a pipe, JSON for a machine.
+
+One line tells of one thing and one method: how many comparisons, and which of them came nearest to its limit.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import IO, TYPE_CHECKING, Any
+
+from ..training.report import printable
+from .finding import Finding, Task
+from .plan import NotRun, Verdict
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["Row", "TableReport", "plain_line", "rows_of", "summary", "to_json"]
+
+METHODS = {"torch": "PyTorch", "twin": "fast twins", "device": "GPU and CPU"}
+MOST_TOLD = 5  # failures of one thing by one method
+HEAD = ("what", "method", "checks", "worst error", "its limit", "verdict")
+
+
+@dataclass(frozen=True)
+class Row:
+    """All findings of one thing by one method, by the one that came nearest to its limit; none if it was not run."""
+
+    name: str
+    method: str
+    checks: int
+    worst: Finding | None
+    failed: int
+
+    @property
+    def verdict(self) -> str:
+        """In a word."""
+        if self.worst is None:
+            return "not run"
+        return f"{self.failed} FAIL" if self.failed else "pass"
+
+    def cells(self) -> tuple[str, ...]:
+        """As text."""
+        error, limit = (number(self.worst.error), number(self.worst.limit)) if self.worst else ("-", "-")
+        return self.name, METHODS.get(self.method, self.method), f"{self.checks:,}", error, limit, self.verdict
+
+
+def rows_of(findings: Iterable[Finding], not_run: Iterable[NotRun] = ()) -> list[Row]:
+    """Findings by name and method, in the order in which names first come, what was not run beside what was."""
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault((finding.name, finding.method), []).append(finding)
+    rows = [
+        Row(name, method, len(group), max(group, key=lambda f: f.closeness), sum(not f.passed for f in group))
+        for (name, method), group in groups.items()
+    ]
+    rows += [Row(absent.name, absent.method, 0, None, 0) for absent in not_run]
+    order = list(dict.fromkeys(row.name for row in rows))
+    return sorted(rows, key=lambda row: order.index(row.name))
+
+
+def number(error: float) -> str:
+    """An error as it is read."""
+    return "0" if error == 0.0 else f"{error:.1e}"
+
+
+def plain_line(cells: tuple[str, ...], width: int = 28) -> str:
+    """One line of a pipe. width: of the longest name."""
+    name, method, checks, error, limit, verdict = cells
+    return f"{name:<{width}}  {method:<16} {checks:>7} {error:>12} {limit:>10}  {verdict}"
+
+
+def summary(verdict: Verdict) -> list[str]:
+    """What failed, what was not run and why, and the verdict."""
+    lines = []
+    for row in rows_of(verdict.failures):
+        group = [f for f in verdict.failures if (f.name, f.method) == (row.name, row.method)]
+        worst = sorted(group, key=lambda f: f.closeness, reverse=True)[:MOST_TOLD]
+        lines += [f"FAIL {finding}" for finding in worst]
+        if len(group) > len(worst):
+            lines.append(f"FAIL {row.name}, {row.method}: and {len(group) - len(worst)} more; --json tells of all")
+    reasons: dict[str, list[str]] = {}
+    for absent in verdict.not_run:
+        reasons.setdefault(absent.reason, []).append(f"{absent.name} ({METHODS.get(absent.method, absent.method)})")
+    for reason, names in reasons.items():
+        lines.append(
+            f"NOT RUN, so not passed: {names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}. {reason}"
+        )
+    total, failed = len(verdict.findings), len(verdict.failures)
+    kept = "all pass" if not failed else f"{failed:,} FAIL"
+    lines.append(f"{total:,} comparisons in {verdict.seconds:.1f} s: {kept}")
+    return lines
+
+
+def to_json(verdict: Verdict, **facts: Any) -> str:
+    """One object, with every finding. A number that JSON cannot say is a string: "inf", "nan"."""
+    findings = [{**asdict(finding), "passed": finding.passed} for finding in verdict.findings]
+    not_run = [asdict(absent) for absent in verdict.not_run]
+    values = {"passed": verdict.passed, "seconds": verdict.seconds, **facts, "not_run": not_run, "findings": findings}
+    return json.dumps(sayable(values), allow_nan=False)
+
+
+def sayable(value: Any) -> Any:
+    """The same with what JSON has no number for as strings."""
+    if isinstance(value, dict):
+        return {key: sayable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [sayable(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if abs(value) < float("inf") else str(float(value))
+    return value
+
+
+class TableReport:
+    """Tells of proofs as they are carried out: a bar on a terminal and a table at the end, or line after line.
+
+    tasks: those that will be. stream: where to.
+    """
+
+    def __init__(self, tasks: Sequence[Task], stream: IO[str] | None = None) -> None:
+        self.stream = stream or sys.stdout
+        self.terminal = self.stream.isatty()
+        self.width = max(len(task.name) for task in tasks)
+        if self.terminal:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+            self.console = Console(file=self.stream, highlight=False)
+            columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
+            self.progress = Progress(*columns, console=self.console, transient=True)
+            self.bar = self.progress.add_task("", total=len(tasks))
+            self.progress.start()
+        else:
+            self.print(plain_line(HEAD, self.width))
+
+    def report(self, task: Task, findings: list[Finding], not_run: list[NotRun]) -> None:
+        """Hear what a task found."""
+        if self.terminal:
+            self.progress.update(self.bar, advance=1, description=f"{task.name}, {task.methods[-1]}")
+        else:
+            for row in rows_of(findings, not_run):
+                self.print(plain_line(row.cells(), self.width))
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        if self.terminal:
+            self.progress.stop()
+
+    def conclude(self, verdict: Verdict) -> None:
+        """Say how it ended."""
+        if not self.terminal:
+            for line in summary(verdict):
+                self.print(line)
+            return
+        from rich.text import Text
+
+        self.console.print(table_of(rows_of(verdict.findings, verdict.not_run)))
+        for line in summary(verdict):
+            style = "bold red" if "FAIL" in line else "yellow" if line.startswith("NOT RUN") else "bold green"
+            self.console.print(Text(printable(line, self.stream), style=style), soft_wrap=True)
+
+    def print(self, line: str) -> None:
+        """One line."""
+        print(printable(line, self.stream), file=self.stream, flush=True)
+
+
+def table_of(rows: Iterable[Row]) -> "Table":
+    """The table of a terminal."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for title in HEAD:
+        table.add_column(title, justify="right" if title in HEAD[2:5] else "left", no_wrap=True)
+    styles = {"pass": "green", "not run": "yellow"}
+    ordered = list(rows)
+    for index, row in enumerate(ordered):
+        name, *cells, verdict = row.cells()
+        first = index == 0 or ordered[index - 1].name != row.name
+        last = index + 1 == len(ordered) or ordered[index + 1].name != row.name
+        styled = Text(verdict, style=styles.get(verdict, "bold red"))
+        table.add_row(Text(name, style="bold") if first else "", *cells, styled, end_section=last)
+    return table

@@ -1,0 +1,132 @@
+"""`compyute verify`: the exit status is the verdict."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from proof_helpers import damage
+from training_helpers import TEXT, tiny
+
+from compyute_transformer import cli
+from compyute_transformer.training import start_run
+
+pytestmark = pytest.mark.usefixtures("door_only")
+
+Verify = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def verify(capsys: pytest.CaptureFixture[str]) -> Verify:
+    """Run the command in this process: exit code, standard output, standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as left:
+            cli.main(["verify", *map(str, arguments)])
+        captured = capsys.readouterr()
+        code = left.value.code
+        return 0 if code is None else int(code), captured.out, captured.err
+
+    return call
+
+
+def test_all_green_is_zero(verify: Verify) -> None:
+    code, out, err = verify("ops.gelu", "nn.FeedForward")
+    assert code == 0
+    assert err == ""
+    lines = out.splitlines()
+    assert lines[-1].endswith("all pass")
+    assert {line.split()[0] for line in lines[1:-1]} == {"ops.gelu", "nn.FeedForward"}
+    assert all(line.endswith("pass") for line in lines[1:-1])
+
+
+@pytest.mark.parametrize(
+    "how", [lambda g: -g, lambda g: 1.001 * g, lambda g: g * (g != g.max())], ids=["sign", "scale", "dropped"]
+)
+def test_a_backward_damaged_by_hand_is_red_and_named(
+    verify: Verify, how: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage(monkeypatch, "layer_norm", "weight", how)  # type: ignore[arg-type]
+    code, out, _ = verify("layer_norm", "linear")
+    assert code == 1
+    failures = [line for line in out.splitlines() if line.startswith("FAIL ")]
+    assert failures
+    assert all(
+        line.startswith("FAIL ops.layer_norm") and " dweight, " in line for line in failures if " more; " not in line
+    )
+    assert "FAIL" in next(line for line in out.splitlines() if line.startswith("ops.layer_norm") and "adjoint" in line)
+    assert all("FAIL" not in line for line in out.splitlines() if line.startswith("ops.linear"))
+
+
+def test_methods_and_seeds_can_be_chosen(verify: Verify) -> None:
+    code, out, _ = verify("ops.linear", "--method", "complex-step", "--seed", "3")
+    assert code == 0
+    rows = [line.split()[1:3] for line in out.splitlines()[1:-1]]
+    assert ["complex", "step"] in rows
+    assert verify("ops.linear", "--seed", "3")[1] != verify("ops.linear", "--seed", "4")[1]
+
+
+def test_json_is_one_object_and_nothing_else(verify: Verify, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, err = verify("ops.relu", "--json")
+    values = json.loads(out)
+    assert (code, err, values["passed"]) == (0, "", True)
+    assert {finding["name"] for finding in values["findings"]} == {"ops.relu"}
+    damage(monkeypatch, "relu", "x", lambda g: g * float("nan"))
+    code, out, _ = verify("ops.relu", "--json")
+    values = json.loads(out)
+    assert (code, values["passed"]) == (1, False)
+    assert {"nan"} == {finding["error"] for finding in values["findings"] if not finding["passed"]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lineer"], "got 'lineer'. There are: ops.embedding"),
+        (["ops.relu", "--method", "magic"], "a method is one of differences"),
+        (["--seed", "-1"], "a seed is not negative"),
+        (["ops.relu", "--certificate", "/none/c.json"], "into a folder that exists"),
+        (["models", "--certificate", "c.json", "--method", "adjoint"], "but none was chosen"),
+        (["runs/none"], "there is none in runs/none"),
+        (["runs/none", "linear"], "a run is proven on its own"),
+        (["runs/none", "--certificate", "c.json"], "a run is proven on its own"),
+    ],
+)
+def test_what_cannot_be_is_one_message(
+    verify: Verify, arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = verify(*arguments)
+    assert code == 1
+    assert message in " ".join(err.split())
+    assert err.startswith("Error: ")
+
+
+def test_a_certificate_is_written_only_where_all_passed(
+    verify: Verify, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "certificate.json"
+    code, out, _ = verify("ops.relu", "--certificate", path)
+    assert code == 0
+    assert out.endswith(f"Certificate: {path}\n")
+    assert list(json.loads(path.read_text())["ops"]) == ["relu"]
+    assert json.loads(verify("ops.relu", "--certificate", path, "--json")[1])["certificate"] == str(path)
+    path.unlink()
+    damage(monkeypatch, "relu", "x", lambda g: -g)
+    code, out, _ = verify("ops.relu", "--certificate", path)
+    assert code == 1
+    assert out.endswith("No certificate is written where a proof has failed.\n")
+    assert not path.exists()
+
+
+def test_a_run_is_proven(verify: Verify, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = tmp_path / "words.txt"
+    text.write_text(TEXT)
+    start_run([str(text)], tiny(steps=2, eval_every=0, sample_every=0), tmp_path / "words")
+    code, out, _ = verify(tmp_path / "words", "--checkpoint", "last")
+    assert code == 0
+    assert "blocks.2.feed_forward.down.weight" in out
+    assert out.splitlines()[1].startswith("run.words ")
+    damage(monkeypatch, "gelu", "x", lambda g: -g)
+    code, out, _ = verify(tmp_path / "words", "--method", "differences")
+    assert code == 1
+    assert "FAIL run.words [step 2, best] flat buffer, differences" in out

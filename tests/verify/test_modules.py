@@ -1,0 +1,86 @@
+"""Every module by every method: all pass, and a damaged one is found, with its parameter."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import compyute_transformer.nn as nn
+from compyute_transformer.backend import Array
+from compyute_transformer.nn import Dropout, LayerNorm, Linear, Module, MultiHeadAttention
+from compyute_transformer.nn.attention import Implementation
+from compyute_transformer.verify.finding import Finding
+from compyute_transformer.verify.modules import EXAMPLES, tasks
+
+pytestmark = pytest.mark.usefixtures("door_only")
+
+HOLDERS = {"Module", "ModuleList", "Observer", "Parameter", "observe"}  # without a backward of their own
+
+
+def prove(name: str) -> list[Finding]:
+    return [finding for task in tasks(0) if task.name == f"nn.{name}" for finding in task.prove()]
+
+
+def red(findings: list[Finding]) -> set[tuple[str, str]]:
+    return {(finding.method, finding.argument) for finding in findings if not finding.passed}
+
+
+def test_every_module_is_proven() -> None:
+    assert {example.name for example in EXAMPLES} == set(nn.__all__) - HOLDERS
+
+
+def test_every_implementation_of_attention_is_proven() -> None:
+    cases = {example.case for example in EXAMPLES if example.name == "MultiHeadAttention"}
+    for name in Implementation.__args__:  # type: ignore[attr-defined]
+        assert any(case.startswith(name) for case in cases)
+
+
+@pytest.mark.parametrize("name", dict.fromkeys(example.name for example in EXAMPLES))
+def test_a_module_passes_by_every_method(name: str) -> None:
+    findings = prove(name)
+    assert [str(finding) for finding in findings if not finding.passed] == []
+    assert {f.method for f in findings} == {"differences", "complex step", "adjoint", "linearity", "torch", "twin"}
+    module, _ = next(example for example in EXAMPLES if example.name == name).function(np.float64, 0)
+    parameters = {f"d{path}" for path, _ in module.named_parameters()}
+    for method in ("differences", "torch", "twin"):
+        assert parameters <= {finding.argument for finding in findings if finding.method == method}
+
+
+def damage(monkeypatch: pytest.MonkeyPatch, kind: type[Module], parameter: str) -> None:
+    right: Any = kind.backward
+
+    def wrong(self: Any, dy: Array) -> Any:
+        dx = right(self, dy)
+        getattr(self, parameter).grad *= 1.001
+        return dx
+
+    monkeypatch.setattr(kind, "backward", wrong)
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameter"),
+    [(Linear, "weight"), (Linear, "bias"), (LayerNorm, "weight"), (MultiHeadAttention, "out_weight")],
+)
+def test_a_damaged_module_is_found_with_its_parameter(
+    kind: type[Module], parameter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = [e for e in EXAMPLES if e.name == kind.__name__ and "no_bias" not in e.case]
+    monkeypatch.setattr("compyute_transformer.verify.modules.EXAMPLES", tuple(examples))
+    damage(monkeypatch, kind, parameter)
+    methods = ("differences", "complex step", "adjoint", "torch")
+    assert red(prove(kind.__name__)) == {(method, f"d{parameter}") for method in methods}
+
+
+def test_a_block_names_the_parameter_of_its_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    damage(monkeypatch, LayerNorm, "weight")
+    names = {argument for _, argument in red(prove("PreNormBlock"))}
+    assert names == {"dattention_norm.weight", "dfeed_forward_norm.weight"}
+
+
+def test_dropout_that_drops_others_in_its_backward_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(self: Dropout, dy: Array) -> Array:
+        saved = self.restore()
+        return self.__class__(self.probability, self.generator)(dy) if saved is not None else dy
+
+    monkeypatch.setattr(Dropout, "backward", wrong)
+    assert {"differences", "torch"} <= {method for method, _ in red(prove("Dropout"))}

@@ -1,0 +1,116 @@
+"""Every op by every method: all pass, and an op whose backward is damaged by hand is found, with its argument."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from proof_helpers import damage
+
+from compyute_transformer.ops.activation import softmax_backward
+from compyute_transformer.ops.contract import REGISTRY
+from compyute_transformer.verify.finding import Finding
+from compyute_transformer.verify.ops import Example, prepare_ops, tasks
+
+pytestmark = pytest.mark.usefixtures("door_only")
+
+
+def prove(*names: str, seed: int = 0) -> list[Finding]:
+    """All findings about some ops, on their small cases."""
+    small = {name: [Example(REGISTRY[name], case, seed) for case in REGISTRY[name].cases[:4]] for name in names}
+    return [finding for task in tasks(small) for finding in task.prove()]
+
+
+def red(findings: list[Finding]) -> set[tuple[str, str]]:
+    return {(finding.method, finding.argument) for finding in findings if not finding.passed}
+
+
+def test_every_case_of_the_registry_is_prepared() -> None:
+    examples = prepare_ops(0)
+    assert {name: [e.case.name for e in several] for name, several in examples.items()} == {
+        op.name: [case.name for case in op.cases] for op in REGISTRY.values()
+    }
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_an_op_passes_by_every_method(name: str) -> None:
+    findings = prove(name)
+    assert [str(finding) for finding in findings if not finding.passed] == []
+    methods = {finding.method for finding in findings}
+    assert methods >= {"differences", "complex step", "adjoint", "linearity", "torch"}
+    arguments = {finding.argument for finding in findings}
+    assert {f"d{argument}" for argument in REGISTRY[name].differentiable} - arguments <= {"dmemory"}  # in later cases
+    assert {finding.dtype for finding in findings if finding.method == "torch"} == {"float32", "float64"}
+
+
+SIGN = lambda g: -g  # noqa: E731
+SCALE = lambda g: g * 1.0001  # noqa: E731
+
+
+def drop_a_row(g: np.ndarray) -> np.ndarray:
+    """The sum over rows without its last term, or one element not written."""
+    g = g.copy()
+    g[..., -1] = 0.0
+    return g
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        ("linear", "x"),
+        ("linear", "weight"),
+        ("linear", "bias"),
+        ("layer_norm", "weight"),
+        ("softmax", "x"),
+        ("gelu", "x"),
+        ("embedding", "weight"),
+        ("attention", "k"),
+        ("fused_attention", "v"),
+        ("cross_entropy", "logits"),
+    ],
+)
+@pytest.mark.parametrize("how", [SIGN, SCALE, drop_a_row], ids=["sign", "scale", "dropped"])
+def test_a_damaged_backward_is_found_with_its_argument(
+    name: str, argument: str, how: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage(monkeypatch, name, argument, how)
+    found = red(prove(name))
+    assert {(method, f"d{argument}") for method in ("differences", "complex step", "adjoint", "torch")} <= found
+    assert {what for _, what in found} == {f"d{argument}"}
+
+
+def test_a_damaged_part_is_found_in_all_that_is_built_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    damage(monkeypatch, "attention", "q", SIGN)
+    for name in ("sequential", "semiparallel", "parallel"):
+        assert ("differences", "din_weight") in red(prove(f"{name}_multi_head"))
+    assert not red(prove("fused_multi_head"))
+
+
+def test_a_damaged_twin_is_found_by_twins_and_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    twin: Any = softmax_backward.twin("cpu")
+    right = twin.py_func if hasattr(twin, "py_func") else twin
+
+    def wrong(dy: Any, saved: Any) -> Any:
+        return right(dy, saved) * np.float32(1.01)
+
+    wrong.serves = twin.serves  # type: ignore[attr-defined]
+    monkeypatch.setitem(softmax_backward._found, "cpu", wrong)
+    found = red(prove("softmax"))
+    assert found == {("twin", "dx"), ("torch", "dx")}
+
+
+def test_a_backward_that_raises_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def how(g: Any) -> Any:
+        raise IndexError("no such row")
+
+    damage(monkeypatch, "gelu", "x", how)
+    findings = [finding for finding in prove("gelu") if not finding.passed]
+    assert {finding.argument for finding in findings} == {"call"}
+    assert all("IndexError: no such row" in finding.note for finding in findings)
+
+
+def test_numbers_that_float32_cannot_be_asked_about_are_drawn_again() -> None:
+    case = next(case for case in REGISTRY["softmax"].cases if case.name == "one_row")
+    seeds = [Example(REGISTRY["softmax"], case, seed).seed for seed in range(14)]
+    assert seeds[:13] == list(range(13))
+    assert seeds[13] != 13, "there, one share is nearly 1"

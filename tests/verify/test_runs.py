@@ -1,0 +1,123 @@
+"""A user's own trained model, proven on its own text; and a damaged one found."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from training_helpers import TEXT, tiny
+
+from compyute_transformer.backend import Array
+from compyute_transformer.errors import CorpusError, RunError
+from compyute_transformer.nn import LayerNorm
+from compyute_transformer.training import load_run, start_run
+from compyute_transformer.training.config import reload_corpus
+from compyute_transformer.verify.plan import carry_out
+from compyute_transformer.verify.runs import batch_of, is_run, model_of, tasks_of_run
+
+pytestmark = pytest.mark.usefixtures("door_only")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "words.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def train(corpus: Path, folder: Path, **changes: object) -> Path:
+    start_run([str(corpus)], tiny(steps=6, eval_every=0, sample_every=0, **changes), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(corpus, tmp_path_factory.mktemp("runs") / "words")
+
+
+def test_a_trained_model_is_proven_in_every_parameter(run: Path) -> None:
+    verdict = carry_out(tasks_of_run(run))
+    assert verdict.passed
+    assert not verdict.not_run
+    parameters = {path for path, _ in load_run(run).model.named_parameters()}
+    by_method = {finding.method: set[str]() for finding in verdict.findings}
+    for finding in verdict.findings:
+        by_method[finding.method].add(finding.argument)
+    whole = {f"d{path}" for path in parameters}
+    assert by_method == {
+        "differences": whole | {"flat buffer"},
+        "complex step": whole | {"all parameters"},
+        "torch": whole | {"logits", "loss"},
+        "implementations": whole | {"logits", "loss"},
+        "twin": whole | {"logits", "loss"},
+    }
+    assert {finding.name for finding in verdict.findings} == {"run.words"} | parameters
+    assert {finding.case for finding in verdict.findings} == {"step 6, best"}
+
+
+def test_its_text_is_the_validation_text(run: Path) -> None:
+    loaded = load_run(run)
+    ids, targets = batch_of(loaded, run)
+    _, held_out = reload_corpus(run, loaded.config).split(loaded.settings.data.validation_fraction)
+    assert held_out.startswith(loaded.tokenizer.decode(ids.reshape(-1)))
+    assert np.array_equal(ids[0, 1:], targets[0, :-1])
+    assert ids.shape == (4, 16)
+
+
+def test_its_weights_are_the_trained_ones_and_its_dropout_is_on(run: Path) -> None:
+    loaded = load_run(run)
+    model = model_of(loaded, np.float64, 0)
+    assert model.training
+    assert model.config.dropout == 0.1
+    state = model.state_dict()
+    assert all(np.array_equal(state[path], array) for path, array in loaded.model.state_dict().items())
+
+
+def test_with_relu_differences_make_way_for_complex_steps(corpus: Path, tmp_path: Path) -> None:
+    verdict = carry_out(tasks_of_run(train(corpus, tmp_path / "relu", activation="relu"), "last"))
+    assert verdict.passed
+    assert "differences" not in {finding.method for finding in verdict.findings}
+    (absent,) = verdict.not_run
+    assert (absent.name, absent.method) == ("run.relu", "differences")
+    assert "kinks" in absent.reason
+
+
+def test_a_run_without_validation_text_is_proven_on_what_it_read(corpus: Path, tmp_path: Path) -> None:
+    folder = train(corpus, tmp_path / "all", validation_fraction=0.0)
+    ids, _ = batch_of(load_run(folder, "last"), folder)
+    assert load_run(folder, "last").tokenizer.decode(ids[0]) == TEXT[: ids.shape[1]]
+
+
+def test_a_damaged_gradient_is_found_and_named(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = LayerNorm.backward
+
+    def wrong(self: LayerNorm, dy: Array) -> Array:
+        dx = right(self, dy)
+        if self.path == "norm":
+            assert self.weight.grad is not None
+            self.weight.grad *= 1.01
+        return dx
+
+    monkeypatch.setattr(LayerNorm, "backward", wrong)
+    failures = carry_out(tasks_of_run(run)).failures
+    assert {finding.name for finding in failures} == {"run.words", "norm.weight"}
+    assert {"differences", "complex step", "torch"} == {finding.method for finding in failures}
+
+
+def test_a_run_is_told_from_a_filter(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert is_run(str(run))
+    monkeypatch.chdir(run.parent)
+    assert is_run("words")
+    assert not is_run("ops.linear")
+    assert is_run(f"runs{os.sep}none")
+
+
+def test_what_is_no_run_or_has_lost_its_text_is_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="there is none in"):
+        tasks_of_run(tmp_path / "none")
+    text = tmp_path / "gone.txt"
+    text.write_text(TEXT)
+    folder = train(text, tmp_path / "orphan")
+    text.unlink()
+    with pytest.raises(CorpusError):
+        tasks_of_run(folder)

@@ -1,0 +1,114 @@
+"""The verdict in words: on a terminal, in a pipe, and for a machine."""
+
+import io
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compyute_transformer.verify.check import Measured
+from compyute_transformer.verify.finding import Finding, Label, Task
+from compyute_transformer.verify.plan import NotRun, Verdict
+from compyute_transformer.verify.table import MOST_TOLD, TableReport, rows_of, summary, to_json
+
+LINEAR, GELU = Label("ops.linear", "rows"), Label("ops.gelu", "tanh")
+
+
+def found(label: Label, error: float, method: Any = "differences", argument: str = "dx") -> Finding:
+    return label.finding(method, np.float64, argument, error, 1e-7)
+
+
+NEAR, FAR = found(LINEAR, 2e-8), found(LINEAR, 3e-13)
+BROKEN = found(GELU, 0.5, argument="dweight")
+ABSENT = NotRun("ops.linear", "torch", "PyTorch is not installed.")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def tell(stream: io.StringIO, *findings: Finding) -> str:
+    task = Task("ops.linear", ("differences",), lambda: findings)
+    report = TableReport([task], stream)
+    verdict = Verdict(list(findings), [ABSENT], 1.5)
+    report.report(task, list(findings), [ABSENT])
+    report.close()
+    report.conclude(verdict)
+    return stream.getvalue()
+
+
+def test_a_row_is_what_came_nearest_to_its_limit() -> None:
+    first, second, third = rows_of([FAR, BROKEN, NEAR], [ABSENT])
+    assert first.cells() == ("ops.linear", "differences", "2", "2.0e-08", "1.0e-07", "pass")
+    assert second.cells() == ("ops.linear", "PyTorch", "0", "-", "-", "not run"), "beside what was run of it"
+    assert third.cells() == ("ops.gelu", "differences", "1", "5.0e-01", "1.0e-07", "1 FAIL")
+
+
+def test_a_nan_is_the_worst() -> None:
+    (row,) = rows_of([NEAR, found(LINEAR, float("nan")), found(LINEAR, 0.9)])
+    assert row.cells()[2:] == ("3", "nan", "1.0e-07", "2 FAIL")
+
+
+def test_a_pipe_gets_plain_lines() -> None:
+    lines = tell(io.StringIO(), NEAR, BROKEN).splitlines()
+    assert lines[0].split() == ["what", "method", "checks", "worst", "error", "its", "limit", "verdict"]
+    assert lines[1].split() == ["ops.linear", "differences", "1", "2.0e-08", "1.0e-07", "pass"]
+    assert lines[1].index("differences") == lines[0].index("method")
+    assert "FAIL ops.gelu [tanh] dweight, differences, float64: error 0.5 BREAKS the limit 1e-07" in lines
+    assert "NOT RUN, so not passed: ops.linear (PyTorch). PyTorch is not installed." in lines
+    assert lines[-1] == "2 comparisons in 1.5 s: 1 FAIL"
+    assert "\x1b" not in "".join(lines)
+
+
+def test_a_terminal_gets_a_table() -> None:
+    text = tell(Terminal(), NEAR, BROKEN)
+    assert "ops.linear" in text
+    assert "1 FAIL" in text
+    assert "worst error" in text
+    assert "─" in text
+    assert "2 comparisons in 1.5 s: 1 FAIL" in text
+
+
+def test_the_last_line_is_the_verdict() -> None:
+    assert summary(Verdict([NEAR, FAR], [], 61.04)) == ["2 comparisons in 61.0 s: all pass"]
+
+
+def test_many_failures_are_counted_not_listed() -> None:
+    lines = summary(Verdict([found(GELU, error) for error in range(1, 30)]))
+    assert len(lines) == MOST_TOLD + 2
+    assert "error 29 " in lines[0], "the worst first"
+    assert lines[-2] == f"FAIL ops.gelu, differences: and {29 - MOST_TOLD} more; --json tells of all"
+
+
+def test_json_says_everything_and_what_it_has_no_number_for() -> None:
+    findings = [found(GELU, Measured(1e-9, 1.0, 2.0, 3.0)), found(GELU, float("nan")), found(GELU, float("inf"))]
+    values = json.loads(to_json(Verdict(findings, [ABSENT], 2.0), seed=3))
+    assert (values["passed"], values["seed"], values["seconds"]) == (False, 3, 2.0)
+    assert [finding["error"] for finding in values["findings"]] == [1e-9, "nan", "inf"]
+    assert [finding["passed"] for finding in values["findings"]] == [True, False, False]
+    assert values["findings"][0]["name"] == "ops.gelu"
+    assert values["not_run"] == [{"name": "ops.linear", "method": "torch", "reason": "PyTorch is not installed."}]
+
+
+def test_a_stream_without_unicode_gets_marks() -> None:
+    raw = io.BytesIO()
+    stream: Any = io.TextIOWrapper(raw, encoding="ascii")
+    task = Task("ops.gelu", ("differences",), lambda: [])
+    report = TableReport([task], stream)
+    report.conclude(Verdict([LINEAR.finding("torch", np.float64, "dx", 1.0, 0.1, "∞ − ∞")]))
+    stream.flush()
+    assert b"FAIL ops.linear" in raw.getvalue()
+
+
+def test_a_report_is_closed_twice_without_harm() -> None:
+    report = TableReport([Task("ops.gelu", ("differences",), lambda: [])], Terminal())
+    report.close()
+    report.close()
+
+
+@pytest.mark.parametrize("number", [0.0, 1.0])
+def test_numbers_are_short(number: float) -> None:
+    (row,) = rows_of([found(LINEAR, number)])
+    assert row.cells()[3] == ("0" if number == 0.0 else "1.0e+00")
