@@ -11,6 +11,7 @@ A check that needs a GPU (marker `gpu`) is left out where there is none, and the
 
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import jaxtyping
 import pytest
@@ -48,6 +49,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if gpu_fault():
         items[:] = [item for item in items if not item.get_closest_marker("gpu")]
     config.stash[NOT_RUN] = chosen - len(items)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # one of several processes: the first one writes the summary
+        session.config.workeroutput["not_run"] = session.config.stash.get(NOT_RUN, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash[NOT_RUN] = getattr(node, "workeroutput", {}).get("not_run", 0)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

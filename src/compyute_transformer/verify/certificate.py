@@ -35,6 +35,7 @@ from ..training.disk import replace_text
 from .check import Measured
 from .finding import Finding
 from .ops import Example
+from .slopes import REMARKS
 from .tolerances import LIMITS
 
 __all__ = ["DRAWS", "certificate", "source_sha256", "write_certificate"]
@@ -75,6 +76,7 @@ def certificate(findings: Iterable[Finding], examples: dict[str, list[Example]],
         "seed": seed,
         "draws": DRAWS,
         "limits": LIMITS,
+        "remarks": {name: remark for name, remark in REMARKS.items() if name.removeprefix("ops.") in proven},
         "files": {path: file_sha256(PACKAGE / path) for path in source_files()},
         "ops": {name: about(examples[name], worst) for name in proven},
         "machine": machine,

@@ -37,22 +37,22 @@ class Judge:
     proofs: list[tuple[Proof, Lines]] = field(default_factory=list)
     probes: list[tuple[Probe, Lines, list[Any]]] = field(default_factory=list)
 
-    def prepare(self, targets: list[Target], only: str = "") -> list[str]:
-        """Run all proofs and probes once, or those with a word in their names.
+    def prepare(self, targets: list[Target], only: tuple[str, ...] = ("",)) -> list[str]:
+        """Run all proofs and probes once, or those whose names begin so.
 
         Returns the faults of proofs that fail with no mutant about. They judge nothing.
         """
         files = frozenset(target.function.__code__.co_filename for target in targets)
         caches = [target.clear for target in targets if target.clear is not None]
         faults = []
-        for proof in (proof for proof in make_suite() if only in proof.name):
+        for proof in (proof for proof in make_suite() if proof.name.startswith(only)):
             if (fault := proof.fault()) is not None:
                 faults.append(f"{proof.kind}: {proof.name}: {fault.text}")
             else:
                 self.proofs.append((proof, _lines_run(proof.fault, files, caches)))
         self.proofs.sort(key=lambda pair: len(pair[1]))
         for probe in (*op_probes(self.seed), *module_probes(self.seed)):
-            if only in probe.name:
+            if probe.name.startswith(only):
                 self.probes.append((probe, _lines_run(probe.run, files, caches), probe.run()))
         return faults
 

@@ -61,7 +61,10 @@ REWRITES: dict[str, dict[str, tuple[Change, ...]]] = {
         "a sum over columns of the transpose": (("dy_rows.sum(0)", "dy_rows.T.sum(1)"),),
     },
     "layer_norm_forward": {
-        "the library's variance": (("(centred * centred).mean(-1, keepdims=True)", "x.var(-1, keepdims=True)"),),
+        "a sum divided by the width": (
+            ("(centred * centred).mean(-1, keepdims=True)",
+             "(centred * centred).sum(-1, keepdims=True) / x.shape[-1]"),
+        ),
         "one over the root": (
             ("((centred * centred).mean(-1, keepdims=True) + eps) ** (-0.5)",
              "1.0 / ((centred * centred).mean(-1, keepdims=True) + eps) ** 0.5"),

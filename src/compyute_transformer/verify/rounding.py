@@ -17,7 +17,8 @@ To first order, with g = Jᵀ dy, J v the slope along v, and ġ the slope of g a
     <dy, f>      off by at most   B = γ_n (‖dy‖ ‖f‖ + Σ ‖x‖ ‖g‖)                                      d, then e of x
 
 differences    A + (2 Σ|c_k|/h) B + truncation. The stencil errs by 36 a₇ h⁶ + …, a₇ the seventh Taylor coefficient of
-               F(t) = <dy, f(x + t v)>; by Cauchy's estimate |a₇| ≤ M/r⁷, M the largest odd part of F on |t| = r.
+               F(t) = <dy, f(x + t v)>; by Cauchy's estimate |a₇| ≤ M/r⁷ for M the largest odd part of F on the circle
+               |t| = r inside which F is analytic. It is looked at where the circle meets the axes, r = 1/4.
 complex step   A, and 4 A for the complex evaluation: a complex operation is at most four real roundings (Higham §3.6).
 adjoint        the same with u for dy.
 linearity, torch, twin
@@ -26,9 +27,9 @@ linearity, torch, twin
                for ‖J‖: over random v, N ‖J v‖²/‖v‖² has the expectation ‖J‖² (Frobenius). Linearity has 1 + |a| + |b|
                results, and so that many in the place of 2.
 
-The norms are measured along the lines of the proof itself; nothing is fitted. Measured errors stay a hundred times and
-more below these bounds, as roundings seldom conspire. Where a bound is looser than the table of tolerances (in float32
-nearly always) the table holds; see `Finding.held_to`.
+The norms are measured along the lines of the proof itself; nothing is fitted. Measured errors stay from tens to
+thousands of times below these bounds, as roundings seldom conspire. Where a bound is looser than the table of
+tolerances (in float32 nearly always) the table holds; see `Finding.held_to`.
 
 Source: Higham 2002, "Accuracy and stability of numerical algorithms", 2nd edition, chapters 1 to 4.
 """

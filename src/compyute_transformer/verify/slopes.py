@@ -14,7 +14,8 @@ last digit of anything. It asks that f be analytic, and that its code run on com
     ReLU                                 is not analytic at 0. It is on either side, where NumPy's maximum, which
                                          orders complex numbers by their real part first, continues each branch
 
-so ReLU is proven away from its kink, by both methods, and what is true at 0 is a definition, not a proof.
+so ReLU is proven away from its kink, by both methods, and its gradient at 0 is a definition: `REMARKS` has it said with
+every verdict.
 
 Errors are |left − right| over the largest of |left|, |right| and s ‖g‖, the size that <g, v> has over all v of standard
 deviation s (why: see `differences`).
@@ -38,9 +39,22 @@ from .finding import Finding, Label
 from .function import Function
 from .tolerances import Proof, limit
 
-__all__ = ["COMPLEX_STEP", "WEIGHTS", "Line", "draw", "line_of", "other_cotangent", "prove_linearity", "prove_slopes"]
+__all__ = [
+    "COMPLEX_STEP",
+    "REMARKS",
+    "WEIGHTS",
+    "Line",
+    "draw",
+    "line_of",
+    "other_cotangent",
+    "prove_linearity",
+    "prove_slopes",
+]
 
 COMPLEX_STEP = 1e-20
+REMARKS = {
+    "ops.relu": "ReLU is not analytic at 0, where its gradient is a definition: it is proven on either side of it.",
+}
 WEIGHTS = (2.0, -0.5)  # a and b of linearity: powers of two, so that a u₁ + b u₂ rounds but once
 
 # What a number is drawn for; 1 is the cotangent of `contract.cotangent`.

@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 from ..training.report import printable
 from .finding import Finding, Task
 from .plan import NotRun, Verdict
+from .slopes import REMARKS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,7 +21,7 @@ __all__ = ["Row", "TableReport", "plain_line", "rows_of", "summary", "to_json"]
 
 METHODS = {"torch": "PyTorch", "twin": "fast twins", "device": "GPU and CPU"}
 MOST_TOLD = 5  # failures of one thing by one method
-HEAD = ("what", "method", "checks", "worst error", "its limit", "verdict")
+HEAD = ("what", "method", "checks", "worst", "limit", "verdict")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def number(error: float) -> str:
 def plain_line(cells: tuple[str, ...], width: int = 28) -> str:
     """One line of a pipe. width: of the longest name."""
     name, method, checks, error, limit, verdict = cells
-    return f"{name:<{width}}  {method:<16} {checks:>7} {error:>12} {limit:>10}  {verdict}"
+    return f"{name:<{width}}  {method:<16} {checks:>7} {error:>9} {limit:>9}  {verdict}"
 
 
 def summary(verdict: Verdict) -> list[str]:
@@ -87,6 +88,8 @@ def summary(verdict: Verdict) -> list[str]:
         lines.append(
             f"NOT RUN, so not passed: {names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}. {reason}"
         )
+    proven = {finding.name for finding in verdict.findings}
+    lines += [remark for name, remark in REMARKS.items() if name in proven]
     total, failed = len(verdict.findings), len(verdict.failures)
     kept = "all pass" if not failed else f"{failed:,} FAIL"
     lines.append(f"{total:,} comparisons in {verdict.seconds:.1f} s: {kept}")
@@ -157,7 +160,7 @@ class TableReport:
 
         self.console.print(table_of(rows_of(verdict.findings, verdict.not_run)))
         for line in summary(verdict):
-            style = "bold red" if "FAIL" in line else "yellow" if line.startswith("NOT RUN") else "bold green"
+            style = "bold red" if "FAIL" in line else "yellow" if line.startswith("NOT RUN") else "green"
             self.console.print(Text(printable(line, self.stream), style=style), soft_wrap=True)
 
     def print(self, line: str) -> None:
@@ -171,7 +174,7 @@ def table_of(rows: Iterable[Row]) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))  # 80 columns hold the longest name
     for title in HEAD:
         table.add_column(title, justify="right" if title in HEAD[2:5] else "left", no_wrap=True)
     styles = {"pass": "green", "not run": "yellow"}
