@@ -17,6 +17,9 @@ MODULES = sorted(
 )
 
 
+HEAVY = ("numba", "scipy", "torch", "rich", "typer", "tokenizers", "pooch")
+
+
 def public(module: ModuleType) -> list[str]:
     return list(getattr(module, "__all__", []))
 
@@ -36,15 +39,20 @@ def test_every_module_says_what_it_is(name: str) -> None:
 
 
 def test_import_is_quick_and_light() -> None:
-    # the best of several: what the machine does besides is not the library's
-    code = (
-        "import sys, time; start = time.perf_counter(); import compyute_transformer;"
-        "print(time.perf_counter() - start);"
-        "print([m for m in ('numba', 'scipy', 'torch', 'rich', 'typer', 'tokenizers', 'pooch') if m in sys.modules])"
-    )
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(7)]
-    assert all(run.stdout.splitlines()[1] == "[]" for run in runs), runs[0].stdout
-    assert min(float(run.stdout.splitlines()[0]) for run in runs) <= 0.3
+    # 0.3 s on a machine that is not busy, which is known by how long NumPy's own import takes there
+    def seconds(package: str) -> tuple[float, str]:
+        code = (
+            f"import sys, time; start = time.perf_counter(); import {package}; print(time.perf_counter() - start);"
+            f"print([name for name in {HEAVY} if name in sys.modules])"
+        )
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        taken, loaded = run.stdout.splitlines()
+        return float(taken), loaded
+
+    runs = [(seconds("compyute_transformer"), seconds("numpy")) for _ in range(7)]
+    assert all(ours[1] == "[]" for ours, _ in runs), runs[0]
+    ours, numpys = min(ours[0] for ours, _ in runs), min(numpy[0] for _, numpy in runs)
+    assert ours <= max(0.3, 3 * numpys)
 
 
 def test_no_pickle_anywhere() -> None:

@@ -29,8 +29,8 @@ def test_ranges_are_checked_in_the_result_and_not_in_between(tmp_path: Path) -> 
     with pytest.raises(
         ConfigError, match=r"min_learning_rate lies in \[0, learning_rate\], here \[0, 1e-05\], got 0.0001"
     ):
-        Settings.resolve("cpu", file)
-    settings = Settings.resolve("cpu", file, {"min_learning_rate": 0, "num_heads": 3})
+        Settings.resolve("shakespeare", file)
+    settings = Settings.resolve("shakespeare", file, {"min_learning_rate": 0, "num_heads": 3})
     assert (settings.training.min_learning_rate, settings.model.num_heads) == (0.0, 3)
 
 

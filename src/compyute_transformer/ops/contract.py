@@ -151,6 +151,7 @@ MULTI_HEAD_CASES = (
     case("causal_window_dropout", examples.multi_head, mask=Mask(causal=True, window=3), dropout=0.3),
     case("cross_key_lengths_dropout", examples.multi_head, S=7, mask=lengths(7, 4), dropout=0.4),
     case("one_head_cross", examples.multi_head, H=1, S=7, D=12),
+    case("one_column", examples.multi_head, C=1),
     case("boolean_matrix", examples.multi_head, mask=visible(5, 5)),
     case("boolean_of_each_head", examples.multi_head, mask=visible(2, 3, 5, 5)),
     case("boolean_of_each_row", examples.multi_head, S=7, mask=visible(2, 1, 5, 7)),

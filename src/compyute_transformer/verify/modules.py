@@ -42,11 +42,10 @@ from .torch_modules import (
     Weights,
     torch_block,
     torch_feed_forward,
-    torch_mask,
     torch_multi_head,
     torch_weights,
 )
-from .torch_ops import import_torch
+from .torch_ops import dense_mask, import_torch
 
 __all__ = ["EXAMPLES", "Example", "tasks"]
 
@@ -127,7 +126,7 @@ def feed_forward(case: str, activation: Activation, bias: bool = True) -> Exampl
 def attention(case: str, mask: Mask = NO_MASK, memory: bool = False, H: int = 3, K: int = 3, **options: Any) -> Example:
     def twin(w: Weights, inputs: list[Tensor], drop: Drop) -> Tensor:
         x, m = inputs[0], inputs[-1]
-        return torch_multi_head(w, x, m, (H, K), torch_mask(mask, T, m.shape[1], x.dtype), drop)[0]
+        return torch_multi_head(w, x, m, (H, K), dense_mask(mask, T, m.shape[1], x.dtype), drop)[0]
 
     return Example(
         "MultiHeadAttention",
@@ -155,7 +154,7 @@ def block(case: str, mask: Mask, dropout: float) -> Example:
         case,
         build,
         {"x": (B, T, C)},
-        lambda w, x, drop: torch_block(w, x[0], (3, 3), torch_mask(mask, T, T, x[0].dtype), drop, "gelu_tanh"),
+        lambda w, x, drop: torch_block(w, x[0], (3, 3), dense_mask(mask, T, T, x[0].dtype), drop, "gelu_tanh"),
         lambda module, x: module(x, mask),
     )
 

@@ -30,7 +30,8 @@ class Verdict:
 class Judge:
     """Proofs and probes with what they run and give without any mutant.
 
-    A proof that never runs a mutated line cannot tell it, so only those that do are run, the smallest first.
+    A proof that never runs a mutated line cannot tell it, so only those that do are run: the smallest first, and
+    promises last, so that one sees what the proofs of gradients miss.
     """
 
     seed: int = 0
@@ -50,7 +51,7 @@ class Judge:
                 faults.append(f"{proof.kind}: {proof.name}: {fault.text}")
             else:
                 self.proofs.append((proof, _lines_run(proof.fault, files, caches)))
-        self.proofs.sort(key=lambda pair: len(pair[1]))
+        self.proofs.sort(key=lambda pair: (pair[0].kind == "promise", len(pair[1])))
         for probe in (*op_probes(self.seed), *module_probes(self.seed)):
             if probe.name.startswith(only):
                 self.probes.append((probe, _lines_run(probe.run, files, caches), probe.run()))

@@ -54,21 +54,23 @@ def print_report(outcome: Outcome, seconds: float) -> None:
     _print_table("rule", outcome, lambda mutant: mutant.rule)
     _print_table("file", outcome, lambda mutant: mutant.target.file)
     killers = Counter(verdict.by.partition(":")[0] for _, verdict in outcome.verdicts if verdict.word == "killed")
-    raised = sum(verdict.word == "killed" and verdict.raised for _, verdict in outcome.verdicts)
+    raised = sum(verdict.raised for _, verdict in outcome.verdicts)
     print("killed first by  " + ", ".join(f"{kind} {count}" for kind, count in killers.most_common()))
-    print(f"                 {raised} of them because the mutant raised an error, the others by their numbers\n")
+    print(f"{raised} of these mutants raised an error; the others computed something else\n")
     for word in ("equivalent", "survived"):
         for mutant, verdict in outcome.verdicts:
             if verdict.word == word:
-                print(f"{word}: {mutant}\n    {reason(mutant) or verdict.why}")
+                print(f"{word}: {mutant}\n    {_why(mutant, verdict)}")
     for rewrite, why in outcome.refusals:
         print(f"REFUSED: {rewrite}\n    {why}")
     for fault in outcome.faults:
         print(f"RED WITHOUT A MUTANT: {fault}")
     changing = outcome.count("killed") + outcome.count("survived")
+    quiet = changing - raised
     print(
         f"\n{len(outcome.verdicts)} mutants, {outcome.count('equivalent')} equivalent, {changing} change behaviour: "
         f"{outcome.count('killed')} killed, {outcome.kill_rate:.2%} (at least {ENOUGH:.0%} asked for)\n"
+        f"of those that raise nothing: {quiet - outcome.count('survived')} of {quiet} killed\n"
         f"{outcome.rewrites} rewrites that preserve behaviour, {outcome.rewrites - len(outcome.refusals)} accepted\n"
         f"{seconds:.0f} seconds, {'passed' if outcome.passed else 'FAILED'}"
     )
@@ -85,6 +87,11 @@ def _print_table(title: str, outcome: Outcome, key: Callable[[Mutant], str]) -> 
     print()
 
 
+def _why(mutant: Mutant, verdict: Verdict) -> str:
+    """What the proof or the probes said; of an equivalent mutant why, where somebody has put it in words."""
+    return (reason(mutant) if verdict.word == "equivalent" else None) or verdict.why
+
+
 def write_csv(path: Path, outcome: Outcome, seed: int) -> None:
     """One row a mutant."""
     found = examine()
@@ -94,6 +101,6 @@ def write_csv(path: Path, outcome: Outcome, seed: int) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for mutant, verdict in outcome.verdicts:
-            why = verdict.why if verdict.word == "killed" else reason(mutant) or verdict.why
             place = mutant.target.file, mutant.target.name, mutant.lines.start
-            writer.writerow((mutant.rule, *place, mutant.before, mutant.after, verdict.word, verdict.by, why, *where))
+            found = verdict.word, verdict.by, _why(mutant, verdict)
+            writer.writerow((mutant.rule, *place, mutant.before, mutant.after, *found, *where))

@@ -25,12 +25,11 @@ from .torch_modules import (
     TorchDropout,
     Weights,
     torch_gpt,
-    torch_mask,
     torch_multi_head,
     torch_multi_head_module,
     torch_weights,
 )
-from .torch_ops import import_torch
+from .torch_ops import dense_mask, import_torch
 
 __all__ = ["compare_attention", "compare_gpt", "compare_model", "compare_training", "one_thread", "randomise"]
 
@@ -99,7 +98,7 @@ def compare_attention(
     dy = cotangent(y, seed)
     dx, dmemory = ours.backward(dy)
 
-    added = torch_mask(mask, T, S, x_leaf.dtype)
+    added = dense_mask(mask, T, S, x_leaf.dtype)
     if dropout == 0.0 and ours.num_kv_heads == num_heads:
         their_y, their_shares = torch_multi_head_module(weights, x_leaf, memory_leaf, num_heads, added)
     else:

@@ -9,14 +9,12 @@ from dataclasses import replace
 from math import sqrt
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from ..models.gpt import GPTConfig
 from ..nn.feed_forward import Activation
 from ..nn.module import Module
 from ..ops.attention import Mask
 from ..random import Generator, keep_mask
-from .torch_ops import import_torch
+from .torch_ops import dense_mask, import_torch
 
 __all__ = [
     "Tensor",
@@ -25,7 +23,6 @@ __all__ = [
     "torch_block",
     "torch_feed_forward",
     "torch_gpt",
-    "torch_mask",
     "torch_multi_head",
     "torch_multi_head_module",
     "torch_weights",
@@ -56,26 +53,6 @@ def torch_weights(module: Module) -> dict[str, Tensor]:
     torch = import_torch()
 
     return {path: torch.from_numpy(array).requires_grad_() for path, array in module.state_dict().items()}
-
-
-def torch_mask(mask: Mask, T: int, S: int, dtype: Any) -> Tensor:
-    """What is added to scores (B, H, T, S): zero where a key is seen, −∞ where it is hidden."""
-    torch = import_torch()
-
-    steps_back = torch.arange(S - T, S)[:, None] - torch.arange(S)[None, :]
-    hidden = torch.zeros(1, 1, T, S, dtype=torch.bool)
-    if mask.causal:
-        hidden = hidden | (steps_back < 0)
-    if mask.window is not None:
-        hidden = hidden | (steps_back.abs() >= mask.window)
-    if mask.key_lengths is not None:
-        hidden = hidden | (torch.arange(S) >= torch.from_numpy(mask.key_lengths)[:, None, None, None])
-    added = torch.zeros(1, 1, T, S, dtype=dtype)
-    if mask.array is not None and mask.array.dtype == np.bool_:
-        hidden = hidden | ~torch.from_numpy(mask.array)
-    elif mask.array is not None:
-        added = added + torch.from_numpy(mask.array)
-    return added.masked_fill(hidden, float("-inf"))
 
 
 def torch_multi_head(
@@ -167,7 +144,7 @@ def torch_gpt(weights: Weights, config: GPTConfig, ids: Tensor, drop: Callable[[
     T = ids.shape[1]
     heads = config.num_heads, config.num_kv_heads or config.num_heads
     x = functional.embedding(ids, weights["token_embedding.weight"]) + weights["position.weight"][:T]
-    added = torch_mask(Mask(causal=True, window=config.window), T, T, x.dtype)
+    added = dense_mask(Mask(causal=True, window=config.window), T, T, x.dtype)
     x = drop(x)
     for index in range(config.num_layers):
         x = torch_block(part(weights, f"blocks.{index}"), x, heads, added, drop, config.activation)

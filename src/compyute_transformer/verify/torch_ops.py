@@ -13,7 +13,7 @@ import numpy as np
 
 from ..backend import Array
 from ..errors import MissingExtraError
-from ..ops.attention import Mask, visible_keys
+from ..ops.attention import Mask
 from ..ops.contract import Case, Op, cotangent
 from ..ops.examples import Arguments
 from ..ops.multi_head import IMPLEMENTATIONS
@@ -112,15 +112,25 @@ def cross_entropy(logits: Tensor, targets: Tensor, ignore_index: int, label_smoo
 
 
 def dense_mask(mask: Mask, T: int, S: int, dtype: Any) -> Tensor:
-    """A mask of ours as numbers to add to the scores, −inf where a key is hidden; it broadcasts to (B, H, T, S)."""
+    """A mask of ours as numbers to add to the scores, −inf where a key is hidden; it broadcasts to (B, H, T, S).
+
+    Written from the words of `Mask`, without a line of the code that it is held against.
+    """
     torch = import_torch()
+    steps_back = torch.arange(S - T, S)[:, None] - torch.arange(S)
+    hidden = torch.zeros(T, S, dtype=torch.bool)
+    if mask.causal:
+        hidden = hidden | (steps_back < 0)
+    if mask.window is not None:
+        hidden = hidden | (steps_back.abs() >= mask.window)
+    if mask.key_lengths is not None:
+        hidden = hidden | (torch.arange(S) >= torch.from_numpy(mask.key_lengths)[:, None, None, None])
     added = torch.zeros(T, S, dtype=dtype)
-    if mask.array is not None and mask.array.dtype.kind == "f":
+    if mask.array is not None and mask.array.dtype.kind == "b":
+        hidden = hidden | ~torch.from_numpy(mask.array)
+    elif mask.array is not None:
         added = added + torch.from_numpy(mask.array)
-    visible = visible_keys(mask, T, S, np)
-    if visible is not None:
-        added = added.masked_fill(torch.from_numpy(~visible), -torch.inf)
-    return added
+    return added.masked_fill(hidden, -torch.inf)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float, draw: Draw | None) -> Tensor:
