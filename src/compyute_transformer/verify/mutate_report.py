@@ -94,13 +94,13 @@ def _why(mutant: Mutant, verdict: Verdict) -> str:
 
 def write_csv(path: Path, outcome: Outcome, seed: int) -> None:
     """One row a mutant."""
-    found = examine()
-    where = (__version__, f"{found.processor}, {found.cores} cores, {found.python}", date.today().isoformat(), seed)
+    machine = examine()
+    where = (__version__, f"{machine.processor}, {machine.cores} cores, {machine.python}", date.today().isoformat(), seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for mutant, verdict in outcome.verdicts:
             place = mutant.target.file, mutant.target.name, mutant.lines.start
-            found = verdict.word, verdict.by, _why(mutant, verdict)
-            writer.writerow((mutant.rule, *place, mutant.before, mutant.after, *found, *where))
+            said = verdict.word, verdict.by, _why(mutant, verdict)
+            writer.writerow((mutant.rule, *place, mutant.before, mutant.after, *said, *where))
