@@ -95,7 +95,12 @@ def _why(mutant: Mutant, verdict: Verdict) -> str:
 def write_csv(path: Path, outcome: Outcome, seed: int) -> None:
     """One row a mutant."""
     machine = examine()
-    where = (__version__, f"{machine.processor}, {machine.cores} cores, {machine.python}", date.today().isoformat(), seed)
+    where = (
+        __version__,
+        f"{machine.processor}, {machine.cores} cores, {machine.python}",
+        date.today().isoformat(),
+        seed,
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
