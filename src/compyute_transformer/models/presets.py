@@ -22,7 +22,7 @@ NANO: Preset = {
         "bias": False,
     },
     "training": {
-        "steps": 2000,
+        "steps": 1200,
         "batch_size": 12,
         "learning_rate": 2e-3,  # a narrow model bears more than the customary 1e-3
         "min_learning_rate": 2e-4,
@@ -31,9 +31,9 @@ NANO: Preset = {
         "weight_decay": 0.1,
         "beta2": 0.99,  # the running mean of squares spans 100 steps, not 1000: the run is short and its batches small
         "clip": 1.0,
-        "eval_every": 500,
-        "checkpoint_every": 500,
-        "sample_every": 500,
+        "eval_every": 400,
+        "checkpoint_every": 400,
+        "sample_every": 400,
     },
 }
 
