@@ -38,9 +38,9 @@ RESULTS = Path("benchmarks/results/mutants.csv")
 class Worker:
     """Mutants, rewrites and a judge. Each process makes its own, and they are the same in all."""
 
-    def __init__(self, seed: int, file: str = "") -> None:
+    def __init__(self, seed: int, file: str = "", held_back: bool = False) -> None:
         targets = [target for target in find_targets() if file in target.file]
-        self.mutants = [mutant for target in targets for mutant in make_mutants(target)]
+        self.mutants = [mutant for target in targets for mutant in make_mutants(target, held_back)]
         self.rewrites = list(make_rewrites(targets))
         self.judge = Judge(seed)
         self.faults = self.judge.prepare(targets)
@@ -61,9 +61,9 @@ class Worker:
 _worker: Worker  # of a process that judges
 
 
-def _start(seed: int, file: str) -> None:
+def _start(seed: int, file: str, held_back: bool) -> None:
     global _worker
-    _worker = Worker(seed, file)
+    _worker = Worker(seed, file, held_back)
 
 
 def _verdict(index: int) -> tuple[int, Verdict]:
@@ -74,19 +74,20 @@ def _refusal(index: int) -> tuple[int, str | None]:
     return _worker.refusal(index)
 
 
-def run(seed: int = 0, jobs: int = 1, file: str = "", sample: int | None = None) -> Outcome:
+def run(seed: int = 0, jobs: int = 1, file: str = "", sample: int | None = None, held_back: bool = False) -> Outcome:
     """Judge all mutants of the files whose name contains `file`, or a sample of so many, and all rewrites.
 
+    held_back: the mutants of the rule that was held back, instead of those of all others.
     The same for the same seed, however many processes (jobs) share the work.
     """
     targets = [target for target in find_targets() if file in target.file]
-    mutants = [mutant for target in targets for mutant in make_mutants(target)]
+    mutants = [mutant for target in targets for mutant in make_mutants(target, held_back)]
     rewrites = list(make_rewrites(targets))
     chosen = list(range(len(mutants)))
     if sample is not None and sample < len(chosen):
         chosen = sorted(random.Random(seed).sample(chosen, sample))
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"))  # read by the processes we start: their arrays are small
-    with get_context("spawn").Pool(jobs, _start, (seed, file)) as pool:
+    with get_context("spawn").Pool(jobs, _start, (seed, file, held_back)) as pool:
         faults = pool.apply(_faults)
         refusals = dict(pool.imap_unordered(_refusal, range(len(rewrites))))
         verdicts = dict(_counted(pool.imap_unordered(_verdict, chosen, chunksize=4), len(chosen)))
@@ -121,10 +122,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (one a core)")
     parser.add_argument("--file", default="", help="only files whose name contains this, such as ops/norm.py")
     parser.add_argument("--sample", type=int, help="judge only so many mutants, drawn at random")
+    parser.add_argument("--held-back", action="store_true", help="by the rule that was held back: one name for another")
     parser.add_argument("--csv", type=Path, help=f"write every verdict to this file ({RESULTS} is the committed one)")
     given = parser.parse_args(arguments)
     started = time.monotonic()
-    outcome = run(given.seed, given.jobs, given.file, given.sample)
+    outcome = run(given.seed, given.jobs, given.file, given.sample, given.held_back)
     print_report(outcome, time.monotonic() - started)
     if given.csv is not None:
         write_csv(given.csv, outcome, given.seed)

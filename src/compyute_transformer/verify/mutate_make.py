@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from .mutate_rules import RULES
+from .mutate_rules import RULES, wrong_name
 from .mutate_sources import Body, Target, is_door
 
 __all__ = ["Mutant", "make_mutants"]
@@ -61,12 +61,17 @@ class Slot:
             getattr(self.parent, self.field)[self.index] = node
 
 
-def make_mutants(target: Target) -> Iterator[Mutant]:
-    """All mutants of a function that differ from it and from each other, and that Python can compile."""
+def make_mutants(target: Target, held_back: bool = False) -> Iterator[Mutant]:
+    """All mutants of a function that differ from it and from each other, and that Python can compile.
+
+    held_back: by the rule that was held back, instead of by `RULES`.
+    """
+    variables = [name for name in target.function.__code__.co_varnames if name not in ("self", "xp")]
+    rules = {"wrong name": wrong_name(variables)} if held_back else RULES
     seen = {ast.unparse(target.tree)}
     for slot in list(_slots(target.tree)):
         node, trap = slot.node, _trap(slot, target)
-        for rule, damage in RULES.items():
+        for rule, damage in rules.items():
             for other in damage(node):
                 with _changed(slot, other):
                     text = ast.unparse(target.tree)

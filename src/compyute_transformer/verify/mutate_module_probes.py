@@ -46,7 +46,8 @@ def module_probes(seed: int) -> Iterator[Probe]:
             yield Probe(f"{name} {number}", partial(_run_module, build, int(rng.integers(1 << 30))))
     for number in range(12):
         yield Probe(f"GPT {number}", partial(_run_gpt, [seed, 8, number]))
-        yield Probe(f"AdamW {number}", partial(_run_adamw, [seed, 9, number]))
+        yield Probe(f"AdamW {2 * number}", partial(_run_adamw, [seed, 11, number]))
+        yield Probe(f"AdamW {2 * number + 1}", partial(_run_adamw, [seed, 9, number]))
     yield Probe("Parameter", partial(_run_parameter, [seed, 10]))
 
 
@@ -164,11 +165,11 @@ def _run_adamw(seed: list[int]) -> Any:
     dtype = np.float64 if seed[-1] % 3 else np.float32
     weight, first = (rng.normal(size=11).astype(dtype) for _ in range(2))
     second = rng.random(11).astype(dtype)
-    decay = float(rng.choice([0.0, 0.3]))
-    betas = float(rng.uniform(0, 1)), float(rng.uniform(0, 1))
+    decay, num_decayed = float(rng.choice([0.0, 0.3])), int(rng.choice([0, 7, 11]))
+    betas = float(rng.choice([0.0, 0.3, 0.9])), float(rng.choice([0.0, 0.5, 0.99]))
     for step in (1, 2, 9):
         gradient = (rng.normal(size=11) * 10.0 ** rng.integers(-4, 3)).astype(dtype)
-        adamw_update(weight, gradient, first, second, step, 0.1, betas, 1e-3, decay, 7)
+        adamw_update(weight, gradient, first, second, step, 0.1, betas, 1e-3, decay, num_decayed)
     return weight, first, second
 
 

@@ -6,6 +6,7 @@ arrays laid out by columns. Each probe returns everything a caller can see: outp
 parameters after a step.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ from ..ops.contract import REGISTRY, Op, cast, cotangent, map_arrays
 from ..ops.loss import IGNORE_INDEX
 from ..ops.multi_head import attention_weights
 from ..random import DROPOUT, Draw
+from .mutate_sources import poisoned
 
 __all__ = ["Probe", "op_probes"]
 
@@ -42,7 +44,7 @@ class Probe:
         """Every array of the results."""
         found: list[Any] = []
         try:
-            with use("reference"), np.errstate(all="ignore"):
+            with poisoned(), use("reference"), np.errstate(all="ignore"):
                 map_arrays(lambda array: found.append(np.array(array)), self.call())
         except Exception as error:  # a mutant may raise anything, and that too is a difference
             return [type(error).__name__]
@@ -97,7 +99,9 @@ def _run_op(op: Op, arguments: dict[str, Any]) -> Any:
     dy = cotangent(y, 7)
     once, again = op.backward(dy, saved), op.backward(dy, saved)  # a backward must leave what was saved as it is
     weights = attention_weights(saved) if op.name.endswith("multi_head") else None
-    return y, weights, _tuple(once), _tuple(again), np.array(_bytes(given) == _bytes(arguments))
+    short = getattr(sys.modules[op.forward.__module__], op.name, None)
+    alone = None if short is None else short(**given)
+    return y, alone, weights, _tuple(once), _tuple(again), np.array(_bytes(given) == _bytes(arguments))
 
 
 def _tuple(value: Any) -> tuple[Any, ...]:

@@ -1,17 +1,20 @@
 """What the library promises beyond right gradients, as proofs a mutant must survive: the ops, and AdamW.
 
+names       the short name of an op is its forward without what it saves
 defaults    an option that is left out is the documented one
 inputs      what was given and what was saved stay as they are; float32 stays float32
 kink        ReLU's slope at 0 is 0
 AdamW       moves weights as PyTorch's does
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from ..backend import Array
 from ..nn.module import Flat, Parameter
 from ..ops.attention import NO_MASK
 from ..ops.contract import REGISTRY, Case, Op, cast, cotangent, map_arrays
@@ -41,6 +44,7 @@ OPTIMISERS: tuple[dict[str, Any], ...] = (
     {"learning_rate": 0.1, "weight_decay": 0.5},
     {"betas": (0.8, 0.95), "eps": 1e-3},
     {"betas": (0.0, 0.0), "weight_decay": 0.0},
+    {"betas": (0.0, 0.9), "weight_decay": 0.3},
 )
 
 
@@ -49,7 +53,10 @@ def op_promises() -> Iterator[Promise]:
     for name, options in DEFAULTS.items():
         yield f"defaults {name}", partial(_defaults, REGISTRY[name], options)
     for op in REGISTRY.values():
+        short = getattr(sys.modules[op.forward.__module__], op.name, None)
         for case in op.cases:
+            if short is not None:
+                yield f"names {op.name} [{case.name}]", partial(_names, op, short, case)
             yield f"inputs {op.name} [{case.name}]", partial(_inputs, op, case)
     yield "kink relu", _kink
     for index, options in enumerate(OPTIMISERS):
@@ -59,6 +66,11 @@ def op_promises() -> Iterator[Promise]:
 def check_that(name: str, subject: str, holds: bool) -> Check:
     """A check of something that is so or is not."""
     return Check(name, "", subject, 0.0 if holds else float("inf"), 0.0)
+
+
+def _names(op: Op, short: Callable[..., Array], case: Case) -> Iterator[Check]:
+    values = tuple(case.arguments().values())
+    yield check_that(op.name, "its short name", np.array_equal(short(*values), op.forward(*values)[0]))
 
 
 def _defaults(op: Op, options: dict[str, Any]) -> Iterator[Check]:

@@ -88,8 +88,9 @@ def _print_table(title: str, outcome: Outcome, key: Callable[[Mutant], str]) -> 
 
 
 def _why(mutant: Mutant, verdict: Verdict) -> str:
-    """What the proof or the probes said; of an equivalent mutant why, where somebody has put it in words."""
-    return (reason(mutant) if verdict.word == "equivalent" else None) or verdict.why
+    """What the proof or the probes said; of a mutant that no proof killed why, where somebody has put it in words."""
+    words = None if verdict.word == "killed" else reason(mutant)
+    return verdict.why if words is None else f"{words}; {verdict.why}"
 
 
 def write_csv(path: Path, outcome: Outcome, seed: int) -> None:

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from .mutate_nodes import beside, integer, is_saved, method, shifted, swaps, without, zero
 
-__all__ = ["RULES", "Rule"]
+__all__ = ["RULES", "Rule", "wrong_name"]
 
 Rule: TypeAlias = Callable[[ast.AST], Iterator[ast.AST]]
 
@@ -286,3 +286,19 @@ RULES: dict[str, Rule] = {
     "zeros for a result": zeros_for_result,
     "other constant": other_constant,
 }
+
+
+def wrong_name(names: list[str]) -> Rule:
+    """The rule that was held back while the others were used to mend the proofs: a variable for another one beside it.
+
+    names: the function's variables, in the order of their first use.
+    """
+
+    def rule(node: ast.AST) -> Iterator[ast.AST]:
+        match node:
+            case ast.Name(name, ast.Load()) if name in names:
+                place = names.index(name)
+                for other in (names[(place + step) % len(names)] for step in (1, 2)):
+                    yield ast.Name(other, ast.Load())
+
+    return rule

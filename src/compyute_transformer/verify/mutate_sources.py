@@ -15,14 +15,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
+from functools import wraps
 from importlib import import_module
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from ..backend import Twin
+import numpy as np
 
-__all__ = ["FILES", "Body", "Target", "find_targets", "is_door", "planted"]
+from ..backend import Array, Twin
+
+__all__ = ["FILES", "Body", "Target", "find_targets", "is_door", "planted", "poisoned"]
 
 PACKAGE = __package__.rpartition(".")[0]
 OPS = ("embedding", "position", "linear", "norm", "activation", "dropout", "attention", "multi_head", "loss")
@@ -98,6 +101,34 @@ def _put(target: Target, body: Body) -> None:
     target.function.__code__, target.function.__defaults__ = body.code, body.defaults
     if target.clear is not None:
         target.clear()
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """NaN in memory that nothing was written to, within a `with` block.
+
+    Memory that is used again often still holds what the right function left there, and a mutant that forgets to write
+    it would pass by luck.
+    """
+    before = {name: getattr(np, name) for name in ("empty", "empty_like")}
+    for name, make in before.items():
+        setattr(np, name, _filled(make))
+    try:
+        yield
+    finally:
+        for name, make in before.items():
+            setattr(np, name, make)
+
+
+def _filled(make: Callable[..., Array]) -> Callable[..., Array]:
+    @wraps(make)
+    def made(*args: Any, **kwargs: Any) -> Array:
+        array = make(*args, **kwargs)
+        if array.dtype.kind in "fc":
+            array.fill(np.nan)
+        return array
+
+    return made
 
 
 def is_door(node: ast.AST) -> bool:
