@@ -1,6 +1,7 @@
 """How the site is built: Sphinx with MyST, warnings as errors, and nothing from another host.
 
-Build it by `sphinx-build -W --keep-going docs docs/_build/html`.
+Build it by `sphinx-build -W --keep-going docs docs/_build/html`. The notebooks run as it is built, which takes minutes;
+`-D nb_execution_mode=off` leaves their outputs out.
 """
 
 import shutil
@@ -29,6 +30,7 @@ extensions = [
     "_ext.api",  # the public names, with docstrings as the code has them
     "_ext.generated",  # tables of what the code says of itself
     "_ext.mathml",  # formulas the browser draws by itself
+    "_ext.mutants",  # what the mutation run found
     "_ext.proofs",  # the proofs of an op, run as the site is built
 ]
 exclude_patterns = ["_build", "_ext"]
@@ -38,7 +40,12 @@ nitpick_ignore_regex = [(r"py:class", r".*")]  # but for annotations, which name
 
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-nb_execution_mode = "off"  # the tests run the notebooks
+nb_execution_mode = "auto"  # a page shows what its notebook computes here and draws; the tests, which run them, say off
+nb_execution_in_temp = True
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+nb_render_markdown_format = "gfm"  # tables too
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

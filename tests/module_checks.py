@@ -6,13 +6,22 @@ from typing import Any
 import numpy as np
 
 from compyute_transformer.backend import Array
-from compyute_transformer.nn import Dropout, FeedForward, LayerNorm, Module, MultiHeadAttention, PreNormBlock
+from compyute_transformer.nn import (
+    CrossBlock,
+    Dropout,
+    FeedForward,
+    LayerNorm,
+    Module,
+    MultiHeadAttention,
+    PostNormBlock,
+    PreNormBlock,
+)
 from compyute_transformer.ops.contract import cotangent
 from compyute_transformer.random import DROPOUT, Generator
 from compyute_transformer.verify.differences import directional_error
 from compyute_transformer.verify.torch_models import randomise
 
-__all__ = ["block", "module_error"]
+__all__ = ["block", "cross_block", "module_error", "post_norm_block"]
 
 
 def module_error(
@@ -56,3 +65,22 @@ def block(embed_dim: int = 6, num_heads: int = 2, dropout: float = 0.0, seed: in
         FeedForward(embed_dim, 2 * embed_dim, generator=weights),
         Dropout(dropout, drops),
     )
+
+
+def _sublayers(attentions: int, dropout: float, seed: int) -> list[Any]:
+    weights, drops = Generator(seed), Generator(seed, DROPOUT)
+    heads = [
+        MultiHeadAttention(6, 2, dropout=dropout, generator=weights, dropout_generator=drops) for _ in range(attentions)
+    ]
+    layers = [*heads, FeedForward(6, 12, generator=weights)]
+    return [part for layer in layers for part in (layer, Dropout(dropout, drops), LayerNorm(6))]
+
+
+def post_norm_block(dropout: float = 0.0, seed: int = 0) -> PostNormBlock:
+    """A post-norm block of width 6 and 2 heads with weights of its own."""
+    return PostNormBlock(*_sublayers(1, dropout, seed))
+
+
+def cross_block(dropout: float = 0.0, seed: int = 0) -> CrossBlock:
+    """A block with cross-attention, of width 6 and 2 heads, with weights of its own."""
+    return CrossBlock(*_sublayers(2, dropout, seed))

@@ -4,11 +4,13 @@ The site is built once, as strictly as Sphinx can: every warning is an error, an
 Its pages run the proofs of the ops, so a proof that fails is a warning too.
 """
 
+import csv
 import re
 import shlex
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from html.parser import HTMLParser
 from importlib import import_module
 from pathlib import Path
@@ -88,6 +90,7 @@ def test_the_commands_of_a_page_exist_and_take_what_they_are_given(page: Path) -
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     flags = ["-W", "--keep-going", "-q", "-E", "-d", str(folder / "doctrees")]
+    flags += ["-D", "nb_execution_mode=off"]  # test_notebooks.py runs them
     command = [sys.executable, "-m", "sphinx", *flags, str(DOCS), str(folder / "html")]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
@@ -134,6 +137,22 @@ def test_an_op_shows_its_proofs(site: Path, name: str) -> None:
     verdicts = re.findall(r"<p>(passes|<strong>FAILS)", html)
     assert len(verdicts) >= 3  # differences in float64, PyTorch in two dtypes
     assert set(verdicts) == {"passes"}
+
+
+def test_the_page_of_mutants_says_what_the_table_says(site: Path) -> None:
+    with (ROOT / "benchmarks" / "results" / "mutants.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    words = Counter(row["verdict"] for row in rows)
+    changing = words["killed"] + words["survived"]
+    for page in ("mutants", "numbers"):
+        text = re.sub(r"<[^>]*>", "", (site / f"{page}.html").read_text(encoding="utf-8"))
+        assert f"planted {len(rows)} mutants" in text
+        assert f"{changing} of them change behaviour, and the proofs reject {words['killed']}" in text
+        assert f"{words['killed'] / changing:.2%}" in text
+        assert f"The other {words['equivalent']} are equivalent" in text
+    html = (site / "mutants.html").read_text(encoding="utf-8")
+    for name in {row["rule"] for row in rows} | {row["file"] for row in rows}:
+        assert f">{name}<" in html, name
 
 
 def test_every_command_is_shown(site: Path) -> None:

@@ -11,18 +11,23 @@ def files_on_the_map() -> set[str]:
     section = (ROOT / "README.md").read_text(encoding="utf-8").split("## The map")[1]
     block = re.search(r"```\n(.*?)```", section, re.DOTALL)
     assert block is not None
-    files, folder = set(), ""
+    files: set[str] = set()
+    folders: list[str] = []  # the one a line lies in, and those around it
     for line in block[1].splitlines():
         match = re.match(r"( *)(\S+)(?:  +(\S.*))?$", line)
         assert match is not None, line
         indent, name, description = match.groups()
         if indent == "":
             assert name == "src/compyute_transformer/"
-        elif name.endswith("/"):
-            folder = name
+            continue
+        depth = len(indent) // 2 - 1
+        assert depth <= len(folders), f"{line} lies in no folder"
+        folders = folders[:depth]
+        if name.endswith("/"):
+            folders.append(name)
         else:
             assert description, f"{name} has no description"
-            path = name if len(indent) == 2 else folder + name
+            path = "".join(folders) + name
             assert path not in files, f"{path} is on the map twice"
             files.add(path)
     return files

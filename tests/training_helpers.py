@@ -50,7 +50,7 @@ def task(dtype: Any = np.float32, **changes: object) -> LanguageTask:
     settings = tiny(**changes)
     tokenizer = train_tokenizer("characters", TEXT)
     ids = tokenizer.encode(TEXT)
-    model = GPT(settings.model.config(tokenizer.vocab_size), settings.training.seed).to(dtype=dtype)
+    model = GPT(settings.model.config({"vocab_size": tokenizer.vocab_size}), settings.training.seed).to(dtype=dtype)
     return LanguageTask(model, tokenizer, ids[:1800], ids[1800:], settings.training)
 
 

@@ -14,7 +14,7 @@ The flow, floor by floor:
 
 from . import errors, models, nn, ops, optim
 from .backend import use
-from .models import GPT, GPTConfig
+from .models import GPT, GPTConfig, ViT, ViTConfig
 from .nn import Module, MultiHeadAttention
 from .ops import Mask
 from .optim import SGD, AdamW
@@ -30,6 +30,8 @@ __all__ = [
     "Mask",
     "Module",
     "MultiHeadAttention",
+    "ViT",
+    "ViTConfig",
     "errors",
     "models",
     "nn",

@@ -39,6 +39,7 @@ __all__ = [
     "device_of",
     "erf",
     "fast",
+    "only_twins_of",
     "to_device",
     "to_numpy",
     "use",
@@ -160,6 +161,25 @@ def _device_of_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Device:
     return "cpu"
 
 
+_all: list["Twin[..., Any]"] = []
+
+
+@contextmanager
+def only_twins_of(*words: str) -> Iterator[None]:
+    """Within a `with` block, only the ops of some files ("linear", "norm") have twins; the others run their bodies.
+
+    For measurements: what does each twin gain? Holds for all threads.
+    """
+    hidden = [(twin, twin._found) for twin in _all if twin.word not in words]
+    for twin, _ in hidden:
+        twin._found = dict.fromkeys(FLOORS.values())
+    try:
+        yield
+    finally:
+        for twin, found in hidden:
+            twin._found = found
+
+
 class Twin(Generic[P, R]):
     """A readable function that knows its fast twins. Made by `@fast`.
 
@@ -172,6 +192,7 @@ class Twin(Generic[P, R]):
         self.reference = reference
         self.word = reference.__module__.rpartition(".")[2]
         self._found: dict[str, Callable[P, R] | None] = {}
+        _all.append(self)
         update_wrapper(self, reference)
 
     def twin(self, floor: str) -> Callable[P, R] | None:

@@ -69,11 +69,13 @@ run, data, model, training, output = map(panel, ("Run", "Data", "Model", "Traini
 
 # What the settings allow, said again so that `--help` need not load them; a test holds the two together.
 NamedCorpus = Literal["builtin", "shakespeare"]
+TaskName = Literal["language", "translation", "dates", "images", "digits"]
+Architecture = Literal["gpt", "vaswani", "encoder_decoder", "vit"]
 TokenizerKind = Literal["characters", "bpe"]
 Activation = Literal["gelu_tanh", "gelu", "relu"]
 Attention = Literal["auto", "sequential", "semiparallel", "parallel", "fused"]
 Optimizer = Literal["adamw", "sgd"]
-Decay = Literal["constant", "linear", "cosine"]
+Decay = Literal["constant", "linear", "cosine", "inverse_sqrt"]
 Device = Literal["cpu", "cuda"]
 Json = Annotated[bool, typer.Option("--json", help="JSON on the standard output, for programs.")]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/nano.")]
@@ -99,17 +101,37 @@ def about(
 def train(
     context: typer.Context,
     text: Annotated[
-        list[str] | None, typer.Argument(metavar="TEXT", help="Text files or folders. Without, see --corpus.")
+        list[str] | None,
+        typer.Argument(
+            metavar="DATA",
+            help="Text files or folders; a .tsv file of pairs; a folder of images by class. "
+            "Without, see --task and --corpus.",
+        ),
     ] = None,
-    preset: Annotated[str | None, run("Where settings start: nano (the default), cpu, shakespeare, seed.")] = None,
+    preset: Annotated[
+        str | None,
+        run(
+            "Where settings start: nano (the default), cpu, shakespeare, seed, vaswani; dates, translation; digits, "
+            "images."
+        ),
+    ] = None,
     config: Annotated[Path | None, run("A TOML file of settings, by section: data, model, training.")] = None,
     name: Annotated[str | None, run("The run's name; by default that of the preset, numbered if it is taken.")] = None,
     runs: Annotated[Path, run("The folder that holds the runs.")] = Path("runs"),
     resume: Annotated[Path | None, run("Go on with this run; --steps counts those taken too.")] = None,
+    task: Annotated[
+        TaskName | None,
+        data("What is learned; by default what DATA look like. dates and digits bring their own data."),
+    ] = None,
     corpus: Annotated[NamedCorpus | None, data("Python's own reference, the default, or tinyshakespeare.")] = None,
     tokenizer: Annotated[TokenizerKind | None, data("A token is a character, or a frequent run of bytes.")] = None,
     vocab_size: Annotated[int | None, data("Tokens of --tokenizer bpe.")] = None,
-    validation_fraction: Annotated[float | None, data("The part of the text, from its end, that only judges.")] = None,
+    validation_fraction: Annotated[float | None, data("The part that only judges.")] = None,
+    image_size: Annotated[
+        Any, data("Images are resized to so many pixels a side; none: not at all.", **or_none(int))
+    ] = None,
+    shift: Annotated[float | None, data("Up to how many pixels an image is moved in training.")] = None,
+    architecture: Annotated[Architecture | None, model("Which model; the preset's suits its task.")] = None,
     context_length: Annotated[int | None, model("How many tokens it sees at a time.")] = None,
     embed_dim: Annotated[int | None, model("Width of the residual stream.")] = None,
     num_heads: Annotated[int | None, model("Attention heads of a block; they divide the width.")] = None,
@@ -122,6 +144,7 @@ def train(
     window: Annotated[Any, model("How many positions back a token sees; none: all.", **or_none(int))] = None,
     tie_head: Annotated[bool | None, model("One matrix for the embedding and the head.")] = None,
     attention: Annotated[Attention | None, model("The algorithm; the result is the same.")] = None,
+    patch_size: Annotated[int | None, model("Side of the squares into which an image is cut.")] = None,
     steps: Annotated[int | None, training("Optimiser steps in all.")] = None,
     batch_size: Annotated[int | None, training("Windows of text at a time.")] = None,
     accumulation: Annotated[int | None, training("Batches whose gradients make one step.")] = None,
@@ -130,6 +153,7 @@ def train(
     min_learning_rate: Annotated[float | None, training("Where decay ends.")] = None,
     warmup: Annotated[int | None, training("Steps in which the learning rate rises.")] = None,
     decay: Annotated[Decay | None, training("How the learning rate falls.")] = None,
+    label_smoothing: Annotated[float | None, training("Probability that targets give away to all classes.")] = None,
     weight_decay: Annotated[float | None, training("Of matrices.")] = None,
     beta1: Annotated[float | None, training("AdamW: memory of the gradient.")] = None,
     beta2: Annotated[float | None, training("AdamW: memory of its square.")] = None,
@@ -146,24 +170,24 @@ def train(
     tensorboard: Annotated[bool | None, output("Write TensorBoard files into the run as well.")] = None,
     json: Annotated[bool, output("One JSON object a line on the standard output, for programs.", "--json")] = False,
 ) -> None:
-    """Train a GPT on a text, or go on with a run.
+    """Train a transformer on a text, on pairs of texts, or on images; or go on with a run.
 
     Settings come from the preset, then from the TOML file, then from flags; the later wins.
     """
-    from .models.presets import DEFAULT_PRESET
     from .training import Settings, reporter_for, resume_run, start_run, unused_name
+    from .training.kinds import preset_for
     from .training.settings import SECTION_OF
 
     given = {key: value for key, value in context.params.items() if key in SECTION_OF and value is not None}
     reporter = reporter_for(sys.stdout, json)
     if resume is not None:
         if text or corpus or preset or config or name:
-            raise typer.BadParameter("a run goes on with its own text, preset, config and name: leave them out.")
+            raise typer.BadParameter("a run goes on with its own data, preset, config and name: leave them out.")
         result = resume_run(resume, reporter, overrides=given)
     else:
-        start = preset or DEFAULT_PRESET
-        settings = Settings.resolve(start, config, given)
         sources = [*([corpus] if corpus else []), *(text or [])]
+        start = preset or preset_for(task, sources)
+        settings = Settings.resolve(start, config, given)
         result = start_run(sources, settings, runs / name if name else unused_name(runs, start), reporter)
     if not json:
         typer.echo(what_next(result))
@@ -195,6 +219,10 @@ def generate(
     cache: Annotated[
         bool, typer.Option("--cache/--no-cache", help="Keep what was read; without, the same text, slowly.")
     ] = True,
+    beam: Annotated[int, typer.Option(help="Translation: how many unfinished answers are kept; 1 is greedy.")] = 1,
+    length_penalty: Annotated[
+        float, typer.Option(help="Translation: above 0, longer answers of a beam are favoured.")
+    ] = 0.6,
     attention: Annotated[
         Path | None,
         typer.Option(metavar="FILE.png", help="Draw who looks at whom in the prompt: a panel a block and head."),
@@ -211,6 +239,24 @@ def generate(
     if prompt.startswith("FILE:"):
         prompt = load_corpus(Path(prompt.removeprefix("FILE:"))).text
     loaded = load_run(run, checkpoint, device)
+    if loaded.settings.data.kind == "translation":
+        from .generation.translate import translate
+
+        answer = translate(
+            loaded.model,
+            loaded.tokenizer,
+            [prompt],
+            beam_size=beam,
+            length_penalty=length_penalty,
+            max_new_tokens=max_new_tokens,
+            cached=cache,
+        )[0]
+        if json:
+            facts = {"run": run, "step": loaded.step, "prompt": prompt, "text": answer.text}
+            print_json(facts | {"log_probability": answer.log_probability})
+        else:
+            show(f"{answer.text}\n")
+        return
     if attention is not None:
         from .generation.attention import draw_prompt
 
@@ -252,31 +298,36 @@ def evaluate(
     run: RunFolder,
     text: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="TEXT", help="Text files or folders. Without, the validation part of the run's own text."
-        ),
+        typer.Argument(metavar="DATA", help="Data to judge it by. Without, the validation part of the run's own."),
+    ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Draw the confusion matrix of a run that learned images."),
     ] = None,
     checkpoint: Checkpoint = "best",
     device: OnDevice = "cpu",
     json: Json = False,
 ) -> None:
-    """Judge a trained model by how well it predicts a text."""
-    from dataclasses import asdict
-    from math import exp
-
+    """Judge a trained model by data it was not trained on."""
     from .training import evaluate_run
+    from .training.report import describe_metrics
 
     result = evaluate_run(run, text or (), checkpoint, device)
+    if picture is not None:
+        if result.confusion is None:
+            raise typer.BadParameter("a confusion matrix belongs to a run that learned images.")
+        result.confusion.draw(picture)
     if json:
-        print_json({"run": run, "checkpoint": checkpoint} | asdict(result))
+        facts: dict[str, Any] = {"run": run, "checkpoint": checkpoint} | result.metrics
+        if result.confusion is not None:
+            facts["confusion"] = result.confusion.to_dict()
+        print_json(facts | {"seconds": result.seconds})
         return
-    typer.echo(
-        f"loss                {result.loss:.4f} nats per token\n"
-        f"bits per character  {result.bits_per_character:.4f}\n"
-        f"perplexity          {exp(result.loss):.3f}\n"
-        f"tokens              {result.tokens:,}\n"
-        f"characters          {result.characters:,}"
-    )
+    typer.echo(describe_metrics(result.metrics))
+    if result.confusion is not None:
+        typer.echo(f"\n{result.confusion}")
+    if picture is not None:
+        note(f"confusion matrix: {picture}")
     note(f"{run}, {checkpoint} checkpoint, {result.seconds:.1f} s")
 
 
@@ -330,14 +381,20 @@ def what_next(result: "RunResult") -> str:
     """What to type after a training."""
     from shlex import quote
 
-    from .training import resume_command
+    from .training import load_config, resume_command
 
     folder = quote(str(result.folder))
     if result.interrupted:
         return f"Interrupted at step {result.step:,}; nothing is lost. Go on with:\n  {resume_command(result.folder)}"
+    data = load_config(result.folder).settings.data
+    use = {
+        "language": f'generate {folder} --prompt "The"',
+        "translation": f'generate {folder} --prompt "{"3 March 1999" if data.task == "dates" else "…"}"',
+        "images": f"eval {folder} --picture confusion.png",
+    }
     return (
         "Next:\n"
-        f'  compyute generate {folder} --prompt "The"\n'
+        f"  compyute {use[data.kind]}\n"
         f"  compyute eval {folder}\n"
         f"  {resume_command(result.folder, f'--steps {2 * result.step}')}"
     )

@@ -26,7 +26,7 @@ from .errors import RangeError
 __all__ = ["Draw", "Generator", "default_generator", "integers", "keep_mask", "normal", "seed", "uniform"]
 
 # What a stream is for: draws of different streams never share a counter.
-INITIALISATION, DROPOUT, BATCHES, SAMPLING = range(4)
+INITIALISATION, DROPOUT, BATCHES, SAMPLING, CORPUS = range(5)
 
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)  # the golden ratio and √3 − 1, as 32-bit fractions

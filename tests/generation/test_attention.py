@@ -9,8 +9,9 @@ import pytest
 
 from compyute_transformer.data import BytePairTokenizer, CharacterTokenizer
 from compyute_transformer.errors import MissingExtraError, RangeError, ShapeError
-from compyute_transformer.generation import attention_maps, draw_attention
+from compyute_transformer.generation import attention_maps, draw_attention, named_attention_maps
 from compyute_transformer.generation.attention import save_picture, token_labels
+from compyute_transformer.models import EncoderDecoder, EncoderDecoderConfig, VaswaniConfig, VaswaniDecoder
 from compyute_transformer.models.gpt import GPT, GPTConfig
 from compyute_transformer.nn.attention import Implementation
 
@@ -50,6 +51,37 @@ def test_the_last_map_makes_the_last_output() -> None:
     merged = (weights @ v).swapaxes(1, 2).reshape(2, 9, 24)
     y = merged @ block.attention.out_weight.data.T + block.attention.out_bias.data
     np.testing.assert_allclose(y, block.attention(x, mask=model.mask), rtol=1e-10)
+
+
+@pytest.mark.parametrize("implementation", get_args(Implementation))
+def test_maps_of_a_post_norm_decoder_make_its_outputs(implementation: Implementation) -> None:
+    config = VaswaniConfig(11, 40, 24, 4, 2, dropout=0.5, window=4, attention=implementation)
+    model = VaswaniDecoder(config, seed=1).to(dtype=np.float64)
+    first, last = attention_maps(model, IDS)
+    assert first.shape == last.shape == (2, 4, 9, 9)
+    model.eval()
+    block, x = model.blocks[0], model.position(model.token_embedding(IDS) * np.sqrt(24))
+    v = block.attention.project_memory(x).v
+    y = (first @ v).swapaxes(1, 2).reshape(2, 9, 24) @ block.attention.out_weight.data.T
+    np.testing.assert_allclose(y + block.attention.out_bias.data, block.attention(x, None, model.mask), rtol=1e-10)
+
+
+@pytest.mark.parametrize("implementation", get_args(Implementation))
+def test_maps_of_an_encoder_decoder_are_named_by_where_they_look(implementation: Implementation) -> None:
+    model = EncoderDecoder(EncoderDecoderConfig(11, 9, 24, 4, 2, dropout=0.5, attention=implementation))
+    lengths = np.array([9, 4])
+    maps = named_attention_maps(model, IDS, IDS[:, :6], lengths)
+    assert {path: weights.shape[2:] for path, weights in maps.items()} == {
+        **{f"encoder.{n}.attention": (9, 9) for n in range(2)},
+        **{f"decoder.{n}.attention": (6, 6) for n in range(2)},
+        **{f"decoder.{n}.cross_attention": (6, 9) for n in range(2)},
+    }
+    for path, weights in maps.items():
+        np.testing.assert_allclose(weights.sum(-1), 1.0, rtol=1e-5)
+        seen = np.broadcast_to(np.arange(weights.shape[3]) < lengths[:, None, None, None], weights.shape)
+        if path.startswith("decoder") and path.endswith(".attention"):
+            seen = np.broadcast_to(np.tril(np.ones((6, 6), bool)), weights.shape)
+        np.testing.assert_array_equal(weights > 0, seen)
 
 
 def test_nothing_is_dropped_or_saved_and_the_mode_stays() -> None:

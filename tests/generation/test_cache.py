@@ -1,14 +1,20 @@
 """The cache: room that is allocated once, views of what is filled, and only what the window reaches."""
 
+from dataclasses import replace
+from typing import Any, get_args
+
 import numpy as np
 import pytest
 
 from compyute_transformer.backend import Array, use
 from compyute_transformer.errors import DtypeError, RangeError, ShapeError
 from compyute_transformer.generation import KeyValueCache, prefill, step
+from compyute_transformer.models import EncoderDecoder, EncoderDecoderConfig, VaswaniConfig, VaswaniDecoder
 from compyute_transformer.models.gpt import GPT, GPTConfig
+from compyute_transformer.nn.attention import Implementation
 from compyute_transformer.ops import Mask
 from compyute_transformer.ops.attention import attention, fused_attention_forward
+from compyute_transformer.verify.torch_models import randomise
 
 
 def cache(window: int | None = None, batch_size: int = 2, capacity: int | None = None) -> KeyValueCache:
@@ -122,3 +128,104 @@ def test_keys_of_another_shape_or_dtype_are_refused() -> None:
 def test_a_cache_without_room_or_past_the_context_is_refused(rows: int, capacity: int) -> None:
     with pytest.raises(RangeError, match=f"the context length 8, got {rows} rows and capacity {capacity}"):
         cache(batch_size=rows, capacity=capacity)
+
+
+# --- rows that go on, and rows that do not ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [[1, 0], [1, 1], [0], [1, 0, 1, 1, 0]], ids=str)
+@pytest.mark.parametrize("window", [None, 3])
+def test_selected_rows_go_on_each_for_itself(rows: list[int], window: int | None) -> None:
+    model = GPT(GPTConfig(5, context_length=8, embed_dim=12, num_heads=4, num_layers=2, window=window))
+    model.to(dtype=np.float64)
+    randomise(model)
+    read, held = [[1, 2, 3], [4, 0, 2]], KeyValueCache(model, 2)
+    prefill(model, read, held)
+    held.select(rows)
+    assert held.batch_size == len(rows)
+    texts = [read[row] for row in rows]
+    for t in range(3):
+        texts = [[*text, (t + n) % 5] for n, text in enumerate(texts)]  # rows that were one part ways
+        logits = step(model, [text[-1] for text in texts], held)
+        np.testing.assert_allclose(logits, prefill(model, texts), rtol=1e-12, atol=1e-14)
+
+
+def test_padding_is_selected_too() -> None:
+    model = VaswaniDecoder(VaswaniConfig(5, context_length=8, embed_dim=12, num_heads=4, num_layers=2))
+    model.to(dtype=np.float64)
+    randomise(model)
+    held = KeyValueCache(model, 3)
+    texts = [[1, 2, 3, 4], [2], [3, 1]]
+    prefill(model, texts, held)
+    held.select(np.array([2, 0]))
+    logits = step(model, [4, 4], held)
+    np.testing.assert_allclose(logits, prefill(model, [[3, 1, 4], [1, 2, 3, 4, 4]]), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("rows", [[], [[0]], [0.0], [True]])
+def test_rows_that_are_no_integers_are_refused(rows: list[Any]) -> None:
+    with pytest.raises(ShapeError, match="a sequence of at least one integer"):
+        cache().select(rows)
+
+
+@pytest.mark.parametrize("rows", [[2], [0, -1]])
+def test_rows_that_are_not_there_are_refused(rows: list[int]) -> None:
+    with pytest.raises(RangeError, match=r"rows lie in \[0, 2\)"):
+        cache().select(rows)
+
+
+# --- a decoder that looks at a memory --------------------------------------------------------------------------------
+
+PAIRS = EncoderDecoderConfig(11, context_length=9, embed_dim=24, num_heads=4, num_layers=3, dropout=0.3)
+SOURCE, TARGET = np.random.default_rng(0).integers(0, 11, (2, 3, 9))
+LENGTHS = np.array([9, 4, 1])
+
+
+def encoder_decoder(dtype: type = np.float64, **options: Any) -> EncoderDecoder:
+    model = EncoderDecoder(replace(PAIRS, **options)).to(dtype=dtype).eval()
+    randomise(model)
+    return model
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("implementation", get_args(Implementation))
+@pytest.mark.parametrize("options", [{}, {"num_kv_heads": 2, "bias": False}], ids=str)
+@pytest.mark.parametrize("read_at_once", [1, 4])
+def test_cached_equals_uncached_at_every_position_of_an_encoder_decoder(
+    read_at_once: int, options: dict[str, Any], implementation: Implementation, dtype: type
+) -> None:
+    model = encoder_decoder(dtype, attention=implementation, **options)
+    every, memory = model(SOURCE, TARGET, LENGTHS), model.encode(SOURCE, LENGTHS)
+    held, start = KeyValueCache(model, 3), 0
+    for end in range(read_at_once, 10):
+        logits = model.next_logits(TARGET[:, start:end], memory, LENGTHS, held.blocks, held.length)
+        held.advance(end - start)
+        start = end
+        error = np.abs(logits - every[:, end - 1]).max() / np.abs(every[:, end - 1]).max()
+        assert error <= (1e-12 if dtype is np.float64 else 1e-5), end
+        assert logits.dtype == dtype
+
+
+def test_the_memory_is_projected_once_and_not_read_again() -> None:
+    model, held = encoder_decoder(), KeyValueCache(encoder_decoder(), 3)
+    every, memory = model(SOURCE, TARGET, LENGTHS), model.encode(SOURCE, LENGTHS)
+    model.next_logits(TARGET[:, :4], memory, LENGTHS, held.blocks)
+    held.advance(4)
+    kept = [block.memory for block in held.blocks]
+    logits = model.next_logits(TARGET[:, 4:5], memory * np.nan, LENGTHS, held.blocks, 4)
+    np.testing.assert_allclose(logits, every[:, 4], rtol=1e-11)
+    assert all(block.memory is before for block, before in zip(held.blocks, kept, strict=True))
+    held.clear()
+    assert [block.memory for block in held.blocks] == [None] * 3
+
+
+def test_the_memory_goes_with_the_rows() -> None:
+    model, held, rows = encoder_decoder(), KeyValueCache(encoder_decoder(), 3), np.array([2, 0, 0, 1])
+    memory = model.encode(SOURCE, LENGTHS)
+    model.next_logits(TARGET[:, :4], memory, LENGTHS, held.blocks)
+    held.advance(4)
+    held.select(rows)
+    last = np.array([[1], [2], [3], [4]])
+    logits = model.next_logits(last, memory[rows], LENGTHS[rows], held.blocks, 4)
+    every = model(SOURCE[rows], np.concatenate([TARGET[rows, :4], last], axis=1), LENGTHS[rows])
+    np.testing.assert_allclose(logits, every[:, -1], rtol=1e-11)

@@ -1,5 +1,6 @@
 """What the model is shown: prefill and step give, at every position, what reading everything anew gives."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -10,7 +11,9 @@ from compyute_transformer.backend import Array
 from compyute_transformer.errors import ConfigError, RangeError, ShapeError
 from compyute_transformer.generation import KeyValueCache, prefill, step
 from compyute_transformer.generation.read import Reader, evaluating, window_start
+from compyute_transformer.models import VaswaniConfig, VaswaniDecoder
 from compyute_transformer.models.gpt import GPT, GPTConfig
+from compyute_transformer.models.language import LanguageModel
 from compyute_transformer.nn.attention import Implementation
 
 SMALL = GPTConfig(11, context_length=12, embed_dim=24, num_heads=4, num_layers=3, dropout=0.3)
@@ -24,6 +27,13 @@ MODELS: dict[str, dict[str, Any]] = {
     "no biases, relu": {"bias": False, "activation": "relu"},
     "untied, grouped, window": {"tie_head": False, "num_kv_heads": 2, "window": 5},
 }
+SINUSOIDAL = VaswaniConfig(11, context_length=12, embed_dim=24, num_heads=4, num_layers=3, dropout=0.3)
+VASWANIS: dict[str, dict[str, Any]] = {
+    "sinusoids": {},
+    "sinusoids, window": {"window": 3},
+    "sinusoids, grouped heads": {"num_kv_heads": 2},
+    "sinusoids, no biases, window": {"bias": False, "window": 5, "activation": "gelu"},
+}
 LIMITS = {np.float64: 1e-12, np.float32: 1e-5}
 
 
@@ -32,6 +42,19 @@ def gpt(dtype: type = np.float64, **options: Any) -> GPT:
     model = GPT(replace(SMALL, **options), seed=3).to(dtype=dtype)
     model.flat.data[...] = np.random.default_rng(1).normal(0, 0.3, model.flat.data.shape)
     return model
+
+
+def vaswani(dtype: type = np.float64, **options: Any) -> VaswaniDecoder:
+    """The same of the other language model; scales stay about 1, for a norm after each addition would shrink all."""
+    model = VaswaniDecoder(replace(SINUSOIDAL, **options), seed=3).to(dtype=dtype)
+    model.flat.data[...] += np.random.default_rng(1).normal(0, 0.2, model.flat.data.shape)
+    return model
+
+
+EVERY_MODEL = [
+    *(pytest.param(gpt, options, id=name) for name, options in MODELS.items()),
+    *(pytest.param(vaswani, options, id=name) for name, options in VASWANIS.items()),
+]
 
 
 def draw_ids(*shape: int) -> Array:
@@ -46,11 +69,11 @@ def largest_difference(ours: Array, expected: Array) -> float:
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("implementation", get_args(Implementation))
-@pytest.mark.parametrize("options", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize(("build", "options"), EVERY_MODEL)
 def test_cached_equals_uncached_at_every_position(
-    options: dict[str, Any], implementation: Implementation, dtype: type
+    build: Callable[..., LanguageModel], options: dict[str, Any], implementation: Implementation, dtype: type
 ) -> None:
-    model, ids = gpt(dtype, attention=implementation, **options), draw_ids(2, 12)
+    model, ids = build(dtype, attention=implementation, **options), draw_ids(2, 12)
     with evaluating(model):
         every = model(ids)
     for read_at_once in (1, 4):
@@ -65,11 +88,11 @@ def test_cached_equals_uncached_at_every_position(
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("implementation", get_args(Implementation))
-@pytest.mark.parametrize("options", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize(("build", "options"), EVERY_MODEL)
 def test_rows_of_different_lengths_are_each_what_they_are_alone(
-    options: dict[str, Any], implementation: Implementation, dtype: type
+    build: Callable[..., LanguageModel], options: dict[str, Any], implementation: Implementation, dtype: type
 ) -> None:
-    model, ids = gpt(dtype, attention=implementation, **options), draw_ids(3, 12)
+    model, ids = build(dtype, attention=implementation, **options), draw_ids(3, 12)
     lengths = (5, 1, 8)
     contexts = [row[:length].tolist() for row, length in zip(ids, lengths, strict=True)]
     cache = KeyValueCache(model, batch_size=3)
@@ -86,9 +109,12 @@ def test_rows_of_different_lengths_are_each_what_they_are_alone(
 
 
 @pytest.mark.parametrize("slide", [1, 4, 12])
+@pytest.mark.parametrize("build", [gpt, vaswani])
 @pytest.mark.parametrize("options", [{}, {"window": 3, "num_kv_heads": 2}], ids=str)
-def test_past_the_context_the_cached_logits_are_those_of_the_window(options: dict[str, Any], slide: int) -> None:
-    model, ids = gpt(**options), draw_ids(2, 40).tolist()
+def test_past_the_context_the_cached_logits_are_those_of_the_window(
+    build: Callable[..., LanguageModel], options: dict[str, Any], slide: int
+) -> None:
+    model, ids = build(**options), draw_ids(2, 40).tolist()
     cached, uncached = Reader(model, slide), Reader(model, slide, cached=False)
     for more in range(30):
         texts = [ids[0][: 3 + more], ids[1][: 9 + more]]

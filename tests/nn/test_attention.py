@@ -273,3 +273,27 @@ def test_a_cache_in_training_or_with_a_memory_is_refused() -> None:
         module.eval()(x, memory, cache=Grown())
     with pytest.raises(ShapeError, match="MultiHeadAttention: x"):
         module(x[0], cache=Grown())
+
+
+# --- a memory projected once -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("implementation", get_args(Implementation))
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_memory_projected_once_gives_what_the_memory_gives(implementation: Implementation, bias: bool) -> None:
+    module = MultiHeadAttention(12, 6, 2, bias, 0.4, implementation).to(dtype=np.float64).eval()
+    randomise(module)
+    x, memory = np.random.default_rng(0).normal(size=(2, 2, 5, 12))
+    for mask in (Mask(), Mask(key_lengths=np.array([5, 2])), Mask(array=np.eye(5, dtype=bool))):
+        y = module(x, module.project_memory(memory), mask)
+        np.testing.assert_allclose(y, module(x, memory, mask), rtol=1e-12, atol=1e-14)
+
+
+def test_a_memory_projected_once_is_refused_in_training() -> None:
+    module = MultiHeadAttention(12, 3)
+    x = np.zeros((2, 5, 12), np.float32)
+    projected = module.project_memory(x)
+    with pytest.raises(ConfigError, match=r"in eval\(\) only.*got a module in training"):
+        module(x, projected)
+    with pytest.raises(ShapeError, match="memory must have shape"):
+        module.project_memory(x[..., :5])

@@ -1,4 +1,4 @@
-"""Schedules at their corners, and the cosine beside the formula that nanoGPT trains by."""
+"""Schedules at their corners, the cosine beside nanoGPT's formula, the inverse square root beside its paper's."""
 
 from math import cos, pi
 from typing import Any
@@ -79,5 +79,37 @@ def test_settings_out_of_range_are_refused(options: dict[str, Any]) -> None:
 
 
 def test_a_decay_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ConfigError, match="one of constant, linear, cosine, got 'step'"):
+    with pytest.raises(ConfigError, match="one of constant, linear, cosine, inverse_sqrt, got 'step'"):
         Schedule(1.0, 10, decay="step")  # type: ignore[arg-type]
+
+
+# The inverse square root
+
+
+def vaswani(n: int, width: int, warmup: int) -> float:
+    """Equation 3 of the paper, as it is printed; n counts steps from 1."""
+    return width**-0.5 * min(n**-0.5, n * warmup**-1.5)
+
+
+@pytest.mark.parametrize(("width", "warmup"), [(512, 4000), (1024, 4000), (64, 1), (96, 250)])
+def test_the_inverse_square_root_is_the_papers_at_every_step(width: int, warmup: int) -> None:
+    schedule = Schedule((width * warmup) ** -0.5, steps=10, warmup=warmup, decay="inverse_sqrt")
+    for n in (1, 2, 3, 100, warmup - 1, warmup, warmup + 1, 4 * warmup, 100_000):
+        if n > 0:
+            assert schedule(n - 1) == pytest.approx(vaswani(n, width, warmup), rel=1e-14)
+
+
+def test_the_papers_base_model() -> None:
+    schedule = Schedule((512 * 4000) ** -0.5, steps=100_000, warmup=4000, decay="inverse_sqrt")
+    expected = {0: 1.746928e-07, 1999: 3.493856e-04, 3999: 6.987712e-04, 15_999: 3.493856e-04, 99_999: 1.397542e-04}
+    assert {step: schedule(step) for step in expected} == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_inverse_square_root_has_a_floor_once_warm() -> None:
+    schedule = Schedule(2.0, steps=100, warmup=4, minimum=1.0, decay="inverse_sqrt")
+    assert [schedule(step) for step in (0, 3, 8, 15, 16, 10**9)] == [0.5, 2.0, 4 / 3, 1.0, 1.0, 1.0]
+
+
+def test_the_inverse_square_root_needs_a_warm_up() -> None:
+    with pytest.raises(ConfigError, match=r"warmup is at least 1, got 0\. Give some steps"):
+        Schedule(1.0, 10, decay="inverse_sqrt")

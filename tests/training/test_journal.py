@@ -9,7 +9,7 @@ def write(run: Path, step: int, until: int) -> None:
     journal = Journal(run, step)
     for now in range(step + 1, until + 1):
         journal.report(Advanced(now, 1.0))
-        journal.report(Logged(now, 1.0 / now, 0.1, 2.0, 1000.0, float(now)))
+        journal.report(Logged(now, 1.0 / now, 0.1, 2.0, 1000.0, "tokens", float(now)))
         if now % 2 == 0:
             journal.report(Evaluated(now, 0.5, True, {"bits_per_character": 0.7}, now + 0.5))
             journal.report(Sampled(now, f"text\n--- step {now} ---\nof {now} é\n"))
@@ -20,7 +20,7 @@ def write(run: Path, step: int, until: int) -> None:
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     write(tmp_path, 0, 2)
-    rates = {"learning_rate": 0.1, "gradient_norm": 2.0, "tokens_per_second": 1000.0}
+    rates = {"learning_rate": 0.1, "gradient_norm": 2.0, "rate": 1000.0, "unit": "tokens"}
     evaluation = {"validation_loss": 0.5, "best": True, "bits_per_character": 0.7, "seconds": 2.5}
     assert read_log(tmp_path) == [
         {"event": "step", "step": 1, "loss": 1.0, **rates, "seconds": 1.0},

@@ -11,19 +11,19 @@ from training_helpers import Listener
 from compyute_transformer.training import JsonReporter, LineReporter, Reporters, RunResult, reporter_for
 from compyute_transformer.training.events import Advanced, Evaluated, Event, Logged, Sampled, Saved, Started
 from compyute_transformer.training.progress import ProgressReporter
-from compyute_transformer.training.report import describe, duration, printable
+from compyute_transformer.training.report import describe, describe_metrics, duration, printable
 
 FACTS = {"corpus": "words", "characters": 12345, "vocab_size": 65}
 STORY: list[Event] = [
-    Started(Path("runs/a"), 0, 2000, 804_096, "cpu", "cpu", 768, FACTS),
+    Started(Path("runs/a"), 0, 2000, 804_096, "cpu", "cpu", 768, "tokens", FACTS),
     Evaluated(0, 4.1744, True, {"bits_per_character": 6.0224, "tokens": 1000}, 0.5),
     Saved(0, Path("runs/a/checkpoints/step-00000000")),
     Advanced(1, 4.2),
-    Logged(1, 4.2, 1e-5, 2.5, 20_000.4, 0.7),
+    Logged(1, 4.2, 1e-5, 2.5, 20_000.4, "tokens", 0.7),
     Sampled(1, "one [bold]line[/bold]\n\ntwo\n"),
     Evaluated(2, 4.0, True, {"bits_per_character": 5.8}, 0.8),
-    Evaluated(3, 4.1, False, {}, 0.9),
-    RunResult(Path("runs/a"), 3, 4.2, 4.1, None, 2, True, 75.2),
+    Evaluated(3, 4.1, False, {"accuracy": 0.5}, 0.9),
+    RunResult(Path("runs/a"), 3, 4.2, 4.1, {"accuracy": 0.5}, 2, True, 75.2),
 ]
 
 
@@ -52,16 +52,17 @@ def test_lines() -> None:
         "    \n"
         "    two\n"
         "step      2  validation loss 4.0000  5.800 bits per character  best so far\n"
-        "step      3  validation loss 4.1000\n"
+        "step      3  validation loss 4.1000  50.00% recognised\n"
         "stopped at step 3 after 1 min 15 s: runs/a\n"
     )
 
 
 def test_the_head_of_a_resumed_run_says_where_it_goes_on() -> None:
-    head = describe(Started(Path("a"), 1500, 2000, 5, "cuda", "reference", 768, {}))
+    head = describe(Started(Path("a"), 1500, 2000, 5, "cuda", "reference", 768, "images", {}))
     assert head is not None
     assert "steps              1,500 to 2,000" in head
     assert "device             cuda, reference ops" in head
+    assert "images per step    768" in head
 
 
 def test_json() -> None:
@@ -86,11 +87,12 @@ def test_json() -> None:
         "loss": 4.2,
         "learning_rate": 1e-5,
         "gradient_norm": 2.5,
-        "tokens_per_second": 20_000.4,
+        "rate": 20_000.4,
+        "unit": "tokens",
         "seconds": 0.7,
     }
     assert records[-1]["interrupted"] is True
-    assert records[-1]["bits_per_character"] is None
+    assert records[-1]["accuracy"] == 0.5
 
 
 class Terminal(io.StringIO):
@@ -157,3 +159,12 @@ def test_a_pipe_does_not_bring_rich() -> None:
     code = "import sys; import compyute_transformer.training as t; t.reporter_for(); print('rich' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_metrics_in_words() -> None:
+    assert describe_metrics({"loss": 0.5, "tokens": 1200, "bits_per_character": 0.25}) == (
+        "loss               0.5000 nats per token\ntokens             1,200\nbits per character 0.2500"
+    )
+    assert describe_metrics({"loss": 0.5, "accuracy": 0.985, "images": 360}) == (
+        "loss               0.5000 nats per image\naccuracy           98.50%\nimages             360"
+    )

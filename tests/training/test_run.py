@@ -53,9 +53,9 @@ def test_a_run_is_what_the_design_says(tmp_path: Path, corpus: str) -> None:
     }
     config = json.loads((run / "config.json").read_text())
     assert config["sources"] == [corpus]
-    assert config["corpus"] == "words"
+    assert config["data"] == "words"
     assert config["sha256"] == load_corpus(corpus).sha256
-    assert config["vocab_size"] == len(set(TEXT))
+    assert config["shape"] == {"vocab_size": len(set(TEXT))}
     assert Settings.from_dict(config["settings"]) == tiny() == load_config(run).settings
     for file in run.rglob("*.safetensors"):
         assert file.read_bytes()[8:9] == b"{"  # a header of JSON, no pickle
@@ -91,13 +91,13 @@ def test_what_was_trained_is_loaded(tmp_path: Path, corpus: str, tokenizer: str)
         assert loaded.settings == settings
         assert loaded.tokenizer.decode(loaded.tokenizer.encode("the cat")) == "the cat"
         evaluation = evaluate_run(run, which=which)  # type: ignore[arg-type]
-        assert evaluation.loss == losses[step]
-        assert evaluation.characters >= evaluation.tokens > 50
+        assert evaluation.metrics["loss"] == losses[step]
+        assert evaluation.metrics["characters"] >= evaluation.metrics["tokens"] > 50
     other = tmp_path / "other.txt"
     other.write_text("the mat was on the cat\n")
     evaluation = evaluate_run(run, [str(other)], "last")
-    assert evaluation.tokens <= evaluation.characters <= 22
-    assert evaluation.loss != losses[12]
+    assert evaluation.metrics["tokens"] <= evaluation.metrics["characters"] <= 22
+    assert evaluation.metrics["loss"] != losses[12]
 
 
 def test_a_run_of_bpe_learns_its_merges_from_the_training_text_alone(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_another_tokenizer_is_refused(tmp_path: Path, corpus: str) -> None:
     start_run([corpus], tiny(steps=1), tmp_path / "other")
     tokenizer = tmp_path / "run/tokenizer.json"
     tokenizer.write_bytes((tmp_path / "other/tokenizer.json").read_bytes())
-    with pytest.raises(CheckpointError, match=r"must have the 16 tokens of its config.json, got 17"):
+    with pytest.raises(CheckpointError, match=r"which says vocab_size 16, got vocab_size 17"):
         load_run(tmp_path / "run")
     tokenizer.write_text("{")
     with pytest.raises(CheckpointError, match=r"tokenizer.json must be as the run wrote it"):
@@ -242,9 +242,9 @@ def test_the_weights_of_another_model_are_refused(tmp_path: Path, corpus: str) -
 def test_a_run_without_validation_cannot_be_judged_by_itself(tmp_path: Path, corpus: str) -> None:
     run = tmp_path / "run"
     assert start_run([corpus], tiny(steps=1, validation_fraction=0), run).validation_loss is None
-    with pytest.raises(RunError, match="kept no text to be judged by"):
+    with pytest.raises(RunError, match=r"kept no text of words to be judged by"):
         evaluate_run(run)
-    assert evaluate_run(run, [corpus]).tokens == len(TEXT) - 1
+    assert evaluate_run(run, [corpus]).metrics["tokens"] == len(TEXT) - 1
 
 
 # --- other processes ---

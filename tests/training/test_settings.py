@@ -1,12 +1,15 @@
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from compyute_transformer import GPTConfig
 from compyute_transformer.errors import ConfigError
+from compyute_transformer.models.architectures import ARCHITECTURES
 from compyute_transformer.models.presets import PRESETS
-from compyute_transformer.training import ModelSettings, Settings
+from compyute_transformer.training import DataSettings, ModelSettings, Settings
+from compyute_transformer.training.settings import TaskName
 
 
 def test_later_layers_win_key_by_key(tmp_path: Path) -> None:
@@ -42,10 +45,12 @@ def test_a_round_trip_changes_nothing(preset: str) -> None:
 
 
 def test_model_settings_are_those_of_the_model() -> None:
-    ours = [(f.name, f.type, f.default) for f in fields(ModelSettings)]
-    theirs = [(f.name, f.type, f.default) for f in fields(GPTConfig) if f.name != "vocab_size"]
-    assert sorted(map(str, ours)) == sorted(map(str, theirs))
-    config = ModelSettings(embed_dim=8, num_heads=2, bias=False).config(vocab_size=5)
+    ours = {f.name: (f.type, f.default) for f in fields(ModelSettings)}
+    theirs = {f.name: (f.type, f.default) for f in fields(GPTConfig) if f.name != "vocab_size"}
+    assert theirs.items() <= ours.items()
+    everywhere = {f.name for config, _ in ARCHITECTURES.values() for f in fields(config)}
+    assert everywhere >= ours.keys() - {"architecture"}  # no setting that no model has
+    config = ModelSettings(embed_dim=8, num_heads=2, bias=False).config({"vocab_size": 5})
     assert (config.vocab_size, config.embed_dim, config.bias) == (5, 8, False)
 
 
@@ -53,7 +58,7 @@ def test_model_settings_are_those_of_the_model() -> None:
     ("overrides", "message"),
     [
         ({"step": 3}, "no setting 'step'. Did you mean steps?"),
-        ({"xyz": 3}, "no setting 'xyz'. There are tokenizer, "),
+        ({"xyz": 3}, "no setting 'xyz'. There are task, tokenizer, "),
         ({"steps": 3.0}, r"steps is a whole number, got 3.0 \(float\)"),
         ({"steps": True}, r"steps is a whole number, got True \(bool\)"),
         ({"steps": None}, "steps is a whole number, got None"),
@@ -108,3 +113,34 @@ def test_a_missing_file_or_preset_is_refused(tmp_path: Path) -> None:
         Settings.resolve("cpu", tmp_path / "none.toml")
     with pytest.raises(ConfigError, match=r"no preset 'shakespear'. Did you mean shakespeare\?"):
         Settings.resolve("shakespear")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"architecture": "vit", "context_length": 256},
+            'architecture for the task "language" is gpt or vaswani, got vit',
+        ),
+        ({"task": "digits"}, 'architecture for the task "digits" is vit, got gpt'),
+        (
+            {"architecture": "vit", "window": 3},
+            "architecture vit has no context_length and no window, got context_length 64",
+        ),
+        ({"patch_size": 8}, "architecture gpt has no patch_size, got patch_size 8"),
+        ({"label_smoothing": 1.0}, r"label_smoothing lies in \[0, 1\), got 1.0"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(overrides: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Settings.resolve("cpu", None, {"bias": True} | overrides)
+
+
+def test_the_kind_is_that_of_the_task() -> None:
+    assert [DataSettings(task).kind for task in get_args(TaskName)] == [
+        "language",
+        "translation",
+        "translation",
+        "images",
+        "images",
+    ]

@@ -10,13 +10,14 @@ from compyute_transformer.data import IGNORE_INDEX, train_tokenizer
 from compyute_transformer.errors import CorpusError, VocabularyError
 from compyute_transformer.ops import cross_entropy
 from compyute_transformer.training import LanguageTask
-from compyute_transformer.training.task import split_batch, validate_language
+from compyute_transformer.training.language import validate_language
+from compyute_transformer.training.task import split_batch
 
 
 def gradient(parts: int, x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
     """Loss and gradient of one batch, taken in so many parts, in float64."""
     language = task(np.float64, dropout=0.0)
-    loss = sum(language.loss_and_gradient(pair, weight) for pair, weight in split_batch(x, y, parts))
+    loss = sum(language.loss_and_gradient(pair, weight) for pair, weight in split_batch([x, y], parts))
     return loss, language.model.flat.grad.copy()
 
 
@@ -43,7 +44,7 @@ def test_a_step_sees_the_same_rows_however_they_are_cut() -> None:
         assert np.array_equal(rows[0], rows[1])
         assert np.array_equal(rows[0], rows[2])
         assert [sum(weight for _, weight in batch) for batch in batches] == [1.0, 1.0, 1.0]
-    assert {language.tokens_per_step for language in cuts} == {8 * 16}
+    assert {language.units_per_step for language in cuts} == {8 * 16}
 
 
 def test_validation_is_the_mean_over_every_target() -> None:
@@ -66,7 +67,7 @@ def test_validation_is_the_mean_over_every_target() -> None:
 def test_bits_count_characters_whatever_the_tokens() -> None:
     settings = tiny()
     tokenizer = train_tokenizer("bpe", TEXT, 300)
-    model = GPT(settings.model.config(tokenizer.vocab_size))
+    model = GPT(settings.model.config({"vocab_size": tokenizer.vocab_size}))
     tokens = tokenizer.encode(TEXT[:500])
     metrics = validate_language(model, tokenizer, tokens, 4)
     characters = 500 - len(tokenizer.decode(tokens[:1]))
@@ -117,7 +118,7 @@ def test_a_sample_begins_with_its_prompt() -> None:
 def test_without_a_validation_text_there_are_no_metrics() -> None:
     language = task()
     silent = LanguageTask(
-        language.model, language.tokenizer, language.batches.tokens, None, language.settings, {"corpus": "words"}
+        language.model, language.tokenizer, language.training_tokens, None, language.settings, {"corpus": "words"}
     )
     assert silent.validate() == {}
     assert silent.facts() == {
@@ -135,4 +136,4 @@ def test_what_cannot_work_is_refused_at_once(tmp_path: Path) -> None:
         task(context_length=1800)
     good = task()
     with pytest.raises(CorpusError, match="validation split must have at least 2 tokens"):
-        LanguageTask(good.model, good.tokenizer, good.batches.tokens, good.batches.tokens[:1], good.settings)
+        LanguageTask(good.model, good.tokenizer, good.training_tokens, good.training_tokens[:1], good.settings)

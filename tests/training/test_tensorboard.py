@@ -33,7 +33,7 @@ def test_curves_are_written_over_all_sittings(tmp_path: Path) -> None:
         resume_run(run, steps=8)
     found = scalars(run)
     assert found["loss/training"] == [1, 2, 4, 6, 8]
-    assert found["loss/validation"] == found["loss/bits_per_character"] == [0, 4, 8]
+    assert found["loss/validation"] == found["validation/bits_per_character"] == [0, 4, 8]
     assert found["step/learning_rate"] == found["step/gradient_norm"] == [1, 2, 4, 6, 8]
     assert found["sample/text_summary"] == [4, 8]
 

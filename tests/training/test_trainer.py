@@ -38,7 +38,7 @@ def train(run: Path, resume: bool = False, listener: Listener | None = None, **c
 
 def story(run: Path) -> list[dict[str, Any]]:
     """A log without its clock."""
-    return [{k: v for k, v in e.items() if k not in ("seconds", "tokens_per_second")} for e in read_log(run)]
+    return [{k: v for k, v in e.items() if k not in ("seconds", "rate")} for e in read_log(run)]
 
 
 class Stopper(Listener):
@@ -58,7 +58,9 @@ def test_a_run_tells_what_happens(tmp_path: Path) -> None:
     listener = Listener()
     result = train(tmp_path, listener=listener)
     started = listener.of(Started)
-    assert [(e.step, e.steps, e.device, e.tokens_per_step) for e in started] == [(0, 12, "cpu", 8 * 16)]
+    assert [(e.step, e.steps, e.device, e.units_per_step, e.unit) for e in started] == [
+        (0, 12, "cpu", 8 * 16, "tokens")
+    ]
     assert started[0].path in ("cpu", "reference")
     assert [e.step for e in listener.of(Advanced)] == list(range(1, 13))
     assert [e.step for e in listener.of(Logged)] == [1, 2, 4, 6, 8, 10, 12]
@@ -179,9 +181,9 @@ def test_time_adds_up_over_sittings(tmp_path: Path) -> None:
 
 def test_without_validation_the_last_checkpoint_is_the_best(tmp_path: Path) -> None:
     language = task()
-    silent = LanguageTask(language.model, language.tokenizer, language.batches.tokens, None, language.settings)
+    silent = LanguageTask(language.model, language.tokenizer, language.training_tokens, None, language.settings)
     result = Trainer(silent, tiny().training, tmp_path).train(Listener())
-    assert (result.validation_loss, result.bits_per_character, result.best_step) == (None, None, None)
+    assert (result.validation_loss, result.metrics, result.best_step) == (None, {}, None)
     assert checkpoint.steps(tmp_path) == [12]
     assert checkpoint.best(tmp_path) == checkpoint.latest(tmp_path)
 

@@ -1,6 +1,7 @@
 """`compyute verify`: the exit status is the verdict."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,6 +57,22 @@ def test_a_backward_damaged_by_hand_is_red_and_named(
     )
     assert "FAIL" in next(line for line in out.splitlines() if line.startswith("ops.layer_norm") and "adjoint" in line)
     assert all("FAIL" not in line for line in out.splitlines() if line.startswith("ops.linear"))
+
+
+def test_without_pytorch_the_table_says_so_and_the_rest_decides(
+    verify: Verify, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    code, out, err = verify("ops.linear")
+    assert (code, err) == (0, "")
+    (row,) = (line for line in out.splitlines() if line.startswith("ops.linear ") and "PyTorch" in line)
+    assert row.endswith("not run")
+    assert "NOT RUN, so not passed: ops.linear (PyTorch)." in out
+    assert verify("ops.linear", "--method", "torch")[0] == 1, "nothing was proven"
+    damage(monkeypatch, "linear", "weight", lambda g: -g)
+    code, out, _ = verify("ops.linear")
+    assert code == 1
+    assert any(line.startswith("FAIL ops.linear") and " dweight, " in line for line in out.splitlines())
 
 
 def test_methods_and_seeds_can_be_chosen(verify: Verify) -> None:

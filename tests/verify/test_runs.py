@@ -11,7 +11,7 @@ from compyute_transformer.backend import Array
 from compyute_transformer.errors import CorpusError, RunError
 from compyute_transformer.nn import LayerNorm
 from compyute_transformer.training import load_run, start_run
-from compyute_transformer.training.config import reload_corpus
+from compyute_transformer.training.config import reload_data
 from compyute_transformer.verify.plan import carry_out
 from compyute_transformer.verify.runs import batch_of, is_run, model_of, tasks_of_run
 
@@ -58,7 +58,7 @@ def test_a_trained_model_is_proven_in_every_parameter(run: Path) -> None:
 def test_its_text_is_the_validation_text(run: Path) -> None:
     loaded = load_run(run)
     ids, targets = batch_of(loaded, run)
-    _, held_out = reload_corpus(run, loaded.config).split(loaded.settings.data.validation_fraction)
+    _, held_out = reload_data(run, loaded.config).split(loaded.settings.data.validation_fraction)
     assert held_out.startswith(loaded.tokenizer.decode(ids.reshape(-1)))
     assert np.array_equal(ids[0, 1:], targets[0, :-1])
     assert ids.shape == (4, 16)

@@ -136,16 +136,38 @@ def generate(
     num_layers: NumLayers = None,
     prompt_tokens: Annotated[int | None, shape("How many it reads first; without, half the context.")] = None,
     new_tokens: Annotated[int | None, shape("How many it writes; without, half the context.")] = None,
+    anew: Annotated[bool, typer.Option("--anew/--no-anew", help="Race the way without a cache as well.")] = True,
     rounds: Rounds = 5,
     csv: Csv = None,
     plot: Plot = None,
     json: Json = False,
 ) -> None:
-    """Time a model that writes, with its cache and without."""
+    """Time a model that writes: with its cache, without, and beside Hugging Face's transformers where that is."""
     from .generate import bench_generate
 
     changes = _given(locals(), "context_length", "embed_dim", "num_heads", "num_layers")
-    _out(bench_generate(preset, changes, prompt_tokens, new_tokens, rounds), csv, plot, json)
+    _out(bench_generate(preset, changes, prompt_tokens, new_tokens, rounds, anew), csv, plot, json)
+
+
+@bench.command()
+def ladder(
+    preset: Annotated[Size, shape("The model of the whole steps.")] = "shakespeare",
+    batch_size: BatchSize = None,
+    context_length: ContextLength = None,
+    embed_dim: EmbedDim = None,
+    num_heads: NumHeads = None,
+    num_layers: NumLayers = None,
+    dropout: Dropout = None,
+    rounds: Rounds = 5,
+    csv: Csv = None,
+    plot: Plot = None,
+    json: Json = False,
+) -> None:
+    """Time a training step rung by rung: what does each kind of fast twin gain?"""
+    from .ladder import bench_ladder
+
+    changes = _given(locals(), "batch_size", "context_length", "embed_dim", "num_heads", "num_layers", "dropout")
+    _out(bench_ladder(preset, changes, rounds), csv, plot, json)
 
 
 @bench.command()

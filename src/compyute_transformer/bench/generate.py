@@ -1,11 +1,11 @@
-"""Generate: tokens a second of a model that writes, with its cache of keys and values and without.
+"""Generate: tokens a second of a model that writes: with its cache, without, and beside Hugging Face's transformers.
 
-Both write the same text, or the race is refused. The prompt is read anew in each run, and its time counts.
+All write the same text, or the race is refused: the most probable token each time. The prompt is read anew in each run,
+and its time counts.
 """
 
 from collections.abc import Mapping
 from functools import partial
-from string import ascii_letters
 
 from ..data.characters import CharacterTokenizer
 from ..errors import ParityError, RangeError
@@ -13,6 +13,7 @@ from ..generation.generate import generate
 from ..models.gpt import GPT
 from .ground import survey
 from .race import Contestant, Report, alternate
+from .transformers_gpt import NO_TRANSFORMERS, has_transformers, transformers_writer
 from .workload import workload
 
 __all__ = ["bench_generate"]
@@ -24,9 +25,13 @@ def bench_generate(
     prompt_tokens: int | None = None,
     new_tokens: int | None = None,
     rounds: int = 5,
+    anew: bool = True,
 ) -> Report:
-    """Write `new_tokens` after a prompt of `prompt_tokens`, by default half a context each, with random weights."""
-    config = workload(size, {**(overrides or {}), "dropout": 0.0}).config
+    """Write `new_tokens` after a prompt of `prompt_tokens`, by default half a context each, with random weights.
+
+    anew: race the way without a cache as well, which reads the whole text for each token.
+    """
+    config = workload(size, {**(overrides or {}), "dropout": 0.0, "bias": True}).config  # GPT-2 has biases
     half = max(1, config.context_length // 2)
     prompt_tokens, new_tokens = prompt_tokens or half, new_tokens or half
     if prompt_tokens + new_tokens > config.context_length:
@@ -34,19 +39,29 @@ def bench_generate(
             f"bench generate: prompt and text fit the context of {config.context_length} tokens, got "
             f"{prompt_tokens} and {new_tokens}. Beyond it the window moves, and that is another race."
         )
+    rival = has_transformers()
+    if rival:
+        import torch  # noqa: F401  first, so that its threads begin with its own settings, not with ours
     ground, warnings = survey()
     report = Report(f"Generation, {size}", ground, "tokens/s", warnings=warnings)
-    model, tokenizer = GPT(config), CharacterTokenizer.train(ascii_letters)
-    prompt = (ascii_letters * (prompt_tokens // len(ascii_letters) + 1))[:prompt_tokens]
-    modes = {"cached": True, "anew": False}
-    write = partial(generate, model, tokenizer, prompt, max_new_tokens=new_tokens, temperature=1.0)
-    contestants = [Contestant("compyute", mode, partial(write, cached=cached)) for mode, cached in modes.items()]
-    first, *others = [contestant.run() for contestant in contestants]
-    if any(text != first for text in others):
-        raise ParityError(
-            "bench generate: contestants write the same text before they are timed; with the cache it is another than "
-            "without. Nothing was timed: one of the two is wrong."
-        )
+    model, tokenizer = GPT(config).eval(), CharacterTokenizer.train(_characters(config.vocab_size))
+    prompt = tokenizer.decode([token % config.vocab_size for token in range(prompt_tokens)])
+    write = partial(generate, model, tokenizer, prompt, max_new_tokens=new_tokens, temperature=0.0)
+    contestants = [Contestant("compyute", "cached", partial(write, cached=True))]
+    if anew:
+        contestants.append(Contestant("compyute", "anew", partial(write, cached=False)))
+    if rival:
+        theirs = transformers_writer(model, tokenizer.encode(prompt).tolist(), new_tokens)
+        contestants.append(Contestant("transformers", "generate", lambda: tokenizer.decode(theirs())))
+    else:
+        report.notes.append(NO_TRANSFORMERS)
+    first, *others = [(contestant, contestant.run()) for contestant in contestants]
+    for contestant, text in others:
+        if text != first[1]:
+            raise ParityError(
+                f"bench generate: contestants write the same text before they are timed; {contestant.name} writes "
+                f"another than {first[0].name}. Nothing was timed: one of the two is wrong."
+            )
     shape = (
         f"{prompt_tokens} tokens read, {new_tokens} written, C {config.embed_dim}, {config.num_heads} heads, "
         f"{config.num_layers} blocks, V {config.vocab_size}"
@@ -55,3 +70,9 @@ def bench_generate(
     report.add_times("generate", shape, raced)
     report.add_rates("generate", shape, raced, new_tokens, "tokens/s")
     return report
+
+
+def _characters(count: int) -> str:
+    """As many characters as there are tokens, so that a token is a character and each can be written."""
+    surrogates = range(0xD800, 0xE000)  # which are no characters
+    return "".join(chr(code) for code in range(0x20, 0x20 + count + len(surrogates)) if code not in surrogates)[:count]

@@ -86,7 +86,9 @@ def workload(size: str, overrides: Mapping[str, object] | None = None, vocab_siz
         raise ConfigError(f"bench: a size is one of {', '.join(SIZES)}, got {size!r}.")
     preset, changes = SIZES[size]
     settings = Settings.resolve(preset, overrides={**changes, **(overrides or {})})
-    return Workload(settings.model.config(vocab_size or VOCABULARIES.get(size, CHARACTERS)), settings.training)
+    return Workload(
+        settings.model.config({"vocab_size": vocab_size or VOCABULARIES.get(size, CHARACTERS)}), settings.training
+    )
 
 
 class OurStep:

@@ -91,19 +91,18 @@ def _forward_task(task, options, lengths, bias, y, logsumexp):
                 lo, hi = _visible(t, T, S, causal, window, lengths[b])
                 lo, hi = max(lo - key, 0), min(hi - key, columns)
                 hi = max(lo, hi)
+                seen = scores[r, lo:hi]
                 if has_bias:
-                    for c in range(lo, hi):
-                        scores[r, c] += bias[b, h, t, key + c]
-                top = highest(scores, r, lo, hi, tops[r])
-                for c in range(min(lo, columns)):
-                    scores[r, c] = ZERO
-                for c in range(hi, columns):
-                    scores[r, c] = ZERO
+                    for c in range(seen.size):
+                        seen[c] += bias[b, h, t, key + lo + c]
+                top = highest(seen, tops[r])
+                scores[r, : min(lo, columns)] = ZERO
+                scores[r, hi:columns] = ZERO
                 shift = ZERO if top == LOWEST else top  # where all is −inf, or NaN, so that it comes out as 0, or NaN
                 weight = ZERO
-                for c in range(lo, hi):
-                    e = exp(scores[r, c] - shift)
-                    scores[r, c] = e
+                for c in range(seen.size):
+                    e = exp(seen[c] - shift)
+                    seen[c] = e
                     weight += e
                 if top > tops[r]:
                     shrink = exp(tops[r] - top)
@@ -116,8 +115,9 @@ def _forward_task(task, options, lengths, bias, y, logsumexp):
                     random_row(
                         bits, key // 4, (columns + 3) // 4, b * T + t, seed_low, seed_high, offset, stream_head + h
                     )
-                    for c in range(lo, hi):
-                        scores[r, c] = scores[r, c] * keep_scale if bits[c] >= threshold else ZERO
+                    drawn = bits[lo:hi]
+                    for c in range(seen.size):
+                        seen[c] = seen[c] * keep_scale if drawn[c] >= threshold else ZERO
             sgemm(
                 address, AS_IT_IS, AS_IT_IS, D, rows, columns,
                 ONE, v_head + 4 * key * v_ld, v_ld, scores_at, KEYS,
@@ -189,31 +189,31 @@ def _backward_task(task, options, lengths, bias, y, logsumexp, dy, dq, dk, dv):
                     lo, hi = _visible(t, T, S, causal, window, lengths[b])
                     lo, hi = max(lo - key, 0), min(hi - key, columns)
                     hi = max(lo, hi)
-                    for c in range(min(lo, columns)):
-                        scores[r, c] = ZERO
-                        dscores[r, c] = ZERO
-                    for c in range(hi, columns):
-                        scores[r, c] = ZERO
-                        dscores[r, c] = ZERO
+                    seen, dseen = scores[r, lo:hi], dscores[r, lo:hi]
+                    scores[r, : min(lo, columns)] = ZERO
+                    dscores[r, : min(lo, columns)] = ZERO
+                    scores[r, hi:columns] = ZERO
+                    dscores[r, hi:columns] = ZERO
                     if has_bias:
-                        for c in range(lo, hi):
-                            scores[r, c] += bias[b, h, t, key + c]
+                        for c in range(seen.size):
+                            seen[c] += bias[b, h, t, key + lo + c]
                     ell, mean = logsumexp[b, h, t], delta[r]
                     if threshold > 0:
                         random_row(
                             bits, key // 4, (columns + 3) // 4, b * T + t, seed_low, seed_high, offset,
                             stream_head + h,
                         )  # fmt: skip
-                        for c in range(lo, hi):
-                            p = exp(scores[r, c] - ell)
-                            keep = keep_scale if bits[c] >= threshold else ZERO
-                            scores[r, c] = p * keep
-                            dscores[r, c] = p * (dscores[r, c] * keep - mean) * scale
+                        drawn = bits[lo:hi]
+                        for c in range(seen.size):
+                            p = exp(seen[c] - ell)
+                            keep = keep_scale if drawn[c] >= threshold else ZERO
+                            seen[c] = p * keep
+                            dseen[c] = p * (dseen[c] * keep - mean) * scale
                     else:
-                        for c in range(lo, hi):
-                            p = exp(scores[r, c] - ell)
-                            scores[r, c] = p
-                            dscores[r, c] = p * (dscores[r, c] - mean) * scale
+                        for c in range(seen.size):
+                            p = exp(seen[c] - ell)
+                            seen[c] = p
+                            dseen[c] = p * (dseen[c] - mean) * scale
                 sgemm(
                     address, AS_IT_IS, TRANSPOSED, D, columns, rows,
                     ONE, dy_tile, q_row, scores_at, KEYS, ONE, dv_head + 4 * key * k_row, k_row,

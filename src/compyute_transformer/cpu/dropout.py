@@ -34,8 +34,9 @@ def _keep_and_scale(x, heads, per_head, threshold, scale, seed_low, seed_high, o
         for start in range(0, C, BLOCK):
             columns = min(BLOCK, C - start)
             random_row(bits, start // 4, (columns + 3) // 4, row, seed_low, seed_high, offset, stream_head + head)
+            given, kept = x[n, start : start + columns], y[n, start : start + columns]
             for i in range(columns):
-                y[n, start + i] = x[n, start + i] * scale if bits[i] >= threshold else ZERO
+                kept[i] = given[i] * scale if bits[i] >= threshold else ZERO
 
 
 def _run(x: Array, probability: float, draw: Draw) -> Array:

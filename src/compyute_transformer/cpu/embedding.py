@@ -24,12 +24,11 @@ def _backward(ids, dy, dweight, shares):
     for share in prange(shares):
         first, last = C * share // shares, C * (share + 1) // shares
         for v in range(dweight.shape[0]):
-            for c in range(first, last):
-                dweight[v, c] = ZERO
+            dweight[v, first:last] = ZERO
         for n in range(ids.size):
-            v = ids[n]
-            for c in range(first, last):
-                dweight[v, c] += dy[n, c]
+            row, sums = dy[n, first:last], dweight[ids[n], first:last]
+            for c in range(row.size):
+                sums[c] += row[c]
 
 
 @serves(lambda dy, saved: is_ready(dy) and dy.size > 0)

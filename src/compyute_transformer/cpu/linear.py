@@ -83,11 +83,12 @@ def _backward(address, dy, x, weight, dx, dweight, dbias, has_bias, shares):
                 ONE, x_at, I, dy_at + 4 * first, O, ZERO, dweight_at + 4 * first * I, I,
             )  # fmt: skip
             if has_bias:
-                for o in range(first, last):
-                    dbias[o] = ZERO
+                sums = dbias[first:last]
+                sums[:] = ZERO
                 for n in range(N):
-                    for o in range(first, last):
-                        dbias[o] += dy[n, o]
+                    row = dy[n, first:last]
+                    for o in range(row.size):
+                        sums[o] += row[o]
 
 
 def _forward_serves(x: Array, weight: Array, bias: Array | None = None) -> bool:

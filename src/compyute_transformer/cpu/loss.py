@@ -22,7 +22,7 @@ ZERO, ONE = np.float32(0.0), np.float32(1.0)
 def _forward(logits, targets, ignore_index, label_smoothing, surprise, logsumexp):
     N, V = logits.shape
     for n in prange(N):
-        top = highest(logits, n, 1, V, logits[n, 0])
+        top = highest(logits[n], logits[n, 0])
         total, sum_logits = ZERO, ZERO
         for v in range(V):
             total += exp(logits[n, v] - top)

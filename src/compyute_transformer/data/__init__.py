@@ -5,12 +5,23 @@ characters  one token per distinct character
 bpe         byte pair encoding: one token per frequent run of bytes
 tokenizer   what the two have in common; train and load either
 batches     (x, y) arrays of shape (B, T): random windows to train on, every window once to validate on
+dates       a made corpus of pairs: dates written many ways, and the same in ISO form
+pairs       sources and targets from files, a tab between the two; cut like a corpus
+pair_batches  padded arrays with their lengths, and the special tokens that a target begins and ends with
+images      scans of digits, or a folder with a sub-folder for each class; cut class by class
+image_files  how an image file is found, looked at and read
+image_batches  bytes of images become floats: shuffled epochs, and what is fixed before training
 """
 
 from .batches import IGNORE_INDEX, TokenBatches, validation_windows
 from .bpe import BytePairTokenizer
 from .characters import CharacterTokenizer
 from .corpus import Corpus, load_corpus, load_corpus_by_name
+from .dates import date_pairs
+from .image_batches import ImageBatches, ImageEncoder, ordered_batches
+from .images import Images, load_images
+from .pair_batches import EncodedPairs, PairBatch, PairBatches, SpecialTokens, pair_batches, special_tokens
+from .pairs import Pair, Pairs, load_pairs
 from .tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 __all__ = [
@@ -18,11 +29,26 @@ __all__ = [
     "BytePairTokenizer",
     "CharacterTokenizer",
     "Corpus",
+    "EncodedPairs",
+    "ImageBatches",
+    "ImageEncoder",
+    "Images",
+    "Pair",
+    "PairBatch",
+    "PairBatches",
+    "Pairs",
+    "SpecialTokens",
     "TokenBatches",
     "Tokenizer",
+    "date_pairs",
     "load_corpus",
     "load_corpus_by_name",
+    "load_images",
+    "load_pairs",
     "load_tokenizer",
+    "ordered_batches",
+    "pair_batches",
+    "special_tokens",
     "train_tokenizer",
     "validation_windows",
 ]

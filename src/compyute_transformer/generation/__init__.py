@@ -6,26 +6,32 @@ sample     one token drawn from logits: repetition penalty, temperature, top-k, 
 pieces     tokens to text: whole characters, and nothing of a stop text
 generate   the prompt is read, then token follows token
 batch      several prompts at once
+beam       which beginnings of an answer go on, and which answer wins
+translate  answers to sources, by greedy or beam search
 attention  who looked at whom, as arrays and as a picture
 """
 
-from .attention import attention_maps, draw_attention
+from .attention import attention_maps, draw_attention, named_attention_maps
 from .batch import generate_batch
 from .cache import KeyValueCache
 from .generate import TextStream, generate, stream
 from .read import prefill, step
 from .sample import probabilities, sample
+from .translate import Answer, translate
 
 __all__ = [
+    "Answer",
     "KeyValueCache",
     "TextStream",
     "attention_maps",
     "draw_attention",
     "generate",
     "generate_batch",
+    "named_attention_maps",
     "prefill",
     "probabilities",
     "sample",
     "step",
     "stream",
+    "translate",
 ]

@@ -9,14 +9,23 @@ import numpy as np
 from ..backend import Array, to_device, to_numpy
 from ..data.tokenizer import Tokenizer
 from ..errors import MissingExtraError, RangeError, ShapeError
-from ..models.gpt import GPT, check_ids_shape
+from ..models.language import LanguageModel
+from ..nn.attention import MultiHeadAttention
+from ..nn.module import Module, Observer, Phase, observe
 from .generate import start_of
 from .read import evaluating
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["attention_maps", "draw_attention", "draw_prompt", "save_picture", "token_labels"]
+__all__ = [
+    "attention_maps",
+    "draw_attention",
+    "draw_prompt",
+    "named_attention_maps",
+    "save_picture",
+    "token_labels",
+]
 
 MOST_LABELS = 32  # more tokens than this are numbered, not written out
 LONGEST_LABEL = 12
@@ -25,20 +34,35 @@ COLOURS = ["#ffffff", "#cfe3f5", "#7fb6e6", "#2f7fc9", "#123f7a", "#0b1f3f"]  # 
 WHITESPACE = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"}
 
 
-def attention_maps(model: GPT, ids: Array) -> list[Array]:
-    """One array (B, H, T, S) a block: how much of each query's attention, of T, went to each key, of S.
+def attention_maps(model: Module, *inputs: Array | None) -> list[Array]:
+    """How much of each query's attention, of T, went to each key, of S: one array (B, H, T, S) an attention.
 
-    ids: (B, T) integers, T at most context_length; S = T. The row of a query sums to one, and a key that is hidden has
-    exactly 0. From any implementation; nothing is dropped, whatever mode the model is in.
+    inputs: those of the model's forward; for a language model ids (B, T), T at most context_length, and S = T. The row
+    of a query sums to one, and a key that is hidden has exactly 0. From any model and any implementation, in the order
+    in which its attentions run; nothing is dropped, whatever mode the model is in.
+
+    Raises as the model's forward.
     """
-    check_ids_shape(ids)
-    maps = []
-    with evaluating(model):
-        x = model.position(model.token_embedding(ids))
-        for block in model.blocks:
-            maps.append(block.attention.forward_with_weights(block.attention_norm(x), mask=model.mask)[1])
-            x = block(x, model.mask)
-    return maps
+    return list(named_attention_maps(model, *inputs).values())
+
+
+def named_attention_maps(model: Module, *inputs: Array | None) -> dict[str, Array]:
+    """`attention_maps`, each by the path of its attention: "blocks.0.attention", "decoder.1.cross_attention"."""
+    watch = _Watch()
+    with evaluating(model), observe(model, watch):
+        model(*inputs)
+    return watch.maps
+
+
+class _Watch(Observer):
+    """Computes the weights of each attention that runs, from what it was given."""
+
+    def __init__(self) -> None:
+        self.maps: dict[str, Array] = {}
+
+    def after(self, path: str, module: Module, phase: Phase, inputs: tuple[Any, ...], output: Any) -> None:
+        if isinstance(module, MultiHeadAttention):
+            self.maps[path] = module.forward_with_weights(*inputs[:3])[1]
 
 
 def token_labels(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
@@ -102,7 +126,7 @@ def draw_attention(maps: Sequence[Array], labels: Sequence[str] | None = None, r
     return figure
 
 
-def draw_prompt(model: GPT, tokenizer: Tokenizer, prompt: str, path: Path) -> None:
+def draw_prompt(model: LanguageModel, tokenizer: Tokenizer, prompt: str, path: Path) -> None:
     """Draw the attention of a prompt, of its last context_length tokens, into a file.
 
     Raises as `start_of`, `draw_attention` and `save_picture`.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ..data.tokenizer import Tokenizer
 from ..errors import RangeError
-from ..models.gpt import GPT
+from ..models.language import LanguageModel
 from ..random import SAMPLING, Generator
 from .generate import check_generation, start_of
 from .pieces import StopTexts, WholeCharacters
@@ -15,7 +15,7 @@ __all__ = ["generate_batch"]
 
 
 def generate_batch(
-    model: GPT,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     *,

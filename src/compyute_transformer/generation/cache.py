@@ -2,18 +2,26 @@
 
     keys, values    (layer, B, K, capacity, D), allocated once; the first `length` positions are filled
     a step writes position `length` of every block, attends to views of what is filled, and then advances `length`
+    select          takes other rows, in another order, some of them twice: beams that go on, and beams that are dropped
 
 Nothing is copied but the new position. With a sliding window a block is handed only the positions that the window
 reaches. `length` advances once all blocks have been through: a step that was interrupted can be repeated.
+
+A decoder that looks at a memory also keeps, a block each, what it projected of it: once, and not for every token.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 from ..backend import Array, array_module
 from ..errors import DtypeError, RangeError, ShapeError
-from ..models.gpt import GPT
+from ..models.encoder_decoder import EncoderDecoder
+from ..models.language import LanguageModel
+from ..nn.attention import ProjectedMemory
 
 __all__ = ["BlockCache", "KeyValueCache"]
+
+Decoder: TypeAlias = LanguageModel | EncoderDecoder
 
 
 class KeyValueCache:
@@ -23,7 +31,7 @@ class KeyValueCache:
     text (prompts of different lengths stand flush right), or None for none. blocks: one `BlockCache` a block.
     """
 
-    def __init__(self, model: GPT, batch_size: int = 1, capacity: int | None = None) -> None:
+    def __init__(self, model: Decoder, batch_size: int = 1, capacity: int | None = None) -> None:
         config = model.config
         capacity = config.context_length if capacity is None else capacity
         if batch_size < 1 or not 1 <= capacity <= config.context_length:
@@ -34,26 +42,65 @@ class KeyValueCache:
         weight = model.token_embedding.weight.data
         num_kv_heads, D = config.num_kv_heads or config.num_heads, config.embed_dim // config.num_heads
         shape = (config.num_layers, batch_size, num_kv_heads, capacity, D)
-        keys, values = (array_module(weight).empty(shape, dtype=weight.dtype) for _ in range(2))
+        self._keys, self._values = (array_module(weight).empty(shape, dtype=weight.dtype) for _ in range(2))
         self.batch_size, self.capacity = batch_size, capacity
         self.length = 0
         self.padding: Array | None = None
-        self.blocks = [BlockCache(self, k, v, config.window) for k, v in zip(keys, values, strict=True)]
+        self.blocks = [BlockCache(self, k, v, model.mask.window) for k, v in zip(self._keys, self._values, strict=True)]
 
     def clear(self, padding: Array | None = None) -> None:
         """Forget what was read. padding: of what will be read."""
         self.length, self.padding = 0, padding
+        for block in self.blocks:
+            block.memory = None
 
     def advance(self, count: int) -> None:
         """Count positions that every block has been given."""
         self.length += count
 
+    def select(self, given: Sequence[int] | Array) -> None:
+        """Go on with these of the rows, in this order; a row may come twice, and then each of the two goes its own way.
+
+        given: integers in [0, batch_size), at least one; their number is the new batch_size.
+
+        Raises ShapeError for none, RangeError for a row that is not there.
+        """
+        xp, filled = array_module(self._keys), self.length
+        rows: Array = xp.asarray(given)
+        if rows.ndim != 1 or rows.size == 0 or rows.dtype.kind not in "iu":
+            raise ShapeError(
+                "KeyValueCache.select: rows are a sequence of at least one integer, got an array of shape "
+                f"{rows.shape} and {rows.dtype}."
+            )
+        if rows.min() < 0 or rows.max() >= self.batch_size:
+            raise RangeError(f"KeyValueCache.select: rows lie in [0, {self.batch_size}), got {rows}.")
+        old = self._keys[:, rows, :, :filled], self._values[:, rows, :, :filled]  # copies, so that none is overwritten
+        if rows.size != self.batch_size:
+            layers, _, *rest = self._keys.shape
+            self._keys, self._values = (xp.empty((layers, rows.size, *rest), self._keys.dtype) for _ in range(2))
+            self.batch_size = int(rows.size)
+        for now, before in zip((self._keys, self._values), old, strict=True):
+            now[..., :filled, :] = before
+        self.padding = None if self.padding is None else self.padding[rows]
+        for block, keys, values in zip(self.blocks, self._keys, self._values, strict=True):
+            block.select(rows, keys, values)
+
 
 class BlockCache:
-    """One block's part of a `KeyValueCache`: keys and values, (B, K, capacity, D) each."""
+    """One block's part of a `KeyValueCache`: keys and values, (B, K, capacity, D) each.
+
+    memory: what the block made of the memory it looks at; None before it has, and in a block that looks at none.
+    """
 
     def __init__(self, whole: KeyValueCache, keys: Array, values: Array, window: int | None) -> None:
         self._whole, self._keys, self._values, self._window = whole, keys, values, window
+        self.memory: ProjectedMemory | None = None
+
+    def select(self, rows: Array, keys: Array, values: Array) -> None:
+        """Take over arrays of these rows; see `KeyValueCache.select`."""
+        self._keys, self._values = keys, values
+        if self.memory is not None:
+            self.memory = ProjectedMemory(self.memory.k[rows], self.memory.v[rows])
 
     def append(self, k: Array, v: Array) -> tuple[Array, Array]:
         """Put k and v (B, K, T, D) behind what is there; returns views (B, K, S, D) of all that their queries may see.

@@ -9,7 +9,7 @@ from time import perf_counter
 
 from ..data.tokenizer import Tokenizer
 from ..errors import ConfigError, RangeError, VocabularyError
-from ..models.gpt import GPT
+from ..models.language import LanguageModel
 from ..random import SAMPLING, Generator
 from .pieces import StopTexts, WholeCharacters
 from .read import Reader
@@ -19,7 +19,7 @@ __all__ = ["TextStream", "check_generation", "generate", "start_of", "stream"]
 
 
 def generate(
-    model: GPT,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     prompt: str,
     *,
@@ -55,7 +55,7 @@ def generate(
 
 
 def stream(
-    model: GPT,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     prompt: str,
     *,
@@ -141,7 +141,7 @@ class TextStream(Iterator[str]):
             yield rest
 
 
-def check_generation(model: GPT, tokenizer: Tokenizer, max_new_tokens: int) -> None:
+def check_generation(model: LanguageModel, tokenizer: Tokenizer, max_new_tokens: int) -> None:
     """Raise RangeError for fewer than no tokens, ConfigError for a tokenizer with more tokens than the model.
 
     A model may have more rows than there are tokens, where a matrix was made even; those are never drawn.

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..backend import Array, to_device
 from ..errors import RangeError, ShapeError
-from ..models.gpt import GPT
+from ..models.language import LanguageModel
 from ..nn.module import Module
 from .cache import KeyValueCache
 
@@ -38,7 +38,7 @@ def window_start(length: int, context_length: int, slide: int = 1) -> int:
     return -(-max(0, length - context_length) // slide) * slide
 
 
-def prefill(model: GPT, contexts: Sequence[Sequence[int]], cache: KeyValueCache | None = None) -> Array:
+def prefill(model: LanguageModel, contexts: Sequence[Sequence[int]], cache: KeyValueCache | None = None) -> Array:
     """Logits (B, V) of the tokens that follow B contexts of 1 to context_length tokens each.
 
     Shorter contexts are padded on the left; padding is hidden and counts no positions, so that each row is what it is
@@ -65,12 +65,12 @@ def prefill(model: GPT, contexts: Sequence[Sequence[int]], cache: KeyValueCache 
     return _extend(model, ids, cache)
 
 
-def step(model: GPT, tokens: Sequence[int], cache: KeyValueCache) -> Array:
+def step(model: LanguageModel, tokens: Sequence[int], cache: KeyValueCache) -> Array:
     """Logits (B, V) of what follows when one more token of each row is read: (B) tokens behind what is in the cache."""
     return _extend(model, np.array(tokens, np.int32)[:, None], cache)
 
 
-def _extend(model: GPT, ids: Array, cache: KeyValueCache) -> Array:
+def _extend(model: LanguageModel, ids: Array, cache: KeyValueCache) -> Array:
     with evaluating(model):
         logits = model.next_logits(to_device(ids, model.device), cache.blocks, cache.length, cache.padding)
     cache.advance(ids.shape[1])
@@ -84,7 +84,7 @@ class Reader:
     one reader is in use.
     """
 
-    def __init__(self, model: GPT, slide: int = 1, cached: bool = True) -> None:
+    def __init__(self, model: LanguageModel, slide: int = 1, cached: bool = True) -> None:
         self._model, self._slide, self._cached = model, slide, cached
         self._cache: KeyValueCache | None = None
         self._read: list[Sequence[int]] = []  # what the cache holds

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from math import sqrt
-from typing import get_args
 
-from ..backend import Array, array_module
-from ..errors import ConfigError, ShapeError
+from ..backend import Array
 from ..nn import init
 from ..nn.attention import AttentionCache, Implementation, MultiHeadAttention
 from ..nn.block import PreNormBlock
@@ -15,12 +13,14 @@ from ..nn.dropout import Dropout
 from ..nn.embedding import Embedding
 from ..nn.feed_forward import Activation, FeedForward
 from ..nn.linear import Linear
-from ..nn.module import Module, ModuleList
+from ..nn.module import ModuleList
 from ..nn.norm import LayerNorm
 from ..nn.position import LearnedPosition
 from ..ops.attention import Mask
 from ..ops.embedding import embedding
 from ..random import DROPOUT, INITIALISATION, Generator
+from .config import check_config
+from .language import LanguageModel, check_evaluating, check_ids, padded
 
 __all__ = ["GPT", "GPTConfig"]
 
@@ -48,29 +48,14 @@ class GPTConfig:
     attention: Implementation = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "context_length", "embed_dim", "num_heads", "num_layers"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"GPTConfig: {name} is a whole number of at least 1, got {value!r}.")
-        for name in ("num_kv_heads", "mlp_dim", "window"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ConfigError(
-                    f"GPTConfig: {name} is a whole number of at least 1, or None for its default, got {value!r}."
-                )
-        if self.embed_dim % self.num_heads or self.num_heads % (self.num_kv_heads or self.num_heads):
-            raise ConfigError(
-                "GPTConfig: num_heads must divide embed_dim, and num_kv_heads num_heads, got "
-                f"embed_dim {self.embed_dim}, num_heads {self.num_heads}, num_kv_heads {self.num_kv_heads}."
-            )
-        if not isinstance(self.dropout, (int, float)) or not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"GPTConfig: dropout lies in [0, 1), got {self.dropout!r}.")
-        for name, choices in (("activation", get_args(Activation)), ("attention", get_args(Implementation))):
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"GPTConfig: {name} is one of {', '.join(choices)}, got {getattr(self, name)!r}.")
+        check_config(
+            self,
+            ("vocab_size", "context_length", "embed_dim", "num_heads", "num_layers"),
+            ("num_kv_heads", "mlp_dim", "window"),
+        )
 
 
-class GPT(Module):
+class GPT(LanguageModel):
     """A decoder-only language model: ids (B, T) in, logits (B, T, V) out; position t sees positions up to t only.
 
     Weights are normal with std 0.02; those that write to the residual stream are divided by √(2 · num_layers), the
@@ -78,6 +63,8 @@ class GPT(Module):
 
     generator: where dropout draws; part of the state of a run.
     """
+
+    config: GPTConfig
 
     def __init__(self, config: GPTConfig, seed: int = 0) -> None:
         super().__init__()
@@ -127,7 +114,7 @@ class GPT(Module):
 
     def forward(self, ids: Array) -> Array:
         """Logits (B, T, V) of the token that follows each position of ids (B, T), T at most context_length."""
-        check_ids_shape(ids)
+        check_ids("GPT", "ids", ids)
         x = self.token_embedding(ids)
         x = self.position(x)
         x = self.dropout(x)
@@ -153,42 +140,17 @@ class GPT(Module):
         start: int = 0,
         padding: Array | None = None,
     ) -> Array:
-        """Logits (B, V) of the token that follows the last of ids (B, T): the last position of `forward`, in eval().
-
-        caches: one for each block, which hold the `start` positions before ids, and then those of ids too.
-        padding: (B) integers: how many positions at the start of each row are no text. They are hidden, and a row's
-        positions count from its first token.
-
-        Raises ConfigError in training, for nothing is saved; else as `forward`.
-        """
-        check_ids_shape(ids)
-        if self.training:
-            raise ConfigError("GPT.next_logits: it serves in eval() only, got a model in training. Call model.eval().")
+        """See `LanguageModel.next_logits`."""
+        check_ids("GPT", "ids", ids)
+        check_evaluating(self)
         x, mask = self.token_embedding(ids), self.mask
         if padding is None:
             x = self.position(x, start)
         else:
-            xp, end = array_module(ids), start + ids.shape[1]
-            positions = xp.arange(start, end) - padding[:, None]
-            x = x + embedding(xp.maximum(positions, 0), self.position.weight.data)
-            mask = mask._replace(array=(xp.arange(end) >= padding[:, None])[:, None, None, :])
+            places, mask = padded(ids, padding, start, mask)
+            x = x + embedding(places, self.position.weight.data)
         for block, cache in zip(self.blocks, caches or repeat(None, len(self.blocks)), strict=True):
             x = block(x, mask, cache)
         x = self.norm(x[:, -1:])
         logits: Array = self.head(x)[:, 0]
         return logits
-
-    def use_attention(self, implementation: Implementation) -> None:
-        """Switch every block's attention algorithm; the weights stay."""
-        for block in self.blocks:
-            block.attention.implementation = implementation
-
-
-def check_ids_shape(ids: Array) -> None:
-    """Refuse ids that are no array of shape (B, T) with T at least 1."""
-    shape = getattr(ids, "shape", None)
-    if shape is None or len(shape) != 2 or shape[1] == 0:
-        raise ShapeError(
-            "GPT: ids are an integer array of shape (B, T) with T at least 1, got "
-            f"{type(ids).__name__ if shape is None else tuple(shape)}."
-        )

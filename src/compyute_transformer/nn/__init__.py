@@ -1,9 +1,9 @@
 """Parameters and an op: modules know weights, and no mathematics of their own."""
 
 from .attention import MultiHeadAttention
-from .block import PreNormBlock
+from .block import CrossBlock, PostNormBlock, PreNormBlock
 from .dropout import Dropout
-from .embedding import Embedding
+from .embedding import ClassToken, Embedding, PatchEmbedding
 from .feed_forward import FeedForward
 from .linear import Linear
 from .module import Module, ModuleList, Observer, Parameter, observe
@@ -11,6 +11,8 @@ from .norm import LayerNorm
 from .position import LearnedPosition, SinusoidalPosition
 
 __all__ = [
+    "ClassToken",
+    "CrossBlock",
     "Dropout",
     "Embedding",
     "FeedForward",
@@ -22,6 +24,8 @@ __all__ = [
     "MultiHeadAttention",
     "Observer",
     "Parameter",
+    "PatchEmbedding",
+    "PostNormBlock",
     "PreNormBlock",
     "SinusoidalPosition",
     "observe",

@@ -1,18 +1,18 @@
 """Attention: the weights of all heads, and any of the interchangeable algorithms of `ops.multi_head` that read them."""
 
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 from ..backend import Array, array_module
 from ..errors import ConfigError
 from ..ops.attention import NO_MASK, Mask, attention, fused_attention_forward
 from ..ops.door import check_heads, check_probability, check_shape
 from ..ops.linear import linear
-from ..ops.multi_head import IMPLEMENTATIONS, attention_weights, merge_heads, project_forward
+from ..ops.multi_head import IMPLEMENTATIONS, attention_weights, merge_heads, project_forward, split_heads
 from ..random import DROPOUT, Generator, default_generator
 from . import init
 from .module import Module, Parameter
 
-__all__ = ["AttentionCache", "Implementation", "MultiHeadAttention"]
+__all__ = ["AttentionCache", "Implementation", "MultiHeadAttention", "ProjectedMemory"]
 
 Implementation = Literal["auto", "sequential", "semiparallel", "parallel", "fused"]
 
@@ -23,6 +23,13 @@ class AttentionCache(Protocol):
     def append(self, k: Array, v: Array) -> tuple[Array, Array]:
         """Put k and v (B, K, T, D) behind what is there; returns all that their queries may see, (B, K, S, D) each."""
         ...
+
+
+class ProjectedMemory(NamedTuple):
+    """Keys and values (B, K, S, D) of a memory, by `MultiHeadAttention.project_memory`."""
+
+    k: Array
+    v: Array
 
 
 class MultiHeadAttention(Module):
@@ -77,15 +84,36 @@ class MultiHeadAttention(Module):
         self._implementation = name
 
     def forward(
-        self, x: Array, memory: Array | None = None, mask: Mask = NO_MASK, cache: AttentionCache | None = None
+        self,
+        x: Array,
+        memory: Array | ProjectedMemory | None = None,
+        mask: Mask = NO_MASK,
+        cache: AttentionCache | None = None,
     ) -> Array:
         """Attend from x (B, T, C) to x itself, or to a memory (B, S, C).
 
-        With a cache, in `eval()`: to what was given before and to x, whose keys and values join the cache.
+        With a cache, in `eval()`: to what was given before and to x, whose keys and values join the cache. A memory may
+        be given as `project_memory` made it, in `eval()` too.
         """
-        if cache is not None:
+        if cache is not None or isinstance(memory, ProjectedMemory):
             return self._run_cached(x, memory, mask, cache)
         return self._run(x, memory, mask)[0]
+
+    def project_memory(self, memory: Array) -> ProjectedMemory:
+        """The keys and values of a memory (B, S, C), computed once for all queries that will look at it."""
+        queries, D = self._query_rows, self._head_width
+        check_shape("MultiHeadAttention", "memory", memory, (None, None, self.in_weight.shape[1]), "batch, time, width")
+        kv = linear(memory, self.in_weight.data[queries:], self.in_bias.data[queries:] if self.in_bias else None)
+        keys = self.num_kv_heads * D
+        return ProjectedMemory(split_heads(kv[..., :keys], D), split_heads(kv[..., keys:], D))
+
+    @property
+    def _head_width(self) -> int:
+        return self.in_weight.shape[0] // (self.num_heads + 2 * self.num_kv_heads)
+
+    @property
+    def _query_rows(self) -> int:
+        return self.num_heads * self._head_width
 
     def forward_with_weights(self, x: Array, memory: Array | None = None, mask: Mask = NO_MASK) -> tuple[Array, Array]:
         """`forward`, and the attention weights (B, H, T, S), before dropout: the row of a query sums to one."""
@@ -118,19 +146,26 @@ class MultiHeadAttention(Module):
         self.save((name, saved))
         return y, saved
 
-    def _run_cached(self, x: Array, memory: Array | None, mask: Mask, cache: AttentionCache) -> Array:
+    def _run_cached(
+        self, x: Array, memory: Array | ProjectedMemory | None, mask: Mask, cache: AttentionCache | None
+    ) -> Array:
         # q, k and v are projected for all heads at once whatever the algorithm: the cache takes them together
-        if self.training or memory is not None:
-            came = "a memory" if memory is not None else "a module in training"
+        if self.training or (cache is not None and memory is not None):
+            came = "a module in training" if self.training else "a memory"
             raise ConfigError(
                 f"MultiHeadAttention: a cache serves self-attention in eval() only, since no backward reaches what it "
                 f"holds, got {came}. Call model.eval(), or leave the cache out."
             )
-        H, K, (rows, C) = self.num_heads, self.num_kv_heads, self.in_weight.shape
-        check_shape("MultiHeadAttention", "x", x, (None, None, C), "batch, time, width")
-        in_bias, out_bias = (bias.data if bias else None for bias in (self.in_bias, self.out_bias))
-        (q, k, v), _ = project_forward(x, None, self.in_weight.data, in_bias, H, K, rows // (H + 2 * K))
-        k, v = cache.append(k, v)
+        H, K, D, queries = self.num_heads, self.num_kv_heads, self._head_width, self._query_rows
+        check_shape("MultiHeadAttention", "x", x, (None, None, self.in_weight.shape[1]), "batch, time, width")
+        in_weight, in_bias = self.in_weight.data, self.in_bias.data if self.in_bias else None
+        if cache is not None:
+            (q, k, v), _ = project_forward(x, None, in_weight, in_bias, H, K, D)
+            k, v = cache.append(k, v)
+        else:
+            assert isinstance(memory, ProjectedMemory)
+            q = split_heads(linear(x, in_weight[:queries], None if in_bias is None else in_bias[:queries]), D)
+            k, v = memory
         if mask.array is not None:  # it is about all positions; the cache may know that only the last are seen
             mask = mask._replace(array=mask.array[..., -k.shape[2] :])
         name = self._algorithm(x)
@@ -144,7 +179,7 @@ class MultiHeadAttention(Module):
                 attention(q[:, h : h + 1], k[:, g : g + 1], v[:, g : g + 1], mask.for_head(h)) for h, g in heads
             ]
             y = array_module(x).concatenate(per_head, axis=1)
-        return linear(merge_heads(y), self.out_weight.data, out_bias)
+        return linear(merge_heads(y), self.out_weight.data, self.out_bias.data if self.out_bias else None)
 
     def backward(self, dy: Array) -> tuple[Array, Array | None]:
         """The gradients of x and of the memory, None in self-attention."""

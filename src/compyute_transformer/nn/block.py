@@ -1,14 +1,23 @@
-"""Block: what a transformer repeats. The residual stream passes through; attention and feed-forward add to it."""
+"""Block: what a transformer repeats. The residual stream passes through; attention and feed-forward add to it.
+
+    PreNormBlock    norms what attention and feed-forward read    GPT, vision transformer
+    PostNormBlock   norms the stream after each addition          Vaswani's encoder, and a decoder alone
+    CrossBlock      the same, and looks at a memory in between    Vaswani's decoder
+
+The mask goes to attention by position, not by name: what an observer is shown are the arguments by position.
+"""
+
+from typing import Protocol
 
 from ..backend import Array
 from ..ops.attention import NO_MASK, Mask
-from .attention import AttentionCache, MultiHeadAttention
+from .attention import AttentionCache, MultiHeadAttention, ProjectedMemory
 from .dropout import Dropout
 from .feed_forward import FeedForward
 from .module import Module
 from .norm import LayerNorm
 
-__all__ = ["PreNormBlock"]
+__all__ = ["CrossBlock", "CrossCache", "PostNormBlock", "PreNormBlock"]
 
 
 class PreNormBlock(Module):
@@ -37,7 +46,7 @@ class PreNormBlock(Module):
 
     def forward(self, x: Array, mask: Mask = NO_MASK, cache: AttentionCache | None = None) -> Array:
         """Transform the residual stream (B, T, C). cache: see `MultiHeadAttention.forward`."""
-        x = x + self.attention_dropout(self.attention(self.attention_norm(x), mask=mask, cache=cache))
+        x = x + self.attention_dropout(self.attention(self.attention_norm(x), None, mask, cache))
         x = x + self.feed_forward_dropout(self.feed_forward(self.feed_forward_norm(x)))
         return x
 
@@ -46,3 +55,114 @@ class PreNormBlock(Module):
         dx = dx + self.feed_forward_norm.backward(self.feed_forward.backward(self.feed_forward_dropout.backward(dx)))
         dx = dx + self.attention_norm.backward(self.attention.backward(self.attention_dropout.backward(dx))[0])
         return dx
+
+
+class PostNormBlock(Module):
+    """x ← norm(x + dropout(attention(x))); x ← norm(x + dropout(feed_forward(x))).
+
+    The stream is normalised after each addition, so what leaves the block has mean 0 and variance 1 before the last
+    scale and shift, and no further norm is needed after the last block (Vaswani et al. 2017, section 3.1).
+    """
+
+    def __init__(
+        self,
+        attention: MultiHeadAttention,
+        attention_dropout: Dropout,
+        attention_norm: LayerNorm,
+        feed_forward: FeedForward,
+        feed_forward_dropout: Dropout,
+        feed_forward_norm: LayerNorm,
+    ) -> None:
+        super().__init__()
+        self.attention = attention
+        self.attention_dropout = attention_dropout
+        self.attention_norm = attention_norm
+        self.feed_forward = feed_forward
+        self.feed_forward_dropout = feed_forward_dropout
+        self.feed_forward_norm = feed_forward_norm
+
+    def forward(self, x: Array, mask: Mask = NO_MASK, cache: AttentionCache | None = None) -> Array:
+        """Transform x (B, T, C). cache: see `MultiHeadAttention.forward`."""
+        x = self.attention_norm(x + self.attention_dropout(self.attention(x, None, mask, cache)))
+        x = self.feed_forward_norm(x + self.feed_forward_dropout(self.feed_forward(x)))
+        return x
+
+    def backward(self, dx: Array) -> Array:
+        """The gradient of x; a residual adds both ways."""
+        dx = self.feed_forward_norm.backward(dx)
+        dx = dx + self.feed_forward.backward(self.feed_forward_dropout.backward(dx))
+        dx = self.attention_norm.backward(dx)
+        dx = dx + self.attention.backward(self.attention_dropout.backward(dx))[0]
+        return dx
+
+
+class CrossCache(AttentionCache, Protocol):
+    """What a `CrossBlock` has read: of its own texts as an `AttentionCache`, and of the memory."""
+
+    memory: ProjectedMemory | None
+
+
+class CrossBlock(Module):
+    """A `PostNormBlock` that looks at a memory between the two: x ← norm(x + dropout(cross_attention(x, memory))).
+
+    Queries come from x, keys and values from the memory, which is what an encoder made of the source
+    (Vaswani et al. 2017, sections 3.1 and 3.2.3).
+    """
+
+    def __init__(
+        self,
+        attention: MultiHeadAttention,
+        attention_dropout: Dropout,
+        attention_norm: LayerNorm,
+        cross_attention: MultiHeadAttention,
+        cross_attention_dropout: Dropout,
+        cross_attention_norm: LayerNorm,
+        feed_forward: FeedForward,
+        feed_forward_dropout: Dropout,
+        feed_forward_norm: LayerNorm,
+    ) -> None:
+        super().__init__()
+        self.attention = attention
+        self.attention_dropout = attention_dropout
+        self.attention_norm = attention_norm
+        self.cross_attention = cross_attention
+        self.cross_attention_dropout = cross_attention_dropout
+        self.cross_attention_norm = cross_attention_norm
+        self.feed_forward = feed_forward
+        self.feed_forward_dropout = feed_forward_dropout
+        self.feed_forward_norm = feed_forward_norm
+
+    def forward(
+        self,
+        x: Array,
+        memory: Array,
+        mask: Mask = NO_MASK,
+        memory_mask: Mask = NO_MASK,
+        cache: CrossCache | None = None,
+    ) -> Array:
+        """Transform x (B, T, C) that looks at a memory (B, S, C).
+
+        mask: of x to itself. memory_mask: of x to the memory. cache: see `MultiHeadAttention.forward`; it also takes in
+        the keys and values of the memory at its first use, and from then on the memory is not read.
+        """
+        x = self.attention_norm(x + self.attention_dropout(self.attention(x, None, mask, cache)))
+        source = memory if cache is None else self._remembered(memory, cache)
+        x = self.cross_attention_norm(x + self.cross_attention_dropout(self.cross_attention(x, source, memory_mask)))
+        x = self.feed_forward_norm(x + self.feed_forward_dropout(self.feed_forward(x)))
+        return x
+
+    def _remembered(self, memory: Array, cache: CrossCache) -> ProjectedMemory:
+        if cache.memory is None:
+            cache.memory = self.cross_attention.project_memory(memory)
+        return cache.memory
+
+    def backward(self, dx: Array) -> tuple[Array, Array]:
+        """The gradients of x and of the memory."""
+        dx = self.feed_forward_norm.backward(dx)
+        dx = dx + self.feed_forward.backward(self.feed_forward_dropout.backward(dx))
+        dx = self.cross_attention_norm.backward(dx)
+        dcross, dmemory = self.cross_attention.backward(self.cross_attention_dropout.backward(dx))
+        assert dmemory is not None  # since there was a memory
+        dx = self.attention_norm.backward(dx + dcross)
+        dx = dx + self.attention.backward(self.attention_dropout.backward(dx))[0]
+        return dx, dmemory

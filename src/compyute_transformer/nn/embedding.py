@@ -1,12 +1,19 @@
-"""Embedding: a row of weights for each id, and `ops.embedding`."""
+"""Embedding: a row of weights for each id, a projection of each patch, a vector before all; and `ops.embedding`."""
 
 from ..backend import Array
-from ..ops.embedding import embedding_backward, embedding_forward
+from ..ops.embedding import (
+    class_token_backward,
+    class_token_forward,
+    embedding_backward,
+    embedding_forward,
+    patch_embedding_backward,
+    patch_embedding_forward,
+)
 from ..random import Generator, default_generator
 from . import init
 from .module import Module, Parameter
 
-__all__ = ["Embedding"]
+__all__ = ["ClassToken", "Embedding", "PatchEmbedding"]
 
 
 class Embedding(Module):
@@ -35,3 +42,68 @@ class Embedding(Module):
     def backward(self, dy: Array) -> None:
         """Ids have no gradient."""
         self.weight.accumulate(embedding_backward(dy, self.restore()))
+
+
+class PatchEmbedding(Module):
+    """y[b, n] = W patch[b, n] + bias, of square patches that do not overlap.
+
+    weight: (embed_dim, patch_size² · channels), drawn by `initialise`; by default normal with variance 1 / columns, so
+    that y is as large as the pixels. bias: (embed_dim), zeros; None without.
+    """
+
+    def __init__(
+        self,
+        patch_size: int,
+        channels: int,
+        embed_dim: int,
+        bias: bool = True,
+        initialise: init.Initialiser | None = None,
+        generator: Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        pixels = patch_size**2 * channels
+        draw = initialise or init.normal(pixels**-0.5)
+        self.weight = Parameter(draw((embed_dim, pixels), generator or default_generator()))
+        self.bias = Parameter(init.zeros((embed_dim,))) if bias else None
+
+    def forward(self, images: Array) -> Array:
+        """Map images (B, height, width, channels) to one vector a patch, (B, N, embed_dim)."""
+        bias = self.bias.data if self.bias else None
+        y, saved = patch_embedding_forward(images, self.weight.data, bias, self.patch_size)
+        self.save(saved)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        """The gradient of the images."""
+        dimages, dweight, dbias = patch_embedding_backward(dy, self.restore())
+        self.weight.accumulate(dweight)
+        if self.bias:
+            self.bias.accumulate(dbias)
+        return dimages
+
+
+class ClassToken(Module):
+    """Put one learned vector before all others.
+
+    weight: (embed_dim), drawn by `initialise`.
+    """
+
+    def __init__(
+        self, embed_dim: int, initialise: init.Initialiser | None = None, generator: Generator | None = None
+    ) -> None:
+        super().__init__()
+        draw = initialise or init.normal()
+        self.weight = Parameter(draw((embed_dim,), generator or default_generator()))
+
+    def forward(self, x: Array) -> Array:
+        """Map (B, N, embed_dim) to (B, N + 1, embed_dim)."""
+        y, saved = class_token_forward(x, self.weight.data)
+        self.save(saved)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        """The gradient of x."""
+        dx, dweight = class_token_backward(dy, self.restore())
+        self.weight.accumulate(dweight)
+        return dx

@@ -3,7 +3,7 @@
 from .activation import gelu, relu, softmax
 from .attention import Mask, attention
 from .dropout import dropout
-from .embedding import embedding
+from .embedding import class_token, embedding, patch_embedding
 from .linear import linear
 from .loss import cross_entropy
 from .norm import layer_norm
@@ -12,6 +12,7 @@ from .position import learned_position, sinusoidal_position, sinusoids
 __all__ = [
     "Mask",
     "attention",
+    "class_token",
     "cross_entropy",
     "dropout",
     "embedding",
@@ -19,6 +20,7 @@ __all__ = [
     "layer_norm",
     "learned_position",
     "linear",
+    "patch_embedding",
     "relu",
     "sinusoidal_position",
     "sinusoids",

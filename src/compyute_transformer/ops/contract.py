@@ -39,7 +39,14 @@ from .attention import (
     fused_attention_forward,
 )
 from .dropout import dropout_backward, dropout_forward
-from .embedding import embedding_backward, embedding_forward
+from .embedding import (
+    class_token_backward,
+    class_token_forward,
+    embedding_backward,
+    embedding_forward,
+    patch_embedding_backward,
+    patch_embedding_forward,
+)
 from .examples import Arguments, added, everything, lengths, visible
 from .linear import linear_backward, linear_forward
 from .loss import cross_entropy_backward, cross_entropy_forward
@@ -173,6 +180,31 @@ OPS = (
             case("repeated_ids", examples.embedding, rows=(3, 7)),
             case("one_axis", examples.embedding, rows=(9,)),
             case("large", examples.embedding, rows=(3, 131), V=67, C=33),
+        ),
+    ),
+    Op(
+        "patch_embedding",
+        patch_embedding_forward,
+        patch_embedding_backward,
+        ("images", "weight", "bias"),
+        (
+            case("wide", examples.patch_embedding),
+            case("high_no_bias", examples.patch_embedding, grid=(4, 1), bias=False),
+            case("one_channel", examples.patch_embedding, P=2, channels=1, B=3),
+            case("one_pixel", examples.patch_embedding, grid=(5, 4), P=1, channels=3),
+            case("one_patch", examples.patch_embedding, grid=(1, 1), P=4, channels=3, B=1),
+            case("large", examples.patch_embedding, grid=(5, 9), P=5, channels=3, C=33, B=3),
+        ),
+    ),
+    Op(
+        "class_token",
+        class_token_forward,
+        class_token_backward,
+        ("x", "weight"),
+        (
+            case("batch", examples.class_token),
+            case("one_image", examples.class_token, B=1, N=4),
+            case("large", examples.class_token, B=5, N=65, C=33),
         ),
     ),
     Op(

@@ -1,13 +1,34 @@
-"""Embedding: token ids become vectors, and the gradients of equal ids meet again in one row."""
+"""Embedding: token ids or patches of an image become vectors.
+
+A token takes a row of a table, and the gradients of equal ids meet again in that row. A patch is projected: it holds
+numbers already. A class token is a vector that stands before all others, the same for every image.
+"""
 
 from typing import NamedTuple
 
 from jaxtyping import Float, Integer
 
 from ..backend import Array, array_module, fast
-from .door import check_floats, check_ids, check_shape
+from ..errors import RangeError, ShapeError
+from .door import check_floats, check_gradient, check_ids, check_shape
+from .linear import LinearSaved, linear_backward, linear_forward
 
-__all__ = ["EmbeddingSaved", "embedding", "embedding_backward", "embedding_forward"]
+__all__ = [
+    "ClassTokenSaved",
+    "EmbeddingSaved",
+    "PatchEmbeddingSaved",
+    "class_token",
+    "class_token_backward",
+    "class_token_forward",
+    "embedding",
+    "embedding_backward",
+    "embedding_forward",
+    "patch_embedding",
+    "patch_embedding_backward",
+    "patch_embedding_forward",
+]
+
+# --- tokens ----------------------------------------------------------------------------------------------------------
 
 
 class EmbeddingSaved(NamedTuple):
@@ -57,3 +78,151 @@ def embedding_backward(dy: Float[Array, "*rows C"], saved: EmbeddingSaved) -> Fl
 def embedding(ids: Integer[Array, "*rows"], weight: Float[Array, "V C"]) -> Float[Array, "*rows C"]:
     """`embedding_forward` for people who want no gradient."""
     return embedding_forward(ids, weight)[0]
+
+
+# --- patches ---------------------------------------------------------------------------------------------------------
+
+
+class PatchEmbeddingSaved(NamedTuple):
+    """linear: the patches and the weight. shape: of the images. patch_size: the side of a patch."""
+
+    linear: LinearSaved
+    shape: tuple[int, ...]
+    patch_size: int
+
+
+def patch_embedding_forward(
+    images: Float[Array, "B height width channels"],
+    weight: Float[Array, "C pixels"],
+    bias: Float[Array, "C"] | None,
+    patch_size: int,
+) -> tuple[Float[Array, "B N C"], PatchEmbeddingSaved]:
+    """Cut images into square patches, and project each: one matrix product over all patches of all images.
+
+    y[b, n] = W patch[b, n] + b, where patch n = i · (width / P) + j holds images[b, iP : iP + P, jP : jP + P, :],
+    row by row, the channels of a pixel side by side
+    dpatch = dy W; dW = dyᵀ patch over all patches at once; db = Σ dy; dimages is dpatch put back, for patches do not
+    overlap
+
+    Shapes:
+        images (B, height, width, channels) float, channels last as image files have them; P = patch_size, which divides
+        height and width; weight (C, P·P·channels); bias (C) or None; y (B, N, C), N = (height / P) · (width / P).
+    Saves:
+        the patches, a copy of the images in another order; weight, no copy.
+    Raises:
+        ShapeError: images that the patches do not fill, or whose channels the weight does not read. DtypeError: dtypes
+        differ, or images hold integers. RangeError: a patch size below 1.
+    Source:
+        Dosovitskiy et al. 2021, "An image is worth 16x16 words", equation 1: W is their E, transposed. Equals a
+        convolution whose kernel and stride are P: torch.nn.Conv2d has the same weight as (C, channels, P, P).
+    """
+    check_patches(images, weight, bias, patch_size)
+    y, saved = linear_forward(cut_patches(images, patch_size), weight, bias)
+    return y, PatchEmbeddingSaved(saved, images.shape, patch_size)
+
+
+def patch_embedding_backward(
+    dy: Float[Array, "B N C"], saved: PatchEmbeddingSaved
+) -> tuple[Float[Array, "B height width channels"], Float[Array, "C pixels"], Float[Array, "C"] | None]:
+    """Gradients of `patch_embedding_forward`: dimages, dweight, dbias (None where there was no bias)."""
+    patches = saved.linear.x
+    check_gradient("patch_embedding_backward", dy, patches, (*patches.shape[:2], saved.linear.weight.shape[0]))
+    dpatches, dweight, dbias = linear_backward(dy, saved.linear)
+    return join_patches(dpatches, saved.shape, saved.patch_size), dweight, dbias
+
+
+def patch_embedding(
+    images: Float[Array, "B height width channels"],
+    weight: Float[Array, "C pixels"],
+    bias: Float[Array, "C"] | None,
+    patch_size: int,
+) -> Float[Array, "B N C"]:
+    """`patch_embedding_forward` for people who want no gradient."""
+    return patch_embedding_forward(images, weight, bias, patch_size)[0]
+
+
+def cut_patches(images: Array, P: int) -> Array:
+    """Patches (B, N, P·P·channels) of images: each side in two, then what is within a patch behind what counts them."""
+    B, height, width, channels = images.shape
+    split = images.reshape(B, height // P, P, width // P, P, channels)
+    return split.transpose(0, 1, 3, 2, 4, 5).reshape(B, (height // P) * (width // P), P * P * channels)
+
+
+def join_patches(patches: Array, shape: tuple[int, ...], P: int) -> Array:
+    """Images of a shape from their patches: `cut_patches` turned around."""
+    B, height, width, channels = shape
+    split = patches.reshape(B, height // P, width // P, P, P, channels)
+    return split.transpose(0, 1, 3, 2, 4, 5).reshape(shape)
+
+
+def check_patches(images: Array, weight: Array, bias: Array | None, patch_size: int) -> None:
+    """Refuse what `patch_embedding_forward` cannot cut and project."""
+    op = "patch_embedding"
+    check_floats(op, images=images, weight=weight, bias=bias)
+    if images.ndim != 4:
+        raise ShapeError(
+            f"{op}: images have shape (B, height, width, channels), got {tuple(images.shape)}. "
+            "Grey images have one channel: images[..., None]."
+        )
+    if patch_size < 1:
+        raise RangeError(f"{op}: patch_size is a whole number of at least 1, got {patch_size}.")
+    _, height, width, channels = images.shape
+    if height == 0 or width == 0 or height % patch_size or width % patch_size:
+        raise ShapeError(
+            f"{op}: patch_size divides the height and the width of images, got images of {height} × {width} pixels and "
+            f"patches of {patch_size} × {patch_size}. Resize or crop the images, or choose another patch_size."
+        )
+    read, rest = divmod(weight.shape[-1] if weight.ndim else 0, patch_size**2)
+    if weight.ndim == 2 and read != channels and not rest:
+        raise ShapeError(
+            f"{op}: images have the channels that the weight reads, {read}, got {channels} channels. "
+            "Convert the images (a grey one to colour: images.repeat(3, axis=-1)), or build the model for them."
+        )
+    check_shape(op, "weight", weight, (None, patch_size**2 * channels), "width by the numbers of a patch")
+    if bias is not None:
+        check_shape(op, "bias", bias, (weight.shape[0],), "one number for each column of y")
+
+
+# --- the class token -------------------------------------------------------------------------------------------------
+
+
+class ClassTokenSaved(NamedTuple):
+    """Nothing: the gradient is cut where the vector was put in."""
+
+
+@fast
+def class_token_forward(
+    x: Float[Array, "B N C"], weight: Float[Array, "C"]
+) -> tuple[Float[Array, "B M C"], ClassTokenSaved]:
+    """Put one learned vector before the vectors of each image, to gather what the head will read.
+
+    y[b, 0] = weight; y[b, 1 + n] = x[b, n]
+    dx[b, n] = dy[b, 1 + n]; dweight = Σ_b dy[b, 0]
+
+    Shapes:
+        x (B, N, C) float; weight (C) like x; y (B, M, C), M = N + 1.
+    Saves:
+        nothing.
+    Raises:
+        ShapeError: widths differ. DtypeError: dtypes differ.
+    Source:
+        Dosovitskiy et al. 2021, equation 1: x_class; BERT's [CLS] (Devlin et al. 2019).
+    """
+    xp = check_floats("class_token", x=x, weight=weight)
+    check_shape("class_token", "x", x, (None, None, None), "batch, patches, width")
+    check_shape("class_token", "weight", weight, (x.shape[2],), "the width of x")
+    first = xp.broadcast_to(weight, (x.shape[0], 1, x.shape[2]))
+    return xp.concatenate([first, x], axis=1), ClassTokenSaved()
+
+
+@fast
+def class_token_backward(
+    dy: Float[Array, "B M C"], saved: ClassTokenSaved
+) -> tuple[Float[Array, "B N C"], Float[Array, "C"]]:
+    """Gradients of `class_token_forward`: dx, dweight."""
+    return dy[:, 1:], dy[:, 0].sum(0)
+
+
+def class_token(x: Float[Array, "B N C"], weight: Float[Array, "C"]) -> Float[Array, "B M C"]:
+    """`class_token_forward` for people who want no gradient."""
+    return class_token_forward(x, weight)[0]

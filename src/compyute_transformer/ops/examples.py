@@ -21,6 +21,7 @@ __all__ = [
     "Arguments",
     "added",
     "attention",
+    "class_token",
     "cross_entropy",
     "dropout",
     "embedding",
@@ -31,6 +32,7 @@ __all__ = [
     "lengths",
     "linear",
     "multi_head",
+    "patch_embedding",
     "relu",
     "sinusoidal_position",
     "softmax",
@@ -45,6 +47,30 @@ MakeMask: TypeAlias = Callable[[Rng], Mask]
 def embedding(rng: Rng, rows: tuple[int, ...], V: int = 6, C: int = 4) -> Arguments:
     """More positions than rows of the weight, so that ids repeat and their gradients must be added; one row unused."""
     return {"ids": rng.integers(0, V - 1, rows), "weight": rng.normal(size=(V, C))}
+
+
+def patch_embedding(
+    rng: Rng,
+    grid: tuple[int, int] = (2, 3),
+    P: int = 3,
+    channels: int = 2,
+    C: int = 5,
+    B: int = 2,
+    bias: bool = True,
+) -> Arguments:
+    """Images that are not square: `grid` patches high and wide, of P × P pixels."""
+    pixels = P * P * channels
+    return {
+        "images": rng.normal(size=(B, grid[0] * P, grid[1] * P, channels)),
+        "weight": rng.normal(size=(C, pixels)) * pixels**-0.5,
+        "bias": rng.normal(size=C) if bias else None,
+        "patch_size": P,
+    }
+
+
+def class_token(rng: Rng, B: int = 2, N: int = 3, C: int = 5) -> Arguments:
+    """More images than one, so that the gradients of the vector must be added."""
+    return {"x": rng.normal(size=(B, N, C)), "weight": rng.normal(size=C)}
 
 
 def learned_position(rng: Rng, start: int) -> Arguments:

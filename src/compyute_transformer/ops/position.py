@@ -100,7 +100,12 @@ def sinusoids(length: int, width: int, dtype: Any = np.float32) -> Float[Array, 
     """
     if length < 0 or width < 1:
         raise RangeError(f"sinusoids: length at least 0 and width at least 1, got {length} and {width}.")
-    return _sinusoids_float64(length, width).astype(dtype)
+    return _rows(0, length, width).astype(dtype)
+
+
+def _rows(start: int, end: int, width: int) -> Array:
+    # of a table whose length is a power of two, so that a text which grows token by token does not ask for a new one
+    return _sinusoids_float64(1 << max(end - 1, 0).bit_length(), width)[start:end]
 
 
 class SinusoidalPositionSaved(NamedTuple):
@@ -130,7 +135,7 @@ def sinusoidal_position_forward(
     if start < 0:
         raise RangeError(f"sinusoidal_position: positions start at 0 or later, got {start}.")
     _, T, C = x.shape
-    return x + xp.asarray(sinusoids(start + T, C, x.dtype)[start:]), SinusoidalPositionSaved()
+    return x + xp.asarray(_rows(start, start + T, C).astype(x.dtype)), SinusoidalPositionSaved()
 
 
 @fast

@@ -1,9 +1,9 @@
 """TIME: a corpus and settings become a run, step by step, and a run survives whatever happens to its process.
 
 settings     what is read, built and trained: defaults < preset < TOML file < flags
-task         what a batch, a loss and a metric are
+task         what a batch, a loss and a metric are; language, translation and images are three; kinds finds them
 trainer      the loop
-run          the folder: start, resume, load, evaluate; its config.json and tokenizer are read in config
+run          the folder: start, resume, load, evaluate; its config.json and encoder are read in config
 checkpoint   weights, optimiser, random state and data cursor, written whole or not at all
 disk         how something is written whole or not at all
 journal      log.jsonl and samples.txt
@@ -15,10 +15,11 @@ finite       who produced the first NaN
 from .checkpoint import resume_command
 from .config import RunConfig, load_config
 from .events import RunResult
+from .language import LanguageTask
 from .report import JsonReporter, LineReporter, Reporter, Reporters, reporter_for
 from .run import Evaluation, LoadedRun, evaluate_run, load_run, resume_run, start_run, unused_name
 from .settings import DataSettings, ModelSettings, Settings, TrainingSettings
-from .task import LanguageTask, Task
+from .task import Task
 from .trainer import Trainer
 
 __all__ = [

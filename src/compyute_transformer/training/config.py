@@ -1,37 +1,46 @@
-"""Config: all that decides what a run becomes, in config.json and tokenizer.json beside its checkpoints."""
+"""Config: all that decides what a run becomes, in config.json and the encoder's file beside its checkpoints."""
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from .. import __version__
-from ..data.corpus import Corpus, load_corpus
-from ..data.tokenizer import Tokenizer, load_tokenizer
 from ..errors import CheckpointError, DataError, RunError
-from ..models.gpt import GPTConfig
 from . import disk
+from .kinds import kind_of
 from .settings import Settings
+from .task import Data, Encoder, Kind
 
-__all__ = ["CONFIG", "TOKENIZER", "RunConfig", "load_config", "load_run_tokenizer", "reload_corpus", "save_config"]
+__all__ = ["CONFIG", "RunConfig", "load_config", "load_run_encoder", "reload_data", "save_config"]
 
-CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What config.json holds. sources: where `load_corpus` finds the corpus again; sha256: that it is the same text."""
+    """What config.json holds.
+
+    shape: what the data decided of the model. data: their name; sources: where `Kind.load` finds them again; sha256:
+    that they are the same.
+    """
 
     settings: Settings
-    vocab_size: int
-    corpus: str
+    shape: dict[str, Any]
+    data: str
     sources: tuple[str, ...]
     sha256: str
     version: str = __version__
 
     @property
-    def model(self) -> GPTConfig:
+    def kind(self) -> Kind:
+        """The kind of task."""
+        return kind_of(self.settings.data.kind)
+
+    @property
+    def model(self) -> Any:
         """The configuration of the model."""
-        return self.settings.model.config(self.vocab_size)
+        return self.settings.model.config(self.shape)
 
 
 def save_config(folder: Path, config: RunConfig) -> None:
@@ -58,30 +67,35 @@ def load_config(folder: str | Path) -> RunConfig:
         ) from error
 
 
-def reload_corpus(folder: str | Path, config: RunConfig) -> Corpus:
-    """The text that a run began with. Raises CheckpointError if it has changed since, CorpusError if it is gone."""
-    corpus = load_corpus(config.sources)
-    if corpus.sha256 != config.sha256:
+def reload_data(folder: str | Path, config: RunConfig) -> Data:
+    """The data that a run began with. Raises CheckpointError if they have changed since, DataError if they are gone."""
+    data = config.kind.load(config.sources)
+    if data.sha256 != config.sha256:
         raise CheckpointError(
-            f"reload_corpus: the corpus of {folder} must be the text that the run began with, but "
-            f"{', '.join(config.sources)} has changed since: SHA-256 {corpus.sha256}, not {config.sha256}. "
-            "Restore the text"
-            + (" (it comes with Python: use the version that began the run)" if "builtin" in config.sources else "")
+            f"reload_data: the data of {folder} must be those that the run began with, but "
+            f"{', '.join(config.sources)} has changed since: SHA-256 {data.sha256}, not {config.sha256}. "
+            "Restore them"
+            + (" (they come with Python: use the version that began the run)" if "builtin" in config.sources else "")
             + ", or start a new run."
         )
-    return corpus
+    return data
 
 
-def load_run_tokenizer(folder: str | Path, config: RunConfig) -> Tokenizer:
-    """A run's tokenizer. Raises CheckpointError for a damaged one, or one that does not go with its config.json."""
-    path = Path(folder) / TOKENIZER
+def load_run_encoder(folder: str | Path, config: RunConfig) -> Encoder:
+    """A run's encoder. Raises CheckpointError for a damaged one, or one that does not go with its config.json."""
+    kind = config.kind
+    path = Path(folder) / kind.file
     try:
-        tokenizer = load_tokenizer(path)
+        encoder: Encoder = kind.load_encoder(path)
     except DataError as error:
-        raise CheckpointError(f"load_run_tokenizer: {path} must be as the run wrote it. {error}") from error
-    if tokenizer.vocab_size != config.vocab_size:
+        raise CheckpointError(f"load_run_encoder: {path} must be as the run wrote it. {error}") from error
+    if (shape := kind.shape(encoder)) != config.shape:
         raise CheckpointError(
-            f"load_run_tokenizer: the tokenizer of {folder} must have the {config.vocab_size} tokens of its {CONFIG}, "
-            f"got {tokenizer.vocab_size}. Restore {TOKENIZER} from a copy."
+            f"load_run_encoder: {path} must go with the {CONFIG} beside it, which says {_words(config.shape)}, got "
+            f"{_words(shape)}. Restore {kind.file} from a copy."
         )
-    return tokenizer
+    return encoder
+
+
+def _words(shape: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in shape.items())

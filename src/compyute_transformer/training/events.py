@@ -12,8 +12,8 @@ __all__ = ["Advanced", "Evaluated", "Event", "Logged", "RunResult", "Sampled", "
 class Started:
     """Training begins, or goes on, at a step.
 
-    path: the floor of the ops that run, "cpu" or "gpu" for the fast twins, or "reference". facts: what is trained, and
-    on what.
+    path: the floor of the ops that run, "cpu" or "gpu" for the fast twins, or "reference". units_per_step: tokens or
+    images, as `unit` says. facts: what is trained, and on what.
     """
 
     name: ClassVar[str] = "started"
@@ -23,7 +23,8 @@ class Started:
     parameters: int
     device: str
     path: str
-    tokens_per_step: int
+    units_per_step: int
+    unit: str
     facts: Mapping[str, object]
 
 
@@ -40,8 +41,8 @@ class Advanced:
 class Logged:
     """The same, every log_every steps, with all there is to say about the step.
 
-    gradient_norm: before clipping. tokens_per_second: since the last of these. seconds: since the run began, without
-    the time between an interruption and its resumption.
+    gradient_norm: before clipping. rate: units (tokens, images) a second, since the last of these. seconds: since the
+    run began, without the time between an interruption and its resumption.
     """
 
     name: ClassVar[str] = "step"
@@ -49,7 +50,8 @@ class Logged:
     loss: float
     learning_rate: float
     gradient_norm: float
-    tokens_per_second: float
+    rate: float
+    unit: str
     seconds: float
 
 
@@ -87,9 +89,9 @@ class Saved:
 class RunResult:
     """How a run ended.
 
-    step: steps taken. loss: of the last step that was logged; validation_loss, bits_per_character: of the last
-    evaluation; None without one. best_step: where the validation loss was the lowest. interrupted: Ctrl-C or SIGTERM
-    came first; `resume_run` goes on. seconds: of training, evaluation and sampling, over all sittings.
+    step: steps taken. loss: of the last step that was logged. validation_loss, metrics: of the last evaluation; None
+    and empty without one. best_step: where the validation loss was the lowest. interrupted: Ctrl-C or SIGTERM came
+    first; `resume_run` goes on. seconds: of training, evaluation and sampling, over all sittings.
     """
 
     name: ClassVar[str] = "finished"
@@ -97,7 +99,7 @@ class RunResult:
     step: int
     loss: float | None
     validation_loss: float | None
-    bits_per_character: float | None
+    metrics: Mapping[str, float]
     best_step: int | None
     interrupted: bool
     seconds: float

@@ -26,7 +26,7 @@ class ProgressReporter:
             BarColumn(),
             TextColumn("loss {task.fields[loss]}"),
             TextColumn("validation {task.fields[validation]}"),
-            TextColumn("{task.fields[rate]} tokens/s"),
+            TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(compact=True),
             TextColumn("left"),
             console=self.console,
@@ -45,7 +45,7 @@ class ProgressReporter:
             case Advanced():
                 self.progress.update(self.task, completed=event.step, loss=f"{event.loss:.3f}")
             case Logged():
-                self.progress.update(self.task, rate=f"{event.tokens_per_second:,.0f}")
+                self.progress.update(self.task, rate=f"{event.rate:,.0f} {event.unit}/s")
             case Evaluated():
                 self.progress.update(self.task, validation=f"{event.validation_loss:.3f}")
 

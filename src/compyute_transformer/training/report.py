@@ -11,7 +11,25 @@ from unicodedata import category
 
 from .events import Advanced, Evaluated, Event, Logged, RunResult, Sampled, Saved, Started, record
 
-__all__ = ["JsonReporter", "LineReporter", "Reporter", "Reporters", "describe", "printable", "reporter_for"]
+__all__ = [
+    "JsonReporter",
+    "LineReporter",
+    "Reporter",
+    "Reporters",
+    "describe",
+    "describe_metrics",
+    "printable",
+    "reporter_for",
+]
+
+TOLD = {  # the metrics that are worth a place in a line, and how they are put
+    "bits_per_character": (".3f", "bits per character"),
+    "exact_match": (".2%", "answered exactly"),
+    "accuracy": (".2%", "recognised"),
+}
+
+
+FRACTIONS = ("exact_match", "accuracy")
 
 
 class Reporter(Protocol):
@@ -93,15 +111,14 @@ def describe(event: Event) -> str | None:
         case Logged():
             return (
                 f"step {event.step:>6}  loss {event.loss:.4f}  learning rate {event.learning_rate:.2e}  "
-                f"gradient {event.gradient_norm:.3g}  {event.tokens_per_second:,.0f} tokens/s"
+                f"gradient {event.gradient_norm:.3g}  {event.rate:,.0f} {event.unit}/s"
             )
         case Evaluated():
-            bits = event.metrics.get("bits_per_character")
-            return (
-                f"step {event.step:>6}  validation loss {event.validation_loss:.4f}"
-                + (f"  {bits:.3f} bits per character" if bits is not None else "")
-                + ("  best so far" if event.best and event.step else "")
-            )
+            told = [f"validation loss {event.validation_loss:.4f}"]
+            told += [
+                f"{event.metrics[name]:{form}} {words}" for name, (form, words) in TOLD.items() if name in event.metrics
+            ]
+            return f"step {event.step:>6}  {'  '.join(told)}" + ("  best so far" if event.best and event.step else "")
         case Sampled():
             return f"step {event.step:>6}  sample:\n{_indented(event.text)}"
         case RunResult():
@@ -109,6 +126,21 @@ def describe(event: Event) -> str | None:
             return f"{how} at step {event.step} after {duration(event.seconds)}: {event.folder}"
         case Saved() | Advanced():
             return None
+
+
+def describe_metrics(metrics: Mapping[str, float]) -> str:
+    """Metrics in words, a line each."""
+    per = next((f" per {unit.removesuffix('s')}" for unit in ("tokens", "images") if unit in metrics), "")
+    lines = []
+    for name, value in metrics.items():
+        if name == "loss":
+            told = f"{value:.4f} nats{per}"
+        elif name in FRACTIONS:
+            told = f"{value:.2%}"
+        else:
+            told = f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+        lines.append(f"{name.replace('_', ' '):<18} {told}")
+    return "\n".join(lines)
 
 
 def duration(seconds: float) -> str:
@@ -137,7 +169,7 @@ def _head(event: Started) -> str:
         **event.facts,
         "parameters": event.parameters,
         "device": f"{event.device}, {path}",
-        "tokens per step": event.tokens_per_step,
+        f"{event.unit} per step": event.units_per_step,
         "steps": f"{event.step:,} to {event.steps:,}" if event.step else event.steps,
     }
     lines = (

@@ -1,8 +1,8 @@
 """Run: a folder in which a model is trained, left, taken up again, judged and used.
 
     runs/NAME/
-        config.json      settings, corpus and its SHA-256, vocabulary size: all that decides what the run becomes
-        tokenizer.json
+        config.json      settings, data, their SHA-256 and shape: all that decides what the run becomes
+        tokenizer.json   or what else stands between data and arrays: see `task.Kind`
         checkpoints/     see `checkpoint`
         log.jsonl        see `journal`
         samples.txt
@@ -15,54 +15,72 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 from ..backend import Device
-from ..data.corpus import Corpus, load_corpus
-from ..data.tokenizer import Tokenizer, train_tokenizer
 from ..errors import CheckpointError, ConfigError, RunError, StateError
-from ..models.gpt import GPT
+from ..models.architectures import build_model
 from . import checkpoint, disk
 from .checkpoint import MODEL, Which, resume_command
-from .config import CONFIG, TOKENIZER, RunConfig, load_config, load_run_tokenizer, reload_corpus, save_config
+from .config import CONFIG, RunConfig, load_config, load_run_encoder, reload_data, save_config
 from .events import RunResult
+from .kinds import kind_of
 from .report import Reporter, Reporters
 from .settings import Settings, TrainingSettings
-from .task import LanguageTask, validate_language
+from .task import Data, Encoder, Task
 from .trainer import Trainer
+
+if TYPE_CHECKING:
+    from ..data.tokenizer import Tokenizer
+    from .confusion import Confusion
 
 __all__ = ["Evaluation", "LoadedRun", "Sources", "evaluate_run", "load_run", "resume_run", "start_run", "unused_name"]
 
-Sources = str | Path | Sequence[str | Path]  # what `load_corpus` takes
+Sources = str | Path | Sequence[str | Path]  # what `Kind.load` takes
 
 FIXED = ("optimizer", "seed")  # of [training]; the state of a run that has begun was made with them
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A trained model, ready to use, in `eval()`. step: of the checkpoint it comes from."""
+    """A trained model, ready to use, in `eval()`. encoder: of its data. step: of the checkpoint it comes from."""
 
-    model: GPT
-    tokenizer: Tokenizer
+    model: Any
+    encoder: Any
     settings: Settings
     config: RunConfig
     step: int
 
+    @property
+    def tokenizer(self) -> "Tokenizer":
+        """The encoder of a run that is about text. Raises RunError for one that is not."""
+        if self.settings.data.kind == "images":
+            raise RunError(
+                "LoadedRun: a tokenizer belongs to a run that reads text, got one that learned images. "
+                "Judge it by images: compyute eval RUN"
+            )
+        tokenizer: Tokenizer = self.encoder
+        return tokenizer
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How surprised a model is by a text: loss in nats a token; how much was predicted, and how long it took."""
+    """How good a model is on data it was not trained on, and how long it took to tell.
 
-    loss: float
-    bits_per_character: float
-    tokens: int
-    characters: int
+    metrics, confusion: see `Judgement`.
+    """
+
+    metrics: dict[str, float]
+    confusion: "Confusion | None"
     seconds: float
 
 
 def start_run(sources: Sources, settings: Settings, folder: str | Path, reporter: Reporter | None = None) -> RunResult:
-    """Train a model on a corpus, from the beginning, in a new folder.
+    """Train a model on data, from the beginning, in a new folder.
 
-    Raises CorpusError, DownloadError, VocabularyError or ConfigError before anything is written, RunError for a folder
+    sources: what the task of the settings reads: texts, pairs of texts, folders of images; none for its own.
+
+    Raises DataError, MissingExtraError or ConfigError before anything is written, RunError for a folder
     that holds a run, NonFiniteError when training fails, CheckpointError when the disk refuses.
     """
     folder = Path(folder)
@@ -71,16 +89,17 @@ def start_run(sources: Sources, settings: Settings, folder: str | Path, reporter
             f"start_run: a new run needs a folder without one, but {folder} holds a run. "
             f"Go on with it, {resume_command(folder)}, or choose another name."
         )
-    corpus = load_corpus(sources)
-    tokenizer = _train_tokenizer(corpus, settings)
-    config = RunConfig(settings, tokenizer.vocab_size, corpus.name, corpus.sources, corpus.sha256)
-    trainer = Trainer(_task(config, corpus, tokenizer), settings.training, folder)
+    kind = kind_of(settings.data.kind)
+    data = kind.load(sources)
+    encoder = kind.encoder(data, settings)
+    config = RunConfig(settings, kind.shape(encoder), data.name, data.sources, data.sha256)
+    trainer = Trainer(_task(config, data, encoder), settings.training, folder)
     try:
         listeners = _listeners(reporter, settings.training, folder)
         folder.mkdir(parents=True, exist_ok=True)
         disk.sync(folder.parent)
         disk.sweep(folder)
-        disk.replace_file(folder / TOKENIZER, tokenizer.save)
+        disk.replace_file(folder / kind.file, encoder.save)
         save_config(folder, config)  # the last: it makes the folder a run
     except OSError as error:
         raise RunError(
@@ -103,7 +122,7 @@ def resume_run(
     steps: how many steps there shall be in all; the learning rate then falls over that many. overrides: other settings
     of training, by name. Both are saved with the run.
 
-    Raises RunError where there is no run, CheckpointError for a damaged checkpoint or a corpus that has changed,
+    Raises RunError where there is no run, CheckpointError for a damaged checkpoint or data that have changed,
     ConfigError for settings that cannot change any more, and what `start_run` raises in training.
     """
     folder = Path(folder)
@@ -116,7 +135,7 @@ def resume_run(
     settings = changed.settings.training
     disk.sweep(folder)
     disk.sweep(folder / checkpoint.FOLDER)
-    task = _task(changed, reload_corpus(folder, config), load_run_tokenizer(folder, config))
+    task = _task(changed, reload_data(folder, config), load_run_encoder(folder, config))
     trainer = Trainer(task, settings, folder)
     if checkpoint.steps(folder):
         trainer.load(checkpoint.latest(folder))
@@ -132,51 +151,38 @@ def resume_run(
 
 
 def load_run(folder: str | Path, which: Which = "best", device: Device = "cpu") -> LoadedRun:
-    """Read a trained model and its tokenizer: of the best checkpoint, or of the last.
+    """Read a trained model and its encoder: of the best checkpoint, or of the last.
 
     Raises RunError where there is no run, CheckpointError where there is no checkpoint or one that does not fit.
     """
     folder = Path(folder)
     config = load_config(folder)
-    tokenizer = load_run_tokenizer(folder, config)
+    encoder = load_run_encoder(folder, config)
     path = checkpoint.find(folder, which)
     state = checkpoint.load_state(path)
-    model = GPT(config.model)
+    model = build_model(config.model)
     try:
         model.load_state_dict(checkpoint.load_arrays(path, state, MODEL))
     except StateError as error:
         raise CheckpointError(
             f"load_run: {path} must fit the model of {folder / CONFIG}; it does not. {error}"
         ) from error
-    return LoadedRun(model.to(device).eval(), tokenizer, config.settings, config, state.step)
+    return LoadedRun(model.to(device).eval(), encoder, config.settings, config, state.step)
 
 
 def evaluate_run(
     folder: str | Path, sources: Sources = (), which: Which = "best", device: Device = "cpu"
 ) -> Evaluation:
-    """Predict a whole text: the run's own validation split, or all of other sources.
+    """Judge a model by the run's own validation split, or by all of other data.
 
-    Raises what `load_run` and `load_corpus` raise, and RunError for a run that kept no text for validation.
+    Raises what `load_run` and `Kind.load` raise, and RunError for a run that kept nothing for validation.
     """
     began = perf_counter()
     run = load_run(folder, which, device)
-    if sources:
-        text = load_corpus(sources).text
-    else:
-        _, text = reload_corpus(folder, run.config).split(run.settings.data.validation_fraction)
-    if not text:
-        raise RunError(
-            f"evaluate_run: {folder} was trained with validation_fraction 0, so it kept no text to be judged by. "
-            f"Give one: compyute eval {folder} FILE"
-        )
-    metrics = validate_language(run.model, run.tokenizer, run.tokenizer.encode(text), run.settings.training.batch_size)
-    return Evaluation(
-        loss=metrics["loss"],
-        bits_per_character=metrics["bits_per_character"],
-        tokens=int(metrics["tokens"]),
-        characters=int(metrics["characters"]),
-        seconds=perf_counter() - began,
-    )
+    kind = run.config.kind
+    data = kind.load(sources) if sources else reload_data(folder, run.config)
+    judged = kind.judge(run.model, run.encoder, data, run.settings, whole=bool(sources))
+    return Evaluation(judged.metrics, judged.confusion, perf_counter() - began)
 
 
 def unused_name(parent: str | Path, base: str) -> Path:
@@ -188,25 +194,10 @@ def unused_name(parent: str | Path, base: str) -> Path:
     return path
 
 
-def _train_tokenizer(corpus: Corpus, settings: Settings) -> Tokenizer:
-    """Characters must be known in the validation text too; merges are learned from the training text alone."""
-    kind, data = settings.data.tokenizer, settings.data
-    text = corpus.text if kind == "characters" else corpus.split(data.validation_fraction)[0]
-    return train_tokenizer(kind, text, data.vocab_size)
-
-
-def _task(config: RunConfig, corpus: Corpus, tokenizer: Tokenizer) -> LanguageTask:
+def _task(config: RunConfig, data: Data, encoder: Encoder) -> Task:
     settings = config.settings
-    training, validation = (tokenizer.encode(part) for part in corpus.split(settings.data.validation_fraction))
-    model = GPT(config.model, settings.training.seed).to(settings.training.device)
-    return LanguageTask(
-        model,
-        tokenizer,
-        training,
-        validation if settings.data.validation_fraction else None,
-        settings.training,
-        facts={"corpus": corpus.name, "characters": len(corpus.text)},
-    )
+    model = build_model(config.model, settings.training.seed).to(settings.training.device)
+    return config.kind.task(model, encoder, data, settings)
 
 
 def _listeners(reporter: Reporter | None, settings: TrainingSettings, folder: Path, step: int = 0) -> Reporter:

@@ -7,8 +7,8 @@ wherever else nothing stands for nothing, the word "none" sets an optional value
 """
 
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from math import inf
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, Literal, Self, TypeAlias, Union, get_args, get_origin, g
 
 from ..backend import Device
 from ..errors import ConfigError
-from ..models.gpt import GPTConfig
+from ..models.architectures import ARCHITECTURES
 from ..models.presets import PRESETS
 from ..nn.attention import Implementation
 from ..nn.feed_forward import Activation
@@ -25,20 +25,40 @@ from ..optim.schedule import Decay, Schedule
 
 __all__ = ["DataSettings", "ModelSettings", "Settings", "TrainingSettings"]
 
+TaskName: TypeAlias = Literal["language", "translation", "dates", "images", "digits"]
+KIND_OF = {"dates": "translation", "digits": "images"}  # tasks that bring their own data
+Architecture: TypeAlias = Literal["gpt", "vaswani", "encoder_decoder", "vit"]
+LEARNED_BY: dict[str, tuple[Architecture, ...]] = {
+    "language": ("gpt", "vaswani"),
+    "translation": ("encoder_decoder",),
+    "images": ("vit",),
+}
 Sections: TypeAlias = Mapping[str, Mapping[str, object]]
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """How a corpus becomes tokens.
+    """What is learned, and how data become arrays.
 
+    task: "language", the next token of a text; "translation", one text from another; "images", the class of an image;
+    "dates" and "digits" are a translation and images that come with the library.
     vocab_size: of "bpe"; the vocabulary of "characters" is what the corpus holds. validation_fraction: of the text,
-    from its end; 0 trains on everything and validates nothing.
+    from its end, or of the images of each class; 0 trains on everything and validates nothing. image_size: the side of
+    the square to which images are resized; None takes them as they are. shift: up to how many pixels, or parts of one,
+    an image is moved in training, another way each time.
     """
 
+    task: TaskName = "language"
     tokenizer: Literal["characters", "bpe"] = "characters"
     vocab_size: int = 1024
     validation_fraction: float = 0.1
+    image_size: int | None = None
+    shift: float = 0.0
+
+    @property
+    def kind(self) -> str:
+        """The kind of task: "language", "translation" or "images"."""
+        return KIND_OF.get(self.task, self.task)
 
     def __post_init__(self) -> None:
         _require(self.vocab_size >= 1, "vocab_size", "is at least 1", self.vocab_size)
@@ -48,12 +68,19 @@ class DataSettings:
             "lies in [0, 1), 0 for none",
             self.validation_fraction,
         )
+        held = self.image_size is None or self.image_size >= 1
+        _require(held, "image_size", 'is at least 1, or "none" for the size they have', self.image_size)
+        _require(0 <= self.shift < inf, "shift", "is at least 0 and finite", self.shift)
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The fields of `GPTConfig` but vocab_size, which the corpus decides."""
+    """The fields of every model's configuration but those that the data decide, such as the size of the vocabulary.
 
+    A field that the architecture does not have keeps its default.
+    """
+
+    architecture: Architecture = "gpt"
     context_length: int = 256
     embed_dim: int = 384
     num_heads: int = 6
@@ -66,13 +93,42 @@ class ModelSettings:
     window: int | None = None
     tie_head: bool = True
     attention: Implementation = "auto"
+    patch_size: int = 4  # of images: the side of the squares that become tokens
 
     def __post_init__(self) -> None:
-        self.config(vocab_size=1)  # which checks every field, and how they go together
+        self.config(EXAMPLE_SHAPES[self.architecture](self))  # which checks every field, and how they go together
 
-    def config(self, vocab_size: int) -> GPTConfig:
-        """The configuration of the model."""
-        return GPTConfig(vocab_size=vocab_size, **asdict(self))
+    def config(self, shape: Mapping[str, Any]) -> Any:
+        """The configuration of the model. shape: the fields that the data decide.
+
+        Raises ConfigError for a value that the model cannot have, and for a setting that it does not have at all.
+        """
+        kind, _ = ARCHITECTURES[self.architecture]
+        known = {entry.name for entry in fields(kind)}
+        given = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "architecture"}
+        defaults = {entry.name: entry.default for entry in fields(self)}
+        foreign = [name for name, value in given.items() if name not in known and value != defaults[name]]
+        if foreign:
+            raise ConfigError(
+                f"Settings: the architecture {self.architecture} has no {' and no '.join(foreign)}, got "
+                f"{', '.join(f'{name} {given[name]}' for name in foreign)}. Leave it out, or choose another one."
+            )
+        config: Any = kind(**{name: value for name, value in given.items() if name in known}, **shape)
+        return config
+
+
+# What data might decide: enough to check settings before there are data.
+EXAMPLE_SHAPES: dict[str, Callable[[ModelSettings], dict[str, Any]]] = {
+    "gpt": lambda model: {"vocab_size": 1},
+    "vaswani": lambda model: {"vocab_size": 1},
+    "encoder_decoder": lambda model: {"vocab_size": 1},
+    "vit": lambda model: {
+        "image_height": max(1, model.patch_size),
+        "image_width": max(1, model.patch_size),
+        "channels": 1,
+        "num_classes": 2,
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -87,6 +143,7 @@ class TrainingSettings:
     min_learning_rate: float = 0.0  # where linear and cosine decay end
     warmup: int = 0  # steps
     decay: Decay = "cosine"
+    label_smoothing: float = 0.0  # the part of a target's probability that goes to all classes alike, in training
     weight_decay: float = 0.01  # of matrices
     beta1: float = 0.9  # adamw only
     beta2: float = 0.999  # adamw only
@@ -107,7 +164,7 @@ class TrainingSettings:
             _require(getattr(self, name) >= 1, name, "is at least 1", getattr(self, name))
         for name in ("warmup", "eval_every", "checkpoint_every", "sample_every"):
             _require(getattr(self, name) >= 0, name, "is at least 0", getattr(self, name))
-        for name in ("beta1", "beta2", "momentum"):
+        for name in ("beta1", "beta2", "momentum", "label_smoothing"):
             _require(0 <= getattr(self, name) < 1, name, "lies in [0, 1)", getattr(self, name))
         _require(0 < self.learning_rate < inf, "learning_rate", "is above 0 and finite", self.learning_rate)
         _require(
@@ -132,6 +189,15 @@ class Settings:
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+
+    def __post_init__(self) -> None:
+        learners, architecture = LEARNED_BY[self.data.kind], self.model.architecture
+        _require(
+            architecture in learners,
+            "architecture",
+            f'for the task "{self.data.task}" is {" or ".join(learners)}',
+            architecture,
+        )
 
     @classmethod
     def resolve(

@@ -1,32 +1,50 @@
-"""Task: what a batch, a loss and a metric are. The trainer knows time, a task knows language, or images.
+"""Task: what a batch, a loss and a metric are. The trainer knows time, a task knows language, translation or images.
 
 A step of the trainer is   for part, weight in task.batch(): loss += task.loss_and_gradient(part, weight)
+
+    Kind            what the folder of a run asks of a kind of task: how its data are read, and what is made of them
+    Task            what the trainer asks of a task
+    SupervisedTask  what the kinds there are share: batches end with targets, and the loss is cross-entropy
 """
 
-from collections.abc import Mapping, Sequence
-from math import log
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ..backend import Array, to_device
-from ..data.batches import IGNORE_INDEX, TokenBatches, validation_windows
-from ..data.tokenizer import Tokenizer
-from ..generation.generate import generate
+from ..data.batches import IGNORE_INDEX
 from ..generation.read import evaluating
-from ..models.gpt import GPT
 from ..nn.module import Module
 from ..ops.loss import cross_entropy, cross_entropy_backward, cross_entropy_forward
-from .settings import TrainingSettings
+from .settings import Settings, TrainingSettings
 
-__all__ = ["LanguageTask", "Parts", "Task", "split_batch", "validate_language"]
+if TYPE_CHECKING:
+    from .confusion import Confusion
 
+__all__ = [
+    "Batches",
+    "Data",
+    "Encoder",
+    "Judgement",
+    "Kind",
+    "Parts",
+    "SupervisedTask",
+    "Task",
+    "mean_loss",
+    "split_batch",
+]
+
+Part = tuple[Array, ...]  # the inputs of the model, then the targets; each has as many rows
 Parts = Sequence[tuple[Any, float]]
-Pair = tuple[Array, Array]
 
 
 class Task(Protocol):
     """What the trainer asks of a task. All of it is a function of the settings, the step and `state`."""
+
+    unit: str  # what is counted: "tokens", "images"
 
     @property
     def model(self) -> Module:
@@ -34,8 +52,8 @@ class Task(Protocol):
         ...
 
     @property
-    def tokens_per_step(self) -> int:
-        """How much a step sees, for the tokens per second."""
+    def units_per_step(self) -> int:
+        """How much a step sees, for the rate."""
         ...
 
     def batch(self) -> Parts:
@@ -67,68 +85,118 @@ class Task(Protocol):
         ...
 
 
-class LanguageTask:
-    """Predict the next token: a GPT, random windows to train on, the whole validation text to be judged by.
+# --- kinds of tasks ---
 
-    training_tokens, validation_tokens: 1-D integers. validation_tokens None: nothing is validated.
-    A batch has accumulation · batch_size rows, so the data of a step do not depend on how it is cut.
 
-    Raises CorpusError for texts too short, VocabularyError for a sample prompt that the tokenizer cannot encode.
+class Data(Protocol):
+    """What a task is trained on: a text, pairs of texts, images; and a note of where it came from.
+
+    sources: from which `Kind.load` reads it again. sha256: of its content, which tells that it is the same.
     """
 
-    def __init__(
-        self,
-        model: GPT,
-        tokenizer: Tokenizer,
-        training_tokens: np.ndarray,
-        validation_tokens: np.ndarray | None,
-        settings: TrainingSettings,
-        facts: Mapping[str, object] | None = None,
-    ) -> None:
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        ...
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Where it came from."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """In hexadecimal."""
+        ...
+
+
+class Encoder(Protocol):
+    """What stands between data and arrays, fixed before training: a tokenizer, a list of classes."""
+
+    def save(self, path: str | Path) -> None:
+        """Write the file that `Kind.load_encoder` reads."""
+        ...
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How good a model is on data. metrics: "loss" among them. confusion: of a classifier, who was taken for whom."""
+
+    metrics: dict[str, float]
+    confusion: "Confusion | None" = None
+
+
+class Kind(Protocol):
+    """A kind of task. `run` knows how a run lives in its folder; a kind knows what the run is about.
+
+    file: the name of the encoder's file.
+    """
+
+    file: str
+
+    def load(self, sources: Any) -> Data:
+        """Read data from names, files and folders; without a source, those that are always there."""
+        ...
+
+    def encoder(self, data: Any, settings: Settings) -> Any:
+        """Make the encoder that the data ask for."""
+        ...
+
+    def load_encoder(self, path: Path) -> Any:
+        """Read what an encoder saved. Raises DataError for another file."""
+        ...
+
+    def shape(self, encoder: Any) -> dict[str, Any]:
+        """The fields of the model's configuration that the data decide, as plain values."""
+        ...
+
+    def task(self, model: Any, encoder: Any, data: Any, settings: Settings) -> Task:
+        """The task: the data split, encoded, in batches."""
+        ...
+
+    def judge(self, model: Any, encoder: Any, data: Any, settings: Settings, whole: bool) -> Judgement:
+        """Judge a model by the validation split of its data, or by the whole of other data.
+
+        Raises RunError where there is no validation split.
+        """
+        ...
+
+
+# --- what tasks share ---
+
+
+class Batches(Protocol):
+    """Batches by a cursor: `next` is a pure function of (seed, cursor), and moves the cursor on."""
+
+    cursor: int
+
+    def next(self) -> tuple[np.ndarray, ...]:
+        """The inputs of the model, then the targets; each has as many rows."""
+        ...
+
+
+class SupervisedTask:
+    """Predict targets: logits from the inputs, cross-entropy in nats, `accumulation` parts of `batch_size` rows a step.
+
+    A batch has accumulation · batch_size rows, so the data of a step do not depend on how it is cut.
+    """
+
+    def __init__(self, model: Any, batches: Batches, settings: TrainingSettings) -> None:
         self.model = model
-        self.tokenizer = tokenizer
+        self.batches = batches
         self.settings = settings
-        self.context_length = model.config.context_length
-        rows = settings.accumulation * settings.batch_size
-        self.batches = TokenBatches(training_tokens, rows, self.context_length, settings.seed)
-        self.tokens_per_step = rows * self.context_length
-        self.validation_tokens = validation_tokens
-        self._facts = dict(facts or {})
-        if validation_tokens is not None:
-            validation_windows(validation_tokens, self.context_length, settings.batch_size)  # refuses a short one now
-        tokenizer.encode(settings.sample_prompt)  # likewise
 
     def batch(self) -> Parts:
-        """`accumulation` parts of `batch_size` windows, weighted by how many targets of each are scored."""
-        x, y = (to_device(array, self.model.device) for array in self.batches.next())
-        return split_batch(x, y, self.settings.accumulation)
+        """The next batch in parts, weighted by how many targets of each are scored."""
+        arrays = [to_device(array, self.model.device) for array in self.batches.next()]
+        return split_batch(arrays, self.settings.accumulation)
 
-    def loss_and_gradient(self, part: Pair, weight: float) -> float:
-        """Cross-entropy of the next token, in nats."""
-        x, y = part
-        loss, saved = cross_entropy_forward(self.model(x), y)
+    def loss_and_gradient(self, part: Part, weight: float) -> float:
+        """Cross-entropy, its targets smoothed as the settings say."""
+        *inputs, targets = part
+        loss, saved = cross_entropy_forward(self.model(*inputs), targets, label_smoothing=self.settings.label_smoothing)
         self.model.backward(cross_entropy_backward(weight, saved))
         return weight * float(loss)
-
-    def validate(self) -> Mapping[str, float]:
-        """See `validate_language`."""
-        if self.validation_tokens is None:
-            return {}
-        return validate_language(self.model, self.tokenizer, self.validation_tokens, self.settings.batch_size)
-
-    def sample(self, seed: int) -> str | None:
-        """What the model writes after the sample prompt, with the prompt."""
-        prompt, length = self.settings.sample_prompt, self.settings.sample_tokens
-        return prompt + generate(self.model, self.tokenizer, prompt, max_new_tokens=length, seed=seed)
-
-    def facts(self) -> Mapping[str, object]:
-        """Corpus, tokens and vocabulary."""
-        validation = 0 if self.validation_tokens is None else len(self.validation_tokens)
-        return self._facts | {
-            "training_tokens": len(self.batches.tokens),
-            "validation_tokens": validation,
-            "vocab_size": self.model.config.vocab_size,
-        }
 
     def state(self) -> dict[str, Any]:
         """The index of the next batch, and the next draw of dropout."""
@@ -144,35 +212,25 @@ class LanguageTask:
         dropout.seed, dropout.stream, dropout.offset = (state["dropout"][key] for key in ("seed", "stream", "offset"))
 
 
-def split_batch(x: Array, y: Array, parts: int) -> Sequence[tuple[Pair, float]]:
-    """A batch (B, …) in equal parts, each weighted by the share of the batch's scored targets that it holds.
+def split_batch(arrays: Sequence[Array], parts: int) -> Sequence[tuple[Part, float]]:
+    """A batch, arrays of B rows with the targets last, in equal parts, each with its share of the scored targets.
 
     The mean over a batch is the mean of its parts' means only where all parts score equally many targets; with these
     weights it always is, and so is the gradient.
     """
-    rows = len(x) // parts
-    pairs = [(x[start : start + rows], y[start : start + rows]) for start in range(0, len(x), rows)]
-    scored = [int((targets != IGNORE_INDEX).sum()) for _, targets in pairs]
-    return [(pair, count / max(1, sum(scored))) for pair, count in zip(pairs, scored, strict=True)]
+    rows = len(arrays[-1]) // parts
+    cut = [tuple(array[start : start + rows] for array in arrays) for start in range(0, rows * parts, rows)]
+    scored = [int((part[-1] != IGNORE_INDEX).sum()) for part in cut]
+    return [(part, count / max(1, sum(scored))) for part, count in zip(cut, scored, strict=True)]
 
 
-def validate_language(model: GPT, tokenizer: Tokenizer, tokens: np.ndarray, batch_size: int) -> dict[str, float]:
-    """How surprised a model is by a text, in `eval()`: every token but the first is predicted exactly once.
-
-    Returns loss, the mean in nats a token; bits_per_character, which compares models with different tokenizers; tokens
-    and characters, how many were predicted.
-    """
+def mean_loss(model: Module, batches: Iterable[Sequence[np.ndarray]]) -> tuple[float, int]:
+    """Mean cross-entropy in nats over batches, (*inputs, targets) each, in `eval()`; and how many targets it is of."""
     nats, count = 0.0, 0
     with evaluating(model):
-        for x, y in validation_windows(tokens, model.config.context_length, batch_size):
-            scored = int((y != IGNORE_INDEX).sum())
-            x, y = to_device(x, model.device), to_device(y, model.device)
-            nats += scored * float(cross_entropy(model(x), y))
+        for arrays in batches:
+            *inputs, targets = (to_device(array, model.device) for array in arrays)
+            scored = int((targets != IGNORE_INDEX).sum())
+            nats += scored * float(cross_entropy(model(*inputs), targets))
             count += scored
-    characters = len(tokenizer.decode(tokens[1:]))
-    return {
-        "loss": nats / count,
-        "bits_per_character": nats / characters / log(2),
-        "tokens": count,
-        "characters": characters,
-    }
+    return nats / max(1, count), count

@@ -34,11 +34,11 @@ class TensorBoardReporter:
                 self.writer.add_scalar("loss/training", event.loss, event.step)
                 self.writer.add_scalar("step/learning_rate", event.learning_rate, event.step)
                 self.writer.add_scalar("step/gradient_norm", event.gradient_norm, event.step)
-                self.writer.add_scalar("step/tokens_per_second", event.tokens_per_second, event.step)
+                self.writer.add_scalar(f"step/{event.unit}_per_second", event.rate, event.step)
             case Evaluated():
                 self.writer.add_scalar("loss/validation", event.validation_loss, event.step)
-                if (bits := event.metrics.get("bits_per_character")) is not None:
-                    self.writer.add_scalar("loss/bits_per_character", bits, event.step)
+                for name, value in event.metrics.items():
+                    self.writer.add_scalar(f"validation/{name}", value, event.step)
             case Sampled():
                 self.writer.add_text("sample", event.text, event.step)
 

@@ -5,6 +5,7 @@ resumed, wherever and however often, ends with the bits of one that was not.
 """
 
 from contextlib import closing
+from dataclasses import fields
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
@@ -30,6 +31,8 @@ from .settings import TrainingSettings
 from .task import Task
 
 __all__ = ["Trainer"]
+
+EVALUATED = {"event", *(field.name for field in fields(Evaluated))}  # what a record has beside its metrics
 
 
 class Trainer:
@@ -123,8 +126,8 @@ class Trainer:
         self._tell(Advanced(self.step, loss))
         if self.step == 1 or self._due(self.settings.log_every):
             steps, taken = self._window
-            rate = steps * self.task.tokens_per_step / taken
-            self._tell(Logged(self.step, loss, self.optimizer.learning_rate, norm, rate, self._seconds()))
+            rate, unit = steps * self.task.units_per_step / taken, self.task.unit
+            self._tell(Logged(self.step, loss, self.optimizer.learning_rate, norm, rate, unit, self._seconds()))
             self._window = (0, 0.0)
 
     def _evaluate(self) -> bool:
@@ -177,7 +180,8 @@ class Trainer:
         for values in self.journal.records:
             self.loss = values.get("loss", self.loss)
             if "validation_loss" in values:
-                self.metrics = {**values, "loss": values["validation_loss"]}
+                self.metrics = {name: value for name, value in values.items() if name not in EVALUATED}
+                self.metrics["loss"] = values["validation_loss"]
         self._epoch = perf_counter() - self.journal.seconds
         return self.journal
 
@@ -197,7 +201,8 @@ class Trainer:
             parameters=self.model.num_parameters,
             device=device,
             path=linear_forward.runs(device),  # most of the time goes there
-            tokens_per_step=self.task.tokens_per_step,
+            units_per_step=self.task.units_per_step,
+            unit=self.task.unit,
             facts=self.task.facts(),
         )
 
@@ -207,7 +212,7 @@ class Trainer:
             step=self.step,
             loss=self.loss,
             validation_loss=self.metrics.get("loss"),
-            bits_per_character=self.metrics.get("bits_per_character"),
+            metrics={name: value for name, value in self.metrics.items() if name != "loss"},
             best_step=self.best_step,
             interrupted=interrupted,
             seconds=self._seconds(),

@@ -12,7 +12,7 @@ from ..ops.examples import Arguments
 from ..ops.loss import cross_entropy_backward, cross_entropy_forward
 from ..random import Generator
 
-__all__ = ["Function", "Gradients", "Values", "of_loss", "of_module", "of_op"]
+__all__ = ["Function", "Gradients", "Values", "images_of", "of_loss", "of_module", "of_op"]
 
 Values: TypeAlias = Mapping[str, Array]
 Gradients: TypeAlias = dict[str, Array | None]
@@ -84,20 +84,29 @@ def of_module(
     return Function({path: p.data for path, p in parameters.items()} | dict(inputs), run, pull)
 
 
-def of_loss(model: Module, ids: Array, targets: Array) -> Function:
-    """The cross-entropy of a language model at targets, differentiated by its parameters; dy is the loss's weight."""
+def of_loss(model: Module, inputs: Array | tuple[Array, ...], targets: Array) -> Function:
+    """The cross-entropy of a model's logits at targets, differentiated by its parameters; dy is the loss's weight.
+
+    inputs: of the model, one or several. Ids have no gradient; images, which are floats, are differentiated by as well.
+    """
+    given = inputs if isinstance(inputs, tuple) else (inputs,)
     saved: list[Any] = []
 
-    def forward() -> Array:
-        loss, kept = cross_entropy_forward(model(ids), targets)
+    def forward(*moved: Array) -> Array:
+        loss, kept = cross_entropy_forward(model(*(moved or given)), targets)
         saved[:] = [kept]
         return loss
 
-    def backward(dloss: Array) -> tuple[()]:
-        model.backward(cross_entropy_backward(dloss, saved.pop()))
-        return ()
+    def backward(dloss: Array) -> Any:
+        return model.backward(cross_entropy_backward(dloss, saved.pop()))
 
-    return of_module(model, {}, forward, backward)
+    return of_module(model, images_of(given), forward, backward)
+
+
+def images_of(inputs: tuple[Array, ...]) -> dict[str, Array]:
+    """Those inputs of a model that have a gradient: images, which are floats; ids and lengths have none."""
+    images = [x for x in inputs if x.dtype.kind == "f"]
+    return {"images": images[0]} if images else {}
 
 
 @contextmanager

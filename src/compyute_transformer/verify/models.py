@@ -1,4 +1,4 @@
-"""Whole models: GPT, with dropout on, by every method, and ten steps of its training beside PyTorch.
+"""Whole models, with dropout on, by every method, and ten steps of their training beside PyTorch.
 
 A model's gradient is proven in one direction through its flat buffer, which all parameters share, and then for each
 parameter alone, so that a failure has a name.
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, use
-from ..models.gpt import GPT, GPTConfig
+from ..nn.attention import MultiHeadAttention
 from ..nn.module import Module
 from ..ops.contract import cotangent
 from ..ops.loss import IGNORE_INDEX
@@ -19,13 +19,13 @@ from ..ops.multi_head import IMPLEMENTATIONS
 from .check import gradient_errors, relative_error
 from .differences import directional_error
 from .finding import Finding, Label, Task, attempt, from_errors
-from .function import Function, Gradients, of_loss, of_module, rewinder
+from .function import Function, Gradients, images_of, of_loss, of_module, rewinder
 from .slopes import line_of, prove_linearity, prove_slopes
+from .subjects import SUBJECTS, Subject, subject_of
 from .tolerances import Proof, limit
-from .torch_models import compare_gpt, compare_training, randomise
+from .torch_models import compare, compare_training, randomise
 
 __all__ = [
-    "CONFIGS",
     "STEP",
     "beside_implementations",
     "beside_twins",
@@ -35,29 +35,15 @@ __all__ = [
     "with_d",
 ]
 
-SMALL: dict[str, Any] = {"vocab_size": 11, "context_length": 7, "embed_dim": 12, "num_heads": 3, "num_layers": 2}
-CONFIGS = {
-    "plain": GPTConfig(**SMALL),
-    "dropout": GPTConfig(**SMALL, dropout=0.3),
-    "everything": GPTConfig(
-        **SMALL | {"num_heads": 6},
-        num_kv_heads=2,
-        mlp_dim=17,
-        dropout=0.2,
-        activation="gelu",
-        window=3,
-        tie_head=False,
-        bias=False,
-    ),
-}
 STEPS = 10
 STEP = 2.0**-11  # shorter than for an op: what many layers bend bends more
 
-Prover = Callable[[GPTConfig, Label, int], Iterable[Finding]]
+Prover = Callable[[Any, Label, int], Iterable[Finding]]
+Inputs = Array | tuple[Array, ...]  # of a model's forward, one or several
 
 
 def tasks(seed: int) -> Iterator[Task]:
-    """The proofs of GPT."""
+    """The proofs of every model."""
     provers: dict[tuple[Proof, ...], Prover] = {
         ("differences", "complex step"): by_slopes,
         ("adjoint", "linearity"): by_adjoint,
@@ -65,42 +51,50 @@ def tasks(seed: int) -> Iterator[Task]:
         ("twin",): by_twins,
         ("implementations",): by_implementations,
     }
-    for methods, prover in provers.items():
-        yield Task("models.GPT", methods, partial(each, methods[0], prover, seed))
+    for subject in SUBJECTS.values():
+        for methods, prover in provers.items():
+            yield Task(subject.name, methods, partial(each, subject, methods[0], prover, seed))
 
 
-def each(method: Proof, prover: Prover, seed: int) -> Iterator[Finding]:
+def each(subject: Subject, method: Proof, prover: Prover, seed: int) -> Iterator[Finding]:
     """What a prover finds on each configuration."""
-    for case, config in CONFIGS.items():
-        label = Label("models.GPT", case)
+    for case, config in subject.cases.items():
+        label = Label(subject.name, case)
         yield from attempt(label, method, np.float64, partial(prover, config, label, seed))
 
 
-def draw_model(config: GPTConfig, dtype: Any, seed: int) -> tuple[GPT, Array, Array]:
-    """A GPT with weights drawn anew, ids, and targets of which one is ignored."""
-    model = GPT(config, seed).to(dtype=dtype)
+def draw_model(config: Any, dtype: Any, seed: int) -> tuple[Any, tuple[Array, ...], Array]:
+    """The model of a configuration with weights drawn anew, inputs, and targets of which one is ignored."""
+    subject = subject_of(config)
+    model = subject.model(config, seed).to(dtype=dtype)
     randomise(model, seed)
-    ids, targets = np.random.default_rng([seed, 6]).integers(0, config.vocab_size, (2, 3, config.context_length))
-    targets[0, 0] = IGNORE_INDEX
-    return model, ids, targets
+    inputs, targets = subject.batch(config, np.random.default_rng([seed, 6]), 3, dtype)
+    targets.flat[0] = IGNORE_INDEX
+    return model, inputs, targets
 
 
 # --- slopes ----------------------------------------------------------------------------------------------------------
 
 
-def by_slopes(config: GPTConfig, label: Label, seed: int) -> Iterator[Finding]:
-    """The loss: through the flat buffer, through all parameters by one complex step, and by each parameter alone."""
-    model, ids, targets = draw_model(config, np.float64, seed)
-    yield by_flat_buffer(model, ids, targets, label, seed)
-    loss = of_loss(model, ids, targets)
+def by_slopes(config: Any, label: Label, seed: int) -> Iterator[Finding]:
+    """The loss: through the flat buffer, through all parameters by one complex step, and by each parameter alone.
+
+    No differences where a ReLU bends: they would step over the kink of some hidden unit.
+    """
+    model, inputs, targets = draw_model(config, np.float64, seed)
+    kinked = config.activation == "relu"
+    if not kinked:
+        yield by_flat_buffer(model, inputs, targets, label, seed)
+    loss = of_loss(model, inputs, targets)
     yield whole_gradient(loss, label, seed)
-    yield from prove_slopes(loss, label, seed, methods=("differences", "complex step"), step=STEP)
+    methods: tuple[Proof, ...] = ("complex step",) if kinked else ("differences", "complex step")
+    yield from prove_slopes(loss, label, seed, methods=methods, step=STEP)
 
 
-def by_flat_buffer(model: GPT, ids: Array, targets: Array, label: Label, seed: int) -> Finding:
+def by_flat_buffer(model: Any, inputs: Inputs, targets: Array, label: Label, seed: int) -> Finding:
     """One difference of the loss along a random direction of the flat buffer, in float64."""
     flat, start, rewind = model.flat, model.flat.data.copy(), rewinder(model)
-    loss = of_loss(model, ids, targets)
+    loss = of_loss(model, inputs, targets)
 
     def loss_at(weights: Array) -> Array:
         flat.data[...] = weights
@@ -134,35 +128,31 @@ def whole_gradient(loss: Function, label: Label, seed: int) -> Finding:
     return label.finding("complex step", np.float64, "all parameters", error, limit("complex step", np.float64))
 
 
-def by_adjoint(config: GPTConfig, label: Label, seed: int) -> Iterator[Finding]:
+def by_adjoint(config: Any, label: Label, seed: int) -> Iterator[Finding]:
     """The logits: the adjoint identity and linearity, by each parameter."""
-    model, ids, _ = draw_model(config, np.float64, seed)
-    logits = logits_of(model, ids)
+    model, inputs, _ = draw_model(config, np.float64, seed)
+    logits = logits_of(model, inputs)
     yield from prove_slopes(logits, label, seed, methods=("adjoint",))
     yield from prove_linearity(logits, label, np.float64, seed)
 
 
-def logits_of(model: GPT, ids: Array) -> Function:
-    """The logits as a function of the parameters."""
-
-    def backward(dlogits: Array) -> tuple[()]:
-        model.backward(dlogits)
-        return ()
-
-    return of_module(model, {}, lambda: model(ids), backward)
+def logits_of(model: Any, inputs: Inputs) -> Function:
+    """The logits as a function of the parameters, and of images."""
+    given = inputs if isinstance(inputs, tuple) else (inputs,)
+    return of_module(model, images_of(given), lambda *moved: model(*(moved or given)))
 
 
 # --- beside others ---------------------------------------------------------------------------------------------------
 
 
-def by_torch(config: GPTConfig, label: Label, seed: int) -> Iterator[Finding]:
+def by_torch(config: Any, label: Label, seed: int) -> Iterator[Finding]:
     """Logits, loss and every gradient in both dtypes, and the losses of ten training steps in float64.
 
     Not in float32: where a gradient is zero but for rounding, AdamW makes a whole step of its sign, so that two right
     trainings part ways with some seeds.
     """
     for dtype in (np.float64, np.float32):
-        yield from from_errors(with_d(compare_gpt(config, dtype, seed)), label, "torch", dtype)
+        yield from from_errors(with_d(compare(config, dtype, seed)), label, "torch", dtype)
     losses = enumerate(compare_training(config, np.float64, STEPS, seed), start=1)
     errors = {
         f"loss of step {step}": relative_error(np.array(ours), np.array(theirs)) for step, (ours, theirs) in losses
@@ -170,31 +160,32 @@ def by_torch(config: GPTConfig, label: Label, seed: int) -> Iterator[Finding]:
     yield from from_errors(errors, label, "torch", np.float64)
 
 
-def by_twins(config: GPTConfig, label: Label, seed: int) -> list[Finding]:
+def by_twins(config: Any, label: Label, seed: int) -> list[Finding]:
     """Logits, loss and every gradient in float32."""
     return beside_twins(*draw_model(config, np.float32, seed), label, seed)
 
 
-def by_implementations(config: GPTConfig, label: Label, seed: int) -> Iterator[Finding]:
+def by_implementations(config: Any, label: Label, seed: int) -> Iterator[Finding]:
     """The same with one way to build attention beside another, in float64."""
-    model, ids, targets = draw_model(config, np.float64, seed)
-    return beside_implementations(model, ids, targets, label, seed)
+    model, inputs, targets = draw_model(config, np.float64, seed)
+    return beside_implementations(model, inputs, targets, label, seed)
 
 
-def beside_twins(model: GPT, ids: Array, targets: Array, label: Label, seed: int) -> list[Finding]:
+def beside_twins(model: Any, inputs: Inputs, targets: Array, label: Label, seed: int) -> list[Finding]:
     """A model as it runs by default beside itself on readable bodies alone."""
-    outcome = outcome_of(model, ids, targets)
+    outcome = outcome_of(model, inputs, targets)
     with use("reference"):
         expected = outcome()
     return from_errors(compare_outcomes(outcome(), expected), label, "twin", model.flat.data.dtype)
 
 
-def beside_implementations(model: GPT, ids: Array, targets: Array, label: Label, seed: int) -> Iterator[Finding]:
+def beside_implementations(model: Any, inputs: Inputs, targets: Array, label: Label, seed: int) -> Iterator[Finding]:
     """A model built with each implementation of attention beside the first of them."""
-    dtype, before = model.flat.data.dtype, model.blocks[0].attention.implementation
-    outcome, outcomes = outcome_of(model, ids, targets), {}
+    dtype = model.flat.data.dtype
+    before = next(m.implementation for _, m in model.named_modules() if isinstance(m, MultiHeadAttention))
+    outcome, outcomes = outcome_of(model, inputs, targets), {}
     for name in IMPLEMENTATIONS:
-        model.use_attention(name)  # type: ignore[arg-type]
+        model.use_attention(name)
         outcomes[name] = outcome()
     model.use_attention(before)
     (first, expected), *others = outcomes.items()
@@ -203,9 +194,9 @@ def beside_implementations(model: GPT, ids: Array, targets: Array, label: Label,
         yield from from_errors(errors, label, "implementations", dtype, f"{name} beside {first}")
 
 
-def outcome_of(model: GPT, ids: Array, targets: Array) -> Callable[[], Gradients]:
+def outcome_of(model: Any, inputs: Inputs, targets: Array) -> Callable[[], Gradients]:
     """A function that runs a model, always with the same elements dropped: logits, loss, the gradients by path."""
-    loss, logits = of_loss(model, ids, targets), logits_of(model, ids)
+    loss, logits = of_loss(model, inputs, targets), logits_of(model, inputs)
     one = model.flat.data.dtype.type(1.0)
 
     def outcome() -> Gradients:

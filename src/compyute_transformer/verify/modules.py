@@ -12,6 +12,8 @@ import numpy as np
 
 from ..backend import Array
 from ..nn import (
+    ClassToken,
+    CrossBlock,
     Dropout,
     Embedding,
     FeedForward,
@@ -20,6 +22,8 @@ from ..nn import (
     Linear,
     Module,
     MultiHeadAttention,
+    PatchEmbedding,
+    PostNormBlock,
     PreNormBlock,
     SinusoidalPosition,
 )
@@ -46,6 +50,7 @@ from .torch_modules import (
     torch_weights,
 )
 from .torch_ops import dense_mask, import_torch
+from .torch_vaswani import torch_cross_block, torch_post_norm_block
 
 __all__ = ["EXAMPLES", "Example", "tasks"]
 
@@ -54,6 +59,7 @@ Build = Callable[[Generator, Generator], Module]
 SLOPES: tuple[Proof, ...] = ("differences", "complex step", "adjoint")
 
 B, T, S, C = 2, 5, 7, 12
+LENGTHS = np.array([5, 3])
 IDS = np.array([[1, 4, 1, 0, 2], [4, 4, 3, 1, 0]])  # repeated, so that gradients must be added
 
 
@@ -101,6 +107,16 @@ def linear(case: str, **options: Any) -> Example:
     )
 
 
+def patch_embedding(case: str, **options: Any) -> Example:
+    return Example(
+        "PatchEmbedding",
+        case,
+        lambda weights, drops: PatchEmbedding(2, 3, C, generator=weights, **options),
+        {"images": (B, 4, 6, 3)},
+        lambda w, x, drop: torch_ops.patch_embedding(x[0], w["weight"], w.get("bias"), 2),
+    )
+
+
 def layer_norm(case: str, **options: Any) -> Example:
     return Example(
         "LayerNorm",
@@ -138,16 +154,22 @@ def attention(case: str, mask: Mask = NO_MASK, memory: bool = False, H: int = 3,
     )
 
 
+def sublayers(weights: Generator, drops: Generator, dropout: float, attentions: int) -> list[Module]:
+    """Attentions, then a feed-forward, each with its dropout and its norm: what a post-norm block is made of."""
+    heads = [
+        MultiHeadAttention(C, 3, dropout=dropout, generator=weights, dropout_generator=drops) for _ in range(attentions)
+    ]
+    return [
+        part
+        for layer in (*heads, FeedForward(C, 17, generator=weights))
+        for part in (layer, Dropout(dropout, drops), LayerNorm(C))
+    ]
+
+
 def block(case: str, mask: Mask, dropout: float) -> Example:
     def build(weights: Generator, drops: Generator) -> Module:
-        return PreNormBlock(
-            LayerNorm(C),
-            MultiHeadAttention(C, 3, dropout=dropout, generator=weights, dropout_generator=drops),
-            Dropout(dropout, drops),
-            LayerNorm(C),
-            FeedForward(C, 17, generator=weights),
-            Dropout(dropout, drops),
-        )
+        attention, drop, norm, feed_forward, last_drop, last_norm = sublayers(weights, drops, dropout, 1)
+        return PreNormBlock(norm, attention, drop, last_norm, feed_forward, last_drop)  # type: ignore[arg-type]
 
     return Example(
         "PreNormBlock",
@@ -159,6 +181,36 @@ def block(case: str, mask: Mask, dropout: float) -> Example:
     )
 
 
+def post_norm_block(case: str, mask: Mask, dropout: float) -> Example:
+    def twin(w: Weights, x: list[Tensor], drop: Drop) -> Tensor:
+        return torch_post_norm_block(w, x[0], (3, 3), dense_mask(mask, T, T, x[0].dtype), drop, "gelu_tanh")
+
+    return Example(
+        "PostNormBlock",
+        case,
+        lambda weights, drops: PostNormBlock(*sublayers(weights, drops, dropout, 1)),  # type: ignore[arg-type]
+        {"x": (B, T, C)},
+        twin,
+        lambda module, x: module(x, mask),
+    )
+
+
+def cross_block(case: str, mask: Mask, memory_mask: Mask, dropout: float) -> Example:
+    def twin(w: Weights, inputs: list[Tensor], drop: Drop) -> Tensor:
+        x, memory = inputs
+        added = dense_mask(mask, T, T, x.dtype), dense_mask(memory_mask, T, S, x.dtype)
+        return torch_cross_block(w, x, memory, (3, 3), added, drop, "gelu_tanh")
+
+    return Example(
+        "CrossBlock",
+        case,
+        lambda weights, drops: CrossBlock(*sublayers(weights, drops, dropout, 2)),  # type: ignore[arg-type]
+        {"x": (B, T, C), "memory": (B, S, C)},
+        twin,
+        lambda module, x, memory: module(x, memory, mask, memory_mask),
+    )
+
+
 EXAMPLES: tuple[Example, ...] = (
     Example(
         "Embedding",
@@ -167,6 +219,15 @@ EXAMPLES: tuple[Example, ...] = (
         {},
         lambda w, x, drop: torch_ops.embedding(import_torch().from_numpy(IDS), w["weight"]),
         lambda module: module(IDS),
+    ),
+    patch_embedding("bias"),
+    patch_embedding("no_bias", bias=False),
+    Example(
+        "ClassToken",
+        "before_all",
+        lambda weights, drops: ClassToken(C, generator=weights),
+        {"x": (B, T, C)},
+        lambda w, x, drop: torch_ops.class_token(x[0], w["weight"]),
     ),
     Example(
         "LearnedPosition",
@@ -215,6 +276,10 @@ EXAMPLES: tuple[Example, ...] = (
     ),
     block("causal_window_dropout", Mask(causal=True, window=3), 0.3),
     block("causal", Mask(causal=True), 0.0),
+    post_norm_block("causal_window_dropout", Mask(causal=True, window=3), 0.3),
+    post_norm_block("key_lengths", Mask(key_lengths=LENGTHS), 0.0),
+    cross_block("causal", Mask(causal=True), NO_MASK, 0.0),
+    cross_block("key_lengths_dropout", Mask(causal=True, key_lengths=LENGTHS), Mask(key_lengths=np.array([4, 7])), 0.3),
 )
 
 

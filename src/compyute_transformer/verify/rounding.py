@@ -75,6 +75,12 @@ def _linear(a: Arguments) -> int:
     return inputs + outputs + prod(a["x"].shape[:-1]) + 1  # y; dx; dweight and dbias; the bias
 
 
+def _patch_embedding(a: Arguments) -> int:
+    C, pixels = a["weight"].shape
+    num_patches = a["images"].size // pixels  # of all images
+    return pixels + C + num_patches + 1  # y; dimages; dweight and dbias; the bias
+
+
 def _layer_norm(a: Arguments) -> int:
     C = a["x"].shape[-1]
     forward = 2 * C + 6 + ELEMENTARY  # mean, variance, root, three products
@@ -110,6 +116,8 @@ def _cross_entropy(a: Arguments) -> int:
 
 CHAINS: dict[str, Callable[[Arguments], int]] = {
     "embedding": lambda a: a["ids"].size,
+    "patch_embedding": _patch_embedding,
+    "class_token": lambda a: len(a["x"]),
     "learned_position": lambda a: len(a["x"]) + 1,
     "sinusoidal_position": lambda a: 1,
     "linear": _linear,

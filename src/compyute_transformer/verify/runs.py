@@ -16,14 +16,14 @@ import numpy as np
 
 from ..backend import Array
 from ..data.batches import validation_windows
-from ..models.gpt import GPT
 from ..training.checkpoint import Which
-from ..training.config import CONFIG, reload_corpus
+from ..training.config import CONFIG, reload_data
 from ..training.run import LoadedRun, load_run
 from .finding import Finding, Label, Task, attempt, from_errors
 from .function import of_loss
 from .models import STEP, beside_implementations, beside_twins, by_flat_buffer, whole_gradient, with_d
 from .slopes import prove_slopes
+from .subjects import subject_of
 from .tolerances import Proof
 from .torch_models import compare_model
 
@@ -73,37 +73,37 @@ def tasks_of_run(folder: str | Path, which: Which = "best", seed: int = 0) -> li
 def batch_of(run: LoadedRun, folder: str | Path) -> tuple[Array, Array]:
     """Windows from the start of the run's validation text; of its training text, if it kept none."""
     fraction = run.settings.data.validation_fraction
-    training, validation = reload_corpus(folder, run.config).split(fraction)
+    training, validation = reload_data(folder, run.config).split(fraction)
     length = min(run.model.config.context_length, LONGEST)
     rows = max(1, min(run.settings.training.batch_size, MOST_TOKENS // length))
     tokens = run.tokenizer.encode((validation or training)[: 64 * rows * length])
     return next(validation_windows(tokens, length, rows))
 
 
-def model_of(run: LoadedRun, dtype: Any, seed: int) -> GPT:
+def model_of(run: LoadedRun, dtype: Any, seed: int) -> Any:
     """The trained model in a dtype, in training mode, with draws of dropout of its own."""
-    model = GPT(run.model.config, seed).to(dtype=dtype)
+    model = subject_of(run.model).model(run.model.config, seed).to(dtype=dtype)
     model.load_state_dict(run.model.state_dict())
     return model.train()
 
 
-def along_the_buffer(model: GPT, ids: Array, targets: Array, label: Label, seed: int) -> Iterator[Finding]:
+def along_the_buffer(model: Any, ids: Array, targets: Array, label: Label, seed: int) -> Iterator[Finding]:
     """One direction through all parameters, by differences."""
     yield by_flat_buffer(model, ids, targets, label, seed)
 
 
-def along_all_parameters(model: GPT, ids: Array, targets: Array, label: Label, seed: int) -> Iterator[Finding]:
+def along_all_parameters(model: Any, ids: Array, targets: Array, label: Label, seed: int) -> Iterator[Finding]:
     """One direction through all parameters, by a complex step."""
     yield whole_gradient(of_loss(model, ids, targets), label, seed)
 
 
 def along_one_parameter(
-    methods: tuple[Proof, ...], model: GPT, ids: Array, targets: Array, label: Label, seed: int
+    methods: tuple[Proof, ...], model: Any, ids: Array, targets: Array, label: Label, seed: int
 ) -> Iterator[Finding]:
     """The parameter whose path is the label's name, alone."""
     return prove_slopes(of_loss(model, ids, targets), label, seed, [label.name], methods, STEP)
 
 
-def beside_torch(model: GPT, ids: Array, targets: Array, label: Label, seed: int) -> list[Finding]:
+def beside_torch(model: Any, ids: Array, targets: Array, label: Label, seed: int) -> list[Finding]:
     """Logits, loss and the gradient of each parameter."""
     return from_errors(with_d(compare_model(model, ids, targets)), label, "torch", np.float64)

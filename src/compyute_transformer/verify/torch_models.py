@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array
-from ..models.gpt import GPT, GPTConfig
+from ..models.gpt import GPTConfig
 from ..nn.attention import Implementation, MultiHeadAttention
 from ..nn.module import Module
 from ..ops.attention import NO_MASK, Mask
@@ -20,18 +20,26 @@ from ..ops.loss import IGNORE_INDEX, cross_entropy_backward, cross_entropy_forwa
 from ..optim import AdamW, clip_by_global_norm
 from ..random import DROPOUT, Generator
 from .check import relative_error
+from .subjects import Batch, subject_of
 from .torch_modules import (
     Tensor,
     TorchDropout,
     Weights,
-    torch_gpt,
     torch_multi_head,
     torch_multi_head_module,
     torch_weights,
 )
 from .torch_ops import dense_mask, import_torch
 
-__all__ = ["compare_attention", "compare_gpt", "compare_model", "compare_training", "one_thread", "randomise"]
+__all__ = [
+    "compare",
+    "compare_attention",
+    "compare_gpt",
+    "compare_model",
+    "compare_training",
+    "one_thread",
+    "randomise",
+]
 
 
 def randomise(module: Module, seed: int = 0) -> None:
@@ -113,50 +121,46 @@ def compare_attention(
     return errors | _gradient_errors(ours, weights)
 
 
-def compare_gpt(
-    config: GPTConfig, dtype: Any = np.float64, seed: int = 0, batch_size: int = 3, length: int | None = None
-) -> dict[str, float]:
-    """Our GPT beside its twin, in training mode, on random ids of which one target is ignored.
-
-    length: T, by default the whole context.
+def compare(config: Any, dtype: Any = np.float64, seed: int = 0, batch_size: int = 3) -> dict[str, float]:
+    """Our model of a configuration beside its twin, in training mode, on a random batch of which one row is ignored.
 
     Returns:
         The relative error of "logits", "loss" and of each parameter's gradient, by its path.
     """
-    model = GPT(config, seed).to(dtype=dtype)
-    randomise(model, seed)
-    ids, targets = _random_batch(config, np.random.default_rng([seed, 4]), batch_size, length)
-    targets[0, 0] = IGNORE_INDEX
-    return compare_model(model, ids, targets)
+    model, (inputs, targets) = _prepare(config, dtype, seed, batch_size)
+    targets.flat[0] = IGNORE_INDEX
+    return compare_model(model, inputs, targets)
+
+
+def compare_gpt(
+    config: GPTConfig, dtype: Any = np.float64, seed: int = 0, batch_size: int = 3, length: int | None = None
+) -> dict[str, float]:
+    """`compare` of a GPT, on the first `length` positions of its context; None for all."""
+    model, ((ids,), targets) = _prepare(config, dtype, seed, batch_size)
+    targets.flat[0] = IGNORE_INDEX
+    return compare_model(model, ids[:, :length], targets[:, :length])
 
 
 @one_thread()
-def compare_model(model: GPT, ids: Array, targets: Array) -> dict[str, float]:
-    """A GPT as it is beside its twin, in training mode, on given ids and targets (B, T). Its gradients are added to.
+def compare_model(model: Any, inputs: Array | tuple[Array, ...], targets: Array) -> dict[str, float]:
+    """A model as it is beside its twin, in training mode, on given inputs and targets. Its gradients are added to.
 
-    Returns:
-        as `compare_gpt`.
+    inputs: of its forward, one or several. Returns as `compare`.
     """
-    torch = import_torch()
-    functional = torch.nn.functional
-
+    inputs = inputs if isinstance(inputs, tuple) else (inputs,)
     weights, drop = torch_weights(model), TorchDropout(model.generator, model.config.dropout)
-    logits = model(ids)
+    logits = model(*inputs)
     loss, saved = cross_entropy_forward(logits, targets)
     model.backward(cross_entropy_backward(1.0, saved))
-
-    their_logits = torch_gpt(weights, model.config, torch.from_numpy(ids), drop)
-    their_targets = torch.from_numpy(targets).flatten().long()
-    their_loss = functional.cross_entropy(their_logits.flatten(0, 1), their_targets)
+    their_logits, their_loss = _their_loss(model.config, weights, inputs, targets, drop)
     their_loss.backward()
-
     errors = {"logits": _error(logits, their_logits), "loss": _error(loss, their_loss)}
     return errors | _gradient_errors(model, weights)
 
 
 @one_thread()
 def compare_training(
-    config: GPTConfig,
+    config: Any,
     dtype: Any = np.float32,
     steps: int = 10,
     seed: int = 0,
@@ -165,7 +169,7 @@ def compare_training(
     weight_decay: float = 0.1,
     batch_size: int = 3,
 ) -> list[tuple[float, float]]:
-    """Train our GPT and its twin side by side with AdamW, on one batch; matrices are decayed, vectors not.
+    """Train our model and its twin side by side with AdamW, on one batch; matrices are decayed, vectors not.
 
     max_norm: clips both gradients by their global norm; None clips nothing.
 
@@ -173,10 +177,8 @@ def compare_training(
         (our loss, their loss) of each step.
     """
     torch = import_torch()
-    functional = torch.nn.functional
 
-    model = GPT(config, seed).to(dtype=dtype)
-    randomise(model, seed)
+    model, (inputs, targets) = _prepare(config, dtype, seed, batch_size)
     weights, drop = torch_weights(model), TorchDropout(model.generator, config.dropout)
     ours = AdamW(model.flat, learning_rate, weight_decay=weight_decay)
     groups = [
@@ -184,15 +186,13 @@ def compare_training(
         {"params": [w for w in weights.values() if w.ndim < 2], "weight_decay": 0.0},
     ]
     theirs = torch.optim.AdamW(groups, lr=learning_rate)
-    ids, targets = _random_batch(config, np.random.default_rng([seed, 4]), batch_size)
     losses = []
     for _ in range(steps):
         model.zero_grad()
-        loss, saved = cross_entropy_forward(model(ids), targets)
+        loss, saved = cross_entropy_forward(model(*inputs), targets)
         model.backward(cross_entropy_backward(1.0, saved))
         theirs.zero_grad()
-        their_logits = torch_gpt(weights, config, torch.from_numpy(ids), drop)
-        their_loss = functional.cross_entropy(their_logits.flatten(0, 1), torch.from_numpy(targets).flatten())
+        _, their_loss = _their_loss(config, weights, inputs, targets, drop)
         their_loss.backward()
         if max_norm is not None:
             clip_by_global_norm(model.flat.grad, max_norm)
@@ -203,11 +203,23 @@ def compare_training(
     return losses
 
 
-def _random_batch(
-    config: GPTConfig, rng: np.random.Generator, batch_size: int, length: int | None = None
-) -> tuple[Array, Array]:
-    ids, targets = rng.integers(0, config.vocab_size, (2, batch_size, length or config.context_length))
-    return ids, targets
+def _prepare(config: Any, dtype: Any, seed: int, batch_size: int) -> tuple[Any, Batch]:
+    """The model of a configuration with weights drawn anew, and a batch for it."""
+    subject = subject_of(config)
+    model = subject.model(config, seed).to(dtype=dtype)
+    randomise(model, seed)
+    return model, subject.batch(config, np.random.default_rng([seed, 4]), batch_size, dtype)
+
+
+def _their_loss(
+    config: Any, weights: Weights, inputs: tuple[Array, ...], targets: Array, drop: TorchDropout
+) -> tuple[Tensor, Tensor]:
+    """The twin's logits, and their loss."""
+    torch = import_torch()
+
+    logits = subject_of(config).twin(weights, config, *map(torch.from_numpy, inputs), drop)
+    their_targets = torch.from_numpy(targets).flatten().long()
+    return logits, torch.nn.functional.cross_entropy(logits.flatten(0, -2), their_targets)
 
 
 def _error(ours: Array, theirs: Tensor) -> float:

@@ -55,6 +55,24 @@ def embedding(ids: Tensor, weight: Tensor) -> Tensor:
     return functional().embedding(ids, weight)
 
 
+def patch_embedding(images: Tensor, weight: Tensor, bias: Tensor | None, patch_size: int) -> Tensor:
+    """torch.nn.functional.conv2d, with a stride as long as its kernel; channels first, as it wants them."""
+    kernel = weight.unflatten(1, (patch_size, patch_size, -1)).permute(0, 3, 1, 2)
+    maps = functional().conv2d(images.permute(0, 3, 1, 2), kernel, bias, stride=patch_size)
+    return maps.flatten(2).transpose(1, 2)
+
+
+def unfolded_patches(images: Tensor, weight: Tensor, bias: Tensor | None, patch_size: int) -> Tensor:
+    """Tensor.unfold along both sides, and a linear layer."""
+    patches = images.unfold(1, patch_size, patch_size).unfold(2, patch_size, patch_size)  # (B, i, j, channels, P, P)
+    return linear(patches.permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(1, 2), weight, bias)
+
+
+def class_token(x: Tensor, weight: Tensor) -> Tensor:
+    """torch.cat."""
+    return import_torch().cat([weight.expand(len(x), 1, -1), x], dim=1)
+
+
 def learned_position(x: Tensor, weight: Tensor, start: int) -> Tensor:
     """A lookup of the positions, added."""
     return x + functional().embedding(import_torch().arange(start, start + x.shape[1]), weight)
@@ -235,6 +253,11 @@ MULTI_HEAD = (
 
 ORACLES: dict[str, tuple[Oracle, ...]] = {
     "embedding": (Oracle("functional.embedding", embedding),),
+    "patch_embedding": (
+        Oracle("functional.conv2d", patch_embedding),
+        Oracle("Tensor.unfold", unfolded_patches),
+    ),
+    "class_token": (Oracle("cat", class_token),),
     "learned_position": (Oracle("composition", learned_position),),
     "sinusoidal_position": (Oracle("composition", sinusoidal_position),),
     "linear": (Oracle("functional.linear", linear),),

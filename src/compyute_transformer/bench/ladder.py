@@ -1,0 +1,75 @@
+"""Ladder: what each kind of fast twin gains in a step of training, rung by rung.
+
+The first rung runs the readable bodies only. Each further one adds the twins of some files to those below it, so that
+the difference of two neighbours is what these twins gain. All rungs take turns in one run.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+from ..backend import only_twins_of
+from .ground import survey
+from .race import Contestant, Report, Result, Spread, alternate
+from .workload import OurStep, workload
+
+__all__ = ["RUNGS", "bench_ladder"]
+
+# What a rung adds to the one below, and the files whose twins it brings. The last brings no twin: large arrays are
+# recycled instead of being mapped and zeroed anew.
+RUNGS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("readable bodies", ()),
+    ("linear", ("linear",)),
+    ("attention", ("attention",)),
+    ("activation", ("activation",)),
+    ("norm", ("norm",)),
+    ("dropout", ("dropout",)),
+    ("loss, embedding, position", ("loss", "embedding", "position")),
+    ("adamw, clip", ("adamw", "clip")),
+    ("recycled memory", ()),
+)
+TOP = len(RUNGS) - 1
+
+
+def bench_ladder(size: str = "shakespeare", overrides: Mapping[str, object] | None = None, rounds: int = 5) -> Report:
+    """Time a step on each rung; "gain" is the time of the rung below divided by that of the rung, round by round."""
+    work = workload(size, overrides)
+    ground, warnings = survey()
+    report = Report(f"The ladder, {size}", ground, "ms", warnings=warnings)
+    step = OurStep(work)
+    contestants = [Contestant("compyute", f"{rung}: {name}", partial(_on, rung, step)) for rung, (name, _) in _rungs()]
+    raced = alternate(contestants, rounds, warm_up=1)
+    previous: list[float] | None = None
+    for contestant, seconds in raced.items():
+        spread = Spread.of(seconds).map(lambda second: second * 1e3)
+        report.results.append(Result.median("ladder", contestant, spread, "ms", work.shape))
+        if previous is not None:
+            gain = Spread.of([before / after for before, after in zip(previous, seconds, strict=True)])
+            report.results.append(Result.median("ladder", contestant, gain, "× faster", work.shape))
+        previous = seconds
+    return report
+
+
+def _rungs() -> Iterator[tuple[int, tuple[str, tuple[str, ...]]]]:
+    return iter(enumerate(RUNGS))
+
+
+def _on(rung: int, step: OurStep) -> float:
+    """A step on a rung; its loss."""
+    words = [word for _, added in RUNGS[: rung + 1] for word in added]
+    with only_twins_of(*words), _recycling(rung == TOP):
+        return step()
+
+
+@contextmanager
+def _recycling(on: bool) -> Iterator[None]:
+    """Within a `with` block, whether large arrays of twins are recycled."""
+    buffers: Any = import_module(".cpu._buffers", __package__.rpartition(".")[0])  # by name, as `backend` finds twins
+    smallest = buffers.SMALLEST
+    buffers.SMALLEST = smallest if on else 1 << 62
+    try:
+        yield
+    finally:
+        buffers.SMALLEST = smallest

@@ -1,0 +1,109 @@
+"""Beam search: the most probable beginnings of an answer are kept, and each is lengthened by every token.
+
+Of all beginnings, all of one length, the beam_size most probable make up the beam. One that is lengthened by END is an
+answer: it leaves the beam, which is narrower by one from then on. The search is over when the beam is empty, when its
+beginnings are as long as they may be, or when no beginning can beat the best answer any more. A beam of one is greedy
+search. Of the answers the one with the best score wins:
+
+    score(y) = log p(y | x) / ((5 + |y|) / 6)^α        |y| counts END; α = 0 ranks by probability alone
+
+Sources: Sutskever, Vinyals, Le 2014, "Sequence to sequence learning with neural networks", section 3.2, for the search;
+Wu et al. 2016, "Google's neural machine translation system", equation 14, for the length penalty.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import RangeError
+
+__all__ = ["Beam", "BeamOptions", "Beginning", "length_divisor"]
+
+
+def length_divisor(length: int, length_penalty: float) -> float:
+    """((5 + |y|) / 6)^α: what the log-probability of an answer is divided by."""
+    return ((5.0 + length) / 6.0) ** length_penalty
+
+
+class BeamOptions(NamedTuple):
+    """beam_size: how many beginnings are kept. length_penalty: α. longest: of answers, END included. end: its id."""
+
+    beam_size: int
+    length_penalty: float
+    longest: int
+    end: int
+
+    def check(self, context_length: int) -> None:
+        """Raise RangeError for an option outside its range."""
+        if self.beam_size < 1 or not 0.0 <= self.length_penalty < math.inf or not 1 <= self.longest <= context_length:
+            raise RangeError(
+                "translate: beam_size is at least 1, length_penalty finite and at least 0, max_new_tokens from 1 to "
+                f"{context_length}, the context length; got {self.beam_size}, {self.length_penalty} and {self.longest}."
+            )
+
+
+class Beginning(NamedTuple):
+    """Tokens written so far, END among them once it has come; the log-probability of each, and of all."""
+
+    ids: tuple[int, ...] = ()
+    log_probabilities: tuple[float, ...] = ()
+    total: float = 0.0
+
+    def score(self, options: BeamOptions) -> float:
+        """By which answers are ranked."""
+        return self.total / length_divisor(len(self.ids), options.length_penalty)
+
+
+class Beam:
+    """The search for one answer. open: beginnings, the most probable first. ended: answers, in the order they came."""
+
+    def __init__(self, options: BeamOptions) -> None:
+        self.options = options
+        self.open = [Beginning()]
+        self.ended: list[Beginning] = []
+
+    def extend(self, log_p: NDArray[np.float64]) -> list[int]:
+        """Lengthen what is open by log-probabilities (len(open), V) of the next token, −∞ for one that never comes.
+
+        Returns which row of log_p each beginning that is open now was made from.
+        """
+        totals = (np.array([beginning.total for beginning in self.open])[:, None] + log_p).ravel()
+        still_open, parents = [], []
+        for candidate in highest(totals, self.options.beam_size - len(self.ended)):
+            parent, token = divmod(candidate, log_p.shape[1])
+            ids, each, _ = self.open[parent]
+            longer = Beginning((*ids, token), (*each, float(log_p[parent, token])), float(totals[candidate]))
+            if token == self.options.end:
+                self.ended.append(longer)
+            else:
+                still_open.append(longer)
+                parents.append(parent)
+        self.open = still_open
+        return parents
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing that is open can win any more."""
+        if not self.open or len(self.open[0].ids) >= self.options.longest:
+            return True
+        # log-probabilities only fall, from below zero, and no answer is divided by more than the longest is
+        hope = self.open[0].total / length_divisor(self.options.longest, self.options.length_penalty)
+        return bool(self.ended) and self.best.score(self.options) >= hope
+
+    @property
+    def best(self) -> Beginning:
+        """The answer with the best score, the first of equals; the best beginning where there is no answer."""
+        return max(self.ended or self.open, key=lambda found: found.score(self.options))
+
+
+def highest(totals: NDArray[np.float64], count: int) -> list[int]:
+    """Where the `count` highest finite totals are, the highest first; of equals the first."""
+    if count < totals.size:
+        lowest = np.partition(totals, totals.size - count)[totals.size - count]
+        chosen = np.flatnonzero(totals >= lowest)
+    else:
+        chosen = np.arange(totals.size)
+    chosen = chosen[np.isfinite(totals[chosen])]
+    return chosen[np.argsort(-totals[chosen], kind="stable")][:count].tolist()

@@ -1,0 +1,175 @@
+"""Translation: the source is read once, then answers are written token by token.
+
+    source -> encode -> memory      BEGIN -> step -> logits -> the beam: which beginnings go on -> step -> … -> END
+                                              ^------- the rows of the cache that go on ------------+
+
+Many sources are answered at once. Each has a beam of its own, see `beam`; the beginnings of all beams are the rows of
+one batch, and a source leaves the batch when its search is over.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..backend import to_device, to_numpy
+from ..data.pair_batches import SpecialTokens, special_tokens
+from ..data.tokenizer import Tokenizer
+from ..errors import ConfigError, NonFiniteError, RangeError
+from ..models.encoder_decoder import EncoderDecoder
+from .beam import Beam, BeamOptions, Beginning
+from .cache import KeyValueCache
+from .read import evaluating
+
+__all__ = ["Answer", "translate"]
+
+AT_ONCE = 64  # sources that are answered in one batch
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answers, and how sure it is.
+
+    ids: its tokens, without END. log_probabilities: of each, and of END where ended, which says whether END came.
+    score: by which it won.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    log_probabilities: tuple[float, ...]
+    score: float
+    ended: bool
+
+    @property
+    def log_probability(self) -> float:
+        """Of the whole answer, in nats."""
+        return math.fsum(self.log_probabilities)
+
+
+def translate(
+    model: EncoderDecoder,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    beam_size: int = 1,
+    length_penalty: float = 0.6,
+    max_new_tokens: int | None = None,
+    cached: bool = True,
+) -> list[Answer]:
+    """One answer for each text, by a beam of beam_size; in `eval()`, whatever mode the model is in.
+
+    length_penalty: α of the score, see `beam`. max_new_tokens: the longest answer, END included; None for the context
+    length. A search none of whose beginnings came to END within it answers with the best of them, not ended. cached
+    False: everything is read anew for each token, to compare.
+
+    Raises RangeError for one text in place of several, an option outside its range, or a text longer than the context;
+    VocabularyError for a character that the tokenizer lacks; ConfigError for a tokenizer of another model;
+    NonFiniteError for logits that are.
+    """
+    L, special = model.config.context_length, special_tokens(tokenizer)
+    options = BeamOptions(beam_size, length_penalty, L if max_new_tokens is None else max_new_tokens, special.end)
+    options.check(L)
+    if isinstance(texts, str):
+        raise RangeError("translate: texts are a sequence of texts, got one text. Give [text].")
+    if special.vocab_size > model.config.vocab_size:
+        raise ConfigError(
+            "translate: every token has a row in the model, but the tokenizer has, with the three special ones, "
+            f"{special.vocab_size} tokens and the model {model.config.vocab_size} rows. Use the tokenizer that the "
+            "model was trained with."
+        )
+    sources = [[*tokenizer.encode(text).tolist(), special.end] for text in texts]
+    for text, source in zip(texts, sources, strict=True):
+        if len(source) > L:
+            raise RangeError(
+                f"translate: a source has at most {L} tokens, the context length, its end included, got {len(source)} "
+                f"for {text[:40]!r}. Cut it into shorter texts."
+            )
+    answers: dict[int, Answer] = {}
+    order = sorted(range(len(sources)), key=lambda index: len(sources[index]))  # of like length: little padding
+    with evaluating(model):
+        for start in range(0, len(order), AT_ONCE):
+            chunk = order[start : start + AT_ONCE]
+            best = _search_all(_Reader(model, [sources[index] for index in chunk], special, cached), options)
+            answers |= {i: _answer(tokenizer, found, options) for i, found in zip(chunk, best, strict=True)}
+    return [answers[index] for index in range(len(sources))]
+
+
+class _Reader:
+    """Shows the decoder beginnings of equal length; row r of `memory` and of the cache belongs to row r of those."""
+
+    def __init__(
+        self, model: EncoderDecoder, sources: Sequence[Sequence[int]], special: SpecialTokens, cached: bool
+    ) -> None:
+        lengths = np.array([len(source) for source in sources], np.int32)
+        ids = np.full((len(sources), lengths.max()), special.padding, np.int32)
+        for row, source in zip(ids, sources, strict=True):
+            row[: len(source)] = source
+        self._model, self._special = model, special
+        self._lengths = to_device(lengths, model.device)
+        self._memory = model.encode(to_device(ids, model.device), self._lengths)
+        self._cache = KeyValueCache(model, len(sources)) if cached else None
+        self.rows = len(sources)
+
+    def read(self, beginnings: Sequence[Beginning]) -> NDArray[np.float64]:
+        """Log-probabilities (R, V) of the token that follows each; −∞ for those that cannot."""
+        targets = np.array([(self._special.begin, *beginning.ids) for beginning in beginnings], np.int32)
+        cache, start = self._cache, 0
+        if cache is not None:
+            start = cache.length
+            targets = targets[:, start:]  # BEGIN the first time, then the one token that is new
+        ids = to_device(targets, self._model.device)
+        blocks = None if cache is None else cache.blocks
+        logits = self._model.next_logits(ids, self._memory, self._lengths, blocks, start)
+        if cache is not None:
+            cache.advance(targets.shape[1])
+        log_p = _log_softmax(to_numpy(logits).astype(np.float64))
+        log_p[:, [self._special.padding, self._special.begin]] = -np.inf  # END is the only one of ours that is written
+        log_p[:, self._special.vocab_size :] = -np.inf  # a model may have more rows than there are tokens
+        return log_p
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Go on with these rows, in this order; a row may come twice."""
+        if list(rows) == list(range(self.rows)):
+            return
+        index = to_device(np.array(rows), self._model.device)
+        self._memory, self._lengths, self.rows = self._memory[index], self._lengths[index], len(rows)
+        if self._cache is not None:
+            self._cache.select(rows)
+
+
+def _search_all(reader: _Reader, options: BeamOptions) -> list[Beginning]:
+    """The best answer of every source."""
+    searches = [Beam(options) for _ in range(reader.rows)]
+    searching = searches
+    while True:
+        log_p = reader.read([beginning for search in searching for beginning in search.open])
+        rows, first, going_on = [], 0, []
+        for search in searching:
+            width = len(search.open)
+            parents = search.extend(log_p[first : first + width])
+            if not search.over:
+                going_on.append(search)
+                rows += [first + parent for parent in parents]
+            first += width
+        if not going_on:
+            return [search.best for search in searches]
+        searching = going_on
+        reader.select(rows)
+
+
+def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    highest = logits.max(-1, keepdims=True)
+    if not np.isfinite(highest).all():  # NaN too: it is the maximum of whatever holds one
+        raise NonFiniteError(
+            "translate: logits are finite, or −∞ for a token that never comes, got another for the highest. "
+            "The model has diverged: use an earlier checkpoint."
+        )
+    shifted = logits - highest
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def _answer(tokenizer: Tokenizer, found: Beginning, options: BeamOptions) -> Answer:
+    ended = found.ids[-1] == options.end
+    ids = found.ids[:-1] if ended else found.ids
+    return Answer(tokenizer.decode(ids), ids, found.log_probabilities, found.score(options), ended)

@@ -1,0 +1,25 @@
+"""Architectures: every model by the name that settings and runs know it by, with its configuration."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ..nn.module import Module
+from .encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from .gpt import GPT, GPTConfig
+from .vaswani import VaswaniConfig, VaswaniDecoder
+from .vit import ViT, ViTConfig
+
+__all__ = ["ARCHITECTURES", "build_model"]
+
+ARCHITECTURES: dict[str, tuple[Any, Callable[..., Module]]] = {
+    "gpt": (GPTConfig, GPT),
+    "vaswani": (VaswaniConfig, VaswaniDecoder),
+    "encoder_decoder": (EncoderDecoderConfig, EncoderDecoder),
+    "vit": (ViTConfig, ViT),
+}
+
+
+def build_model(config: Any, seed: int = 0) -> Any:
+    """The model of a configuration."""
+    model = next(model for kind, model in ARCHITECTURES.values() if kind is type(config))
+    return model(config, seed)

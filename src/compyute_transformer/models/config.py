@@ -1,0 +1,42 @@
+"""What every configuration of a model is checked for, once, when it is made."""
+
+from collections.abc import Sequence
+from typing import Any, get_args
+
+from ..errors import ConfigError
+from ..nn.attention import Implementation
+from ..nn.feed_forward import Activation
+
+__all__ = ["check_config"]
+
+
+def check_config(config: Any, sizes: Sequence[str], optional: Sequence[str] = ()) -> None:
+    """Refuse a configuration that cannot hold.
+
+    sizes: the fields that are whole numbers of at least 1. optional: those that may be None as well. Besides, every
+    configuration has embed_dim, num_heads, dropout, activation and attention, and may have num_kv_heads.
+
+    Raises ConfigError with the name of the configuration and of the field, and what came.
+    """
+    name = type(config).__name__
+    for field in sizes:
+        value = getattr(config, field)
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{name}: {field} is a whole number of at least 1, got {value!r}.")
+    for field in optional:
+        value = getattr(config, field)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ConfigError(
+                f"{name}: {field} is a whole number of at least 1, or None for its default, got {value!r}."
+            )
+    num_kv_heads = getattr(config, "num_kv_heads", None)
+    if config.embed_dim % config.num_heads or config.num_heads % (num_kv_heads or config.num_heads):
+        raise ConfigError(
+            f"{name}: num_heads must divide embed_dim, and num_kv_heads num_heads, got "
+            f"embed_dim {config.embed_dim}, num_heads {config.num_heads}, num_kv_heads {num_kv_heads}."
+        )
+    if not isinstance(config.dropout, (int, float)) or not 0.0 <= config.dropout < 1.0:
+        raise ConfigError(f"{name}: dropout lies in [0, 1), got {config.dropout!r}.")
+    for field, choices in (("activation", get_args(Activation)), ("attention", get_args(Implementation))):
+        if getattr(config, field) not in choices:
+            raise ConfigError(f"{name}: {field} is one of {', '.join(choices)}, got {getattr(config, field)!r}.")

@@ -1,0 +1,161 @@
+"""ViT: an image is a sequence of patches, and a transformer that sees all of them names what it shows.
+
+Dosovitskiy et al. 2021, "An image is worth 16x16 words: transformers for image recognition at scale".
+"""
+
+from dataclasses import dataclass
+from math import sqrt
+
+from ..backend import Array, array_module
+from ..errors import ConfigError, ShapeError
+from ..nn import init
+from ..nn.attention import Implementation, MultiHeadAttention
+from ..nn.block import PreNormBlock
+from ..nn.dropout import Dropout
+from ..nn.embedding import ClassToken, PatchEmbedding
+from ..nn.feed_forward import Activation, FeedForward
+from ..nn.linear import Linear
+from ..nn.module import Module, ModuleList
+from ..nn.norm import LayerNorm
+from ..nn.position import LearnedPosition
+from ..random import DROPOUT, INITIALISATION, Generator
+from .config import check_config
+from .language import use_attention
+
+__all__ = ["ViT", "ViTConfig"]
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """The shape of a ViT. All of it is saved with a run.
+
+    channels: 1 of grey images, 3 of coloured ones. mlp_dim None means 4 · embed_dim.
+    """
+
+    image_height: int
+    image_width: int
+    channels: int
+    num_classes: int
+    patch_size: int = 4  # the side of a square in pixels; it divides height and width
+    embed_dim: int = 192
+    num_heads: int = 3
+    num_layers: int = 12
+    mlp_dim: int | None = None
+    dropout: float = 0.0
+    bias: bool = True  # in linears and norms
+    activation: Activation = "gelu"
+    attention: Implementation = "auto"
+
+    def __post_init__(self) -> None:
+        images = ("image_height", "image_width", "channels", "num_classes", "patch_size")
+        check_config(self, (*images, "embed_dim", "num_heads", "num_layers"), ("mlp_dim",))
+        if self.image_height % self.patch_size or self.image_width % self.patch_size:
+            raise ConfigError(
+                "ViTConfig: patch_size divides the height and the width of the images, got images of "
+                f"{self.image_height} × {self.image_width} pixels and a patch_size of {self.patch_size}. "
+                "Choose another patch_size, or resize the images."
+            )
+
+    @property
+    def num_patches(self) -> int:
+        """How many patches an image is cut into."""
+        return (self.image_height // self.patch_size) * (self.image_width // self.patch_size)
+
+
+class ViT(Module):
+    """An image classifier: images (B, height, width, channels) in, one row of logits an image out, (B, num_classes).
+
+    Only what has gathered in the class token is read out.
+
+    Embedded patches start with a variance of about 1 (see `PatchEmbedding`); positions and the class token are normal
+    with std 0.5, so that they are not drowned: with 0.02 a small model hardly learns where a patch lies. All other
+    weights are normal with std 0.02, those that write to the residual stream divided by √(2 · num_layers), as in `GPT`.
+
+    generator: where dropout draws; part of the state of a run.
+    """
+
+    def __init__(self, config: ViTConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.generator = Generator(seed, DROPOUT)
+        weights = Generator(seed, INITIALISATION)
+        C, to_be_seen = config.embed_dim, init.normal(0.5)
+        self.patch_embedding = PatchEmbedding(config.patch_size, config.channels, C, config.bias, generator=weights)
+        self.class_token = ClassToken(C, to_be_seen, weights)
+        self.position = LearnedPosition(1 + config.num_patches, C, to_be_seen, weights)
+        self.dropout = Dropout(config.dropout, self.generator)
+        self.blocks = ModuleList(self._block(weights) for _ in range(config.num_layers))
+        self.norm = LayerNorm(C, config.bias)
+        self.head = Linear(C, config.num_classes, config.bias, generator=weights)
+        _ = self.flat  # lay all parameters into one buffer
+
+    def _block(self, weights: Generator) -> PreNormBlock:
+        config, C = self.config, self.config.embed_dim
+        to_stream = init.normal(0.02 / sqrt(2 * config.num_layers))
+        return PreNormBlock(
+            LayerNorm(C, config.bias),
+            MultiHeadAttention(
+                C,
+                config.num_heads,
+                None,
+                config.bias,
+                config.dropout,
+                config.attention,
+                initialise_out=to_stream,
+                generator=weights,
+                dropout_generator=self.generator,
+            ),
+            Dropout(config.dropout, self.generator),
+            LayerNorm(C, config.bias),
+            FeedForward(
+                C,
+                config.mlp_dim or 4 * C,
+                config.bias,
+                config.activation,
+                initialise_out=to_stream,
+                generator=weights,
+            ),
+            Dropout(config.dropout, self.generator),
+        )
+
+    def forward(self, images: Array) -> Array:
+        """Logits (B, num_classes) of images (B, height, width, channels), floats of the model's dtype."""
+        self._check(images)
+        x = self.patch_embedding(images)
+        x = self.class_token(x)
+        x = self.position(x)
+        x = self.dropout(x)
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x[:, 0])  # the class token: the head reads nothing else
+        logits: Array = self.head(x)
+        return logits
+
+    def backward(self, dlogits: Array) -> Array:
+        """Add to the gradients of all parameters; the gradient of the images."""
+        dtoken = self.head.backward(dlogits)
+        dtoken = self.norm.backward(dtoken)
+        dx = array_module(dtoken).zeros((len(dtoken), *self.position.weight.shape), dtype=dtoken.dtype)
+        dx[:, 0] = dtoken
+        for block in reversed(self.blocks):
+            dx = block.backward(dx)
+        dx = self.dropout.backward(dx)
+        dx = self.position.backward(dx)
+        dx = self.class_token.backward(dx)
+        dimages: Array = self.patch_embedding.backward(dx)
+        return dimages
+
+    def use_attention(self, implementation: Implementation) -> None:
+        """Switch every block's attention algorithm; the weights stay."""
+        use_attention(self, implementation)
+
+    def _check(self, images: Array) -> None:
+        """Refuse images of another size than the model's: fewer patches would take the wrong positions in silence."""
+        c, shape = self.config, getattr(images, "shape", None)
+        wanted = c.image_height, c.image_width, c.channels
+        if shape is None or len(shape) != 4 or tuple(shape[1:]) != wanted:
+            came = type(images).__name__ if shape is None else tuple(shape)
+            raise ShapeError(
+                f"ViT: images have shape (B, {', '.join(map(str, wanted))}), the height, width and channels the model "
+                f"was built for, got {came}. Resize or convert the images, or build a model for theirs."
+            )

@@ -1,0 +1,149 @@
+"""Images: say which class an image is of."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..backend import to_device, to_numpy
+from ..data.image_batches import ImageBatches, ImageEncoder, ordered_batches
+from ..data.images import Images, load_images
+from ..errors import RunError
+from ..generation.read import evaluating
+from ..ops.loss import cross_entropy
+from .confusion import Confusion
+from .settings import Settings, TrainingSettings
+from .task import Judgement, SupervisedTask
+
+__all__ = ["IMAGES", "ImageTask", "Labelled", "judge_images"]
+
+MOST_MISTAKES = 5  # in a sample
+
+
+class Labelled(NamedTuple):
+    """Images as bytes (number, height, width, channels), and the class of each."""
+
+    pixels: np.ndarray
+    labels: np.ndarray
+
+
+class ImageTask(SupervisedTask):
+    """Say which class an image is of: shuffled epochs to train on, every validation image to be judged by.
+
+    model: ViT, or another that turns images into one row of logits each. validation None: nothing is validated. shift:
+    up to so many pixels each training image is moved, another way each time.
+    """
+
+    unit = "images"
+
+    def __init__(
+        self,
+        model: Any,
+        encoder: ImageEncoder,
+        training: Labelled,
+        validation: Labelled | None,
+        settings: TrainingSettings,
+        shift: float = 0.0,
+        facts: Mapping[str, object] | None = None,
+    ) -> None:
+        rows = settings.accumulation * settings.batch_size
+        batches = ImageBatches(*training, rows, encoder.normalise, settings.seed, shift)
+        super().__init__(model, batches, settings)
+        self.encoder = encoder
+        self.units_per_step = rows
+        self.training, self.validation = training, validation
+        self._facts = dict(facts or {})
+
+    def validate(self) -> Mapping[str, float]:
+        """Loss, accuracy and how many images there were; see `judge_images`."""
+        return {} if self.validation is None else self._judge(self.validation).metrics
+
+    def sample(self, seed: int) -> str | None:
+        """How much of each class is recognised, and what is mistaken most often."""
+        given = self.training if self.validation is None else self.validation
+        confusion = self._judge(given).confusion
+        assert confusion is not None
+        worst = [f"{true} taken for {said}: {count}" for true, said, count in confusion.mistakes()[:MOST_MISTAKES]]
+        return "\n".join([str(confusion), *worst])
+
+    def facts(self) -> Mapping[str, object]:
+        """Images and classes."""
+        validation = 0 if self.validation is None else len(self.validation.labels)
+        return self._facts | {
+            "training_images": len(self.training.labels),
+            "validation_images": validation,
+            "classes": len(self.encoder.classes),
+        }
+
+    def _judge(self, images: Labelled) -> Judgement:
+        return judge_images(self.model, self.encoder, images, self.settings.batch_size)
+
+
+def judge_images(model: Any, encoder: ImageEncoder, images: Labelled, batch_size: int) -> Judgement:
+    """How well a model tells images apart, in `eval()`: loss, the mean in nats an image; accuracy; images, how many."""
+    nats, said = 0.0, []
+    with evaluating(model):
+        for x, labels in ordered_batches(*images, batch_size, encoder.normalise):
+            logits = model(to_device(x, model.device))
+            nats += len(labels) * float(cross_entropy(logits, to_device(labels, model.device)))
+            said.append(to_numpy(logits.argmax(axis=1)))
+    confusion = Confusion.of(encoder.classes, images.labels, np.concatenate(said))
+    number = len(images.labels)
+    return Judgement({"loss": nats / number, "accuracy": confusion.accuracy, "images": number}, confusion)
+
+
+class ImageKind:
+    """Images by class, how bytes become floats, and the class of an image."""
+
+    file = "images.json"
+
+    def load(self, sources: Any) -> Images:
+        """See `load_images`."""
+        return load_images(sources)
+
+    def encoder(self, data: Images, settings: Settings) -> ImageEncoder:
+        """Classes, size and channels; mean and variance are those of the training images alone."""
+        return ImageEncoder.measure(data, settings.data.image_size, settings.data.validation_fraction)
+
+    def load_encoder(self, path: Path) -> ImageEncoder:
+        """See `ImageEncoder.load`."""
+        return ImageEncoder.load(path)
+
+    def shape(self, encoder: ImageEncoder) -> dict[str, Any]:
+        """The size of the images, and the number of classes."""
+        return {
+            "image_height": encoder.height,
+            "image_width": encoder.width,
+            "channels": encoder.channels,
+            "num_classes": len(encoder.classes),
+        }
+
+    def task(self, model: Any, encoder: ImageEncoder, data: Images, settings: Settings) -> ImageTask:
+        """The images, split and shuffled."""
+        training, validation = self.split(encoder, data, settings)
+        facts = {"data": data.name, "image_size": f"{encoder.height} × {encoder.width} × {encoder.channels}"}
+        return ImageTask(model, encoder, training, validation, settings.training, settings.data.shift, facts)
+
+    def judge(self, model: Any, encoder: ImageEncoder, data: Images, settings: Settings, whole: bool) -> Judgement:
+        """Name images; see `judge_images`."""
+        if whole:
+            images: Labelled | None = Labelled(encoder.pixels(data), encoder.labels(data))
+        else:
+            _, images = self.split(encoder, data, settings)
+        if images is None:
+            raise RunError(
+                f"judge: the run was trained with validation_fraction 0, so it kept no images of {data.name} to be "
+                "judged by. Give some: compyute eval RUN FOLDER"
+            )
+        return judge_images(model, encoder, images, settings.training.batch_size)
+
+    def split(self, encoder: ImageEncoder, data: Images, settings: Settings) -> tuple[Labelled, Labelled | None]:
+        """What is trained on, and what judges; see `Images.split`."""
+        pixels, labels = encoder.pixels(data), encoder.labels(data)
+        training, validation = data.split(settings.data.validation_fraction)
+        held = Labelled(pixels[validation], labels[validation]) if len(validation) else None
+        return Labelled(pixels[training], labels[training]), held
+
+
+IMAGES = ImageKind()

@@ -1,0 +1,45 @@
+"""Kinds: which kind of task a run is about, by name, and by what it is given to train on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..models.presets import DEFAULT_PRESET, PRESETS
+from .task import Kind
+
+__all__ = ["kind_of", "preset_for"]
+
+
+def kind_of(name: str) -> Kind:
+    """The kind of that name, see `DataSettings.kind`; imported now, for images bring what language does not."""
+    match name:
+        case "translation":
+            from .translation import TRANSLATION
+
+            return TRANSLATION
+        case "images":
+            from .images import IMAGES
+
+            return IMAGES
+        case _:
+            from .language import LANGUAGE
+
+            return LANGUAGE
+
+
+def preset_for(task: str | None, sources: Sequence[str]) -> str:
+    """The preset where settings start when none is named: that of the task, else what the first source looks like.
+
+    A .tsv file holds pairs of texts; a folder with images in its folders holds classes of images; all else is text.
+    """
+    if task is not None:
+        return task if task in PRESETS else DEFAULT_PRESET
+    if sources:
+        first = Path(sources[0])
+        if first.suffix.lower() == ".tsv":
+            return "translation"
+        if first.is_dir():
+            from ..data.images import holds_images
+
+            if holds_images(first):
+                return "images"
+    return DEFAULT_PRESET

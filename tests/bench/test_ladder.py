@@ -1,0 +1,51 @@
+"""The ladder: every rung takes a real step with exactly its twins, and afterwards all twins are back."""
+
+import numpy as np
+import pytest
+
+from compyute_transformer.backend import only_twins_of
+from compyute_transformer.bench import ladder
+from compyute_transformer.bench.ladder import RUNGS, bench_ladder
+from compyute_transformer.ops.linear import linear_forward
+from compyute_transformer.ops.norm import layer_norm_forward
+
+TINY = {"context_length": 8, "embed_dim": 16, "num_heads": 2, "num_layers": 1, "batch_size": 3}
+
+
+def test_every_rung_is_timed_and_compared_with_the_one_below() -> None:
+    report = bench_ladder("seed", TINY, rounds=2)
+    names = [f"{rung}: {name}" for rung, (name, _) in enumerate(RUNGS)]
+    assert [r.mode for r in report.results if r.unit == "ms"] == names
+    assert [r.mode for r in report.results if r.unit == "× faster"] == names[1:]
+    assert all(r.value > 0 for r in report.results)
+
+
+def test_a_rung_has_its_own_twins_and_those_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.ones((2, 4), np.float32)
+    seen = []
+
+    class Step:
+        def __init__(self, work: object) -> None:
+            pass
+
+        def __call__(self) -> float:
+            seen.append((linear_forward.has_twin(x), layer_norm_forward.has_twin(x)))
+            return 0.0
+
+    monkeypatch.setattr(ladder, "OurStep", Step)
+    monkeypatch.setattr(ladder, "alternate", lambda contestants, *_, **__: {c: [c.run() or 1.0] for c in contestants})
+    bench_ladder("seed", TINY)
+    assert seen == [(False, False), *[(True, False)] * 3, *[(True, True)] * (len(RUNGS) - 4)]
+
+
+def test_other_twins_are_hidden_and_come_back() -> None:
+    x = np.ones((2, 4), np.float32)
+    assert linear_forward.has_twin(x)
+    with only_twins_of("norm"):
+        assert not linear_forward.has_twin(x)
+        assert layer_norm_forward.has_twin(x)
+        assert np.array_equal(linear_forward(x, x)[0], x @ x.T)
+    assert linear_forward.has_twin(x)
+    with pytest.raises(RuntimeError, match="out"), only_twins_of():
+        raise RuntimeError("out")
+    assert linear_forward.has_twin(x)

@@ -1,0 +1,27 @@
+from pathlib import Path
+
+import pytest
+
+from compyute_transformer.models.presets import DEFAULT_PRESET, PRESETS
+from compyute_transformer.training.kinds import kind_of, preset_for
+from compyute_transformer.training.settings import LEARNED_BY
+
+
+@pytest.mark.parametrize("name", LEARNED_BY)
+def test_every_kind_is_found(name: str) -> None:
+    kind = kind_of(name)
+    assert kind.file.endswith(".json")
+    assert type(kind).__name__.lower() == f"{name}kind"
+
+
+def test_the_task_or_else_the_data_choose_the_preset(tmp_path: Path) -> None:
+    assert preset_for(None, []) == preset_for("language", []) == DEFAULT_PRESET
+    for task in ("dates", "digits", "translation", "images"):
+        assert preset_for(task, []) == task
+        assert PRESETS[task]["data"]["task"] == task
+    assert preset_for(None, ["pairs.tsv"]) == preset_for(None, ["PAIRS.TSV"]) == "translation"
+    assert preset_for("language", ["pairs.tsv"]) == DEFAULT_PRESET
+    assert preset_for(None, ["text.txt"]) == DEFAULT_PRESET
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/one.txt").write_text("one")
+    assert preset_for(None, [str(tmp_path / "texts")]) == DEFAULT_PRESET

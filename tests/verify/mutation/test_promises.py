@@ -1,0 +1,23 @@
+"""What is promised beyond right gradients holds."""
+
+from inspect import Parameter, signature
+
+from compyute_transformer.backend import Twin, use
+from compyute_transformer.ops.contract import REGISTRY
+from compyute_transformer.verify.mutation.module_promises import module_promises
+from compyute_transformer.verify.mutation.promises import DEFAULTS, op_promises
+
+
+def test_every_promise_holds() -> None:
+    with use("reference"):
+        checks = [check for _, call in (*op_promises(), *module_promises()) for check in call()]
+    assert len(checks) >= 500
+    assert [str(check) for check in checks if not check.passed] == []
+
+
+def test_every_argument_that_may_be_left_out_has_its_documented_value() -> None:
+    for op in REGISTRY.values():
+        function = op.forward.reference if isinstance(op.forward, Twin) else op.forward
+        given = signature(function).parameters.values()
+        optional = {argument.name: argument.default for argument in given if argument.default is not Parameter.empty}
+        assert optional == DEFAULTS.get(op.name, {}), f"{op.name}: see DEFAULTS in verify/mutation/promises.py"
