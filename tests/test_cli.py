@@ -342,6 +342,38 @@ def test_text_is_shown_as_it_comes(run: Run, trained: Path, monkeypatch: pytest.
 # --- eval and doctor ---
 
 
+def test_images_are_learned_judged_and_their_confusion_is_drawn(run: Run, tmp_path: Path) -> None:
+    tiny = ["--embed-dim", 8, "--num-heads", 2, "--num-layers", 1, "--batch-size", 8, "--steps", 2, "--patch-size", 4]
+    done = run("train", "--task", "digits", "--runs", tmp_path, *tiny)
+    assert done.code == 0
+    assert "recognised" in done.out
+    picture = tmp_path / "confusion.png"
+    done = run("eval", tmp_path / "digits", "--picture", picture)
+    assert "accuracy" in done.out
+    assert "true \\ said" in done.out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    as_json = json.loads(run("eval", tmp_path / "digits", "--json").out)
+    assert as_json["images"] == sum(map(sum, as_json["confusion"]["counts"])) == 359
+
+
+def test_a_folder_of_images_is_known_for_what_it_is(run: Run, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for name, shade in (("dark", 20), ("light", 220)):
+        (tmp_path / "shades" / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (9, 7), (shade, shade, number)).save(tmp_path / "shades" / name / f"{number}.png")
+    tiny = ["--embed-dim", 8, "--num-heads", 2, "--num-layers", 1, "--batch-size", 4, "--steps", 1]
+    done = run("train", tmp_path / "shades", "--runs", tmp_path, *tiny, "--image-size", 16)
+    assert done.code == 0
+    assert "16 × 16 × 3" in done.out
+    assert run("eval", tmp_path / "images", tmp_path / "shades").code == 0
+    (tmp_path / "shades" / "light" / "0.png").write_bytes(b"broken")
+    done = run("eval", tmp_path / "images", tmp_path / "shades")
+    assert done.code == 1
+    assert "0.png is not" in done.err.replace("\n", "")
+
+
 def test_evaluation_is_the_same_number_for_people_and_programs(run: Run, trained: Path) -> None:
     facts = json.loads(run("eval", trained, "--json").out)
     done = run("eval", trained)

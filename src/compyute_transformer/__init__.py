@@ -14,7 +14,16 @@ The flow, floor by floor:
 
 from . import errors, models, nn, ops, optim
 from .backend import use
-from .models import GPT, GPTConfig, ViT, ViTConfig
+from .models import (
+    GPT,
+    EncoderDecoder,
+    EncoderDecoderConfig,
+    GPTConfig,
+    VaswaniConfig,
+    VaswaniDecoder,
+    ViT,
+    ViTConfig,
+)
 from .nn import Module, MultiHeadAttention
 from .ops import Mask
 from .optim import SGD, AdamW
@@ -26,10 +35,14 @@ __all__ = [
     "GPT",
     "SGD",
     "AdamW",
+    "EncoderDecoder",
+    "EncoderDecoderConfig",
     "GPTConfig",
     "Mask",
     "Module",
     "MultiHeadAttention",
+    "VaswaniConfig",
+    "VaswaniDecoder",
     "ViT",
     "ViTConfig",
     "errors",

@@ -40,6 +40,8 @@ __all__ = [
     "erf",
     "fast",
     "only_twins_of",
+    "set_threads",
+    "threads",
     "to_device",
     "to_numpy",
     "use",
@@ -127,6 +129,31 @@ def erf(x: Array) -> Array:
     special = import_module("cupyx.scipy.special" if _is_cupy(x) else "scipy.special")
     y: Array = special.erf(x)
     return y
+
+
+# --- threads -------------------------------------------------------------------------------------------------------
+
+
+def threads() -> int:
+    """How many threads the fast twins run on when called from this thread; without Numba, NumPy's BLAS."""
+    count: int = import_module(f"{__package__}.cpu._threads").threads()
+    return count
+
+
+def set_threads(count: int, override: bool = False) -> int:
+    """Let the fast twins, and the BLAS of NumPy and SciPy, run on this many threads. Returns how many twins run on now.
+
+    A pool whose number the user set in the environment (NUMBA_NUM_THREADS, OMP_NUM_THREADS, OPENBLAS_NUM_THREADS) keeps
+    it, unless `override`. It holds for calls from the thread that says so, as Numba has it; the results of the twins do
+    not depend on it. Numba's pool cannot grow after it has started: beyond its size, twins run on all of it.
+
+    Raises:
+        BackendError: count is no whole number of at least 1.
+    """
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise BackendError(f"set_threads: a number of threads is a whole number of at least 1, got {count!r}.")
+    import_module(f"{__package__}.cpu._threads").set_threads(count, override)
+    return threads()
 
 
 # --- readable and fast ---------------------------------------------------------------------------------------------

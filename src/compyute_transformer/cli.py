@@ -161,6 +161,9 @@ def train(
     clip: Annotated[Any, training("The longest gradient; none: any.", **or_none(float))] = None,
     seed: Annotated[int | None, training("Of weights, batches, dropout and samples.")] = None,
     device: Annotated[Device | None, training("Where to compute.")] = None,
+    threads: Annotated[
+        Any, training("Of the CPU; none: one a core, or as the environment says.", **or_none(int))
+    ] = None,
     eval_every: Annotated[int | None, output("Steps between validations; 0: only at the end.")] = None,
     checkpoint_every: Annotated[int | None, output("Steps between checkpoints; 0: the best and the last.")] = None,
     sample_every: Annotated[int | None, output("Steps between samples; 0: none.")] = None,

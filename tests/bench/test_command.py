@@ -9,10 +9,10 @@ from typing import Any, get_args
 import pytest
 
 from compyute_transformer import cli
-from compyute_transformer.bench.command import Size
+from compyute_transformer.bench.command import Size, StepSize
 from compyute_transformer.bench.ground import Ground
 from compyute_transformer.bench.race import COLUMNS, Report, Result
-from compyute_transformer.bench.workload import SIZES
+from compyute_transformer.bench.workload import SIZES, STEP_SIZES
 
 GROUND = Ground("Linux, 2 cores", "A processor", 2, "openblas", "numpy 2.0", "2026-01-02")
 TINY = ["--context-length=8", "--embed-dim=16", "--num-heads=2", "--num-layers=1"]
@@ -27,6 +27,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 
 def test_a_size_on_the_command_line_is_a_size() -> None:
     assert get_args(Size) == tuple(SIZES)
+    assert get_args(StepSize) == tuple(STEP_SIZES)
 
 
 @pytest.mark.parametrize("what", ["step", "attention", "ops", "generate", "startup"])

@@ -6,9 +6,13 @@ import pytest
 from compyute_transformer.bench import step
 from compyute_transformer.bench.ground import NO_TORCH
 from compyute_transformer.bench.step import NO_COMPILER, bench_step, check_steps, run_alone
-from compyute_transformer.bench.torch_gpt import TorchGPT, TorchStep
-from compyute_transformer.bench.workload import SIZES, OurStep, Workload, workload
+from compyute_transformer.bench.torch_gpt import TorchGPT
+from compyute_transformer.bench.torch_step import TorchStep
+from compyute_transformer.bench.torch_vaswani import TorchEncoderDecoder
+from compyute_transformer.bench.torch_vit import TorchViT
+from compyute_transformer.bench.workload import RACERS, SIZES, STEP_SIZES, OurStep, Workload, workload
 from compyute_transformer.errors import ConfigError, ParityError
+from compyute_transformer.models.encoder_decoder import EncoderDecoderConfig
 from compyute_transformer.models.gpt import GPT, GPTConfig
 
 TINY = {"context_length": 8, "embed_dim": 16, "num_heads": 2, "num_layers": 1, "batch_size": 3}
@@ -45,7 +49,7 @@ def test_a_twin_that_computes_something_else_is_refused(change: str, monkeypatch
             if change == "clip":
                 self.optimizer.param_groups[0]["lr"] *= 2
 
-    monkeypatch.setattr("compyute_transformer.bench.torch_gpt.TorchStep", Wrong)
+    monkeypatch.setattr("compyute_transformer.bench.torch_step.TorchStep", Wrong)
     with pytest.raises(ParityError, match="Nothing was timed"):
         bench_step("seed", {**TINY, "clip": 0.5, "learning_rate": 0.01}, modes=["eager"], rounds=1, memory=False)
 
@@ -97,6 +101,14 @@ def test_peak_memory_is_each_contestants_own(monkeypatch: pytest.MonkeyPatch) ->
         run_alone(**given)  # type: ignore[arg-type]  # as the process will
 
 
+@pytest.mark.parametrize("name", STEP_SIZES)
+def test_every_size_races_a_twin_of_its_model(name: str) -> None:
+    work = workload(name)
+    assert type(work.config) in RACERS
+    assert work.tokens % work.training.batch_size == 0
+    assert f"B {work.training.batch_size}, " in work.shape
+
+
 @pytest.mark.parametrize("name", SIZES)
 def test_every_size_is_a_model_that_torch_can_race(name: str) -> None:
     work = workload(name)
@@ -127,7 +139,7 @@ def test_the_twin_drops_where_ours_does(place: str) -> None:
     """On the embedding, on what goes to the stream, and on attention's weights: each alone makes a difference."""
     work = tiny(dropout=0.5)
     theirs = TorchStep(work, GPT(work.config).state_dict())
-    x, model = theirs.batches[0][0], theirs.model.eval()
+    (x,), model = theirs.batches[0][0], theirs.model.eval()
     assert model(x).equal(model(x))
     model.get_submodule(place).train()
     assert not model(x).equal(model(x))
@@ -135,10 +147,113 @@ def test_the_twin_drops_where_ours_does(place: str) -> None:
 
 def test_both_sides_see_the_same_batches_in_the_same_order() -> None:
     ours, theirs = OurStep(tiny()), TorchStep(tiny(), GPT(tiny().config).state_dict())
-    for (x, y), (their_x, their_y) in zip(ours.batches, theirs.batches, strict=True):
+    for ((x,), y), ((their_x,), their_y) in zip(ours.batches, theirs.batches, strict=True):
         assert np.array_equal(x, their_x)
         assert np.array_equal(y, their_y)
     for _ in range(2):
         ours()
         theirs()
     assert ours.index == theirs.index == 2
+
+
+# --- the encoder-decoder ---------------------------------------------------------------------------------------------
+
+
+def tiny_pairs(**changes: object) -> Workload:
+    return workload("vaswani", {**TINY, **changes}, vocab_size=31)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+def test_both_sides_take_the_same_steps_of_an_encoder_decoder(bias: bool, activation: str) -> None:
+    work = tiny_pairs(bias=bias, activation=activation, num_layers=2, clip=0.5)
+    assert work.training.label_smoothing > 0
+    check_steps(work, "eager")
+
+
+def test_an_encoder_decoder_whose_twin_ignores_padding_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = TorchEncoderDecoder.forward
+    monkeypatch.setattr(
+        TorchEncoderDecoder,
+        "forward",
+        lambda self, source, target, lengths: right(self, source, target, lengths * 0 + 8),
+    )
+    with pytest.raises(ParityError, match="Nothing was timed"):
+        check_steps(tiny_pairs(), "eager")
+
+
+def test_the_report_of_an_encoder_decoder_counts_tokens_of_both_sides() -> None:
+    report = bench_step("vaswani", TINY, 31, modes=["eager"], rounds=1, memory=False)
+    assert {r.name for r in report.results} == {"compyute auto", "torch eager"}
+    assert {r.unit for r in report.results} >= {"ms", "tokens/s"}
+    assert tiny_pairs().tokens == 3 * (8 + 8)
+    run_alone("vaswani", TINY, 31, "torch", "eager")
+
+
+def test_padding_is_in_the_race() -> None:
+    (source, target, lengths), targets = tiny_pairs(batch_size=50).batches()[0]
+    assert source.shape == target.shape == targets.shape == (50, 8)
+    assert (lengths.min(), lengths.max()) == (5, 8)
+    assert ((targets == -100).sum(1) == 3).any()
+    assert not (targets[:, :5] == -100).any()
+
+
+def test_grouped_heads_are_no_race_of_an_encoder_decoder() -> None:
+    with pytest.raises(ConfigError, match="every head has its own keys, got num_kv_heads 1"):
+        TorchEncoderDecoder(EncoderDecoderConfig(5, 8, 16, 2, 1, num_kv_heads=1))
+
+
+@pytest.mark.parametrize(
+    "place", ["dropout", "encoder.0.dropouts.feed_forward", "decoder.0.cross_attention", "decoder.0.attention"]
+)
+def test_the_twin_of_an_encoder_decoder_drops_where_ours_does(place: str) -> None:
+    work = tiny_pairs(dropout=0.5)
+    theirs = TorchStep(work, OurStep(work).model.state_dict())
+    inputs, model = theirs.batches[0][0], theirs.model.eval()
+    assert model(*inputs).equal(model(*inputs))
+    model.get_submodule(place).train()
+    assert not model(*inputs).equal(model(*inputs))
+
+
+# --- the vision transformer ------------------------------------------------------------------------------------------
+
+
+SMALL_VIT = {"embed_dim": 16, "num_heads": 2, "num_layers": 2, "patch_size": 16, "batch_size": 3}
+
+
+def tiny_images(**changes: object) -> Workload:
+    return workload("vit", {**SMALL_VIT, **changes})
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "relu"])
+def test_both_sides_take_the_same_steps_of_a_vit(bias: bool, activation: str) -> None:
+    work = tiny_images(bias=bias, activation=activation, clip=0.5)
+    assert work.training.label_smoothing > 0
+    check_steps(work, "eager")
+
+
+def test_a_vit_whose_twin_sees_images_mirrored_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = TorchViT.forward
+    monkeypatch.setattr(TorchViT, "forward", lambda self, images: right(self, images.flip(2)))
+    with pytest.raises(ParityError, match="Nothing was timed"):
+        check_steps(tiny_images(), "eager")
+
+
+def test_the_report_of_a_vit_counts_images() -> None:
+    report = bench_step("vit", SMALL_VIT, modes=["eager"], rounds=1, memory=False)
+    assert {r.name for r in report.results} == {"compyute auto", "torch eager"}
+    assert {r.unit for r in report.results} >= {"ms", "images/s"}
+    assert tiny_images().tokens == 3
+    assert "32 × 32 × 3 pixels, patches of 16" in tiny_images().shape
+    run_alone("vit", SMALL_VIT, None, "torch", "eager")
+
+
+@pytest.mark.parametrize("place", ["dropout", "blocks.0.attention", "blocks.0.attention_dropout"])
+def test_the_twin_of_a_vit_drops_where_ours_does(place: str) -> None:
+    work = tiny_images(dropout=0.5)
+    theirs = TorchStep(work, OurStep(work).model.state_dict())
+    (images,), model = theirs.batches[0][0], theirs.model.eval()
+    assert model(images).equal(model(images))
+    model.get_submodule(place).train()
+    assert not model(images).equal(model(images))

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from compyute_transformer.backend import Array
-from compyute_transformer.cpu import _blas
 from compyute_transformer.cpu._blas import AS_IT_IS, TRANSPOSED, sgemm, sgemm_address, single_threaded
+from compyute_transformer.cpu._threads import of_blas
 
 
 @numba.njit
@@ -35,9 +35,9 @@ def test_product_of_parts_of_wider_arrays(transposed: bool) -> None:
 
 
 def test_threads_are_given_back_after_nesting_and_after_errors() -> None:
-    functions = _blas._threads_of_scipy()
-    assert functions is not None, "SciPy's wheels carry OpenBLAS"
-    get, _ = functions
+    blas = of_blas("scipy")
+    assert blas is not None, "SciPy's wheels carry OpenBLAS"
+    get = blas.get
     before = get()
     with single_threaded:
         with single_threaded:

@@ -7,8 +7,9 @@ import pytest
 
 from compyute_transformer.data import BytePairTokenizer, CharacterTokenizer
 from compyute_transformer.errors import ConfigError, RangeError, VocabularyError
-from compyute_transformer.generation import generate, probabilities, sample, stream
+from compyute_transformer.generation import generate, generate_batch, probabilities, sample, stream
 from compyute_transformer.generation.read import prefill
+from compyute_transformer.models import VaswaniConfig, VaswaniDecoder
 from compyute_transformer.models.gpt import GPT, GPTConfig
 from compyute_transformer.nn.module import Observer, observe
 from compyute_transformer.random import SAMPLING, Draw
@@ -256,3 +257,17 @@ def test_options_are_refused_at_the_call(options: dict[str, object], message: st
 def test_a_tokenizer_of_another_model_is_refused() -> None:
     with pytest.raises(ConfigError, match="tokenizer has 256 tokens and the model 27 rows"):
         stream(gpt(), BYTES, "a", max_new_tokens=3)
+
+
+def test_another_language_model_writes_by_the_same_words() -> None:
+    config = VaswaniConfig(LETTERS.vocab_size, CONTEXT, embed_dim=16, num_heads=2, num_layers=2, dropout=0.5)
+    model = VaswaniDecoder(config, seed=3)
+    options: dict[str, Any] = {"max_new_tokens": 20, "temperature": 0.5, "seed": 1}
+    prompts = ["thequick", "a", "fox"]
+    alone = [generate(model, LETTERS, prompt, **options) for prompt in prompts]
+    assert [len(text) for text in alone] == [20] * 3
+    assert len(set(alone)) == 3
+    assert alone == [generate(model, LETTERS, prompt, cached=False, **options) for prompt in prompts]
+    assert alone == generate_batch(model, LETTERS, prompts, **options)
+    assert model.training
+    assert model.generator.offset == 0

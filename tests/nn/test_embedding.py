@@ -1,4 +1,4 @@
-"""Embedding: a row for each id; the gradients of equal ids add up."""
+"""Embedding: a row for each id, a projection of each patch, a vector before all; gradients add up."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from tolerances import limit
 
 from compyute_transformer import random
 from compyute_transformer.errors import RangeError
-from compyute_transformer.nn import Embedding, init
+from compyute_transformer.nn import ClassToken, Embedding, PatchEmbedding, init
 from compyute_transformer.random import Generator
 from compyute_transformer.verify import relative_error
 
@@ -56,3 +56,48 @@ def test_the_gradient_follows_the_differences() -> None:
 def test_an_id_outside_the_table_is_refused(wrong: int) -> None:
     with pytest.raises(RangeError, match=rf"\[0, 7\), got {wrong}"):
         Embedding(7, 5)(np.array([[0, wrong]]))
+
+
+# --- patches and the class token -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_patches_are_those_of_torchs_convolution(bias: bool) -> None:
+    module = PatchEmbedding(2, 3, 5, bias, generator=Generator(1)).to(dtype=np.float64)
+    images = np.random.default_rng(0).normal(size=(2, 4, 6, 3))
+    conv = torch.nn.Conv2d(3, 5, 2, 2, bias=bias, dtype=torch.float64)
+    with torch.no_grad():
+        conv.weight.copy_(torch.from_numpy(module.weight.data.reshape(5, 2, 2, 3).transpose(0, 3, 1, 2)))
+        if bias:
+            module.bias.data[...] = np.arange(5.0)
+            conv.bias.copy_(torch.arange(5.0))
+    leaf = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).requires_grad_()
+    y, theirs = module(images), conv(leaf).flatten(2).transpose(1, 2)
+    assert relative_error(y, theirs.detach().numpy()) <= limit("torch", y.dtype)
+    dy = np.random.default_rng(1).normal(size=y.shape)
+    theirs.backward(torch.from_numpy(dy))
+    assert leaf.grad is not None
+    assert relative_error(module.backward(dy), leaf.grad.numpy().transpose(0, 2, 3, 1)) <= limit("torch", y.dtype)
+    assert (module.bias is None) == (not bias)
+
+
+def test_embedded_patches_start_as_large_as_the_pixels() -> None:
+    images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
+    assert PatchEmbedding(8, 3, 64, generator=Generator(1))(images).std() == pytest.approx(1.0, abs=0.1)
+
+
+def test_patches_and_the_class_token_follow_the_differences() -> None:
+    rng = np.random.default_rng(0)
+    assert module_error(PatchEmbedding(2, 3, 5), [rng.normal(size=(2, 4, 6, 3))]) <= limit("differences", np.float64)
+    assert module_error(ClassToken(5), [rng.normal(size=(2, 3, 5))]) <= limit("differences", np.float64)
+
+
+def test_the_gradient_of_the_class_token_is_added_to() -> None:
+    """A gradient that is set, not added to, loses all backwards but the last."""
+    module, x = ClassToken(4).to(dtype=np.float64), np.zeros((2, 3, 4))
+    dy = np.random.default_rng(0).normal(size=(2, 4, 4))
+    for _ in range(2):
+        module(x)
+        assert np.array_equal(module.backward(dy), dy[:, 1:])
+    assert module.weight.shape == module.weight.grad.shape == (4,)
+    assert np.allclose(module.weight.grad, 2 * dy[:, 0].sum(0), rtol=1e-15)

@@ -108,3 +108,14 @@ def test_sinusoids_without_a_width_or_length_are_refused() -> None:
         sinusoids(-1, 4)
     with pytest.raises(RangeError, match="got 4 and 0"):
         sinusoids(4, 0)
+
+
+def test_a_text_that_grows_token_by_token_asks_for_few_tables() -> None:
+    from compyute_transformer.ops.position import _sinusoids_float64, sinusoidal_position
+
+    whole = sinusoids(100, 6)
+    _sinusoids_float64.cache_clear()
+    for start in range(100):
+        y = sinusoidal_position(np.zeros((1, 1, 6), np.float32), start)
+        assert np.array_equal(y[0, 0], whole[start])
+    assert _sinusoids_float64.cache_info().misses == 8, "1, 2, 4, … 128"

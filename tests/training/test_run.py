@@ -12,6 +12,7 @@ import pytest
 from training_helpers import TEXT, TINY, Listener, digests, dying, tiny
 
 from compyute_transformer import use
+from compyute_transformer.backend import set_threads, threads
 from compyute_transformer.data import load_corpus
 from compyute_transformer.errors import CheckpointError, ConfigError, CorpusError, RunError
 from compyute_transformer.training import (
@@ -72,6 +73,18 @@ def test_the_facts_are_told(tmp_path: Path, corpus: str) -> None:
         "validation_tokens": len(TEXT) - int(len(TEXT) * 0.9),
         "vocab_size": len(set(TEXT)),
     }
+
+
+def test_a_run_uses_the_threads_it_is_given_and_ends_the_same(tmp_path: Path, corpus: str) -> None:
+    before = threads()
+    with use("auto"):
+        try:
+            start_run([corpus], tiny(threads=1), tmp_path / "one")
+            assert threads() == 1
+        finally:
+            set_threads(before, override=True)
+        start_run([corpus], tiny(threads=before), tmp_path / "all")
+    assert digests(tmp_path / "one") == digests(tmp_path / "all")
 
 
 @pytest.mark.parametrize("tokenizer", ["characters", "bpe"])

@@ -39,7 +39,7 @@ def test_ranges_are_checked_in_the_result_and_not_in_between(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_round_trip_changes_nothing(preset: str) -> None:
-    settings = Settings.resolve(preset, None, {"window": 5})
+    settings = Settings.resolve(preset, None, {"seed": 5})
     assert Settings.from_dict(settings.to_dict()) == settings
     assert Settings.from_dict({}) == Settings()
 

@@ -9,6 +9,7 @@ from compyute_transformer.errors import ConfigError
 from compyute_transformer.verify import plan
 from compyute_transformer.verify.finding import Finding, Label, Task
 from compyute_transformer.verify.plan import NotRun, Verdict, carry_out, choose, everything
+from compyute_transformer.verify.subjects import SUBJECTS
 
 
 def task(name: str, *methods: str, error: float = 0.0) -> Task:
@@ -75,7 +76,7 @@ def test_without_pytorch_its_proofs_have_not_passed(monkeypatch: pytest.MonkeyPa
         ("ops.linear", "torch"),
         ("nn.Linear", "torch"),
         ("ops.gelu", "torch"),
-        ("models.GPT", "torch"),
+        *((subject.name, "torch") for subject in SUBJECTS.values()),
     }
     assert all("pip install 'compyute-transformer[verify]'" in absent.reason for absent in verdict.not_run)
     assert not verdict.passed

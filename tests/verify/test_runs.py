@@ -8,9 +8,10 @@ import pytest
 from training_helpers import TEXT, tiny
 
 from compyute_transformer.backend import Array
+from compyute_transformer.data import load_pairs
 from compyute_transformer.errors import CorpusError, RunError
 from compyute_transformer.nn import LayerNorm
-from compyute_transformer.training import load_run, start_run
+from compyute_transformer.training import Settings, load_run, start_run
 from compyute_transformer.training.config import reload_data
 from compyute_transformer.verify.plan import carry_out
 from compyute_transformer.verify.runs import batch_of, is_run, model_of, tasks_of_run
@@ -121,3 +122,37 @@ def test_what_is_no_run_or_has_lost_its_text_is_refused(run: Path, tmp_path: Pat
     text.unlink()
     with pytest.raises(CorpusError):
         tasks_of_run(folder)
+
+
+def test_a_run_of_pairs_is_proven_on_its_first_validation_pairs(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.tsv"
+    file.write_text("".join(f"{word * n}\t{n} {word}\n" for word in ("ab", "cd", "e") for n in range(1, 5)))
+    changes = {"context_length": 12, "embed_dim": 8, "num_heads": 2, "num_layers": 1, "batch_size": 2, "steps": 2}
+    settings = Settings.resolve(
+        "translation", None, {**changes, "tokenizer": "characters", "validation_fraction": 0.3, "sample_every": 0}
+    )
+    start_run([str(file)], settings, tmp_path / "run")
+    loaded = load_run(tmp_path / "run")
+    (source, target, source_lengths, target_lengths), labels = batch_of(loaded, tmp_path / "run")
+    kept = load_pairs(file).split(0.3)[1][:2]
+    for row, pair in enumerate(kept):
+        assert loaded.tokenizer.decode(source[row, : source_lengths[row] - 1]) == pair.source
+        assert loaded.tokenizer.decode(labels[row, : target_lengths[row] - 1]) == pair.target
+    assert len(target) == len(kept) == 2
+    verdict = carry_out(tasks_of_run(tmp_path / "run"))
+    assert verdict.passed
+    assert {finding.method for finding in verdict.findings} == {"complex step", "torch", "implementations", "twin"}
+
+
+def test_a_trained_classifier_of_images_is_proven_on_its_own_images(tmp_path: Path) -> None:
+    small = {"patch_size": 4, "embed_dim": 16, "num_heads": 2, "num_layers": 1, "steps": 6, "batch_size": 4}
+    quick = {"learning_rate": 1e-2, "warmup": 0, "eval_every": 0}
+    start_run((), Settings.resolve("digits", None, small | quick), tmp_path / "digits")
+    loaded = load_run(tmp_path / "digits", "last")
+    images, labels = batch_of(loaded, tmp_path / "digits")
+    assert (images.shape, images.dtype, labels.shape) == ((8, 8, 8, 1), np.float32, (8,))
+    verdict = carry_out(tasks_of_run(tmp_path / "digits", "last"))
+    assert verdict.passed
+    assert not verdict.not_run
+    proven = {finding.argument for finding in verdict.findings if finding.method == "differences"}
+    assert proven == {f"d{path}" for path, _ in loaded.model.named_parameters()} | {"flat buffer"}

@@ -4,7 +4,7 @@ machine    what this machine is: processor, BLAS, packages, environment, GPU
 doctor     what of it holds speed back, and what to do
 ground     the machine in the words of a CSV row, and what spoils a race on it
 race       contestants take turns: medians, spread, ratio; parity first
-step       a training step, ours beside PyTorch's     workload, torch_gpt
+step       a training step, ours beside PyTorch's     workload, torch_step, torch_gpt, torch_vaswani
 attention  the algorithms beside each other, and the op alone beside PyTorch's
 ops        each fast twin beside its body, and beside a plain copy or matrix product
 generate   a model that writes, with its cache and without

@@ -11,7 +11,6 @@ import numpy as np
 
 from ..backend import Array
 from ..errors import ConfigError
-from ..models.gpt import GPT
 from ..nn.attention import Implementation
 from ..ops.attention import (
     Mask,
@@ -72,15 +71,15 @@ def bench_attention(
 
 def check_algorithms(work: Workload, algorithms: Sequence[Implementation]) -> None:
     """The loss and the norm of the gradient, dropout included, from weights drawn anew. Raises ParityError."""
-    model = GPT(work.config, work.training.seed)
+    model = work.racer.model(work.config, work.training.seed)
     randomise(model)
-    x, y = work.batches()[0]
+    inputs, targets = work.batches()[0]
     found = []
     for name in algorithms:
         model.use_attention(name)
         model.generator.offset = 0
         model.zero_grad()
-        loss, saved = cross_entropy_forward(model(x), y)
+        loss, saved = cross_entropy_forward(model(*inputs), targets)
         model.backward(cross_entropy_backward(1.0, saved))
         found.append((float(loss), global_norm(model.flat.grad)))
         check_parity("the loss", name, found[-1][:1], found[0][:1], TOLERANCE)

@@ -20,6 +20,7 @@ bench = typer.Typer(
 )
 
 Size = Literal["nano", "cpu", "shakespeare", "seed", "gpt2"]
+StepSize = Literal["nano", "cpu", "shakespeare", "seed", "gpt2", "vaswani"]
 
 
 def shape(help: str) -> Any:
@@ -47,7 +48,7 @@ Json = Annotated[bool, output("JSON on the standard output, for programs.", "--j
 
 @bench.command()
 def step(
-    preset: Annotated[Size, shape("The model and how it is trained.")] = "shakespeare",
+    preset: Annotated[StepSize, shape("The model and how it is trained.")] = "shakespeare",
     batch_size: BatchSize = None,
     context_length: ContextLength = None,
     embed_dim: EmbedDim = None,

@@ -8,7 +8,6 @@ or the race is refused.
 from collections.abc import Mapping, Sequence
 from shutil import which
 
-from ..models.gpt import GPT
 from ..verify.torch_models import randomise
 from .ground import NO_TORCH, has_torch, survey, use_threads_of
 from .peak import peak_memory
@@ -48,7 +47,7 @@ def bench_step(
     contestants = _contestants(work, modes, reference)
     raced = alternate(contestants, rounds)
     report.add_times("step", work.shape, raced)
-    report.add_rates("step", work.shape, raced, work.tokens, "tokens/s")
+    report.add_rates("step", work.shape, raced, work.tokens, work.racer.unit)
     contestants.clear()
     raced.clear()  # which held the models
     if memory:
@@ -68,10 +67,10 @@ def check_steps(work: Workload, mode: str) -> None:
     Weights are drawn anew, since a model as it starts has a loss of log V whatever it computes.
     Raises ParityError.
     """
-    from .torch_gpt import TorchStep
+    from .torch_step import TorchStep
 
     work = work.without_dropout()
-    model = GPT(work.config, work.training.seed)
+    model = work.racer.model(work.config, work.training.seed)
     randomise(model)
     theirs = TorchStep(work, model.state_dict(), mode)
     ours = OurStep(work, model)
@@ -85,9 +84,9 @@ def run_alone(size: str, overrides: Mapping[str, object], vocab_size: int | None
     """A few steps of one contestant, for the peak of its memory."""
     work = workload(size, overrides, vocab_size)
     if provider == "torch":
-        from .torch_gpt import TorchStep
+        from .torch_step import TorchStep
 
-        step = TorchStep(work, GPT(work.config, work.training.seed).state_dict(), mode)
+        step = TorchStep(work, OurStep(work).model.state_dict(), mode)
     else:
         step = OurStep(work)  # type: ignore[assignment]
     for _ in range(STEPS_ALONE):
@@ -110,7 +109,7 @@ def _contestants(work: Workload, modes: Sequence[str], reference: bool) -> list[
     if reference:
         contestants.append(Contestant("compyute", "reference", OurStep(work, reference=True)))
     if modes:
-        from .torch_gpt import TorchStep
+        from .torch_step import TorchStep
 
         state = ours.model.state_dict()
         contestants += [Contestant("torch", mode, TorchStep(work, state, mode)) for mode in modes]

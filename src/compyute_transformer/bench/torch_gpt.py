@@ -4,7 +4,6 @@ It computes what ours does, from our weights. Imported only where PyTorch is ins
 """
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import torch
@@ -14,9 +13,8 @@ from torch import nn
 from ..backend import Array
 from ..errors import ConfigError
 from ..models.gpt import GPTConfig
-from .workload import Workload
 
-__all__ = ["TorchGPT", "TorchStep"]
+__all__ = ["TorchGPT"]
 
 Tensor: TypeAlias = Any  # torch's types are not checked: it need not be installed
 
@@ -100,42 +98,3 @@ def _their_name(path: str) -> str:
     for ours, theirs in NAMES.items():
         path = path.replace(ours, theirs)
     return path
-
-
-class TorchStep:
-    """One step of training: the work of `workload.OurStep`, from the same weights on the same batches.
-
-    norm: the length of the last gradient, before it was clipped. mode: "eager", "compiled" (torch.compile) or
-    "autocast" (bfloat16 in matrix products and attention, float32 weights).
-    """
-
-    def __init__(self, work: Workload, state: Mapping[str, Array], mode: str = "eager") -> None:
-        training = work.training
-        self.model = TorchGPT(work.config)
-        self.model.load(state)
-        self.run = torch.compile(self.model) if mode == "compiled" else self.model
-        self.mode, self.clip, self.norm, self.index = mode, training.clip, 0.0, 0
-        self.parameters = list(self.model.parameters())
-        groups = [
-            {"params": [p for p in self.parameters if p.ndim >= 2], "weight_decay": training.weight_decay},
-            {"params": [p for p in self.parameters if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        betas = (training.beta1, training.beta2)
-        self.optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, betas=betas, fused=True)
-        self.batches = [(torch.from_numpy(x.copy()), torch.from_numpy(y.copy())) for x, y in work.batches()]
-
-    def __call__(self) -> float:
-        """Take the step."""
-        x, y = self.batches[self.index % len(self.batches)]
-        self.index += 1
-        self.optimizer.zero_grad(set_to_none=True)
-        precision: AbstractContextManager[Any] = nullcontext()
-        if self.mode == "autocast":
-            precision = torch.autocast("cpu", dtype=torch.bfloat16)
-        with precision:
-            loss = F.cross_entropy(self.run(x).flatten(0, 1), y.flatten())
-        loss.backward()
-        if self.clip is not None:
-            self.norm = nn.utils.clip_grad_norm_(self.parameters, self.clip).item()
-        self.optimizer.step()
-        return float(loss.item())

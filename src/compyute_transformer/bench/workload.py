@@ -2,26 +2,31 @@
 
     workload("shakespeare", {"dropout": 0.0}) -> Workload -> OurStep(workload)() -> the loss
 
-The tokens are random: what a step costs does not depend on what the text says.
+The data are random: what a step costs does not depend on what they say. A model races once it is in `RACERS`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from ..backend import Array, use
 from ..errors import ConfigError
+from ..models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from ..models.gpt import GPT, GPTConfig
-from ..ops.loss import cross_entropy_backward, cross_entropy_forward
+from ..models.vit import ViT, ViTConfig
+from ..ops.loss import IGNORE_INDEX, cross_entropy_backward, cross_entropy_forward
 from ..optim import AdamW, clip_by_global_norm
 from ..optim.clip import global_norm
 from ..training.settings import Settings, TrainingSettings
 
-__all__ = ["SIZES", "OurStep", "Workload", "workload"]
+__all__ = ["RACERS", "SIZES", "STEP_SIZES", "Batch", "OurStep", "Racer", "Workload", "workload"]
 
 BATCHES = 4  # drawn before the race and used in turn, so that drawing them is no part of it
+
+Batch: TypeAlias = tuple[tuple[Array, ...], Array]  # the inputs of a model's forward, and targets of its logits' rows
 
 # Name -> the preset it starts from, and what is different: a batch that a CPU can take, another shape.
 SIZES: dict[str, tuple[str, dict[str, object]]] = {
@@ -43,29 +48,42 @@ SIZES: dict[str, tuple[str, dict[str, object]]] = {
         },
     ),
 }
-VOCABULARIES = {"gpt2": 50257}  # tinyshakespeare's otherwise
-CHARACTERS = 65
+STEP_SIZES: dict[str, tuple[str, dict[str, object]]] = SIZES | {  # what only a step is timed of
+    "vaswani": ("translation", {"batch_size": 16}),
+    "vit": ("images", {"embed_dim": 192, "num_heads": 3, "num_layers": 6, "batch_size": 32}),
+}
+CHARACTERS = 65  # tinyshakespeare's
+DATA: dict[str, dict[str, int]] = {
+    "gpt2": {"vocab_size": 50257},
+    "vaswani": {"vocab_size": 4000},
+    "vit": {"image_height": 32, "image_width": 32, "channels": 3, "num_classes": 10},
+}
 
 
 @dataclass(frozen=True)
 class Workload:
-    """The shape of the model, and how it is trained. seed: of weights and tokens."""
+    """The shape of the model, and how it is trained. seed: of weights and data."""
 
-    config: GPTConfig
+    config: Any
     training: TrainingSettings
 
     @property
+    def racer(self) -> "Racer":
+        """The model that it is about."""
+        return RACERS[type(self.config)]
+
+    @property
     def tokens(self) -> int:
-        """How many a step sees."""
-        return self.training.batch_size * self.config.context_length
+        """How many a step sees; images, where the model sees those."""
+        return self.training.batch_size * self.racer.items(self.config)
 
     @property
     def shape(self) -> str:
         """In a few words, for a table."""
         c = self.config
         return (
-            f"B {self.training.batch_size}, T {c.context_length}, C {c.embed_dim}, {c.num_heads} heads, "
-            f"{c.num_layers} blocks, V {c.vocab_size}, dropout {c.dropout:g}"
+            f"B {self.training.batch_size}, {self.racer.lengths(c)}, C {c.embed_dim}, {c.num_heads} heads, "
+            f"{c.num_layers} blocks, dropout {c.dropout:g}"
         )
 
     def without_dropout(self) -> "Workload":
@@ -73,22 +91,84 @@ class Workload:
         training = replace(self.training, clip=self.training.clip or 1.0)
         return Workload(replace(self.config, dropout=0.0), training)
 
-    def batches(self) -> list[tuple[Array, Array]]:
-        """Random ids and targets, (B, T) each."""
+    def batches(self) -> list[Batch]:
+        """Random inputs and targets."""
         rng = np.random.default_rng([self.training.seed, 5])
-        shape = (BATCHES, 2, self.training.batch_size, self.config.context_length)
-        return [(x, y) for x, y in rng.integers(0, self.config.vocab_size, shape)]
+        return [self.racer.batch(self.config, rng, self.training.batch_size) for _ in range(BATCHES)]
+
+
+@dataclass(frozen=True)
+class Racer:
+    """A model that races.
+
+    model: ours, from a configuration and a seed. batch: from a configuration, a generator and the number of rows.
+    twin: where the same in PyTorch is found in this package, "module:Class"; it is imported only where PyTorch is.
+    items, unit: how much of what a row holds that a rate counts. lengths: the shape of a row in words.
+    """
+
+    model: Callable[..., Any]
+    batch: Callable[[Any, np.random.Generator, int], Batch]
+    twin: str
+    items: Callable[[Any], int]
+    lengths: Callable[[Any], str]
+    unit: str = "tokens/s"
+
+
+def text_batch(config: GPTConfig, rng: np.random.Generator, rows: int) -> Batch:
+    """Ids and targets, (B, T) each."""
+    x, y = rng.integers(0, config.vocab_size, (2, rows, config.context_length))
+    return (x,), y
+
+
+def pairs_batch(config: EncoderDecoderConfig, rng: np.random.Generator, rows: int) -> Batch:
+    """Source, target and the lengths of sources, from half the context to all of it; padded targets are not scored."""
+    L = config.context_length
+    source, target, targets = rng.integers(0, config.vocab_size, (3, rows, L))
+    source_lengths, target_lengths = rng.integers(L // 2 + 1, L + 1, (2, rows))
+    targets[np.arange(L) >= target_lengths[:, None]] = IGNORE_INDEX
+    return (source, target, source_lengths), targets
+
+
+def images_batch(config: ViTConfig, rng: np.random.Generator, rows: int) -> Batch:
+    """Images of noise (B, height, width, channels), and their classes (B)."""
+    images = rng.normal(size=(rows, config.image_height, config.image_width, config.channels))
+    return (images.astype(np.float32),), rng.integers(0, config.num_classes, rows)
+
+
+RACERS: dict[type, Racer] = {
+    GPTConfig: Racer(
+        GPT,
+        text_batch,
+        "torch_gpt:TorchGPT",
+        lambda c: c.context_length,
+        lambda c: f"T {c.context_length}, V {c.vocab_size}",
+    ),
+    EncoderDecoderConfig: Racer(
+        EncoderDecoder,
+        pairs_batch,
+        "torch_vaswani:TorchEncoderDecoder",
+        lambda c: 2 * c.context_length,
+        lambda c: f"S {c.context_length}, T {c.context_length}, V {c.vocab_size}",
+    ),
+    ViTConfig: Racer(
+        ViT,
+        images_batch,
+        "torch_vit:TorchViT",
+        lambda c: 1,
+        lambda c: f"{c.image_height} × {c.image_width} × {c.channels} pixels, patches of {c.patch_size}",
+        "images/s",
+    ),
+}
 
 
 def workload(size: str, overrides: Mapping[str, object] | None = None, vocab_size: int | None = None) -> Workload:
     """A size by its name, with some settings changed. Raises ConfigError for one that there is not, or cannot be."""
-    if size not in SIZES:
-        raise ConfigError(f"bench: a size is one of {', '.join(SIZES)}, got {size!r}.")
-    preset, changes = SIZES[size]
+    if size not in STEP_SIZES:
+        raise ConfigError(f"bench: a size is one of {', '.join(STEP_SIZES)}, got {size!r}.")
+    preset, changes = STEP_SIZES[size]
     settings = Settings.resolve(preset, overrides={**changes, **(overrides or {})})
-    return Workload(
-        settings.model.config({"vocab_size": vocab_size or VOCABULARIES.get(size, CHARACTERS)}), settings.training
-    )
+    data = DATA.get(size, {"vocab_size": CHARACTERS}) | ({} if vocab_size is None else {"vocab_size": vocab_size})
+    return Workload(settings.model.config(data), settings.training)
 
 
 class OurStep:
@@ -97,22 +177,23 @@ class OurStep:
     norm: the length of the last gradient, before it was clipped. twins: as `backend.use` has it.
     """
 
-    def __init__(self, work: Workload, model: GPT | None = None, reference: bool = False) -> None:
+    def __init__(self, work: Workload, model: Any = None, reference: bool = False) -> None:
         training = work.training
-        self.model = model or GPT(work.config, training.seed)
+        self.model = model or work.racer.model(work.config, training.seed)
         betas = (training.beta1, training.beta2)
         self.optimizer = AdamW(self.model.flat, training.learning_rate, betas, weight_decay=training.weight_decay)
         self.batches, self.index = work.batches(), 0
-        self.clip, self.reference, self.norm = training.clip, reference, 0.0
+        self.clip, self.label_smoothing = training.clip, training.label_smoothing
+        self.reference, self.norm = reference, 0.0
 
     def __call__(self) -> float:
         """Take the step."""
-        x, y = self.batches[self.index % BATCHES]
+        inputs, targets = self.batches[self.index % BATCHES]
         self.index += 1
         twins: AbstractContextManager[None] = use("reference") if self.reference else nullcontext()
         with twins:
             self.model.zero_grad()
-            loss, saved = cross_entropy_forward(self.model(x), y)
+            loss, saved = cross_entropy_forward(self.model(*inputs), targets, label_smoothing=self.label_smoothing)
             self.model.backward(cross_entropy_backward(1.0, saved))
             gradient = self.model.flat.grad
             self.norm = global_norm(gradient) if self.clip is None else clip_by_global_norm(gradient, self.clip)

@@ -5,15 +5,15 @@ that the compiled kernel can be kept on disk. Each call runs on the thread that 
 and gives the BLAS its threads back afterwards.
 """
 
-import ctypes
 from functools import cache
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from llvmlite import ir
 from numba import types
 from numba.extending import get_cython_function_address, intrinsic
+
+from ._threads import of_blas
 
 __all__ = ["AS_IT_IS", "TRANSPOSED", "sgemm", "sgemm_address", "single_threaded"]
 
@@ -81,21 +81,6 @@ def sgemm(
     return signature, codegen
 
 
-@cache
-def _threads_of_scipy() -> tuple[Any, Any] | None:
-    # SciPy's wheels carry an OpenBLAS of their own; another BLAS (Accelerate, MKL) is left as it is
-    import scipy
-
-    folders = [Path(scipy.__file__).parent / ".dylibs", Path(scipy.__file__).parent.parent / "scipy.libs"]
-    for folder in folders:
-        for path in folder.glob("*openblas*"):
-            library = ctypes.CDLL(str(path))
-            for prefix in ("scipy_openblas", "openblas"):
-                if hasattr(library, f"{prefix}_set_num_threads"):
-                    return getattr(library, f"{prefix}_get_num_threads"), getattr(library, f"{prefix}_set_num_threads")
-    return None
-
-
 class _SingleThreaded:
     """Counts who is inside: two threads may run kernels at once. The first takes the threads, the last returns them."""
 
@@ -103,19 +88,19 @@ class _SingleThreaded:
         self.lock, self.inside, self.before = Lock(), 0, 1
 
     def __enter__(self) -> None:
-        if (functions := _threads_of_scipy()) is not None:
+        if (blas := of_blas("scipy")) is not None:
             with self.lock:
                 if self.inside == 0:
-                    self.before = functions[0]()
-                    functions[1](1)
+                    self.before = blas.get()
+                    blas.set(1)
                 self.inside += 1
 
     def __exit__(self, *_: object) -> None:
-        if (functions := _threads_of_scipy()) is not None:
+        if (blas := of_blas("scipy")) is not None:
             with self.lock:
                 self.inside -= 1
                 if self.inside == 0:
-                    functions[1](self.before)
+                    blas.set(self.before)
 
 
 # SciPy's BLAS on one thread within a `with` block, on as many as before after it.

@@ -41,7 +41,8 @@ def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
         memory = free.pop()
     except IndexError:
         memory = np.empty(size, np.uint8)
-    return np.asarray(_Loan(memory)).view(dtype).reshape(shape)
+    array: Array = np.asarray(_Loan(memory)).view(dtype).reshape(shape)
+    return array
 
 
 def empty_like(array: Array) -> Array:

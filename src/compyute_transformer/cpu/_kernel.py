@@ -9,8 +9,13 @@ long.
 
 Work is divided into shares that do not depend on the number of threads where a sum crosses them, so that the results do
 not depend on it either.
+
+A loop that is to vectorise runs from 0 over a slice, `part = x[start:stop]; for i in range(part.size)`, never over
+`range(start, stop)`: an index that might be negative counts from the end in NumPy, and for that possibility the
+compiler turns every load into a gather and every store into a scatter. That alone made GELU four times as slow.
 """
 
+import logging
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -19,6 +24,7 @@ import numpy as np
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when the pool starts, so before Numba is imported
 import numba
+from numba.core import event
 
 from ..backend import Array
 
@@ -36,6 +42,25 @@ kernel: Callable[[F], F] = numba.njit(cache=True, fastmath=FASTMATH, error_model
 parallel_kernel: Callable[[F], F] = numba.njit(
     cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True, parallel=True
 )
+
+
+class _Announcement(event.Listener):  # type: ignore[misc]
+    """Says once, on the standard error, why a first call takes so long. Loading a kernel from disk is silent."""
+
+    said = False
+
+    def on_start(self, event: Any) -> None:
+        if not self.said and event.data["dispatcher"].py_func.__module__.startswith(__package__):
+            self.said = True
+            logging.getLogger("compyute_transformer").warning(
+                "Compiling kernels for this machine: half a minute, once. They are kept for the next start."
+            )
+
+    def on_end(self, event: Any) -> None:
+        pass
+
+
+event.register("numba:compile", _Announcement())
 
 
 def is_ready(*arrays: Array | None) -> bool:

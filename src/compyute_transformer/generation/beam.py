@@ -35,12 +35,12 @@ class BeamOptions(NamedTuple):
     longest: int
     end: int
 
-    def check(self, context_length: int) -> None:
+    def check(self) -> None:
         """Raise RangeError for an option outside its range."""
-        if self.beam_size < 1 or not 0.0 <= self.length_penalty < math.inf or not 1 <= self.longest <= context_length:
+        if self.beam_size < 1 or not 0.0 <= self.length_penalty < math.inf or self.longest < 1:
             raise RangeError(
-                "translate: beam_size is at least 1, length_penalty finite and at least 0, max_new_tokens from 1 to "
-                f"{context_length}, the context length; got {self.beam_size}, {self.length_penalty} and {self.longest}."
+                "translate: beam_size is at least 1, length_penalty finite and at least 0, max_new_tokens at least 1, "
+                f"got {self.beam_size}, {self.length_penalty} and {self.longest}."
             )
 
 

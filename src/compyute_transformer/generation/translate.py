@@ -59,17 +59,18 @@ def translate(
 ) -> list[Answer]:
     """One answer for each text, by a beam of beam_size; in `eval()`, whatever mode the model is in.
 
-    length_penalty: α of the score, see `beam`. max_new_tokens: the longest answer, END included; None for the context
-    length. A search none of whose beginnings came to END within it answers with the best of them, not ended. cached
-    False: everything is read anew for each token, to compare.
+    length_penalty: α of the score, see `beam`. max_new_tokens: of an answer, END included; the context length is the
+    most there is room for. A search none of whose beginnings came to END by then answers with the best of them, not
+    ended. cached False: everything is read anew for each token, to compare.
 
     Raises RangeError for one text in place of several, an option outside its range, or a text longer than the context;
     VocabularyError for a character that the tokenizer lacks; ConfigError for a tokenizer of another model;
     NonFiniteError for logits that are.
     """
     L, special = model.config.context_length, special_tokens(tokenizer)
-    options = BeamOptions(beam_size, length_penalty, L if max_new_tokens is None else max_new_tokens, special.end)
-    options.check(L)
+    longest = L if max_new_tokens is None else min(L, max_new_tokens)
+    options = BeamOptions(beam_size, length_penalty, longest, special.end)
+    options.check()
     if isinstance(texts, str):
         raise RangeError("translate: texts are a sequence of texts, got one text. Give [text].")
     if special.vocab_size > model.config.vocab_size:

@@ -4,7 +4,6 @@ Dosovitskiy et al. 2021, "An image is worth 16x16 words: transformers for image 
 """
 
 from dataclasses import dataclass
-from math import sqrt
 
 from ..backend import Array, array_module
 from ..errors import ConfigError, ShapeError
@@ -67,9 +66,9 @@ class ViT(Module):
 
     Only what has gathered in the class token is read out.
 
-    Embedded patches start with a variance of about 1 (see `PatchEmbedding`); positions and the class token are normal
-    with std 0.5, so that they are not drowned: with 0.02 a small model hardly learns where a patch lies. All other
-    weights are normal with std 0.02, those that write to the residual stream divided by √(2 · num_layers), as in `GPT`.
+    Matrices of blocks start Xavier uniform, as in the authors' code. Embedded patches start with a variance of about 1
+    (see `PatchEmbedding`); positions and the class token are normal with std 0.5, so that they are not drowned: with
+    the authors' 0.02 a small model is slow to learn where a patch lies. The head is normal with std 0.02.
 
     generator: where dropout draws; part of the state of a run.
     """
@@ -91,7 +90,7 @@ class ViT(Module):
 
     def _block(self, weights: Generator) -> PreNormBlock:
         config, C = self.config, self.config.embed_dim
-        to_stream = init.normal(0.02 / sqrt(2 * config.num_layers))
+        xavier = init.xavier_uniform()
         return PreNormBlock(
             LayerNorm(C, config.bias),
             MultiHeadAttention(
@@ -101,7 +100,7 @@ class ViT(Module):
                 config.bias,
                 config.dropout,
                 config.attention,
-                initialise_out=to_stream,
+                initialise=xavier,
                 generator=weights,
                 dropout_generator=self.generator,
             ),
@@ -112,7 +111,7 @@ class ViT(Module):
                 config.mlp_dim or 4 * C,
                 config.bias,
                 config.activation,
-                initialise_out=to_stream,
+                initialise=xavier,
                 generator=weights,
             ),
             Dropout(config.dropout, self.generator),

@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from jaxtyping import Float
 
-from ..backend import Array, array_module
+from ..backend import Array, array_module, fast
 from ..errors import ShapeError
 from ..random import Draw
 from .attention import (
@@ -372,6 +372,7 @@ def fused_multi_head_forward(
     return y, FusedSaved(projection, attention_saved, out_saved)
 
 
+@fast
 def fused_multi_head_backward(dy: X, saved: FusedSaved) -> Gradients:
     """Gradients of `fused_multi_head_forward`: dx, dmemory, din_weight, din_bias, dout_weight, dout_bias."""
     projection, attention_saved, out_saved = saved

@@ -55,12 +55,12 @@ class Confusion:
             return "\n".join(["the most frequent mistakes", *(worst or ["none"])])
         names = [short(name) for name in self.classes]
         first = max(len("true \\ said"), *map(len, names))
-        widths = [max(len(name), len(str(column.max()))) + 2 for name, column in zip(names, self.counts.T, strict=True)]
+        width = max(len(str(self.counts.max(initial=0))), *map(len, names)) + 2
         shares = np.diag(self.counts) / np.maximum(1, self.counts.sum(axis=1))
         rows = [("true \\ said", names, "right"), *zip(names, self.counts.tolist(), shares, strict=True)]
         lines = []
         for name, cells, share in rows:
-            numbers = "".join(f"{cell or '·':>{width}}" for cell, width in zip(cells, widths, strict=True))
+            numbers = "".join(f"{cell or '·':>{width}}" for cell in cells)
             lines.append(f"{name:<{first}}{numbers}  {share if isinstance(share, str) else f'{share:.1%}':>6}")
         return "\n".join(lines)
 

@@ -157,6 +157,7 @@ class TrainingSettings:
     log_every: int = 10
     seed: int = 0  # of weights, dropout, batches and samples
     device: Device = "cpu"
+    threads: int | None = None  # of the CPU; None: one a core, or as the environment says
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
@@ -174,6 +175,7 @@ class TrainingSettings:
             self.min_learning_rate,
         )
         _require(0 <= self.weight_decay < inf, "weight_decay", "is at least 0 and finite", self.weight_decay)
+        _require(self.threads is None or self.threads >= 1, "threads", 'is at least 1, or "none"', self.threads)
         _require(self.clip is None or self.clip > 0, "clip", 'is above 0, or "none" for no clipping', self.clip)
         _require(0 <= self.seed < 2**64, "seed", "lies in [0, 2⁶⁴)", self.seed)
 

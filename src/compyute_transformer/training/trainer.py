@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..backend import to_numpy
+from ..backend import set_threads, to_numpy
 from ..errors import CheckpointError, NonFiniteError, StateError
 from ..ops.linear import linear_forward
 from ..optim.adamw import AdamW, FlatParameters
@@ -60,6 +60,8 @@ class Trainer:
         Raises NonFiniteError for a loss or gradient that is NaN or infinite, and CheckpointError when the disk refuses.
         """
         task, settings = self.task, self.settings
+        if settings.threads is not None:
+            set_threads(settings.threads, override=True)
         # NumPy's warnings about overflow would come before our own check, which says more, and stops.
         quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
         new = not checkpoint.steps(self.run)

@@ -25,7 +25,10 @@ SHOWN = 3  # pairs a sample shows
 class TranslationTask(SupervisedTask):
     """Write the target that goes with a source: shuffled pairs to train on, others to be judged by.
 
-    Raises CorpusError for pairs that are too long, VocabularyError for a sample prompt that the tokenizer cannot encode.
+    training, validation: pairs; of validation none, where nothing shall be validated.
+
+    Raises CorpusError for pairs that are too long, VocabularyError for a sample prompt that the tokenizer cannot
+    encode.
     """
 
     unit = "tokens"
@@ -51,14 +54,12 @@ class TranslationTask(SupervisedTask):
         tokenizer.encode(settings.sample_prompt)  # refuses one that cannot be encoded now
 
     def validate(self) -> Mapping[str, float]:
-        """Loss over all validation pairs, and the share of the first 2000 that are answered exactly, by greedy search."""
+        """Loss over all validation pairs; exact_match of greedy answers to the first 2000 of them."""
         if self._encoded is None:
             return {}
         loss, tokens = mean_loss(self.model, pair_batches(self._encoded, self.settings.batch_size))
-        answered = self.validation[:ANSWERED]
-        answers = [answer.text for answer in translate(self.model, self.tokenizer, [pair.source for pair in answered])]
-        matched = exact_match(answers, [pair.target for pair in answered])
-        return {"loss": loss, "perplexity": exp(min(loss, 700.0)), "exact_match": matched, "tokens": tokens}
+        matched = exact_match(*_answers(self.model, self.tokenizer, self.validation[:ANSWERED]))
+        return {"loss": loss, "exact_match": matched, "tokens": tokens}
 
     def sample(self, seed: int) -> str | None:
         """Three validation pairs, each with what the model answers; and its answer to the sample prompt, if any."""
@@ -66,8 +67,7 @@ class TranslationTask(SupervisedTask):
         chosen = [pairs[i] for i in integers(Draw(seed, SAMPLING, 0), (SHOWN,), len(pairs)).tolist()]
         sources = [*([prompt] if prompt else []), *(pair.source for pair in chosen)]
         truths = [*([None] if prompt else []), *(pair.target for pair in chosen)]
-        longest = min(self.settings.sample_tokens, self.model.config.context_length)
-        answers = translate(self.model, self.tokenizer, sources, max_new_tokens=longest)
+        answers = translate(self.model, self.tokenizer, sources, max_new_tokens=self.settings.sample_tokens)
         return "\n".join(
             f"source  {source}\nanswer  {answer.text}\n" + ("" if truth is None else f"truth   {truth}\n")
             for source, answer, truth in zip(sources, answers, truths, strict=True)
@@ -93,8 +93,7 @@ def judge_answers(
     """
     encoded = EncodedPairs(pairs, tokenizer, model.config.context_length, "given")
     loss, tokens = mean_loss(model, pair_batches(encoded, batch_size))
-    answers = [answer.text for answer in translate(model, tokenizer, [pair.source for pair in pairs])]
-    truths = [pair.target for pair in pairs]
+    answers, truths = _answers(model, tokenizer, pairs)
     return {
         "loss": loss,
         "perplexity": exp(min(loss, 700.0)),  # beyond, a float would overflow
@@ -103,6 +102,12 @@ def judge_answers(
         "tokens": tokens,
         "pairs": len(pairs),
     }
+
+
+def _answers(model: EncoderDecoder, tokenizer: Tokenizer, pairs: Sequence[Pair]) -> tuple[list[str], list[str]]:
+    """(what the model answers to each source, by greedy search; what it should have)."""
+    answers = translate(model, tokenizer, [pair.source for pair in pairs])
+    return [answer.text for answer in answers], [pair.target for pair in pairs]
 
 
 class TranslationKind:
@@ -118,8 +123,9 @@ class TranslationKind:
         """Characters must be known in the validation pairs too; merges are learned from the training pairs alone."""
         kind = settings.data.tokenizer
         pairs = data.pairs + data.held_out if kind == "characters" else data.split(settings.data.validation_fraction)[0]
-        text = "\n".join(text for pair in pairs for text in (pair.source, pair.target))
-        return train_tokenizer(kind, text.replace("\n", "") if kind == "characters" else text, settings.data.vocab_size)
+        between = "" if kind == "characters" else "\n"  # no merge reaches from one text into the next
+        text = between.join(text for pair in pairs for text in (pair.source, pair.target))
+        return train_tokenizer(kind, text, settings.data.vocab_size)
 
     def load_encoder(self, path: Path) -> Tokenizer:
         """See `load_tokenizer`."""

@@ -16,8 +16,11 @@ import numpy as np
 
 from ..backend import Array
 from ..data.batches import validation_windows
+from ..data.pair_batches import EncodedPairs
+from ..ops.contract import cast
 from ..training.checkpoint import Which
 from ..training.config import CONFIG, reload_data
+from ..training.images import IMAGES
 from ..training.run import LoadedRun, load_run
 from .finding import Finding, Label, Task, attempt, from_errors
 from .function import of_loss
@@ -32,6 +35,7 @@ __all__ = ["is_run", "tasks_of_run"]
 KINKED = (
     "A difference would step over the kinks of the model's ReLU; a complex step stays on its side of each, and is run."
 )
+MOST_IMAGES = 8
 LONGEST, MOST_TOKENS = 128, 256  # of a window; of a batch: enough for every gradient, and a large model has an end
 
 
@@ -46,12 +50,12 @@ def tasks_of_run(folder: str | Path, which: Which = "best", seed: int = 0) -> li
     Raises RunError, CheckpointError or CorpusError where the run or its text cannot be read.
     """
     run = load_run(folder, which)
-    ids, targets = batch_of(run, folder)
+    inputs, targets = batch_of(run, folder)
     whole = Label(f"run.{Path(folder).resolve().name}", f"step {run.step}, {which}")
 
     def proof(method: Proof, dtype: Any, prover: Any, label: Label = whole, methods: tuple[Proof, ...] = ()) -> Task:
         def prove() -> Iterator[Finding]:
-            return prover(model_of(run, dtype, seed), ids, targets, label, seed)
+            return prover(model_of(run, dtype, seed), cast(inputs, dtype), targets, label, seed)
 
         return Task(label.name, methods or (method,), partial(attempt, label, method, dtype, prove))
 
@@ -70,12 +74,24 @@ def tasks_of_run(folder: str | Path, which: Which = "best", seed: int = 0) -> li
     ]
 
 
-def batch_of(run: LoadedRun, folder: str | Path) -> tuple[Array, Array]:
-    """Windows from the start of the run's validation text; of its training text, if it kept none."""
-    fraction = run.settings.data.validation_fraction
-    training, validation = reload_data(folder, run.config).split(fraction)
+def batch_of(run: LoadedRun, folder: str | Path) -> tuple[Any, Array]:
+    """The inputs of the model, one or several, and targets, from the run's validation split.
+
+    Windows from the start of its text; its first pairs; its first images. Of the training split, if it kept none.
+    """
+    data: Any = reload_data(folder, run.config)
+    if run.settings.data.kind == "images":
+        training, validation = IMAGES.split(run.encoder, data, run.settings)
+        pixels, labels = (array[:MOST_IMAGES] for array in validation or training)
+        return run.encoder.normalise(pixels), labels
+    training, validation = data.split(run.settings.data.validation_fraction)
     length = min(run.model.config.context_length, LONGEST)
     rows = max(1, min(run.settings.training.batch_size, MOST_TOKENS // length))
+    if run.settings.data.kind == "translation":
+        pairs = (validation or training)[:rows]
+        encoded = EncodedPairs(pairs, run.tokenizer, run.model.config.context_length, "validation")
+        *inputs, labels = encoded.batch(np.arange(len(pairs)))
+        return tuple(inputs), labels
     tokens = run.tokenizer.encode((validation or training)[: 64 * rows * length])
     return next(validation_windows(tokens, length, rows))
 

@@ -2,6 +2,7 @@
 
 twice             a module that runs twice goes back last in, first out, and its gradients add up
 eval              nothing is dropped, drawn or kept
+kept              a model's backward uses up all that its forward saved
 dropout           with probability 0 nothing is drawn and nothing changes; a probability of 0.001 is not 0
 gradient          a gradient that is given to a parameter stays the giver's
 implementation    the one that is asked for runs; "auto" is fused where it has a fast twin, else parallel
@@ -29,7 +30,7 @@ from ...ops.contract import cotangent
 from ...random import DROPOUT, Generator
 from .. import modules
 from ..check import Check, relative_error
-from ..subjects import SUBJECTS
+from ..subjects import SUBJECTS, Subject
 from ..tolerances import limit
 from ..torch_models import compare_attention, randomise
 from ..torch_modules import torch_weights
@@ -51,6 +52,8 @@ def module_promises() -> Iterator[Promise]:
     for example in modules.EXAMPLES:
         yield f"twice {example.name} [{example.case}]", partial(_twice, example)
         yield f"eval {example.name} [{example.case}]", partial(_eval, example)
+    for subject in SUBJECTS.values():
+        yield f"kept {subject.name}", partial(_kept, subject)
     yield "dropout", _dropout
     yield "gradient", _gradient
     for name in get_args(Implementation):
@@ -112,6 +115,15 @@ def _eval(example: modules.Example) -> Iterator[Check]:
     yield check_that(example.name, "nothing kept", not any(part._saved for part in inner))
     drawn = [part.generator.offset for part in inner if hasattr(part, "generator")]
     yield check_that(example.name, "nothing drawn", not any(drawn))
+
+
+def _kept(subject: Subject) -> Iterator[Check]:
+    for case, config in subject.cases.items():
+        model = subject.model(config).to(dtype=np.float64)
+        y = model(*subject.batch(config, np.random.default_rng(5), 2, np.float64)[0])
+        model.backward(cotangent(y))
+        left = [path for path, part in model.named_modules() if part._saved]
+        yield check_that(subject.name, f"{case}: a backward uses up what was saved, but for {left}", not left)
 
 
 def _dropout() -> Iterator[Check]:

@@ -1,0 +1,65 @@
+"""A step of training in PyTorch, of whichever twin the workload names: fused AdamW, autocast or compiled on request.
+
+Imported only where PyTorch is installed.
+"""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..backend import Array
+from .workload import Workload
+
+__all__ = ["TorchStep", "twin_of"]
+
+
+def twin_of(work: Workload) -> Any:
+    """The twin in PyTorch of the workload's model, with weights of its own."""
+    module, name = work.racer.twin.split(":")
+    return getattr(import_module(f".{module}", __package__), name)(work.config)
+
+
+class TorchStep:
+    """One step of training: the work of `workload.OurStep`, from the same weights on the same batches.
+
+    norm: the length of the last gradient, before it was clipped. mode: "eager", "compiled" (torch.compile) or
+    "autocast" (bfloat16 in matrix products and attention, float32 weights).
+    """
+
+    def __init__(self, work: Workload, state: Mapping[str, Array], mode: str = "eager") -> None:
+        training = work.training
+        self.model = twin_of(work)
+        self.model.load(state)
+        self.run = torch.compile(self.model) if mode == "compiled" else self.model
+        self.mode, self.clip, self.norm, self.index = mode, training.clip, 0.0, 0
+        self.parameters = list(self.model.parameters())
+        groups = [
+            {"params": [p for p in self.parameters if p.ndim >= 2], "weight_decay": training.weight_decay},
+            {"params": [p for p in self.parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        betas = (training.beta1, training.beta2)
+        self.optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, betas=betas, fused=True)
+        self.label_smoothing = training.label_smoothing
+        self.batches = [(tuple(map(torch.from_numpy, x)), torch.from_numpy(y)) for x, y in work.batches()]
+
+    def __call__(self) -> float:
+        """Take the step."""
+        inputs, targets = self.batches[self.index % len(self.batches)]
+        self.index += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        precision: AbstractContextManager[Any] = nullcontext()
+        if self.mode == "autocast":
+            precision = torch.autocast("cpu", dtype=torch.bfloat16)
+        with precision:
+            logits = self.run(*inputs).flatten(0, -2)
+            loss = F.cross_entropy(logits, targets.flatten(), label_smoothing=self.label_smoothing)
+        loss.backward()
+        if self.clip is not None:
+            self.norm = nn.utils.clip_grad_norm_(self.parameters, self.clip).item()
+        self.optimizer.step()
+        return float(loss.item())

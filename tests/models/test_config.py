@@ -1,0 +1,49 @@
+"""Configurations are checked alike, each under its own name, when they are made."""
+
+from typing import Any
+
+import pytest
+
+from compyute_transformer.errors import ConfigError
+from compyute_transformer.models import EncoderDecoderConfig, GPTConfig, VaswaniConfig
+
+LANGUAGE = [GPTConfig, VaswaniConfig]
+ALL = [*LANGUAGE, EncoderDecoderConfig]
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("wrong", [0, -1, 2.0, "3", None])
+@pytest.mark.parametrize("field", ["vocab_size", "context_length", "embed_dim", "num_heads", "num_layers"])
+def test_sizes_are_whole_numbers_of_at_least_one(kind: Any, field: str, wrong: object) -> None:
+    with pytest.raises(ConfigError, match=f"^{kind.__name__}: {field} is a whole number of at least 1, got {wrong!r}"):
+        kind(**{"vocab_size": 5, field: wrong})
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("field", ["num_kv_heads", "mlp_dim", "window"])
+def test_what_has_a_default_may_be_left_out_but_not_be_zero(kind: Any, field: str) -> None:
+    if kind is EncoderDecoderConfig and field == "window":
+        with pytest.raises(TypeError, match="window"):
+            kind(5, window=3)
+        return
+    assert getattr(kind(5), field) is None
+    with pytest.raises(ConfigError, match=f"^{kind.__name__}: {field} is .* or None for its default, got 0"):
+        kind(5, **{field: 0})
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"embed_dim": 10, "num_heads": 4}, "num_heads must divide embed_dim"),
+        ({"num_kv_heads": 4}, "num_kv_heads num_heads, got .*num_heads 6, num_kv_heads 4"),
+        ({"dropout": 1.0}, r"dropout lies in \[0, 1\), got 1\.0"),
+        ({"dropout": "0.1"}, r"dropout lies in \[0, 1\), got '0\.1'"),
+        ({"activation": "swish"}, "activation is one of gelu_tanh, gelu, relu, got 'swish'"),
+        ({"attention": "flash"}, "attention is one of auto, sequential, .*, got 'flash'"),
+    ],
+    ids=str,
+)
+def test_values_that_cannot_go_together_are_refused(kind: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{kind.__name__}: .*{message}"):
+        kind(5, **options)

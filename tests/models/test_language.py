@@ -1,0 +1,56 @@
+"""What is common to decoder-only language models: padded rows, the algorithm of every attention, refusals."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compyute_transformer.errors import ConfigError, ShapeError
+from compyute_transformer.models import (
+    GPT,
+    EncoderDecoder,
+    EncoderDecoderConfig,
+    GPTConfig,
+    LanguageModel,
+    VaswaniConfig,
+    VaswaniDecoder,
+)
+from compyute_transformer.models.language import check_evaluating, check_ids, padded, use_attention
+from compyute_transformer.nn import MultiHeadAttention
+from compyute_transformer.ops import Mask
+
+SMALL: dict[str, Any] = {"vocab_size": 5, "context_length": 6, "embed_dim": 8, "num_heads": 2, "num_layers": 2}
+
+
+def test_both_are_language_models_and_the_encoder_decoder_is_none() -> None:
+    assert isinstance(GPT(GPTConfig(**SMALL)), LanguageModel)
+    assert isinstance(VaswaniDecoder(VaswaniConfig(**SMALL)), LanguageModel)
+    assert not issubclass(EncoderDecoder, LanguageModel)
+    with pytest.raises(NotImplementedError, match="LanguageModel has no next_logits"):
+        LanguageModel().next_logits(np.zeros((1, 1), int))
+
+
+def test_places_count_from_the_first_token_and_padding_is_hidden() -> None:
+    places, mask = padded(np.zeros((2, 3), int), np.array([0, 2]), 1, Mask(causal=True, window=4))
+    assert places.tolist() == [[1, 2, 3], [0, 0, 1]]
+    assert mask._replace(array=None) == Mask(causal=True, window=4)
+    assert mask.array is not None
+    assert mask.array[:, 0, 0].tolist() == [[True, True, True, True], [False, False, True, True]]
+
+
+@pytest.mark.parametrize("model", [GPT(GPTConfig(**SMALL)), EncoderDecoder(EncoderDecoderConfig(**SMALL))], ids=repr)
+def test_every_attention_is_switched(model: Any) -> None:
+    use_attention(model, "sequential")
+    found = [m.implementation for _, m in model.named_modules() if isinstance(m, MultiHeadAttention)]
+    assert set(found) == {"sequential"}
+    assert len(found) == (2 if isinstance(model, GPT) else 6)
+
+
+def test_refusals_name_the_model_and_what_came() -> None:
+    with pytest.raises(ShapeError, match=r"Thing: source are an integer array .* got \(3,\)"):
+        check_ids("Thing", "source", np.zeros(3, int))
+    with pytest.raises(ShapeError, match=r"Thing: ids .* got list"):
+        check_ids("Thing", "ids", [[1]])  # type: ignore[arg-type]
+    check_evaluating(GPT(GPTConfig(**SMALL)).eval())
+    with pytest.raises(ConfigError, match=r"^GPT\.next_logits: it serves in eval\(\) only"):
+        check_evaluating(GPT(GPTConfig(**SMALL)))
