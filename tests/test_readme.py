@@ -42,6 +42,7 @@ def test_every_command_runs(
     # as they stand, but for a run of two steps, and for tinyshakespeare, which is not fetched here
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_text.txt").write_text("to be or not to be, that is the question\n" * 200, encoding="utf-8")
+    (tmp_path / "pairs.tsv").write_text("".join(f"{n} and one\t{n + 1}\n" for n in range(50)), encoding="utf-8")
     monkeypatch.setitem(corpus.NAMED, "shakespeare", lambda: "all the world is a stage\n" * 300)
     run(["train", *SMALL])
     given = commands()

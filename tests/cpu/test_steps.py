@@ -8,13 +8,16 @@ import tracemalloc
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from compyute_transformer.backend import use
-from compyute_transformer.cpu import _buffers
+from compyute_transformer.cpu import _buffers, attention
 from compyute_transformer.models.gpt import GPT, GPTConfig
+from compyute_transformer.ops.attention import fused_attention_backward, fused_attention_forward
+from compyute_transformer.ops.contract import ATTENTION_CASES
 from compyute_transformer.ops.loss import cross_entropy_backward, cross_entropy_forward
 from compyute_transformer.optim import AdamW, clip_by_global_norm
 
@@ -96,9 +99,17 @@ def test_kernels_compile_once_for_all_processes_and_one_line_says_so(tmp_path: P
         subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment) for _ in range(2)
     )
     assert (first.returncode, first.stdout.split()) == (0, ["1", "0"]), first.stderr
-    assert first.stderr.startswith("Compiling kernels for this machine: ")
+    assert first.stderr.startswith("Compiling kernels for this machine, once: ")
     assert first.stderr.count("\n") == 1
     assert (second.returncode, second.stdout.split(), second.stderr) == (0, ["0", "1"], "")
+
+
+def test_attention_is_compiled_for_one_kind_of_arguments_whatever_the_mask() -> None:
+    for case in ATTENTION_CASES:
+        y, saved = fused_attention_forward(**case.arguments(dtype=np.float32))
+        fused_attention_backward(np.ones_like(y), saved)
+    kernels: list[Any] = [attention._forward, attention._backward]
+    assert [len(kernel.signatures) for kernel in kernels] == [1, 1]
 
 
 @pytest.mark.parametrize("word", ["activation", "adamw", "attention", "dropout", "embedding", "linear", "loss", "norm"])

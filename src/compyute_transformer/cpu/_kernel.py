@@ -53,7 +53,7 @@ class _Announcement(event.Listener):  # type: ignore[misc]
         if not self.said and event.data["dispatcher"].py_func.__module__.startswith(__package__):
             self.said = True
             logging.getLogger("compyute_transformer").warning(
-                "Compiling kernels for this machine: half a minute, once. They are kept for the next start."
+                "Compiling kernels for this machine, once: some 20 seconds. The next start loads them from disk."
             )
 
     def on_end(self, event: Any) -> None:

@@ -34,12 +34,12 @@ ZERO, ONE = np.float32(0.0), np.float32(1.0)
 LOWEST, INFINITE = np.float32(-np.inf), np.float32(np.inf)
 
 # What a kernel must know, as one record: addresses in bytes, and the steps, in floats, from one element of the strided
-# q, k and v to the next along batch, head and time.
+# q, k and v, and of what a mask adds, to the next along batch, head and time.
 INTEGERS = [
     *("address", "q_at", "k_at", "v_at"),
     *("q_batch", "q_head", "q_time", "k_batch", "k_head", "k_time", "v_batch", "v_head", "v_time"),
     *("B", "H", "K", "T", "S", "D"),
-    *("causal", "window", "has_bias"),
+    *("causal", "window", "has_bias", "bias_batch", "bias_head", "bias_time"),
     *("threshold", "seed_low", "seed_high", "offset", "stream_head"),
 ]
 OPTIONS = np.dtype([(name, np.int64) for name in INTEGERS] + [("scale", np.float32), ("keep_scale", np.float32)])
@@ -98,8 +98,10 @@ def _forward_task(task, options, lengths, bias, y, logsumexp):
                 hi = max(lo, hi)
                 seen = scores[r, lo:hi]
                 if has_bias:
+                    at = b * o.bias_batch + h * o.bias_head + t * o.bias_time + key + lo
+                    added = bias[at : at + seen.size]
                     for c in range(seen.size):
-                        seen[c] += bias[b, h, t, key + lo + c]
+                        seen[c] += added[c]
                 top = highest(seen, tops[r])
                 scores[r, : min(lo, columns)] = ZERO
                 scores[r, hi:columns] = ZERO
@@ -201,8 +203,10 @@ def _backward_task(task, options, lengths, bias, y, logsumexp, dy, dq, dk, dv, q
                     scores[r, hi:columns] = ZERO
                     dscores[r, hi:columns] = ZERO
                     if has_bias:
+                        at = b * o.bias_batch + h * o.bias_head + t * o.bias_time + key + lo
+                        added = bias[at : at + seen.size]
                         for c in range(seen.size):
-                            seen[c] += bias[b, h, t, key + lo + c]
+                            seen[c] += added[c]
                     ell, mean = logsumexp[b, h, t], delta[r]
                     if threshold > 0:
                         random_row(
@@ -251,25 +255,18 @@ def _is_ready(x: Array) -> bool:
     )
 
 
-def _as_any_layout(x: Array) -> Array:
-    # one type for the compiler, whatever the strides: a view that is neither row- nor column-major, and read-only
-    view = np.broadcast_to(x, (2, *x.shape))[0]
-    return np.lib.stride_tricks.as_strided(view, view.shape, view.strides, writeable=False)
-
-
-NO_BIAS = _as_any_layout(np.zeros((1, 1, 1, 1), np.float32))
-
-
 def _arguments(
     q: Array, k: Array, v: Array, mask: Mask, dropout: float, draw: Draw | None
 ) -> tuple[Array, Array, Array]:
     B, H, T, D = q.shape
     K, S = k.shape[1:3]
-    lengths = np.full(B, S) if mask.key_lengths is None else np.asarray(mask.key_lengths, np.int64)
-    bias = NO_BIAS
-    if mask.array is not None:
+    lengths = np.full(B, S) if mask.key_lengths is None else np.array(mask.key_lengths, np.int64)
+    bias, bias_steps = np.zeros(1, np.float32), [0, 0, 0]
+    if mask.array is not None:  # laid out as one row of floats, so that the kernel is compiled for nothing else
         bias = mask.array if mask.array.dtype.kind == "f" else np.where(mask.array, ZERO, LOWEST)
-        bias = _as_any_layout(np.broadcast_to(np.asarray(bias, np.float32), (B, H, T, S)))
+        bias = bias if bias.ndim == 4 else bias[None, None]
+        bias = np.ascontiguousarray(np.broadcast_to(bias, (*bias.shape[:3], S)), np.float32)
+        bias_steps = [s // 4 if n > 1 else 0 for n, s in zip(bias.shape[:3], bias.strides[:3], strict=True)]
     draw = draw or Draw(0, 0, 0)
     options = np.zeros(1, OPTIONS)
     options[0] = (
@@ -277,12 +274,14 @@ def _arguments(
         *(x.ctypes.data for x in (q, k, v)),
         *(stride // 4 for x in (q, k, v) for stride in x.strides[:3]),
         *(B, H, K, T, S, D),
-        *(mask.causal, mask.window or 0, mask.array is not None),
+        *(mask.causal, mask.window or 0, mask.array is not None, *bias_steps),
         *(dropout_threshold(dropout), draw.seed & 0xFFFFFFFF, draw.seed >> 32, draw.offset),
         (draw.stream << 16) + draw.head,
         1.0 / sqrt(D),
         1.0 / (1.0 - dropout),
     )
+    bias = bias.reshape(-1)
+    bias.flags.writeable = False  # as a view of the caller's may be: it is part of what a kernel is compiled for
     return options, lengths, bias
 
 

@@ -93,7 +93,8 @@ class ImageEncoder:
         try:
             state: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
             known = state.pop("format") == FORMAT and state.pop("version") == VERSION
-            encoder = cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in state.items()})
+            fields: Any = {key: tuple(value) if isinstance(value, list) else value for key, value in state.items()}
+            encoder = cls(**fields)
             numbers = [float(number) for number in (*encoder.mean, *encoder.std)]
             whole = known and len(numbers) == 2 * encoder.channels and all(isinstance(c, str) for c in encoder.classes)
         except (OSError, ValueError, TypeError, KeyError, AttributeError):  # each a way of not being such a file
