@@ -30,7 +30,7 @@ def plot(report: Report, path: Path) -> None:
     except ImportError as error:
         raise MissingExtraError(
             "bench: a chart is drawn by Matplotlib, which is not installed: "
-            "pip install 'compyute-transformer[notebooks]'."
+            "pip install 'compyute-transformer[pictures]'."
         ) from error
     panels = _panels(report)
     if not panels:

@@ -163,5 +163,5 @@ def _matplotlib(module: str) -> Any:
     except ImportError as error:
         raise MissingExtraError(
             "draw_attention: a picture needs Matplotlib, which is not installed. "
-            "pip install 'compyute-transformer[notebooks]'; attention_maps gives the numbers without it."
+            "pip install 'compyute-transformer[pictures]'; attention_maps gives the numbers without it."
         ) from error

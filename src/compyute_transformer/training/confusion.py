@@ -118,5 +118,5 @@ def _matplotlib(module: str) -> Any:
     except ImportError as error:
         raise MissingExtraError(
             "Confusion.draw: a picture needs Matplotlib, which is not installed. "
-            "pip install 'compyute-transformer[notebooks]'; printing it gives the numbers without."
+            "pip install 'compyute-transformer[pictures]'; printing it gives the numbers without."
         ) from error
