@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from compyute_transformer import __version__, cli
 from compyute_transformer.data.corpus import NAMED
 from compyute_transformer.models.presets import DEFAULT_PRESET, PRESETS
+from compyute_transformer.training import Settings
 from compyute_transformer.training.settings import KINDS, SECTION_OF
 
 TEXT = "The owl and the pussycat went to sea in a beautiful pea green boat.\n" * 40
@@ -66,7 +68,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def process(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "compyute_transformer.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "compyute_transformer", *map(str, arguments)]
 
 
 def environment() -> dict[str, str]:
@@ -103,6 +105,22 @@ def test_the_help_of_train_has_panels_and_every_preset(run: Run) -> None:
     assert f"{DEFAULT_PRESET} (the default)" in text
     for preset in PRESETS:
         assert preset in text
+
+
+def test_the_help_of_train_names_every_choice_and_breaks_none(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    words = set(re.findall(r"\w+", run("train", "--help").out))
+    for name, kind in get_type_hints(cli.train).items():
+        for option in parts(kind):
+            if isinstance(option, str):
+                assert option in words, (name, option)
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run(process("--version"), capture_output=True, text=True, check=True)
+    assert done.stdout == f"compyute-transformer {__version__}\n"
+    done = subprocess.run(process("--help"), capture_output=True, text=True, check=True)
+    assert "Usage: compyute [OPTIONS]" in done.stdout
 
 
 def test_without_anything_it_is_the_help(run: Run) -> None:
@@ -160,13 +178,13 @@ def test_training_ends_with_what_to_type_next(run: Run, tmp_path: Path) -> None:
     text.write_text(TEXT)
     done = run("train", text, "--runs", tmp_path / "my runs", "--steps", 3, *TINY)
     assert done.code == 0
-    folder = tmp_path / "my runs" / DEFAULT_PRESET
+    folder = tmp_path / "my runs" / "owl"
     assert (folder / "config.json").is_file()
     assert f"compyute generate '{folder}' --prompt" in done.out
     assert f"compyute eval '{folder}'" in done.out
     assert f"compyute train --resume '{folder}' --steps 6" in done.out
     assert run("train", text, "--runs", tmp_path / "my runs", "--steps", 1, *TINY).code == 0
-    assert (tmp_path / "my runs" / f"{DEFAULT_PRESET}-2" / "config.json").is_file()
+    assert (tmp_path / "my runs" / "owl-2" / "config.json").is_file()
 
 
 def test_flags_reach_the_settings_and_override_the_file(run: Run, tmp_path: Path) -> None:
@@ -175,7 +193,7 @@ def test_flags_reach_the_settings_and_override_the_file(run: Run, tmp_path: Path
     toml.write_text("[training]\nlearning_rate = 0.5\nbeta1 = 0.5\n")
     given = ["--steps", 1, "--learning-rate", 0.25, "--clip", "none", "--no-bias", "--mlp-dim", 8, "--decay", "linear"]
     assert run("train", text, "--runs", tmp_path, "--preset", "cpu", "--config", toml, *TINY, *given).code == 0
-    settings = json.loads((tmp_path / "cpu" / "config.json").read_text())["settings"]
+    settings = json.loads((tmp_path / "owl" / "config.json").read_text())["settings"]
     training, model = settings["training"], settings["model"]
     assert (training["learning_rate"], training["beta1"], training["beta2"]) == (0.25, 0.5, 0.99)
     assert (training["clip"], training["decay"]) == (None, "linear")
@@ -204,11 +222,85 @@ def test_a_byte_pair_run_writes_whole_characters(run: Run, tmp_path: Path) -> No
     text.write_text(TEXT.replace("beautiful", "prächtig — 美しい"), encoding="utf-8")
     options = ["--tokenizer", "bpe", "--vocab-size", 280, "--steps", 2, "--sample-every", 0]
     assert run("train", text, "--runs", tmp_path, *options, *TINY).code == 0
-    done = run("generate", tmp_path / DEFAULT_PRESET, "--prompt", "Füße 美", "--max-new-tokens", 9, "--json")
+    done = run("generate", tmp_path / "owl", "--prompt", "Füße 美", "--max-new-tokens", 9, "--json")
     assert json.loads(done.out)["tokens"] == 9
 
 
-@pytest.mark.parametrize("extra", [["some.txt"], ["--corpus", "builtin"], ["--preset", "nano"], ["--name", "other"]])
+def test_a_finished_run_has_nothing_left_to_do(run: Run, trained: Path) -> None:
+    steps = json.loads((trained / "config.json").read_text())["settings"]["training"]["steps"]
+    done = run("train", "--resume", trained)
+    assert done.code == 0
+    assert f"Nothing is left to do: all {steps} steps were taken before." in done.out
+    assert done.out.endswith(f"compyute train --resume {trained} --steps {2 * steps}\n")
+
+
+def test_settings_are_shown_and_nothing_is_trained(run: Run, trained: Path, tmp_path: Path) -> None:
+    done = run("train", "--runs", tmp_path / "runs", "--preset", "cpu", "--steps", 7, "--show")
+    assert done.code == 0
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "shown.toml").write_text(done.out)
+    assert Settings.resolve("seed", tmp_path / "shown.toml") == Settings.resolve("cpu", overrides={"steps": 7})
+    saved = tomllib.loads(run("train", "--resume", trained, "--batch-size", 9, "--show").out)
+    assert (saved["model"]["embed_dim"], saved["training"]["batch_size"]) == (16, 9)
+
+
+def test_without_data_a_run_is_named_after_its_preset(run: Run, tmp_path: Path) -> None:
+    assert run("train", "--runs", tmp_path, "--steps", 1, "--sample-every", 0, *TINY).code == 0
+    assert (tmp_path / DEFAULT_PRESET / "config.json").is_file()
+
+
+@pytest.mark.parametrize("json_too", [[], ["--json"]])
+def test_a_reader_that_goes_away_ends_no_run(tmp_path: Path, json_too: list[str]) -> None:
+    text = tmp_path / "owl.txt"
+    text.write_text(TEXT)
+    options = ["--runs", tmp_path, "--steps", 60, "--log-every", 1, *json_too, *TINY]
+    with subprocess.Popen(process("train", text, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.readline()
+        running.stdout.close()
+        err = running.stderr.read()
+    assert (running.returncode, err) == (0, b"")
+    log = (tmp_path / "owl" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in log if '"step", ' in line or '"event": "step"' in line][-1] == 60
+
+
+def test_a_second_interrupt_says_how_to_go_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Impatient:
+        def report(self, event: object) -> None:
+            if getattr(event, "name", "") == "advanced":
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr("compyute_transformer.training.reporter_for", lambda *given: Impatient())
+    text = tmp_path / "owl.txt"
+    text.write_text(TEXT)
+    done = run("train", text, "--runs", tmp_path, "--steps", 3, *TINY)
+    assert done.code == 130
+    assert "Stopped at once, after step 1. Last checkpoint: step 0, " in done.err
+    assert done.err.endswith(f"compyute train --resume {tmp_path / 'owl'}\n")
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "..", "a/", "a\\b", "/x"])
+def test_a_name_is_that_of_one_folder(run: Run, tmp_path: Path, name: str) -> None:
+    done = run("train", "--runs", tmp_path / "runs", "--name", name, "--steps", 1, *TINY)
+    assert done.code == 2
+    assert "the name of a run is that of one folder" in plain(done.err)
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_and_a_named_corpus_are_one_too_many(run: Run) -> None:
+    done = run("train", "some.txt", "--corpus", "builtin")
+    assert done.code == 2
+    assert "DATA or on --corpus, not on both" in plain(done.err)
+
+
+@pytest.mark.parametrize(
+    "extra", [["some.txt"], ["--corpus", "builtin"], ["--preset", "nano"], ["--name", "other"], ["--name", ""]]
+)
 def test_what_a_run_has_already_cannot_be_given_again(run: Run, trained: Path, extra: list[str]) -> None:
     done = run("train", "--resume", trained, *extra)
     assert done.code == 2
@@ -367,9 +459,9 @@ def test_a_folder_of_images_is_known_for_what_it_is(run: Run, tmp_path: Path) ->
     done = run("train", tmp_path / "shades", "--runs", tmp_path, *tiny, "--image-size", 16)
     assert done.code == 0
     assert "16 × 16 × 3" in done.out
-    assert run("eval", tmp_path / "images", tmp_path / "shades").code == 0
+    assert run("eval", tmp_path / "shades-2", tmp_path / "shades").code == 0
     (tmp_path / "shades" / "light" / "0.png").write_bytes(b"broken")
-    done = run("eval", tmp_path / "images", tmp_path / "shades")
+    done = run("eval", tmp_path / "shades-2", tmp_path / "shades")
     assert done.code == 1
     assert "0.png is not" in done.err.replace("\n", "")
 
@@ -381,6 +473,20 @@ def test_evaluation_is_the_same_number_for_people_and_programs(run: Run, trained
     assert f"{facts['bits_per_character']:.4f}" in done.out
     assert facts["tokens"] == len(TEXT) - int(len(TEXT) * 0.9) - 1
     assert facts["loss"] < 3.4  # fewer than its 27 characters in doubt
+
+
+def test_a_translation_without_sacrebleu_says_so(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = tmp_path / "pairs.tsv"
+    pairs.write_text("".join(f"{'ab' * (i % 4 + 1)}{'c' * (i % 7)}\tx{'y' * (i % 5)}\n" for i in range(40)))
+    options = ["--tokenizer", "characters", "--steps", 1, "--sample-every", 0, *TINY]
+    assert run("train", pairs, "--runs", tmp_path, *options).code == 0
+    done = run("eval", tmp_path / "pairs")
+    assert "bleu" in done.out
+    assert "sacreBLEU" not in done.err
+    monkeypatch.setattr("compyute_transformer.training.translation.can_bleu", lambda: False)
+    done = run("eval", tmp_path / "pairs")
+    assert "bleu" not in done.out
+    assert "BLEU was left out: it needs sacreBLEU. pip install 'compyute-transformer[translation]'" in done.err
 
 
 def test_other_texts_can_be_judged(run: Run, trained: Path, tmp_path: Path) -> None:

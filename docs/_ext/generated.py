@@ -165,7 +165,7 @@ class Results(MarkdownDirective):
 
     def markdown(self) -> str:
         """One section a file."""
-        but = set(RESULTS.glob(self.options["but"])) if "but" in self.options else set()
+        but = {path for pattern in self.options.get("but", "").split() for path in RESULTS.glob(pattern)}
         paths = sorted(set(RESULTS.glob(self.arguments[0])) - but)
         for path in paths:
             self.env.note_dependency(str(path))

@@ -9,16 +9,13 @@ What a command needs is imported when it runs, so that `--help` is there at once
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from . import __version__
 from .bench.command import bench
 from .errors import CompyuteError
-
-if TYPE_CHECKING:
-    from .training import RunResult
 
 __all__ = ["app", "main"]
 
@@ -77,12 +74,14 @@ Attention = Literal["auto", "sequential", "semiparallel", "parallel", "fused"]
 Optimizer = Literal["adamw", "sgd"]
 Decay = Literal["constant", "linear", "cosine", "inverse_sqrt"]
 Device = Literal["cpu", "cuda"]
-Json = Annotated[bool, typer.Option("--json", help="JSON on the standard output, for programs.")]
+METHODS = "differences, complex-step, adjoint, linearity, torch, twin, device or implementations"
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on the standard output, for programs.")]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/nano.")]
 Checkpoint = Annotated[
-    Literal["best", "last"], typer.Option(help="That with the lowest validation loss, or the latest.")
+    Literal["best", "last"],
+    typer.Option(help="Use the checkpoint with the lowest validation loss (best), or the latest one (last)."),
 ]
-OnDevice = Annotated[Device, typer.Option(help="Where to compute.")]
+OnDevice = Annotated[Device, typer.Option(help="Device to compute on.")]
 
 
 # --- commands ---
@@ -104,96 +103,213 @@ def train(
         list[str] | None,
         typer.Argument(
             metavar="DATA",
-            help="Text files or folders; a .tsv file of pairs; a folder of images by class. "
-            "Without, see --task and --corpus.",
+            help="What to train on: text files or folders of text; a .tsv file of pairs, a tab between source and "
+            "target; or a folder that holds a folder of images for each class. Without DATA: see --corpus and --task.",
         ),
     ] = None,
     preset: Annotated[
         str | None,
         run(
-            "Where settings start: nano (the default), cpu, shakespeare, seed, vaswani; dates, translation; digits, "
-            "images."
+            "Start from these settings: nano (the default), cpu, shakespeare or seed for text; dates or translation "
+            "for pairs; digits or images for images."
         ),
     ] = None,
-    config: Annotated[Path | None, run("A TOML file of settings, by section: data, model, training.")] = None,
-    name: Annotated[str | None, run("The run's name; by default that of the preset, numbered if it is taken.")] = None,
-    runs: Annotated[Path, run("The folder that holds the runs.")] = Path("runs"),
-    resume: Annotated[Path | None, run("Go on with this run; --steps counts those taken too.")] = None,
+    config: Annotated[
+        Path | None, run("Read settings from this TOML file; its sections are data, model and training, as in --show.")
+    ] = None,
+    name: Annotated[
+        str | None,
+        run(
+            "Name of the run, which is the name of its folder. Default: the name of the first DATA, or of the preset "
+            "where no DATA are given; with a number if it is taken."
+        ),
+    ] = None,
+    runs: Annotated[Path, run("Folder that holds the runs.")] = Path("runs"),
+    resume: Annotated[
+        Path | None,
+        run("Go on with the run in this folder from its last checkpoint. --steps counts the steps taken before too."),
+    ] = None,
+    show: Annotated[
+        bool, run("Print the settings that training would have, as TOML, and exit without training.", "--show")
+    ] = False,
     task: Annotated[
         TaskName | None,
-        data("What is learned; by default what DATA look like. dates and digits bring their own data."),
+        data(
+            "What to learn: language (the next token of a text), translation (the target of a pair), dates (pairs made "
+            "by the library), images (the class of an image), digits (scans of digits). Default: what DATA look like.",
+            metavar="<task>",
+        ),
     ] = None,
-    corpus: Annotated[NamedCorpus | None, data("Python's own reference, the default, or tinyshakespeare.")] = None,
-    tokenizer: Annotated[TokenizerKind | None, data("A token is a character, or a frequent run of bytes.")] = None,
-    vocab_size: Annotated[int | None, data("Tokens of --tokenizer bpe.")] = None,
-    validation_fraction: Annotated[float | None, data("The part that only judges.")] = None,
+    corpus: Annotated[
+        NamedCorpus | None,
+        data(
+            "Train on a text known by name, in the place of DATA: builtin (Python's own reference, the default) or "
+            "shakespeare (downloaded once).",
+            metavar="<name>",
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        TokenizerKind | None,
+        data(
+            "How text is cut into tokens: characters (each is one) or bpe (byte-pair encoding: frequent strings are).",
+            metavar="<kind>",
+        ),
+    ] = None,
+    vocab_size: Annotated[int | None, data("Number of tokens in the vocabulary of --tokenizer bpe.")] = None,
+    validation_fraction: Annotated[
+        float | None, data("Fraction of the data that is kept out of training and only validates; 0: none.")
+    ] = None,
     image_size: Annotated[
-        Any, data("Images are resized to so many pixels a side; none: not at all.", **or_none(int))
+        Any, data("Resize images to this many pixels a side; none: leave them as they are.", **or_none(int))
     ] = None,
-    shift: Annotated[float | None, data("Up to how many pixels an image is moved in training.")] = None,
-    architecture: Annotated[Architecture | None, model("Which model; the preset's suits its task.")] = None,
-    context_length: Annotated[int | None, model("How many tokens it sees at a time.")] = None,
-    embed_dim: Annotated[int | None, model("Width of the residual stream.")] = None,
-    num_heads: Annotated[int | None, model("Attention heads of a block; they divide the width.")] = None,
-    num_layers: Annotated[int | None, model("Blocks.")] = None,
-    num_kv_heads: Annotated[Any, model("Key/value heads that the heads share; none: one each.", **or_none(int))] = None,
-    mlp_dim: Annotated[Any, model("Width of the feed-forward layer; none: 4 · embed-dim.", **or_none(int))] = None,
-    dropout: Annotated[float | None, model("Probability of dropping an element in training.")] = None,
-    bias: Annotated[bool | None, model("Biases in linear layers and norms.")] = None,
-    activation: Annotated[Activation | None, model("In the feed-forward layer.")] = None,
-    window: Annotated[Any, model("How many positions back a token sees; none: all.", **or_none(int))] = None,
-    tie_head: Annotated[bool | None, model("One matrix for the embedding and the head.")] = None,
-    attention: Annotated[Attention | None, model("The algorithm; the result is the same.")] = None,
-    patch_size: Annotated[int | None, model("Side of the squares into which an image is cut.")] = None,
-    steps: Annotated[int | None, training("Optimiser steps in all.")] = None,
-    batch_size: Annotated[int | None, training("Windows of text at a time.")] = None,
-    accumulation: Annotated[int | None, training("Batches whose gradients make one step.")] = None,
-    optimizer: Annotated[Optimizer | None, training("How gradients become steps.")] = None,
-    learning_rate: Annotated[float | None, training("Its peak.")] = None,
-    min_learning_rate: Annotated[float | None, training("Where decay ends.")] = None,
-    warmup: Annotated[int | None, training("Steps in which the learning rate rises.")] = None,
-    decay: Annotated[Decay | None, training("How the learning rate falls.")] = None,
-    label_smoothing: Annotated[float | None, training("Probability that targets give away to all classes.")] = None,
-    weight_decay: Annotated[float | None, training("Of matrices.")] = None,
-    beta1: Annotated[float | None, training("AdamW: memory of the gradient.")] = None,
-    beta2: Annotated[float | None, training("AdamW: memory of its square.")] = None,
-    momentum: Annotated[float | None, training("SGD: memory of the gradient.")] = None,
-    clip: Annotated[Any, training("The longest gradient; none: any.", **or_none(float))] = None,
-    seed: Annotated[int | None, training("Of weights, batches, dropout and samples.")] = None,
-    device: Annotated[Device | None, training("Where to compute.")] = None,
+    shift: Annotated[
+        float | None, data("Move each training image at random by up to this many pixels; 0: not at all.")
+    ] = None,
+    architecture: Annotated[
+        Architecture | None,
+        model(
+            "Model to train: gpt or vaswani for text, encoder_decoder for translation, vit for images.",
+            metavar="<name>",
+        ),
+    ] = None,
+    context_length: Annotated[int | None, model("Most tokens that the model sees at a time.")] = None,
+    embed_dim: Annotated[
+        int | None, model("Width of the model: the length of the vector that stands for a token.")
+    ] = None,
+    num_heads: Annotated[
+        int | None, model("Number of attention heads in each block. It must divide --embed-dim.")
+    ] = None,
+    num_layers: Annotated[int | None, model("Number of transformer blocks, one after the other.")] = None,
+    num_kv_heads: Annotated[
+        Any,
+        model("Number of key/value heads, which the attention heads share; none: one for each.", **or_none(int)),
+    ] = None,
+    mlp_dim: Annotated[
+        Any, model("Width of the hidden layer in the feed-forward network; none: 4 times --embed-dim.", **or_none(int))
+    ] = None,
+    dropout: Annotated[
+        float | None, model("Probability with which a value is set to zero in training; 0: no dropout.")
+    ] = None,
+    bias: Annotated[bool | None, model("Add a bias in linear layers and layer norms.")] = None,
+    activation: Annotated[
+        Activation | None,
+        model(
+            "Activation function of the feed-forward network: gelu_tanh (GELU, approximated with tanh), gelu (exact) "
+            "or relu.",
+            metavar="<name>",
+        ),
+    ] = None,
+    window: Annotated[
+        Any, model("Let a token attend to only this many positions up to its own; none: to all.", **or_none(int))
+    ] = None,
+    tie_head: Annotated[bool | None, model("Use one matrix for the token embedding and the output layer.")] = None,
+    attention: Annotated[
+        Attention | None,
+        model(
+            "How attention is computed: auto (the fastest), sequential, semiparallel, parallel or fused. The results "
+            "are the same, speed and memory differ.",
+            metavar="<name>",
+        ),
+    ] = None,
+    patch_size: Annotated[int | None, model("Side of the square patches into which images are cut, in pixels.")] = None,
+    steps: Annotated[int | None, training("Number of training steps in all.")] = None,
+    batch_size: Annotated[
+        int | None, training("Number of examples in a batch: pieces of text, pairs, or images.")
+    ] = None,
+    accumulation: Annotated[
+        int | None,
+        training("Number of batches whose gradients make one step together: a larger batch in the same memory."),
+    ] = None,
+    optimizer: Annotated[Optimizer | None, training("Optimiser that updates the weights.")] = None,
+    learning_rate: Annotated[float | None, training("Highest learning rate, at the end of the warm-up.")] = None,
+    min_learning_rate: Annotated[
+        float | None, training("Learning rate at the last step, with linear and cosine decay.")
+    ] = None,
+    warmup: Annotated[
+        int | None, training("Number of steps at the start in which the learning rate rises to --learning-rate.")
+    ] = None,
+    decay: Annotated[
+        Decay | None,
+        training(
+            "How the learning rate falls after the warm-up: constant (not at all), linear, cosine or inverse_sqrt.",
+            metavar="<name>",
+        ),
+    ] = None,
+    label_smoothing: Annotated[
+        float | None,
+        training("Part of each target's probability that is spread evenly over all classes; 0: no smoothing."),
+    ] = None,
+    weight_decay: Annotated[
+        float | None, training("How strongly weight matrices are pulled towards zero; 0: not at all.")
+    ] = None,
+    beta1: Annotated[float | None, training("AdamW: decay rate of the running mean of gradients.")] = None,
+    beta2: Annotated[float | None, training("AdamW: decay rate of the running mean of squared gradients.")] = None,
+    momentum: Annotated[
+        float | None, training("SGD: how much of the previous update is kept in the next; 0: none.")
+    ] = None,
+    clip: Annotated[
+        Any, training("Clip the gradient to this length (L2 norm); none: no clipping.", **or_none(float))
+    ] = None,
+    seed: Annotated[
+        int | None, training("Seed of all random numbers: initial weights, batches, dropout and samples.")
+    ] = None,
+    device: Annotated[Device | None, training("Device to compute on.")] = None,
     threads: Annotated[
-        Any, training("Of the CPU; none: one a core, or as the environment says.", **or_none(int))
+        Any,
+        training("Number of CPU threads; none: one for each core, or as environment variables say.", **or_none(int)),
     ] = None,
-    eval_every: Annotated[int | None, output("Steps between validations; 0: only at the end.")] = None,
-    checkpoint_every: Annotated[int | None, output("Steps between checkpoints; 0: the best and the last.")] = None,
-    sample_every: Annotated[int | None, output("Steps between samples; 0: none.")] = None,
-    sample_prompt: Annotated[str | None, output("What samples begin with.")] = None,
-    sample_tokens: Annotated[int | None, output("Their length.")] = None,
-    log_every: Annotated[int | None, output("Steps between lines of the log.")] = None,
-    tensorboard: Annotated[bool | None, output("Write TensorBoard files into the run as well.")] = None,
-    json: Annotated[bool, output("One JSON object a line on the standard output, for programs.", "--json")] = False,
+    eval_every: Annotated[
+        int | None, output("Validate each time this many steps are taken; 0: only at the start and the end.")
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None,
+        output("Save a checkpoint each time this many steps are taken; 0: only the best and the last."),
+    ] = None,
+    sample_every: Annotated[int | None, output("Show a sample each time this many steps are taken; 0: never.")] = None,
+    sample_prompt: Annotated[str | None, output("Text with which samples begin.")] = None,
+    sample_tokens: Annotated[int | None, output("Length of samples, in tokens.")] = None,
+    log_every: Annotated[int | None, output("Log the training loss each time this many steps are taken.")] = None,
+    tensorboard: Annotated[bool | None, output("Also write TensorBoard files into the run's folder.")] = None,
+    json: Annotated[bool, output("Print one JSON object per line, for programs.", "--json")] = False,
 ) -> None:
     """Train a transformer on a text, on pairs of texts, or on images; or go on with a run.
 
-    Settings come from the preset, then from the TOML file, then from flags; the later wins.
+    Defaults come from the preset; a TOML file (--config) overrides them, and options override both.
+
+    To see the values of a preset: compyute train --preset cpu --show
     """
-    from .training import Settings, reporter_for, resume_run, start_run, unused_name
-    from .training.kinds import preset_for
+    from .training import Settings, load_config, reporter_for, resume_run, start_run, unused_name
+    from .training.advice import what_next
+    from .training.kinds import name_for, preset_for
+    from .training.report import tell
     from .training.settings import SECTION_OF
 
     given = {key: value for key, value in context.params.items() if key in SECTION_OF and value is not None}
+    if resume is not None and (text or corpus or preset or config or name is not None):
+        raise typer.BadParameter("a run goes on with its own data, preset, config and name: leave them out.")
+    if corpus and text:
+        raise typer.BadParameter("a run is trained on DATA or on --corpus, not on both: leave one of them out.")
+    if name is not None and (name in ("", "..") or name != Path(name).name or "\\" in name):
+        raise typer.BadParameter(f"the name of a run is that of one folder, such as my-run, got {name!r}.")
+    sources = text or ([corpus] if corpus else [])
+    start = preset or preset_for(task, sources)
+    if show:
+        saved = load_config(resume).settings.with_overrides(given) if resume else None
+        typer.echo((saved or Settings.resolve(start, config, given)).to_toml(), nl=False)
+        return
     reporter = reporter_for(sys.stdout, json)
-    if resume is not None:
-        if text or corpus or preset or config or name:
-            raise typer.BadParameter("a run goes on with its own data, preset, config and name: leave them out.")
-        result = resume_run(resume, reporter, overrides=given)
-    else:
-        sources = [*([corpus] if corpus else []), *(text or [])]
-        start = preset or preset_for(task, sources)
-        settings = Settings.resolve(start, config, given)
-        result = start_run(sources, settings, runs / name if name else unused_name(runs, start), reporter)
+    try:
+        if resume is not None:
+            result = resume_run(resume, reporter, overrides=given)
+        else:
+            settings = Settings.resolve(start, config, given)
+            folder = runs / name if name else unused_name(runs, name_for(text or (), start))
+            result = start_run(sources, settings, folder, reporter)
+    except KeyboardInterrupt as stop:
+        note(str(stop) or "Stopped before the training began.", style="")
+        raise typer.Exit(INTERRUPTED) from stop
     if not json:
-        typer.echo(what_next(result))
+        tell(sys.stdout, what_next(result))
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
 
@@ -201,40 +317,65 @@ def train(
 @app.command()
 def generate(
     run: RunFolder,
-    prompt: Annotated[str, typer.Option(help="What to go on from, or FILE:path for the text of a file.")] = "",
-    max_new_tokens: Annotated[int, typer.Option(help="How many tokens to write at most.")] = 200,
-    temperature: Annotated[float, typer.Option(help="0: always the most probable; 1: as the model has it.")] = 0.8,
-    top_k: Annotated[int | None, typer.Option(help="Draw from the k most probable tokens.")] = None,
+    prompt: Annotated[
+        str, typer.Option(help="Text to go on from, or to translate; FILE:path reads it from a file.")
+    ] = "",
+    max_new_tokens: Annotated[int, typer.Option(help="Write at most this many tokens.")] = 200,
+    temperature: Annotated[
+        float,
+        typer.Option(
+            help="How freely tokens are chosen: 0 always takes the most probable one, 1 draws by the model's "
+            "probabilities."
+        ),
+    ] = 0.8,
+    top_k: Annotated[int | None, typer.Option(help="Choose among the k most probable tokens only.")] = None,
     top_p: Annotated[
-        float | None, typer.Option(help="Draw from the fewest tokens that have the probability p.")
+        float | None,
+        typer.Option(help="Choose among the most probable tokens only, as many as have the probability p together."),
     ] = None,
     min_p: Annotated[
-        float | None, typer.Option(help="Draw from tokens at least this times as probable as the first.")
+        float | None,
+        typer.Option(help="Choose among tokens only whose probability is at least this fraction of the highest."),
     ] = None,
     repetition_penalty: Annotated[
-        float, typer.Option(help="Above 1: tokens that were there come more rarely; 1: as they are.")
+        float, typer.Option(help="Above 1, tokens that have occurred become less probable; 1: no penalty.")
     ] = 1.0,
-    seed: Annotated[int, typer.Option(help="Another seed, another text.")] = 0,
-    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given several times.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random choices; the same seed gives the same text.")] = 0,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="Stop before this text would appear; may be given several times.")
+    ] = None,
     slide: Annotated[
-        int, typer.Option(help="Tokens the window moves at once when the text outgrows the context; more is faster.")
+        int,
+        typer.Option(
+            help="When the text outgrows the context, forget this many of its oldest tokens at a time; more is faster."
+        ),
     ] = 1,
     cache: Annotated[
-        bool, typer.Option("--cache/--no-cache", help="Keep what was read; without, the same text, slowly.")
+        bool,
+        typer.Option(
+            "--cache/--no-cache",
+            help="Keep keys and values of the tokens that were read; without, the text is the same but takes longer.",
+        ),
     ] = True,
-    beam: Annotated[int, typer.Option(help="Translation: how many unfinished answers are kept; 1 is greedy.")] = 1,
+    beam: Annotated[
+        int, typer.Option(help="Translation: beam search with this many candidate answers; 1: greedy search.")
+    ] = 1,
     length_penalty: Annotated[
-        float, typer.Option(help="Translation: above 0, longer answers of a beam are favoured.")
+        float,
+        typer.Option(help="Translation, with --beam: the higher, the more are long answers favoured; 0: not at all."),
     ] = 0.6,
     attention: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.png", help="Draw who looks at whom in the prompt: a panel a block and head."),
+        typer.Option(
+            metavar="FILE.png",
+            help="Draw the attention weights among the tokens of the prompt as a picture, a panel for each head.",
+        ),
     ] = None,
     checkpoint: Checkpoint = "best",
     device: OnDevice = "cpu",
     json: Json = False,
 ) -> None:
-    """Let a trained model write, as it goes."""
+    """Let a trained model write a text, token by token; or translate one."""
     from .data import load_corpus
     from .generation import stream
     from .training import load_run
@@ -301,11 +442,13 @@ def evaluate(
     run: RunFolder,
     text: Annotated[
         list[str] | None,
-        typer.Argument(metavar="DATA", help="Data to judge it by. Without, the validation part of the run's own."),
+        typer.Argument(
+            metavar="DATA", help="Data to judge the model by. Without DATA, the validation part of the run's own data."
+        ),
     ] = None,
     picture: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.png", help="Draw the confusion matrix of a run that learned images."),
+        typer.Option(metavar="FILE.png", help="Draw the confusion matrix of a run that learned images as a picture."),
     ] = None,
     checkpoint: Checkpoint = "best",
     device: OnDevice = "cpu",
@@ -331,6 +474,8 @@ def evaluate(
         typer.echo(f"\n{result.confusion}")
     if picture is not None:
         note(f"confusion matrix: {picture}")
+    if "exact_match" in result.metrics and "bleu" not in result.metrics:
+        note("BLEU was left out: it needs sacreBLEU. pip install 'compyute-transformer[translation]'")
     note(f"{run}, {checkpoint} checkpoint, {result.seconds:.1f} s")
 
 
@@ -341,13 +486,23 @@ app.add_typer(bench, name="bench")  # a command of its own; it says what it meas
 def verify(
     what: Annotated[
         list[str] | None,
-        typer.Argument(metavar="WHAT", help="Parts of names (ops.linear, nn., models), or the folder of one run."),
+        typer.Argument(
+            metavar="WHAT",
+            help="What to prove: names or parts of names (ops.linear, nn., models), or the folder of one run. "
+            "Without WHAT, everything of the library.",
+        ),
     ] = None,
     method: Annotated[
-        list[str] | None, typer.Option(help="Only this method, such as differences; may be given several times.")
+        list[str] | None,
+        typer.Option(metavar="<name>", help=f"Prove by this method only: {METHODS}. May be given several times."),
     ] = None,
-    certificate: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a certificate of the ops.")] = None,
-    seed: Annotated[int, typer.Option(help="Other numbers to prove it on.")] = 0,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write a certificate, a JSON file of what was proven of the ops, if all proofs pass."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random numbers on which the gradients are proven.")] = 0,
     checkpoint: Checkpoint = "best",
     json: Json = False,
 ) -> None:
@@ -378,29 +533,6 @@ def doctor(json: Json = False) -> None:
 
 
 # --- what is printed ---
-
-
-def what_next(result: "RunResult") -> str:
-    """What to type after a training."""
-    from shlex import quote
-
-    from .training import load_config, resume_command
-
-    folder = quote(str(result.folder))
-    if result.interrupted:
-        return f"Interrupted at step {result.step:,}; nothing is lost. Go on with:\n  {resume_command(result.folder)}"
-    data = load_config(result.folder).settings.data
-    use = {
-        "language": f'generate {folder} --prompt "The"',
-        "translation": f'generate {folder} --prompt "{"3 March 1999" if data.task == "dates" else "…"}"',
-        "images": f"eval {folder} --picture confusion.png",
-    }
-    return (
-        "Next:\n"
-        f"  compyute {use[data.kind]}\n"
-        f"  compyute eval {folder}\n"
-        f"  {resume_command(result.folder, f'--steps {2 * result.step}')}"
-    )
 
 
 def show(text: str) -> None:

@@ -19,7 +19,13 @@ def test_the_default_is_one_of_them() -> None:
     assert DEFAULT_PRESET in PRESETS
 
 
-def test_cpu_is_nanogpts() -> None:
+def test_nano_shows_a_sample_with_each_checkpoint() -> None:
+    training = Settings.resolve(DEFAULT_PRESET).training
+    assert (training.steps, training.sample_prompt) == (1600, "The ")
+    assert training.eval_every == training.checkpoint_every == training.sample_every == 400
+
+
+def test_cpu_is_nanogpts_but_for_its_learning_rate() -> None:
     settings = Settings.resolve("cpu")
     # 65 characters of tinyshakespeare; nanoGPT prints 0.80M parameters, which leaves out the 64 · 128 of positions
     model = GPT(settings.model.config({"vocab_size": 65}))

@@ -1,6 +1,7 @@
 """Module: registration, the tree, state, the stack of what was saved, gradients that add up, observers, flat buffer."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -257,6 +258,30 @@ def test_what_training_saves_its_backward_takes(tower: Tower, x: Array) -> None:
         assert saved_count(tower) > 0
         tower.backward(np.ones_like(y))
         assert saved_count(tower) == 0
+
+
+def test_what_is_saved_to_a_file_is_loaded(tower: Tower, x: Array, tmp_path: Path) -> None:
+    file, before = tmp_path / "tower.safetensors", tower.eval()(x)
+    tower.save(file)
+    for parameter in tower.parameters():
+        parameter.data += 1
+    assert not np.array_equal(tower(x), before)
+    tower.load(file)
+    assert np.array_equal(tower(x), before)
+    with pytest.raises(StateError, match="must hold exactly this module's parameters"):
+        tower.head.load(file)
+    file.write_bytes(b"no tensors")
+    with pytest.raises(StateError, match=r"Tower.load: .*tower.safetensors must be a safetensors file"):
+        tower.load(file)
+    with pytest.raises(StateError, match="cannot be read"):
+        tower.load(tmp_path / "none")
+
+
+def test_str_is_the_tree(tower: Tower) -> None:
+    lines = str(tower).splitlines()
+    assert lines[0].startswith("Tower")
+    assert any(line.startswith("  head: Linear(weight (4, 6)") for line in lines)
+    assert lines[-1] == f"{tower.num_parameters:,} parameters"
 
 
 def test_forget_drops_what_was_saved(tower: Tower, x: Array) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from compyute_transformer.backend import Array
 from compyute_transformer.errors import ConfigError, StateError
+from compyute_transformer.nn import Linear
 from compyute_transformer.nn.module import Flat, Parameter
 from compyute_transformer.optim import SGD, AdamW
 from compyute_transformer.verify import relative_error
@@ -159,3 +160,11 @@ def test_a_state_that_does_not_fit_is_refused_and_nothing_is_loaded() -> None:
 def test_settings_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"^AdamW: learning_rate, eps and weight_decay are at least 0"):
         AdamW(make_flat(), **options)
+
+
+@pytest.mark.parametrize("optimizer", [AdamW, SGD])
+def test_what_is_no_flat_buffer_is_refused(optimizer: type) -> None:
+    model = Linear(3, 2)
+    for given in (model, model.parameters(), [model.weight]):
+        with pytest.raises(ConfigError, match=r"works on the one buffer .* Give it model.flat"):
+            optimizer(given)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from compyute_transformer.models.presets import DEFAULT_PRESET, PRESETS
-from compyute_transformer.training.kinds import kind_of, preset_for
+from compyute_transformer.training.kinds import kind_of, name_for, preset_for
 from compyute_transformer.training.settings import LEARNED_BY
 
 
@@ -11,7 +11,7 @@ from compyute_transformer.training.settings import LEARNED_BY
 def test_every_kind_is_found(name: str) -> None:
     kind = kind_of(name)
     assert kind.file.endswith(".json")
-    assert type(kind).__name__.lower() == f"{name}kind"
+    assert type(kind).__name__.lower() == f"{name.removesuffix('s')}kind"
 
 
 def test_the_task_or_else_the_data_choose_the_preset(tmp_path: Path) -> None:
@@ -25,3 +25,14 @@ def test_the_task_or_else_the_data_choose_the_preset(tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts/one.txt").write_text("one")
     assert preset_for(None, [str(tmp_path / "texts")]) == DEFAULT_PRESET
+
+
+def test_a_run_is_named_after_its_first_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "old.books").mkdir()
+    assert name_for([], "nano") == "nano"
+    assert name_for([str(tmp_path / "my text.txt"), "other.txt"], "nano") == "my text"
+    assert name_for([str(tmp_path / "old.books")], "nano") == "old.books"
+    assert name_for(["shakespeare"], "cpu") == "shakespeare"
+    assert name_for(["/"], "nano") == "nano"
+    monkeypatch.chdir(tmp_path / "old.books")
+    assert name_for(["."], "nano") == "old.books"

@@ -1,5 +1,7 @@
+import errno
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +25,7 @@ STORY: list[Event] = [
     Sampled(1, "one [bold]line[/bold]\n\ntwo\n"),
     Evaluated(2, 4.0, True, {"bits_per_character": 5.8}, 0.8),
     Evaluated(3, 4.1, False, {"accuracy": 0.5}, 0.9),
-    RunResult(Path("runs/a"), 3, 4.2, 4.1, {"accuracy": 0.5}, 2, True, 75.2),
+    RunResult(Path("runs/a"), 3, 4.2, 4.1, {"accuracy": 0.5}, 2, True, 75.2, 3),
 ]
 
 
@@ -116,7 +118,9 @@ def test_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     bar = [line for line in shown.replace("\r", "\n").split("\n") if "/2,000" in line][-1]
     for text in ("step 1/2,000", "loss 4.200", "validation 4.100", "20,000 tokens/s", "left"):
         assert text in bar
-    assert shown.rstrip().endswith("\x1b[?25h")  # the cursor is back
+    bar_left, _, last = shown.rpartition("\x1b[?25h")  # the cursor is back, and the bar is left for good
+    assert "step 1/2,000" in bar_left
+    assert last.strip() == "stopped at step 3 after 1 min 15 s: runs/a"
 
 
 def test_closing_a_bar_that_never_began_is_quiet() -> None:
@@ -129,6 +133,27 @@ def test_what_suits_a_stream() -> None:
     assert isinstance(reporter_for(io.StringIO()), LineReporter)
     assert isinstance(reporter_for(io.StringIO(), as_json=True), JsonReporter)
     assert isinstance(reporter_for(Terminal(), as_json=True), JsonReporter)
+
+
+@pytest.mark.parametrize("kind", [LineReporter, JsonReporter])
+def test_a_reader_that_goes_away_is_no_error(kind: Any) -> None:
+    end, begin = os.pipe()
+    with open(begin, "w", encoding="utf-8") as stream:
+        reporter = kind(stream)
+        reporter.report(STORY[0])
+        os.close(end)
+        tell(reporter)
+        tell(reporter)
+        assert os.fstat(stream.fileno()).st_rdev == os.stat(os.devnull).st_rdev
+
+
+def test_a_full_disk_is_an_error() -> None:
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        tell(LineReporter(Full()))
 
 
 def test_several_hear_the_same() -> None:

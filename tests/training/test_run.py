@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,12 +22,14 @@ from compyute_transformer.training import (
     evaluate_run,
     load_config,
     load_run,
+    lock,
     resume_run,
     start_run,
     unused_name,
 )
-from compyute_transformer.training.events import Evaluated, Started
+from compyute_transformer.training.events import Advanced, Evaluated, Event, Started
 from compyute_transformer.training.journal import read_log
+from compyute_transformer.training.language import LANGUAGE
 
 
 @pytest.fixture(autouse=True)
@@ -155,9 +158,79 @@ def test_no_run_is_refused(tmp_path: Path) -> None:
     for use_run in uses:
         with pytest.raises(RunError, match=r"holds a config.json; there is none in .*/none"):
             use_run(tmp_path / "none")
-    (tmp_path / "config.json").write_text('{"settings": {"model": {"depth": 3}}}')
+    unknown = {"settings": {"model": {"depth": 3}}, "shape": {}, "sources": []}
+    (tmp_path / "config.json").write_text(json.dumps({**unknown, "data": "", "sha256": "", "version": ""}))
     with pytest.raises(RunError, match=r"config.json must be as the run wrote it; .*no setting 'depth'"):
         resume_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[]", "it is no JSON object"),
+        ("{", "cannot be read: Expecting property name"),
+        ('{"data": "x", "version": "1"}', "it says nothing of settings, shape, sources, sha256"),
+        ("MORE", "it says something of colour, which this version does not know"),
+        ("WRONG", "what it says of settings, sources is of the wrong kind"),
+    ],
+)
+def test_a_damaged_config_is_told_in_words(tmp_path: Path, corpus: str, text: str, reason: str) -> None:
+    start_run([corpus], tiny(steps=1), tmp_path / "run")
+    path = tmp_path / "run/config.json"
+    values = json.loads(path.read_text())
+    changed = {"MORE": {**values, "colour": 1}, "WRONG": {**values, "settings": 3, "sources": "words"}}
+    path.write_text(json.dumps(changed[text]) if text in changed else text)
+    with pytest.raises(RunError, match=f"must be as the run wrote it; it cannot be read: .*{reason.split(': ')[-1]}"):
+        load_config(tmp_path / "run")
+
+
+def test_a_run_that_another_process_trains_is_left_alone(tmp_path: Path, corpus: str) -> None:
+    run, free = tmp_path / "run", tmp_path / "free"
+    start_run([corpus], tiny(steps=1), run)
+    free.mkdir()
+    before = digests(run)
+    with lock.hold(run), lock.hold(free):
+        with pytest.raises(RunError, match=f"another process is training {run}"):
+            resume_run(run, steps=2)
+        with pytest.raises(RunError, match=f"another process is training {free}"):
+            start_run([corpus], tiny(steps=1), free)
+    assert digests(run) == before
+    assert load_config(run).settings.training.steps == 1
+    assert os.listdir(free) == []
+    assert resume_run(run, steps=2).step == 2
+
+
+def test_a_run_is_held_while_it_trains(tmp_path: Path, corpus: str) -> None:
+    refused = 0
+
+    class Second(Listener):
+        def report(self, event: Event) -> None:
+            nonlocal refused
+            if isinstance(event, Advanced):
+                with pytest.raises(RunError, match="another process is training"):
+                    resume_run(tmp_path / "run")
+                refused += 1
+
+    start_run([corpus], tiny(steps=1), tmp_path / "run", Second())
+    resume_run(tmp_path / "run", Second(), steps=2)
+    assert refused == 2
+
+
+def test_a_run_that_began_while_the_data_were_read_is_not_overwritten(
+    tmp_path: Path, corpus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    load = LANGUAGE.load
+
+    def load_late(sources: Any) -> Any:
+        monkeypatch.undo()
+        start_run([corpus], tiny(steps=1), run)
+        return load(sources)
+
+    monkeypatch.setattr(type(LANGUAGE), "load", lambda self, sources: load_late(sources))
+    with pytest.raises(RunError, match=f"{run} holds a run"):
+        start_run([corpus], tiny(steps=3), run)
+    assert load_config(run).settings.training.steps == 1
 
 
 def test_a_start_killed_at_any_call_can_be_repeated_or_resumed(tmp_path: Path, corpus: str) -> None:
@@ -180,6 +253,35 @@ def test_a_start_killed_at_any_call_can_be_repeated_or_resumed(tmp_path: Path, c
 
 
 # --- resuming ---
+
+
+def test_a_run_whose_checkpoints_are_gone_says_that_it_begins_anew(tmp_path: Path, corpus: str) -> None:
+    run, listener = tmp_path / "run", Listener()
+    start_run([corpus], tiny(steps=4), run, listener)
+    shutil.rmtree(run / "checkpoints")
+    resume_run(run, listener)
+    resume_run(run, listener, steps=5)
+    told = [event.facts.get("begins anew") for event in listener.of(Started)]
+    assert told == [None, "there is no checkpoint of the 4 steps that log.jsonl tells of", None]
+
+
+def test_a_second_signal_says_where_it_stopped_and_how_to_go_on(tmp_path: Path, corpus: str) -> None:
+    class Impatient(Listener):
+        def report(self, event: Event) -> None:
+            super().report(event)
+            if isinstance(event, Advanced) and event.step == 5:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+
+    run, listener = tmp_path / "run", Impatient()
+    with pytest.raises(KeyboardInterrupt) as stop:
+        start_run([corpus], tiny(checkpoint_every=3, eval_every=0), run, listener)
+    assert str(stop.value) == (
+        f"Stopped at once, after step 5. Last checkpoint: step 3, {run / 'checkpoints/step-00000003'}. "
+        f"Go on from it with:\n  compyute train --resume {run}"
+    )
+    assert listener.closed == 1
+    assert resume_run(run).step == 12
 
 
 def test_more_steps_extend_a_run(tmp_path: Path, corpus: str) -> None:
@@ -222,13 +324,15 @@ def test_a_changed_corpus_is_refused(tmp_path: Path, corpus: str) -> None:
     run = tmp_path / "run"
     start_run([corpus], tiny(), run)
     Path(corpus).write_text(TEXT.replace("cat", "dog"))
+    other = f"can still be judged by other data: compyute eval {run} FILE"
     for again in (lambda: resume_run(run, steps=20), lambda: evaluate_run(run)):
-        with pytest.raises(CheckpointError, match=f"{corpus} has changed since: SHA-256"):
+        with pytest.raises(CheckpointError, match=f"data of {run} .*{corpus} has changed since: SHA-256.*{other}"):
             again()
     load_run(run)  # needs no corpus
     Path(corpus).unlink()
-    with pytest.raises(CorpusError, match="there is no"):
-        resume_run(run, steps=20)
+    for again in (lambda: resume_run(run, steps=20), lambda: evaluate_run(run)):
+        with pytest.raises(CorpusError, match=f"the run {run} needs the data .* there is no {corpus}.*{other}"):
+            again()
 
 
 def test_another_tokenizer_is_refused(tmp_path: Path, corpus: str) -> None:

@@ -44,6 +44,14 @@ def test_a_round_trip_changes_nothing(preset: str) -> None:
     assert Settings.from_dict({}) == Settings()
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_is_shown_as_toml_is_read_as_the_same(preset: str, tmp_path: Path) -> None:
+    prompt = 'tab\t "quoted" \\ \x7f \n ß 🦉'
+    settings = Settings.resolve(preset, overrides={"sample_prompt": prompt, "min_learning_rate": 1e-5})
+    (tmp_path / "shown.toml").write_text(settings.to_toml(), encoding="utf-8")
+    assert Settings.resolve("seed" if settings.data.kind == "language" else preset, tmp_path / "shown.toml") == settings
+
+
 def test_model_settings_are_those_of_the_model() -> None:
     ours = {f.name: (f.type, f.default) for f in fields(ModelSettings)}
     theirs = {f.name: (f.type, f.default) for f in fields(GPTConfig) if f.name != "vocab_size"}

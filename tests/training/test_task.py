@@ -8,6 +8,7 @@ from training_helpers import TEXT, task, tiny
 from compyute_transformer import GPT
 from compyute_transformer.data import IGNORE_INDEX, train_tokenizer
 from compyute_transformer.errors import CorpusError, VocabularyError
+from compyute_transformer.models.presets import DEFAULT_PRESET, PRESETS
 from compyute_transformer.ops import cross_entropy
 from compyute_transformer.training import LanguageTask
 from compyute_transformer.training.language import validate_language
@@ -132,6 +133,13 @@ def test_without_a_validation_text_there_are_no_metrics() -> None:
 def test_what_cannot_work_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(VocabularyError, match="'Z'"):
         task(sample_prompt="Zebra")
+
+
+def test_the_prompt_of_a_preset_is_left_out_where_it_cannot_be_encoded() -> None:
+    preset = str(PRESETS[DEFAULT_PRESET]["training"]["sample_prompt"])
+    assert not set(preset) <= set(TEXT)
+    assert task(sample_prompt=preset).prompt == ""
+    assert task(sample_prompt="the cat").prompt == "the cat"
     with pytest.raises(CorpusError, match=r"training split must have at least .* = 1801 tokens, got 1800"):
         task(context_length=1800)
     good = task()

@@ -11,6 +11,7 @@ from training_helpers import TEXT, tiny
 
 from compyute_transformer import cli
 from compyute_transformer.training import start_run
+from compyute_transformer.verify.plan import METHODS
 
 pytestmark = pytest.mark.usefixtures("door_only")
 
@@ -65,10 +66,15 @@ def test_without_pytorch_the_table_says_so_and_the_rest_decides(
     monkeypatch.setitem(sys.modules, "torch", None)
     code, out, err = verify("ops.linear")
     assert (code, err) == (0, "")
-    (row,) = (line for line in out.splitlines() if line.startswith("ops.linear ") and "PyTorch" in line)
+    (row,) = (line for line in out.splitlines() if line.startswith("ops.linear ") and " torch " in line)
     assert row.endswith("not run")
-    assert "NOT RUN, so not passed: ops.linear (PyTorch)." in out
-    assert verify("ops.linear", "--method", "torch")[0] == 1, "nothing was proven"
+    assert "NOT RUN, so not passed: ops.linear (torch)." in out
+    last = out.splitlines()[-1]
+    assert "all that ran pass; 1 proof not run: " in last
+    assert "pip install 'compyute-transformer[verify]'" in last
+    code, out, _ = verify("ops.linear", "--method", "torch")
+    assert code == 1
+    assert "NOTHING was proven; 1 proof not run: " in out.splitlines()[-1]
     damage(monkeypatch, "linear", "weight", lambda g: -g)
     code, out, _ = verify("ops.linear")
     assert code == 1
@@ -78,9 +84,14 @@ def test_without_pytorch_the_table_says_so_and_the_rest_decides(
 def test_methods_and_seeds_can_be_chosen(verify: Verify) -> None:
     code, out, _ = verify("ops.linear", "--method", "complex-step", "--seed", "3")
     assert code == 0
-    rows = [line.split()[1:3] for line in out.splitlines()[1:-1]]
-    assert ["complex", "step"] in rows
+    assert "complex-step" in {line.split()[1] for line in out.splitlines()[1:-1]}
     assert verify("ops.linear", "--seed", "3")[1] != verify("ops.linear", "--seed", "4")[1]
+
+
+def test_the_help_lists_the_methods(verify: Verify) -> None:
+    help = " ".join(verify("--help")[1].replace("│", " ").split())
+    for method in METHODS:
+        assert method in help
 
 
 def test_json_is_one_object_and_nothing_else(verify: Verify, monkeypatch: pytest.MonkeyPatch) -> None:

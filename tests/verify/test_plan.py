@@ -36,7 +36,7 @@ def test_filters_are_parts_of_names_and_methods_are_whole() -> None:
 def test_what_there_is_not_is_refused_with_what_there_is() -> None:
     with pytest.raises(ConfigError, match=r"got 'lineer'\. There are: ops\.linear, nn\.Linear\.$"):
         choose(TASKS, ["lineer"])
-    with pytest.raises(ConfigError, match=r"a method is one of differences, complex step, .*, got 'magic'"):
+    with pytest.raises(ConfigError, match=r"a method is one of differences, complex-step, .*, got 'magic'"):
         choose(TASKS, (), ["magic"])
     with pytest.raises(ConfigError, match="nn has no proof by differences"):
         choose(TASKS, ["nn"], ["differences"])

@@ -43,7 +43,7 @@ def tell(stream: io.StringIO, *findings: Finding) -> str:
 def test_a_row_is_what_came_nearest_to_its_limit() -> None:
     first, second, third = rows_of([FAR, BROKEN, NEAR], [ABSENT])
     assert first.cells() == ("ops.linear", "differences", "2", "2.0e-08", "1.0e-07", "pass")
-    assert second.cells() == ("ops.linear", "PyTorch", "0", "-", "-", "not run"), "beside what was run of it"
+    assert second.cells() == ("ops.linear", "torch", "0", "-", "-", "not run"), "beside what was run of it"
     assert third.cells() == ("ops.gelu", "differences", "1", "5.0e-01", "1.0e-07", "1 FAIL")
 
 
@@ -58,8 +58,8 @@ def test_a_pipe_gets_plain_lines() -> None:
     assert lines[1].split() == ["ops.linear", "differences", "1", "2.0e-08", "1.0e-07", "pass"]
     assert lines[1].index("differences") == lines[0].index("method")
     assert "FAIL ops.gelu [tanh] dweight, differences, float64: error 0.5 BREAKS the limit 1e-07" in lines
-    assert "NOT RUN, so not passed: ops.linear (PyTorch). PyTorch is not installed." in lines
-    assert lines[-1] == "2 comparisons in 1.5 s: 1 FAIL"
+    assert "NOT RUN, so not passed: ops.linear (torch). PyTorch is not installed." in lines
+    assert lines[-1] == "2 comparisons in 1.5 s: 1 FAIL; 1 proof not run: PyTorch is not installed."
     assert "\x1b" not in "".join(lines)
 
 
@@ -74,6 +74,22 @@ def test_a_terminal_gets_a_table() -> None:
 
 def test_the_last_line_is_the_verdict() -> None:
     assert summary(Verdict([NEAR, FAR], [], 61.04)) == ["2 comparisons in 61.0 s: all pass"]
+
+
+def test_the_verdict_says_what_was_not_run() -> None:
+    other = NotRun("ops.gelu", "twin", "Numba is not installed.")
+    last = "2 comparisons in 0.0 s: all that ran pass; {}"
+    absent = [ABSENT, ABSENT]
+    assert summary(Verdict([NEAR, FAR], absent))[-1] == last.format("2 proofs not run: PyTorch is not installed.")
+    assert summary(Verdict([NEAR, FAR], [ABSENT, other]))[-1] == last.format("2 proofs not run: see above")
+    nothing = "0 comparisons in 0.0 s: NOTHING was proven"
+    assert summary(Verdict([], [ABSENT]))[-1] == f"{nothing}; 1 proof not run: PyTorch is not installed."
+    assert summary(Verdict())[-1] == nothing
+
+
+def test_a_method_is_called_as_on_the_command_line() -> None:
+    (row,) = rows_of([found(LINEAR, 0.0, "complex step")])
+    assert row.cells()[1] == "complex-step"
 
 
 def test_what_is_no_proof_at_a_point_is_said() -> None:

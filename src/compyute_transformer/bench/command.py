@@ -20,7 +20,7 @@ bench = typer.Typer(
 )
 
 Size = Literal["nano", "cpu", "shakespeare", "seed", "gpt2"]
-StepSize = Literal["nano", "cpu", "shakespeare", "seed", "gpt2", "vaswani"]
+StepSize = Literal["nano", "cpu", "shakespeare", "seed", "gpt2", "vaswani", "vit"]
 
 
 def shape(help: str) -> Any:
@@ -33,34 +33,34 @@ def output(help: str, *names: str) -> Any:
     return typer.Option(*names, help=help, rich_help_panel="Output")
 
 
-BatchSize = Annotated[int | None, shape("Windows of text at a time.")]
-ContextLength = Annotated[int | None, shape("How many tokens it sees at a time.")]
-EmbedDim = Annotated[int | None, shape("Width of the residual stream.")]
-NumHeads = Annotated[int | None, shape("Attention heads of a block; they divide the width.")]
-NumLayers = Annotated[int | None, shape("Blocks.")]
-Dropout = Annotated[float | None, shape("Probability of dropping an element.")]
-Rounds = Annotated[int, typer.Option(help="How often each contestant is timed.")]
-Memory = Annotated[bool, typer.Option(help="Measure peak memory, each contestant in a process of its own.")]
+BatchSize = Annotated[int | None, shape("Number of pieces of text in a batch.")]
+ContextLength = Annotated[int | None, shape("Number of tokens that the model sees at a time.")]
+EmbedDim = Annotated[int | None, shape("Width of the model: the length of the vector that stands for a token.")]
+NumHeads = Annotated[int | None, shape("Number of attention heads in each block. It must divide --embed-dim.")]
+NumLayers = Annotated[int | None, shape("Number of transformer blocks, one after the other.")]
+Dropout = Annotated[float | None, shape("Probability with which a value is set to zero; 0: no dropout.")]
+Rounds = Annotated[int, typer.Option(help="Number of times that each contestant is timed.")]
+Memory = Annotated[bool, typer.Option(help="Measure peak memory too, with each contestant in its own process.")]
 Csv = Annotated[Path | None, output("Add a row for every number to this file.", "--csv")]
 Plot = Annotated[Path | None, output("Draw a chart into this PNG file.", "--plot")]
-Json = Annotated[bool, output("JSON on the standard output, for programs.", "--json")]
+Json = Annotated[bool, output("Print JSON on the standard output, for programs.", "--json")]
 
 
 @bench.command()
 def step(
-    preset: Annotated[StepSize, shape("The model and how it is trained.")] = "shakespeare",
+    preset: Annotated[StepSize, shape("Size of the model, and settings of its training.")] = "shakespeare",
     batch_size: BatchSize = None,
     context_length: ContextLength = None,
     embed_dim: EmbedDim = None,
     num_heads: NumHeads = None,
     num_layers: NumLayers = None,
-    vocab_size: Annotated[int | None, shape("Tokens in the vocabulary.")] = None,
+    vocab_size: Annotated[int | None, shape("Number of tokens in the vocabulary.")] = None,
     dropout: Dropout = None,
-    autocast: Annotated[bool, typer.Option(help="PyTorch with bfloat16 autocast too.")] = True,
+    autocast: Annotated[bool, typer.Option(help="Time PyTorch with bfloat16 autocast too.")] = True,
     compiled: Annotated[
-        bool, typer.Option("--compiled", help="PyTorch with torch.compile too; takes minutes.")
+        bool, typer.Option("--compiled", help="Time PyTorch with torch.compile too, which takes minutes.")
     ] = False,
-    reference: Annotated[bool, typer.Option("--reference", help="Our readable bodies too.")] = False,
+    reference: Annotated[bool, typer.Option("--reference", help="Time our readable NumPy bodies too.")] = False,
     rounds: Rounds = 10,
     memory: Memory = True,
     csv: Csv = None,
@@ -79,9 +79,12 @@ def step(
 def attention(
     algorithms: Annotated[
         list[str] | None,
-        typer.Argument(metavar="ALGORITHM", help="Of sequential, semiparallel, parallel, fused; without, all."),
+        typer.Argument(
+            metavar="ALGORITHM",
+            help="Algorithms to time: sequential, semiparallel, parallel, fused. Without ALGORITHM, all.",
+        ),
     ] = None,
-    preset: Annotated[Size, shape("The model of the whole steps.")] = "seed",
+    preset: Annotated[Size, shape("Size of the model whose training steps are timed.")] = "seed",
     batch_size: BatchSize = None,
     context_length: ContextLength = None,
     embed_dim: EmbedDim = None,
@@ -89,7 +92,8 @@ def attention(
     num_layers: NumLayers = None,
     dropout: Dropout = None,
     lengths: Annotated[
-        str, shape("Of the op alone, (4, 8, T, 64) causal: T, T, …; none: not at all.")
+        str,
+        shape("Sequence lengths at which attention alone is timed, with commas between; none: it is not timed alone."),
     ] = "1024,2048,4096",
     rounds: Rounds = 10,
     memory: Memory = True,
@@ -108,9 +112,10 @@ def attention(
 @bench.command()
 def ops(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="OP", help="Such as linear, or adamw_update; without, all.")
+        list[str] | None,
+        typer.Argument(metavar="OP", help="Ops to time, such as linear or adamw_update. Without OP, all."),
     ] = None,
-    preset: Annotated[Size, shape("The model whose shapes the ops work on.")] = "shakespeare",
+    preset: Annotated[Size, shape("Size of the model whose shapes the ops work on.")] = "shakespeare",
     batch_size: BatchSize = None,
     context_length: ContextLength = None,
     embed_dim: EmbedDim = None,
@@ -130,14 +135,14 @@ def ops(
 
 @bench.command()
 def generate(
-    preset: Annotated[Size, shape("The model that writes.")] = "shakespeare",
+    preset: Annotated[Size, shape("Size of the model that writes.")] = "shakespeare",
     context_length: ContextLength = None,
     embed_dim: EmbedDim = None,
     num_heads: NumHeads = None,
     num_layers: NumLayers = None,
-    prompt_tokens: Annotated[int | None, shape("How many it reads first; without, half the context.")] = None,
-    new_tokens: Annotated[int | None, shape("How many it writes; without, half the context.")] = None,
-    anew: Annotated[bool, typer.Option("--anew/--no-anew", help="Race the way without a cache as well.")] = True,
+    prompt_tokens: Annotated[int | None, shape("Number of tokens in the prompt. Default: half the context.")] = None,
+    new_tokens: Annotated[int | None, shape("Number of tokens to write. Default: half the context.")] = None,
+    anew: Annotated[bool, typer.Option("--anew/--no-anew", help="Time generation without a cache too.")] = True,
     rounds: Rounds = 5,
     csv: Csv = None,
     plot: Plot = None,
@@ -152,7 +157,7 @@ def generate(
 
 @bench.command()
 def ladder(
-    preset: Annotated[Size, shape("The model of the whole steps.")] = "shakespeare",
+    preset: Annotated[Size, shape("Size of the model whose training steps are timed.")] = "shakespeare",
     batch_size: BatchSize = None,
     context_length: ContextLength = None,
     embed_dim: EmbedDim = None,
@@ -173,7 +178,7 @@ def ladder(
 
 @bench.command()
 def startup(
-    preset: Annotated[Size, shape("The model of the first step.")] = "cpu",
+    preset: Annotated[Size, shape("Size of the model that takes the first step.")] = "cpu",
     rounds: Rounds = 5,
     csv: Csv = None,
     plot: Plot = None,

@@ -22,7 +22,7 @@ from ..ops.activation import (
 )
 from ..ops.door import check_gradient
 from ._buffers import empty
-from ._kernel import is_ready, parallel_kernel, serves
+from ._kernel import is_ready, parallel_kernel, pool_for, serves
 from ._vector import exp, highest, logistic, normal_cdf_and_pdf
 
 __all__ = [
@@ -71,7 +71,8 @@ def _gelu_backward(dy, x, use_tanh, dx):
 def gelu_forward(x: Array, approximate: Approximation = "tanh") -> tuple[Array, GeluSaved]:
     check_gelu(x, approximate)
     y = empty(x.shape)
-    _gelu_forward(x.reshape(-1), approximate == "tanh", y.reshape(-1))
+    with pool_for(x.size):
+        _gelu_forward(x.reshape(-1), approximate == "tanh", y.reshape(-1))
     return y, GeluSaved(x, approximate)
 
 
@@ -79,7 +80,8 @@ def gelu_forward(x: Array, approximate: Approximation = "tanh") -> tuple[Array, 
 def gelu_backward(dy: Array, saved: GeluSaved) -> Array:
     check_gradient("gelu_backward", dy, saved.x, saved.x.shape)
     dx = empty(dy.shape)
-    _gelu_backward(dy.reshape(-1), saved.x.reshape(-1), saved.approximate == "tanh", dx.reshape(-1))
+    with pool_for(dy.size):
+        _gelu_backward(dy.reshape(-1), saved.x.reshape(-1), saved.approximate == "tanh", dx.reshape(-1))
     return dx
 
 
@@ -114,7 +116,8 @@ def _softmax_backward(dy, y, dx):
 @serves(lambda x: is_ready(x) and x.ndim > 0 and x.size > 0)
 def softmax_forward(x: Array) -> tuple[Array, SoftmaxSaved]:
     y = empty(x.shape)
-    _softmax_forward(x.reshape(-1, x.shape[-1]), y.reshape(-1, x.shape[-1]))
+    with pool_for(x.size):
+        _softmax_forward(x.reshape(-1, x.shape[-1]), y.reshape(-1, x.shape[-1]))
     return y, SoftmaxSaved(y)
 
 
@@ -122,5 +125,6 @@ def softmax_forward(x: Array) -> tuple[Array, SoftmaxSaved]:
 def softmax_backward(dy: Array, saved: SoftmaxSaved) -> Array:
     check_gradient("softmax_backward", dy, saved.y, saved.y.shape)
     C, dx = dy.shape[-1], empty(dy.shape)
-    _softmax_backward(dy.reshape(-1, C), saved.y.reshape(-1, C), dx.reshape(-1, C))
+    with pool_for(dy.size):
+        _softmax_backward(dy.reshape(-1, C), saved.y.reshape(-1, C), dx.reshape(-1, C))
     return dx

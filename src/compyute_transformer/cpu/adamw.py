@@ -9,7 +9,7 @@ import numpy as np
 from numba import prange
 
 from ..backend import Array
-from ._kernel import is_ready, parallel_kernel, serves
+from ._kernel import is_ready, parallel_kernel, pool_for, serves
 
 __all__ = ["adamw_update"]
 
@@ -48,18 +48,19 @@ def adamw_update(
     num_decayed: int,
 ) -> None:
     beta1, beta2 = betas
-    _update(
-        weight,
-        gradient,
-        first_moment,
-        second_moment,
-        np.float32(learning_rate / (1.0 - beta1**step)),
-        np.float32(1.0 / (1.0 - beta2**step) ** 0.5),
-        np.float32(beta1),
-        np.float32(1.0 - beta1),  # not 1 − float32(β): the rounding of β₂ = 0.999 is 1e-5 of what is left of one
-        np.float32(beta2),
-        np.float32(1.0 - beta2),
-        np.float32(eps),
-        np.float32(1.0 - learning_rate * weight_decay),
-        num_decayed,
-    )
+    with pool_for(weight.size):
+        _update(
+            weight,
+            gradient,
+            first_moment,
+            second_moment,
+            np.float32(learning_rate / (1.0 - beta1**step)),
+            np.float32(1.0 / (1.0 - beta2**step) ** 0.5),
+            np.float32(beta1),
+            np.float32(1.0 - beta1),  # not 1 − float32(β): the rounding of β₂ = 0.999 is 1e-5 of what is left of one
+            np.float32(beta2),
+            np.float32(1.0 - beta2),
+            np.float32(eps),
+            np.float32(1.0 - learning_rate * weight_decay),
+            num_decayed,
+        )

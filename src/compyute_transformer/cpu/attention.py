@@ -24,12 +24,13 @@ from ..ops.door import check_gradient
 from ..random import Draw, dropout_threshold
 from ._blas import AS_IT_IS, TRANSPOSED, sgemm, sgemm_address, single_threaded
 from ._buffers import empty
-from ._kernel import kernel, parallel_kernel, serves
+from ._kernel import kernel, parallel_kernel, pool_for, serves
 from ._vector import exp, highest, random_row
 
 __all__ = ["fused_attention_backward", "fused_attention_forward"]
 
 QUERIES, KEYS = 48, 256  # a tile of scores is 48 kB
+PRODUCTS = 8  # of q, k and D, in the time of one element of a sweep
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 LOWEST, INFINITE = np.float32(-np.inf), np.float32(np.inf)
 
@@ -298,7 +299,7 @@ def fused_attention_forward(
     check_attention(q, k, v, mask, dropout, draw)
     B, H, T, D = q.shape
     y, logsumexp = empty((B, T, H, D)), np.empty((B, H, T), np.float32)
-    with single_threaded:
+    with single_threaded, pool_for(B * H * T * k.shape[2] * D // PRODUCTS):
         _forward(*_arguments(q, k, v, mask, dropout, draw), y, logsumexp)
     y = y.swapaxes(1, 2)  # as the output projection wants to read it: merging the heads is a view
     return y, FusedAttentionSaved(q, k, v, y, logsumexp, mask, dropout, draw)
@@ -317,7 +318,7 @@ def fused_attention_backward(dy: Array, saved: FusedAttentionSaved) -> tuple[Arr
     lengths = (T, S, S)
     dq, dk, dv = (empty((B, n, w)) if whole is None else whole for n, w in zip(lengths, widths, strict=True))
     by_time = [np.ascontiguousarray(x.swapaxes(1, 2)) for x in (y, dy)]
-    with single_threaded:
+    with single_threaded, pool_for(B * H * T * S * D // PRODUCTS):
         _backward(
             *_arguments(q, k, v, mask, dropout, draw),
             by_time[0],

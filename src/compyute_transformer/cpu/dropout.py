@@ -16,7 +16,7 @@ from ..ops.door import check_probability
 from ..ops.dropout import DropoutSaved
 from ..random import Draw, dropout_threshold
 from ._buffers import empty
-from ._kernel import is_ready, parallel_kernel, serves
+from ._kernel import is_ready, parallel_kernel, pool_for, serves
 from ._vector import random_row
 
 __all__ = ["dropout_backward", "dropout_forward"]
@@ -47,18 +47,19 @@ def _run(x: Array, probability: float, draw: Draw) -> Array:
     y = empty(x.shape)
     C = x.shape[-1] if x.ndim else 1
     heads, per_head = (x.shape[1], x.shape[2]) if x.ndim == 4 else (1, max(1, prod(x.shape[:-1])))
-    _keep_and_scale(
-        x.reshape(-1, C),
-        heads,
-        per_head,
-        np.uint32(dropout_threshold(probability)),
-        np.float32(1.0 / (1.0 - probability)),
-        draw.seed & 0xFFFFFFFF,
-        draw.seed >> 32,
-        draw.offset,
-        (draw.stream << 16) + draw.head,
-        y.reshape(-1, C),
-    )
+    with pool_for(x.size):
+        _keep_and_scale(
+            x.reshape(-1, C),
+            heads,
+            per_head,
+            np.uint32(dropout_threshold(probability)),
+            np.float32(1.0 / (1.0 - probability)),
+            draw.seed & 0xFFFFFFFF,
+            draw.seed >> 32,
+            draw.offset,
+            (draw.stream << 16) + draw.head,
+            y.reshape(-1, C),
+        )
     return y
 
 

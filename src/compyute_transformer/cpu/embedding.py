@@ -12,7 +12,7 @@ from ..backend import Array
 from ..ops.door import check_shape
 from ..ops.embedding import EmbeddingSaved
 from ._buffers import empty
-from ._kernel import is_ready, parallel_kernel, serves
+from ._kernel import is_ready, parallel_kernel, pool_for, serves
 
 __all__ = ["embedding_backward"]
 
@@ -38,5 +38,6 @@ def embedding_backward(dy: Array, saved: EmbeddingSaved) -> Array:
     C = dy.shape[-1]
     check_shape("embedding_backward", "dy", dy, (*ids.shape, C), "the shape of y")
     dweight = empty((num_embeddings, C))
-    _backward(np.ascontiguousarray(ids, np.int64).reshape(-1), dy.reshape(-1, C), dweight, get_num_threads())
+    with pool_for(dy.size + dweight.size):
+        _backward(np.ascontiguousarray(ids, np.int64).reshape(-1), dy.reshape(-1, C), dweight, get_num_threads())
     return dweight

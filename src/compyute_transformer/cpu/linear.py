@@ -19,13 +19,14 @@ from ..ops.door import check_gradient
 from ..ops.linear import LinearSaved, check_linear
 from ._blas import AS_IT_IS, TRANSPOSED, sgemm, sgemm_address, single_threaded
 from ._buffers import empty
-from ._kernel import is_ready, kernel, parallel_kernel, serves
+from ._kernel import is_ready, kernel, parallel_kernel, pool_for, serves
 
 __all__ = ["linear_backward", "linear_forward"]
 
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 FEW_ROWS = 8
 WORTH_THREADS = 1 << 20  # elements of a weight: 4 MB, read in about 0.2 ms
+PRODUCTS = 20  # of a matrix product, in the time of one element of a sweep
 
 
 @parallel_kernel
@@ -110,7 +111,7 @@ def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[
         else:
             _few_rows(*given, get_num_threads())
     else:
-        with single_threaded:
+        with single_threaded, pool_for(x.size * O // PRODUCTS):
             _forward(sgemm_address(), *given, get_num_threads())
     return y, LinearSaved(x, weight, bias is not None)
 
@@ -125,7 +126,7 @@ def linear_backward(dy: Array, saved: LinearSaved) -> tuple[Array, Array, Array 
     check_gradient("linear_backward", dy, x, (*x.shape[:-1], weight.shape[0]))
     O, I = weight.shape  # noqa: E741
     dx, dweight, dbias = empty(x.shape), empty(weight.shape), np.empty(O, np.float32)
-    with single_threaded:
+    with single_threaded, pool_for(2 * x.size * O // PRODUCTS):
         _backward(
             sgemm_address(),
             dy.reshape(-1, O),

@@ -10,7 +10,7 @@ from numba import prange
 from ..backend import Array
 from ..ops.loss import IGNORE_INDEX, CrossEntropySaved, check_cross_entropy
 from ._buffers import empty
-from ._kernel import is_ready, parallel_kernel, serves
+from ._kernel import is_ready, parallel_kernel, pool_for, serves
 from ._vector import exp, highest
 
 __all__ = ["cross_entropy_backward", "cross_entropy_forward"]
@@ -57,7 +57,10 @@ def cross_entropy_forward(
     V = logits.shape[-1]
     surprise, logsumexp = np.empty(targets.size, np.float32), np.empty(targets.shape, np.float32)
     flat = np.ascontiguousarray(targets, np.int64).reshape(-1)
-    _forward(logits.reshape(-1, V), flat, ignore_index, np.float32(label_smoothing), surprise, logsumexp.reshape(-1))
+    with pool_for(logits.size):
+        _forward(
+            logits.reshape(-1, V), flat, ignore_index, np.float32(label_smoothing), surprise, logsumexp.reshape(-1)
+        )
     num_scored = int((flat != ignore_index).sum())
     loss = surprise.sum() / np.float32(max(num_scored, 1))
     return loss, CrossEntropySaved(logits, targets, logsumexp, num_scored, ignore_index, label_smoothing)
@@ -67,13 +70,14 @@ def cross_entropy_forward(
 def cross_entropy_backward(dloss: Array | float, saved: CrossEntropySaved) -> Array:
     logits, targets, logsumexp, num_scored, ignore_index, label_smoothing = saved
     V, dlogits = logits.shape[-1], empty(logits.shape)
-    _backward(
-        logits.reshape(-1, V),
-        np.ascontiguousarray(targets, np.int64).reshape(-1),
-        logsumexp.reshape(-1),
-        ignore_index,
-        np.float32(label_smoothing),
-        np.float32(dloss / max(num_scored, 1)),
-        dlogits.reshape(-1, V),
-    )
+    with pool_for(logits.size):
+        _backward(
+            logits.reshape(-1, V),
+            np.ascontiguousarray(targets, np.int64).reshape(-1),
+            logsumexp.reshape(-1),
+            ignore_index,
+            np.float32(label_smoothing),
+            np.float32(dloss / max(num_scored, 1)),
+            dlogits.reshape(-1, V),
+        )
     return dlogits

@@ -13,7 +13,7 @@ from ..backend import Array
 from ..ops.door import check_gradient
 from ..ops.norm import LayerNormSaved, check_layer_norm
 from ._buffers import empty
-from ._kernel import SHARES, is_ready, parallel_kernel, serves
+from ._kernel import SHARES, is_ready, parallel_kernel, pool_for, serves
 
 __all__ = ["layer_norm_backward", "layer_norm_forward"]
 
@@ -72,16 +72,17 @@ def layer_norm_forward(
     rows, C = x.shape[:-1], x.shape[-1]
     y, mean, rstd = empty(x.shape), np.empty(rows, np.float32), np.empty(rows, np.float32)
     has_bias = bias is not None
-    _forward(
-        x.reshape(-1, C),
-        weight,
-        bias if has_bias else weight,
-        has_bias,
-        np.float32(eps),
-        y.reshape(-1, C),
-        mean.reshape(-1),
-        rstd.reshape(-1),
-    )
+    with pool_for(x.size):
+        _forward(
+            x.reshape(-1, C),
+            weight,
+            bias if has_bias else weight,
+            has_bias,
+            np.float32(eps),
+            y.reshape(-1, C),
+            mean.reshape(-1),
+            rstd.reshape(-1),
+        )
     return y, LayerNormSaved(x, weight, mean, rstd, has_bias)
 
 
@@ -91,6 +92,9 @@ def layer_norm_backward(dy: Array, saved: LayerNormSaved) -> tuple[Array, Array,
     check_gradient("layer_norm_backward", dy, x, x.shape)
     C = x.shape[-1]
     dx, sums = empty(x.shape), np.empty((2, SHARES, C), np.float32)
-    _backward(dy.reshape(-1, C), x.reshape(-1, C), weight, mean.reshape(-1), rstd.reshape(-1), dx.reshape(-1, C), *sums)
+    with pool_for(x.size):
+        _backward(
+            dy.reshape(-1, C), x.reshape(-1, C), weight, mean.reshape(-1), rstd.reshape(-1), dx.reshape(-1, C), *sums
+        )
     dweight, dbias = sums.sum(1)
     return dx, dweight, dbias if has_bias else None

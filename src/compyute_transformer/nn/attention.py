@@ -143,7 +143,7 @@ class MultiHeadAttention(Module):
             dropout,
             self.generator.next() if dropout else None,
         )
-        self.save((name, saved))
+        self.keep((name, saved))
         return y, saved
 
     def _run_cached(
@@ -183,7 +183,7 @@ class MultiHeadAttention(Module):
 
     def backward(self, dy: Array) -> tuple[Array, Array | None]:
         """The gradients of x and of the memory, None in self-attention."""
-        name, saved = self.restore()
+        name, saved = self.kept()
         _, backward = IMPLEMENTATIONS[name]
         dx, dmemory, din_weight, din_bias, dout_weight, dout_bias = backward(dy, saved)
         self.in_weight.accumulate(din_weight)

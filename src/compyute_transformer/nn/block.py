@@ -23,8 +23,8 @@ __all__ = ["CrossBlock", "CrossCache", "PostNormBlock", "PreNormBlock"]
 class PreNormBlock(Module):
     """x ← x + dropout(attention(norm(x))); x ← x + dropout(feed_forward(norm(x))).
 
-    The stream itself is never normalised, so the gradient reaches the first block undamped (Radford et al. 2019;
-    Xiong et al. 2020, "On layer normalization in the transformer architecture").
+    The stream itself is never normalised, so the gradient of its end is part of that of its beginning, whatever the
+    branches do (Radford et al. 2019; Xiong et al. 2020, "On layer normalization in the transformer architecture").
     """
 
     def __init__(
@@ -46,14 +46,26 @@ class PreNormBlock(Module):
 
     def forward(self, x: Array, mask: Mask = NO_MASK, cache: AttentionCache | None = None) -> Array:
         """Transform the residual stream (B, T, C). cache: see `MultiHeadAttention.forward`."""
-        x = x + self.attention_dropout(self.attention(self.attention_norm(x), None, mask, cache))
-        x = x + self.feed_forward_dropout(self.feed_forward(self.feed_forward_norm(x)))
+        branch = self.attention_norm(x)
+        branch = self.attention(branch, None, mask, cache)
+        branch = self.attention_dropout(branch)
+        x = x + branch
+        branch = self.feed_forward_norm(x)
+        branch = self.feed_forward(branch)
+        branch = self.feed_forward_dropout(branch)
+        x = x + branch
         return x
 
     def backward(self, dx: Array) -> Array:
-        """The gradient of the stream before the block; a residual adds both ways."""
-        dx = dx + self.feed_forward_norm.backward(self.feed_forward.backward(self.feed_forward_dropout.backward(dx)))
-        dx = dx + self.attention_norm.backward(self.attention.backward(self.attention_dropout.backward(dx))[0])
+        """The gradient of the stream before the block: that of a sum goes to both of its terms."""
+        dbranch = self.feed_forward_dropout.backward(dx)
+        dbranch = self.feed_forward.backward(dbranch)
+        dbranch = self.feed_forward_norm.backward(dbranch)
+        dx = dx + dbranch
+        dbranch = self.attention_dropout.backward(dx)
+        dbranch, _ = self.attention.backward(dbranch)  # the other is of a memory, and there is none
+        dbranch = self.attention_norm.backward(dbranch)
+        dx = dx + dbranch
         return dx
 
 

@@ -24,13 +24,13 @@ class Dropout(Module):
     def forward(self, x: Array) -> Array:
         """Drop elements of x, of any shape."""
         if not self.training or self.probability == 0.0:
-            self.save(None)
+            self.keep(None)
             return x
         y, saved = dropout_forward(x, self.probability, self.generator.next())
-        self.save(saved)
+        self.keep(saved)
         return y
 
     def backward(self, dy: Array) -> Array:
         """The gradient of x."""
-        saved = self.restore()
+        saved = self.kept()
         return dy if saved is None else dropout_backward(dy, saved)

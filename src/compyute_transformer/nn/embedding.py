@@ -36,12 +36,12 @@ class Embedding(Module):
     def forward(self, ids: Array) -> Array:
         """Map integers (*rows) to vectors (*rows, embed_dim)."""
         y, saved = embedding_forward(ids, self.weight.data)
-        self.save(saved)
+        self.keep(saved)
         return y
 
     def backward(self, dy: Array) -> None:
         """Ids have no gradient."""
-        self.weight.accumulate(embedding_backward(dy, self.restore()))
+        self.weight.accumulate(embedding_backward(dy, self.kept()))
 
 
 class PatchEmbedding(Module):
@@ -71,12 +71,12 @@ class PatchEmbedding(Module):
         """Map images (B, height, width, channels) to one vector a patch, (B, N, embed_dim)."""
         bias = self.bias.data if self.bias else None
         y, saved = patch_embedding_forward(images, self.weight.data, bias, self.patch_size)
-        self.save(saved)
+        self.keep(saved)
         return y
 
     def backward(self, dy: Array) -> Array:
         """The gradient of the images."""
-        dimages, dweight, dbias = patch_embedding_backward(dy, self.restore())
+        dimages, dweight, dbias = patch_embedding_backward(dy, self.kept())
         self.weight.accumulate(dweight)
         if self.bias:
             self.bias.accumulate(dbias)
@@ -99,11 +99,11 @@ class ClassToken(Module):
     def forward(self, x: Array) -> Array:
         """Map (B, N, embed_dim) to (B, N + 1, embed_dim)."""
         y, saved = class_token_forward(x, self.weight.data)
-        self.save(saved)
+        self.keep(saved)
         return y
 
     def backward(self, dy: Array) -> Array:
         """The gradient of x."""
-        dx, dweight = class_token_backward(dy, self.restore())
+        dx, dweight = class_token_backward(dy, self.kept())
         self.weight.accumulate(dweight)
         return dx

@@ -52,11 +52,11 @@ class FeedForward(Module):
         """Map (*rows, embed_dim) to the same shape."""
         bend, _ = ACTIVATIONS[self.activation]
         hidden, saved = bend(self.up(x))
-        self.save(saved)
+        self.keep(saved)
         return self.down(hidden)
 
     def backward(self, dy: Array) -> Array:
         """The gradient of x."""
         _, unbend = ACTIVATIONS[self.activation]
         dhidden = self.down.backward(dy)
-        return self.up.backward(unbend(dhidden, self.restore()))
+        return self.up.backward(unbend(dhidden, self.kept()))

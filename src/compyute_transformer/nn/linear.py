@@ -31,12 +31,12 @@ class Linear(Module):
     def forward(self, x: Array) -> Array:
         """Map (*rows, in_features) to (*rows, out_features)."""
         y, saved = linear_forward(x, self.weight.data, self.bias.data if self.bias else None)
-        self.save(saved)
+        self.keep(saved)
         return y
 
     def backward(self, dy: Array) -> Array:
         """The gradient of x."""
-        dx, dweight, dbias = linear_backward(dy, self.restore())
+        dx, dweight, dbias = linear_backward(dy, self.kept())
         self.weight.accumulate(dweight)
         if self.bias:
             self.bias.accumulate(dbias)

@@ -1,26 +1,28 @@
 """Module: parameters, a forward pass, and a backward pass that is its mirror. PyTorch's names, plain arrays in and out.
 
-A leaf module calls an op and saves what the op's backward needs:
+A leaf module calls an op and keeps what the op's backward needs:
 
     class Linear(Module):
         def forward(self, x):
             y, saved = linear_forward(x, self.weight.data, self.bias.data)
-            self.save(saved)
+            self.keep(saved)
             return y
 
         def backward(self, dy):
-            dx, dweight, dbias = linear_backward(dy, self.restore())
+            dx, dweight, dbias = linear_backward(dy, self.kept())
             self.weight.accumulate(dweight)
             self.bias.accumulate(dbias)
             return dx
 
-A composite module calls its parts, and its backward calls their backwards in reverse. What is saved lies on a
-last-in-first-out stack, so a module may run twice before its backward. In `eval()` nothing is saved.
+A composite module calls its parts, and its backward calls their backwards in reverse. What is kept lies on a
+last-in-first-out stack, so a part may run twice in one forward. In `eval()` nothing is kept: a forward that only looks,
+to validate say, belongs there, or the next backward would take it for its own.
 """
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -198,13 +200,13 @@ class Module:
         """Run `forward`."""
         return self.forward(*args, **kwargs)
 
-    def save(self, saved: Any) -> None:
-        """Keep, in training, what the backward needs."""
+    def keep(self, saved: Any) -> None:
+        """Put what the backward needs on top of the stack; in `eval()` nothing is kept."""
         if self.training:
             self._saved.append(saved)
 
-    def restore(self) -> Any:
-        """Take back what the latest forward saved that no backward has taken.
+    def kept(self) -> Any:
+        """Take from the stack what the latest forward saved that no backward has taken.
 
         Raises:
             BackwardError: there is nothing.
@@ -356,6 +358,30 @@ class Module:
         for path, parameter in own.items():
             parameter.data[...] = to_device(given[path].astype(parameter.data.dtype), self.device)
 
+    def save(self, path: str | Path) -> None:
+        """Write every parameter to a safetensors file, which `load` reads."""
+        import safetensors.numpy
+
+        safetensors.numpy.save_file(self.state_dict(), str(path))
+
+    def load(self, path: str | Path) -> None:
+        """Read what `save` wrote. All parameters fit, or none is loaded.
+
+        Raises:
+            StateError: the file cannot be read, or is of another model; see `load_state_dict`.
+        """
+        import safetensors
+        import safetensors.numpy
+
+        try:
+            state = safetensors.numpy.load_file(str(path))
+        except (OSError, safetensors.SafetensorError) as error:
+            raise StateError(
+                f"{type(self).__name__}.load: {path} must be a safetensors file; it cannot be read: {error}. "
+                "Give one that model.save(path) wrote."
+            ) from error
+        self.load_state_dict(state)
+
     @property
     def device(self) -> Device:
         """Where the parameters live; "cpu" for a module without."""
@@ -363,6 +389,16 @@ class Module:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(num_parameters={self.num_parameters})"
+
+    def __str__(self) -> str:
+        """The tree: a line for each module, with the shapes of its own parameters."""
+        lines = []
+        for path, module in self.named_modules():
+            own = ", ".join(f"{name} {tuple(p.shape)}" for name, p in module._parameters.items())
+            indent = "  " * (path.count(".") + bool(path))
+            head = f"{path.rpartition('.')[2]}: " if path else ""
+            lines.append(f"{indent}{head}{type(module).__name__}{own and f'({own})'}")
+        return "\n".join([*lines, f"{self.num_parameters:,} parameters"])
 
 
 class ModuleList(Module):

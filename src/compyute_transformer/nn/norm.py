@@ -23,12 +23,12 @@ class LayerNorm(Module):
     def forward(self, x: Array) -> Array:
         """Normalise the rows of x (*rows, embed_dim)."""
         y, saved = layer_norm_forward(x, self.weight.data, self.bias.data if self.bias else None, self.eps)
-        self.save(saved)
+        self.keep(saved)
         return y
 
     def backward(self, dy: Array) -> Array:
         """The gradient of x."""
-        dx, dweight, dbias = layer_norm_backward(dy, self.restore())
+        dx, dweight, dbias = layer_norm_backward(dy, self.kept())
         self.weight.accumulate(dweight)
         if self.bias:
             self.bias.accumulate(dbias)

@@ -34,12 +34,12 @@ class LearnedPosition(Module):
     def forward(self, x: Array, start: int = 0) -> Array:
         """Add rows start … start + T of the table to x (B, T, C)."""
         y, saved = learned_position_forward(x, self.weight.data, start)
-        self.save(saved)
+        self.keep(saved)
         return y
 
     def backward(self, dy: Array) -> Array:
         """The gradient of x."""
-        dx, dweight = learned_position_backward(dy, self.restore())
+        dx, dweight = learned_position_backward(dy, self.kept())
         self.weight.accumulate(dweight)
         return dx
 
@@ -50,9 +50,9 @@ class SinusoidalPosition(Module):
     def forward(self, x: Array, start: int = 0) -> Array:
         """Add the sinusoids of positions start … start + T to x (B, T, C)."""
         y, saved = sinusoidal_position_forward(x, start)
-        self.save(saved)
+        self.keep(saved)
         return y
 
     def backward(self, dy: Array) -> Array:
         """The gradient of x."""
-        return sinusoidal_position_backward(dy, self.restore())
+        return sinusoidal_position_backward(dy, self.kept())

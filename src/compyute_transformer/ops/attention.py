@@ -212,7 +212,7 @@ def masked_scores(q: Array, k: Array, mask: Mask) -> Float[Array, "B H T S"]:
 
 
 def repeat_heads(x: Array, group: int) -> Array:
-    """Give each head of a group its own view of the key/value head they share: (B, K, S, D) to (B, H, S, D)."""
+    """Give each head of a group its own copy of the key/value head they share: (B, K, S, D) to (B, H, S, D)."""
     return x if group == 1 else x.repeat(group, axis=1)
 
 

@@ -16,6 +16,15 @@ class FlatParameters(Protocol):
     num_decayed: int
 
 
+def check_flat(optimizer: str, flat: object) -> None:
+    """Refuse what is not a flat buffer, such as a model or a list of parameters. Raises ConfigError."""
+    if not all(hasattr(flat, name) for name in ("data", "grad", "num_decayed")):
+        raise ConfigError(
+            f"{optimizer}: an optimiser works on the one buffer in which all parameters lie, got "
+            f"{type(flat).__name__}. Give it model.flat."
+        )
+
+
 @fast
 def adamw_update(
     weight: Array,
@@ -67,6 +76,7 @@ class AdamW:
         eps: float = 1e-8,
         weight_decay: float = 0.01,
     ) -> None:
+        check_flat("AdamW", flat)
         if not (learning_rate >= 0 and eps >= 0 and weight_decay >= 0 and all(0 <= beta < 1 for beta in betas)):
             raise ConfigError(
                 "AdamW: learning_rate, eps and weight_decay are at least 0 and betas lie in [0, 1), got "

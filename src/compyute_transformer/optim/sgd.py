@@ -2,7 +2,7 @@
 
 from ..backend import Array, array_module
 from ..errors import ConfigError
-from .adamw import FlatParameters, load_buffers
+from .adamw import FlatParameters, check_flat, load_buffers
 
 __all__ = ["SGD"]
 
@@ -18,6 +18,7 @@ class SGD:
     def __init__(
         self, flat: FlatParameters, learning_rate: float = 0.1, momentum: float = 0.9, weight_decay: float = 0.0
     ) -> None:
+        check_flat("SGD", flat)
         if not (learning_rate >= 0 and weight_decay >= 0 and 0 <= momentum < 1):
             raise ConfigError(
                 "SGD: learning_rate and weight_decay are at least 0 and momentum lies in [0, 1), got "

@@ -6,9 +6,11 @@ trainer      the loop
 run          the folder: start, resume, load, evaluate; its config.json and encoder are read in config
 checkpoint   weights, optimiser, random state and data cursor, written whole or not at all
 disk         how something is written whole or not at all
+lock         one process at a time trains a run
 journal      log.jsonl and samples.txt
 events       what happens, as plain values; report, progress and tensorboard tell it
 interrupt    Ctrl-C
+advice       what to type next
 finite       who produced the first NaN
 """
 

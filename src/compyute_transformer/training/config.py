@@ -1,7 +1,8 @@
 """Config: all that decides what a run becomes, in config.json and the encoder's file beside its checkpoints."""
 
 import json
-from dataclasses import asdict, dataclass
+import shlex
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def load_config(folder: str | Path) -> RunConfig:
     path = Path(folder) / CONFIG
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+        _check(values)
         settings = Settings.from_dict(values["settings"])
         return RunConfig(**{**values, "settings": settings, "sources": tuple(values["sources"])})
     except FileNotFoundError as error:
@@ -60,7 +62,7 @@ def load_config(folder: str | Path) -> RunConfig:
             f"load_config: the folder of a run holds a {CONFIG}; there is none in {folder}. "
             "Check the path, or start a run: compyute train"
         ) from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError) as error:
         raise RunError(
             f"load_config: {path} must be as the run wrote it; it cannot be read: {error}. "
             "Restore it from a copy, or install the version of the library that wrote it."
@@ -69,14 +71,20 @@ def load_config(folder: str | Path) -> RunConfig:
 
 def reload_data(folder: str | Path, config: RunConfig) -> Data:
     """The data that a run began with. Raises CheckpointError if they have changed since, DataError if they are gone."""
-    data = config.kind.load(config.sources)
+    other = f"The model can still be judged by other data: compyute eval {shlex.quote(str(folder))} FILE"
+    try:
+        data = config.kind.load(config.sources)
+    except DataError as error:
+        raise type(error)(
+            f"reload_data: the run {folder} needs the data that it began with, which cannot be read. {error} {other}"
+        ) from error
     if data.sha256 != config.sha256:
         raise CheckpointError(
             f"reload_data: the data of {folder} must be those that the run began with, but "
             f"{', '.join(config.sources)} has changed since: SHA-256 {data.sha256}, not {config.sha256}. "
             "Restore them"
             + (" (they come with Python: use the version that began the run)" if "builtin" in config.sources else "")
-            + ", or start a new run."
+            + f", or start a new run. {other}"
         )
     return data
 
@@ -95,6 +103,20 @@ def load_run_encoder(folder: str | Path, config: RunConfig) -> Encoder:
             f"{_words(shape)}. Restore {kind.file} from a copy."
         )
     return encoder
+
+
+def _check(values: Any) -> None:
+    """Raises ValueError, in words, for what is no object with the fields of a RunConfig."""
+    if not isinstance(values, dict):
+        raise ValueError("it is no JSON object")
+    kinds = {"settings": dict, "shape": dict, "sources": list}
+    names = [field.name for field in fields(RunConfig)]
+    if missing := [name for name in names if name not in values]:
+        raise ValueError(f"it says nothing of {', '.join(missing)}")
+    if unknown := [name for name in values if name not in names]:
+        raise ValueError(f"it says something of {', '.join(unknown)}, which this version does not know")
+    if wrong := [name for name in names if not isinstance(values[name], kinds.get(name, str))]:
+        raise ValueError(f"what it says of {', '.join(wrong)} is of the wrong kind")
 
 
 def _words(shape: dict[str, Any]) -> str:

@@ -91,7 +91,8 @@ class RunResult:
 
     step: steps taken. loss: of the last step that was logged. validation_loss, metrics: of the last evaluation; None
     and empty without one. best_step: where the validation loss was the lowest. interrupted: Ctrl-C or SIGTERM came
-    first; `resume_run` goes on. seconds: of training, evaluation and sampling, over all sittings.
+    first; `resume_run` goes on. seconds: of training, evaluation and sampling, over all sittings. taken: steps of this
+    sitting alone.
     """
 
     name: ClassVar[str] = "finished"
@@ -103,6 +104,7 @@ class RunResult:
     best_step: int | None
     interrupted: bool
     seconds: float
+    taken: int
 
 
 Event: TypeAlias = Started | Advanced | Logged | Evaluated | Sampled | Saved | RunResult

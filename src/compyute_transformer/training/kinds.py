@@ -1,4 +1,4 @@
-"""Kinds: which kind of task a run is about, by name, and by what it is given to train on."""
+"""Kinds: which kind of task a run is about, by name, and by what it is given to train on; and its name, likewise."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from ..models.presets import DEFAULT_PRESET, PRESETS
 from .task import Kind
 
-__all__ = ["kind_of", "preset_for"]
+__all__ = ["kind_of", "name_for", "preset_for"]
 
 
 def kind_of(name: str) -> Kind:
@@ -43,3 +43,11 @@ def preset_for(task: str | None, sources: Sequence[str]) -> str:
             if holds_images(first):
                 return "images"
     return DEFAULT_PRESET
+
+
+def name_for(sources: Sequence[str], preset: str) -> str:
+    """What a run is called when nobody says: as its first file, without the ending, or folder; else as its preset."""
+    if not sources:
+        return preset
+    first = Path(sources[0]).resolve()
+    return (first.name if first.is_dir() else first.stem) or preset

@@ -10,12 +10,16 @@ import numpy as np
 from ..data.batches import TokenBatches, validation_windows
 from ..data.corpus import Corpus, load_corpus
 from ..data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from ..errors import RunError
+from ..errors import RunError, VocabularyError
 from ..generation.generate import generate
+from ..models.presets import PRESETS
 from .settings import Settings, TrainingSettings
 from .task import Judgement, SupervisedTask, mean_loss
 
 __all__ = ["LANGUAGE", "LanguageTask", "validate_language"]
+
+# What samples begin with where nobody has chosen it.
+PROMPTS_OF_PRESETS = {preset["training"].get("sample_prompt") for preset in PRESETS.values()}
 
 
 class LanguageTask(SupervisedTask):
@@ -24,7 +28,8 @@ class LanguageTask(SupervisedTask):
     model: GPT, or another that turns ids (B, T) into logits (B, T, V). training_tokens, validation_tokens: 1-D
     integers. validation_tokens None: nothing is validated.
 
-    Raises CorpusError for texts too short, VocabularyError for a sample prompt that the tokenizer cannot encode.
+    A sample prompt that comes from a preset is left out where the tokenizer cannot encode it, as in a text of another
+    alphabet. Raises CorpusError for texts too short, VocabularyError for any other prompt that cannot be encoded.
     """
 
     unit = "tokens"
@@ -47,7 +52,7 @@ class LanguageTask(SupervisedTask):
         self._facts = dict(facts or {})
         if validation_tokens is not None:
             validation_windows(validation_tokens, length, settings.batch_size)  # refuses a short one now
-        tokenizer.encode(settings.sample_prompt)  # likewise
+        self.prompt = _prompt(tokenizer, settings.sample_prompt)  # likewise
 
     def validate(self) -> Mapping[str, float]:
         """See `validate_language`."""
@@ -57,8 +62,8 @@ class LanguageTask(SupervisedTask):
 
     def sample(self, seed: int) -> str | None:
         """What the model writes after the sample prompt, with the prompt."""
-        prompt, length = self.settings.sample_prompt, self.settings.sample_tokens
-        return prompt + generate(self.model, self.tokenizer, prompt, max_new_tokens=length, seed=seed)
+        length = self.settings.sample_tokens
+        return self.prompt + generate(self.model, self.tokenizer, self.prompt, max_new_tokens=length, seed=seed)
 
     def facts(self) -> Mapping[str, object]:
         """Corpus, tokens and vocabulary."""
@@ -68,6 +73,16 @@ class LanguageTask(SupervisedTask):
             "validation_tokens": validation,
             "vocab_size": self.model.config.vocab_size,
         }
+
+
+def _prompt(tokenizer: Tokenizer, prompt: str) -> str:
+    try:
+        tokenizer.encode(prompt)
+    except VocabularyError:
+        if prompt not in PROMPTS_OF_PRESETS:
+            raise
+        return ""
+    return prompt
 
 
 def validate_language(model: Any, tokenizer: Tokenizer, tokens: np.ndarray, batch_size: int) -> dict[str, float]:

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from .events import Advanced, Evaluated, Event, Logged, Started
+from .events import Advanced, Evaluated, Event, Logged, RunResult, Started
 from .report import describe, printable
 
 __all__ = ["ProgressReporter"]
@@ -33,7 +33,9 @@ class ProgressReporter:
         )
 
     def report(self, event: Event) -> None:
-        """Move the bar, or print above it."""
+        """Move the bar, or print above it; how the run ended stands below, with what the caller has to say."""
+        if isinstance(event, RunResult):
+            self.progress.stop()
         if not isinstance(event, Logged) and (text := describe(event)) is not None:
             self.console.print(Text(printable(text, self.console.file)), soft_wrap=True)
         match event:

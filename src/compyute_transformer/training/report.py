@@ -3,7 +3,9 @@
 A reporter gets every event of `events` in the order in which it happens, and is closed at the end, after an error too.
 """
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import IO, Protocol
@@ -20,6 +22,7 @@ __all__ = [
     "describe_metrics",
     "printable",
     "reporter_for",
+    "tell",
 ]
 
 TOLD = {  # the metrics that are worth a place in a line, and how they are put
@@ -70,7 +73,7 @@ class LineReporter:
     def report(self, event: Event) -> None:
         """Print the event, if it is worth a line."""
         if (text := describe(event)) is not None:
-            print(printable(text, self.stream), file=self.stream, flush=True)
+            tell(self.stream, printable(text, self.stream))
 
     def close(self) -> None:
         """The stream is the caller's."""
@@ -85,7 +88,7 @@ class JsonReporter:
     def report(self, event: Event) -> None:
         """Print the event. `Advanced` is left out: it says nothing that `Logged` will not."""
         if not isinstance(event, Advanced):
-            print(json.dumps(record(event)), file=self.stream, flush=True)
+            tell(self.stream, json.dumps(record(event)))
 
     def close(self) -> None:
         """The stream is the caller's."""
@@ -101,6 +104,21 @@ def reporter_for(stream: IO[str] | None = None, as_json: bool = False) -> Report
 
         return ProgressReporter(stream)
     return LineReporter(stream)
+
+
+def tell(stream: IO[str], line: str) -> None:
+    """Print a line at once. From when the reader of a pipe is gone (`| head`), whatever is printed goes nowhere.
+
+    A run must not end because nobody watches it any more: its log has it all.
+    """
+    try:
+        print(line, file=stream, flush=True)
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EINVAL):  # the second is how Windows says the first
+            raise
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())  # the stream still holds what it could not print, and would try again
+        os.close(nowhere)
 
 
 def describe(event: Event) -> str | None:

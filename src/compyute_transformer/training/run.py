@@ -12,6 +12,7 @@ A folder is a run once it has a config.json. From then on `resume_run` goes on w
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..backend import Device
 from ..errors import CheckpointError, ConfigError, RunError, StateError
 from ..models.architectures import build_model
-from . import checkpoint, disk
+from . import checkpoint, disk, lock
 from .checkpoint import MODEL, Which, resume_command
 from .config import CONFIG, RunConfig, load_config, load_run_encoder, reload_data, save_config
 from .events import RunResult
@@ -81,32 +82,33 @@ def start_run(sources: Sources, settings: Settings, folder: str | Path, reporter
     sources: what the task of the settings reads: texts, pairs of texts, folders of images; none for its own.
 
     Raises DataError, MissingExtraError or ConfigError before anything is written, RunError for a folder
-    that holds a run, NonFiniteError when training fails, CheckpointError when the disk refuses.
+    that holds a run or in which another process is beginning one, NonFiniteError when training fails, CheckpointError
+    when the disk refuses. A second Ctrl-C is a KeyboardInterrupt that says how to go on.
     """
     folder = Path(folder)
-    if (folder / CONFIG).exists() or checkpoint.steps(folder):
-        raise RunError(
-            f"start_run: a new run needs a folder without one, but {folder} holds a run. "
-            f"Go on with it, {resume_command(folder)}, or choose another name."
-        )
+    _refuse_a_run(folder)
     kind = kind_of(settings.data.kind)
     data = kind.load(sources)
     encoder = kind.encoder(data, settings)
     config = RunConfig(settings, kind.shape(encoder), data.name, data.sources, data.sha256)
     trainer = Trainer(_task(config, data, encoder), settings.training, folder)
-    try:
-        listeners = _listeners(reporter, settings.training, folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        disk.sync(folder.parent)
-        disk.sweep(folder)
-        disk.replace_file(folder / kind.file, encoder.save)
-        save_config(folder, config)  # the last: it makes the folder a run
-    except OSError as error:
-        raise RunError(
-            f"start_run: the folder of a run must be writable; {folder} is not: {error.strerror or error}. "
-            "Choose another one."
-        ) from error
-    return trainer.train(listeners)
+    _require_extras(settings.training)
+    with ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(lock.hold(folder))
+            _refuse_a_run(folder)  # again: another process may have begun one while the data were read
+            listeners = _listeners(reporter, settings.training, folder)
+            disk.sync(folder.parent)
+            disk.sweep(folder)
+            disk.replace_file(folder / kind.file, encoder.save)
+            save_config(folder, config)  # the last: it makes the folder a run
+        except OSError as error:
+            raise RunError(
+                f"start_run: the folder of a run must be writable; {folder} is not: {error.strerror or error}. "
+                "Choose another one."
+            ) from error
+        return _train(trainer, listeners)
 
 
 def resume_run(
@@ -122,32 +124,35 @@ def resume_run(
     steps: how many steps there shall be in all; the learning rate then falls over that many. overrides: other settings
     of training, by name. Both are saved with the run.
 
-    Raises RunError where there is no run, CheckpointError for a damaged checkpoint or data that have changed,
-    ConfigError for settings that cannot change any more, and what `start_run` raises in training.
+    Raises RunError where there is no run, or another process trains it, CheckpointError for a damaged checkpoint or
+    data that have changed, ConfigError for settings that cannot change any more, and what `start_run` raises in
+    training.
     """
     folder = Path(folder)
-    config = load_config(folder)
+    load_config(folder)  # refuses a folder without a run, which there is nothing to lock in
     if not os.access(folder, os.W_OK):
         raise RunError(
             f"resume_run: the folder of a run must be writable; {folder} is not. Copy it, or give permission."
         )
-    changed = _changed(config, {**(overrides or {}), **({} if steps is None else {"steps": steps})})
-    settings = changed.settings.training
-    disk.sweep(folder)
-    disk.sweep(folder / checkpoint.FOLDER)
-    task = _task(changed, reload_data(folder, config), load_run_encoder(folder, config))
-    trainer = Trainer(task, settings, folder)
-    if checkpoint.steps(folder):
-        trainer.load(checkpoint.latest(folder))
-    if settings.steps < trainer.step:
-        raise ConfigError(
-            f"resume_run: steps counts all steps, those taken too, got {settings.steps} for a run that has taken "
-            f"{trainer.step}. Give more."
-        )
-    listeners = _listeners(reporter, settings, folder, trainer.step)
-    if changed != config:
-        save_config(folder, changed)
-    return trainer.train(listeners)
+    with lock.hold(folder):
+        config = load_config(folder)
+        changed = _changed(config, {**(overrides or {}), **({} if steps is None else {"steps": steps})})
+        settings = changed.settings.training
+        disk.sweep(folder)
+        disk.sweep(folder / checkpoint.FOLDER)
+        task = _task(changed, reload_data(folder, config), load_run_encoder(folder, config))
+        trainer = Trainer(task, settings, folder)
+        if checkpoint.steps(folder):
+            trainer.load(checkpoint.latest(folder))
+        if settings.steps < trainer.step:
+            raise ConfigError(
+                f"resume_run: steps counts all steps, those taken too, got {settings.steps} for a run that has taken "
+                f"{trainer.step}. Give more."
+            )
+        listeners = _listeners(reporter, settings, folder, trainer.step)
+        if changed != config:
+            save_config(folder, changed)
+        return _train(trainer, listeners)
 
 
 def load_run(folder: str | Path, which: Which = "best", device: Device = "cpu") -> LoadedRun:
@@ -198,6 +203,31 @@ def _task(config: RunConfig, data: Data, encoder: Encoder) -> Task:
     settings = config.settings
     model = build_model(config.model, settings.training.seed).to(settings.training.device)
     return config.kind.task(model, encoder, data, settings)
+
+
+def _refuse_a_run(folder: Path) -> None:
+    if (folder / CONFIG).exists() or checkpoint.steps(folder):
+        raise RunError(
+            f"start_run: a new run needs a folder without one, but {folder} holds a run. "
+            f"Go on with it, {resume_command(folder)}, or choose another name."
+        )
+
+
+def _train(trainer: Trainer, listeners: Reporter) -> RunResult:
+    try:
+        return trainer.train(listeners)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(
+            f"Stopped at once, after step {trainer.step:,}. Last checkpoint: {trainer.last_checkpoint()}. "
+            f"Go on from it with:\n  {resume_command(trainer.run)}"
+        ) from stop
+
+
+def _require_extras(settings: TrainingSettings) -> None:
+    if settings.tensorboard:
+        from .tensorboard import require_tensorboard
+
+        require_tensorboard()
 
 
 def _listeners(reporter: Reporter | None, settings: TrainingSettings, folder: Path, step: int = 0) -> Reporter:

@@ -6,6 +6,7 @@ Every key is known, every value has its type and range, or a ConfigError says wh
 wherever else nothing stands for nothing, the word "none" sets an optional value to None.
 """
 
+import json
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -224,6 +225,14 @@ class Settings:
         """Sections of plain values, for JSON."""
         return asdict(self)
 
+    def to_toml(self) -> str:
+        """The text of a TOML file that `resolve` reads as these settings."""
+        sections = (
+            f"[{name}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in values.items())
+            for name, values in self.to_dict().items()
+        )
+        return "\n".join(sections)
+
     @classmethod
     def from_dict(cls, sections: Mapping[str, Any]) -> Self:
         """What `to_dict` gave. A setting that came with a later version of the library has its default."""
@@ -288,6 +297,12 @@ def _typed(name: str, kind: Any, value: object) -> object:
         elif isinstance(value, option) and (option is bool or not isinstance(value, bool)):
             return value
     raise ConfigError(f"Settings: {name} is {_describe(options)}, got {value!r} ({type(value).__name__}).")
+
+
+def _toml(value: object) -> str:
+    """A value as TOML has it; JSON's texts, numbers and booleans are TOML's too, but for DEL, which TOML escapes."""
+    text = json.dumps("none" if value is None else value, ensure_ascii=False)
+    return text.replace("\x7f", "\\u007f")
 
 
 def _describe(options: tuple[Any, ...]) -> str:

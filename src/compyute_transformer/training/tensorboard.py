@@ -6,7 +6,7 @@ from types import ModuleType
 from ..errors import MissingExtraError
 from .events import Evaluated, Event, Logged, Sampled
 
-__all__ = ["TensorBoardReporter"]
+__all__ = ["TensorBoardReporter", "require_tensorboard"]
 
 FOLDER = "tensorboard"
 
@@ -20,7 +20,7 @@ class TensorBoardReporter:
     """
 
     def __init__(self, run: Path, step: int = 0) -> None:
-        self.writer = _tensorboard().SummaryWriter(
+        self.writer = require_tensorboard().SummaryWriter(
             str(run / FOLDER),
             purge_step=step + 1,
             flush_secs=10,  # as often as a person looks
@@ -47,7 +47,8 @@ class TensorBoardReporter:
         self.writer.close()
 
 
-def _tensorboard() -> ModuleType:
+def require_tensorboard() -> ModuleType:
+    """The package that writes the files. Raises MissingExtraError without it."""
     try:
         import tensorboardX
     except ImportError as error:

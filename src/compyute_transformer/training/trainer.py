@@ -25,7 +25,7 @@ from .checkpoint import MODEL, OPTIMIZER, TrainerState
 from .events import Advanced, Evaluated, Event, Logged, RunResult, Sampled, Saved, Started
 from .finite import all_finite, first_non_finite
 from .interrupt import interruptible
-from .journal import Journal
+from .journal import LOG, Journal, read_log
 from .report import Reporter
 from .settings import TrainingSettings
 from .task import Task
@@ -52,6 +52,7 @@ class Trainer:
         self.best_loss: float | None = None
         self.loss: float | None = None
         self.metrics: dict[str, float] = {}
+        self._first = 0  # the step at which this sitting began
         self._window = (0, 0.0)  # steps and seconds since the last was logged
 
     def train(self, reporter: Reporter) -> RunResult:
@@ -65,9 +66,10 @@ class Trainer:
         # NumPy's warnings about overflow would come before our own check, which says more, and stops.
         quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
         new = not checkpoint.steps(self.run)
-        self.reporter = reporter
+        self.reporter, self._first = reporter, self.step
+        started = self._started(new)  # before the journal is cut back
         with closing(reporter), closing(self._journal(new)), interruptible() as interrupt, quiet:
-            self._tell(self._started())
+            self._tell(started)
             if new:
                 self._evaluate()
                 self._save()
@@ -111,6 +113,11 @@ class Trainer:
         self.task.load_state(state.task)
         checkpoint.prune(self.run, state)  # only now that the one to go on from is known to be whole
         self.step, self.best_step, self.best_loss = state.step, state.best_step, state.best_loss
+
+    def last_checkpoint(self) -> str:
+        """The step and the folder of the last checkpoint, in words."""
+        steps = checkpoint.steps(self.run)
+        return f"step {steps[-1]:,}, {checkpoint.folder_of(self.run, steps[-1])}" if steps else "none"
 
     # --- what a step consists of ---
 
@@ -194,8 +201,11 @@ class Trainer:
         self.journal.report(event)
         self.reporter.report(event)
 
-    def _started(self) -> Started:
-        device = self.model.device
+    def _started(self, new: bool) -> Started:
+        device, facts = self.model.device, dict(self.task.facts())
+        lost = max((values["step"] for values in read_log(self.run)), default=0) if new else 0
+        if lost:
+            facts["begins anew"] = f"there is no checkpoint of the {lost:,} steps that {LOG} tells of"
         return Started(
             folder=self.run,
             step=self.step,
@@ -205,7 +215,7 @@ class Trainer:
             path=linear_forward.runs(device),  # most of the time goes there
             units_per_step=self.task.units_per_step,
             unit=self.task.unit,
-            facts=self.task.facts(),
+            facts=facts,
         )
 
     def _result(self, interrupted: bool) -> RunResult:
@@ -218,6 +228,7 @@ class Trainer:
             best_step=self.best_step,
             interrupted=interrupted,
             seconds=self._seconds(),
+            taken=self.step - self._first,
         )
 
     def _non_finite(self, what: str, state: dict[str, Any]) -> NonFiniteError:
@@ -227,11 +238,9 @@ class Trainer:
         flags = f"--learning-rate {rate:g}"
         if self.settings.min_learning_rate > rate:
             flags += f" --min-learning-rate {rate:g}"
-        steps = checkpoint.steps(self.run)
-        last = f"step {steps[-1]}, {checkpoint.folder_of(self.run, steps[-1])}" if steps else "none"
         return NonFiniteError(
-            f"Trainer: loss, gradient and weights must be finite, got {what}; {culprit}. Last good checkpoint: {last}. "
-            f"Go on from it in smaller steps: {checkpoint.resume_command(self.run, flags)}"
+            f"Trainer: loss, gradient and weights must be finite, got {what}; {culprit}. Last good checkpoint: "
+            f"{self.last_checkpoint()}. Go on from it in smaller steps: {checkpoint.resume_command(self.run, flags)}"
         )
 
 

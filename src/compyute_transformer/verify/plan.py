@@ -18,7 +18,15 @@ from . import implementations, models, modules, ops
 from .finding import Finding, Task
 from .tolerances import Proof
 
-__all__ = ["NotRun", "Verdict", "carry_out", "choose", "everything"]
+__all__ = ["METHODS", "NotRun", "Verdict", "carry_out", "choose", "everything", "spelled"]
+
+
+def spelled(method: str) -> str:
+    """A method as it is written on the command line: one word."""
+    return method.replace(" ", "-")
+
+
+METHODS = tuple(spelled(method) for method in get_args(Proof))
 
 
 @dataclass(frozen=True)
@@ -65,10 +73,10 @@ def choose(tasks: Iterable[Task], filters: Sequence[str] = (), methods: Sequence
         ConfigError: nothing is called so.
     """
     given = list(tasks)
-    wanted = [method.replace("-", " ") for method in methods]
+    wanted = [spelled(method) for method in methods]
     for method in wanted:
-        if method not in get_args(Proof):
-            raise ConfigError(f"verify: a method is one of {', '.join(get_args(Proof))}, got {method!r}.")
+        if method not in METHODS:
+            raise ConfigError(f"verify: a method is one of {', '.join(METHODS)}, got {method!r}.")
     for text in filters:
         if not any(text.lower() in task.name.lower() for task in given):
             names = ", ".join(dict.fromkeys(task.name for task in given))
@@ -77,7 +85,7 @@ def choose(tasks: Iterable[Task], filters: Sequence[str] = (), methods: Sequence
                 f"There are: {names}."
             )
     chosen = [task for task in given if not filters or any(text.lower() in task.name.lower() for text in filters)]
-    chosen = [task for task in chosen if not wanted or set(task.methods) & set(wanted)]
+    chosen = [task for task in chosen if not wanted or set(map(spelled, task.methods)) & set(wanted)]
     if not chosen:
         raise ConfigError(f"verify: {', '.join(filters)} has no proof by {', '.join(wanted)}. Leave one of them out.")
     return chosen

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ..training.report import printable
 from .finding import Finding, Task
-from .plan import NotRun, Verdict
+from .plan import NotRun, Verdict, spelled
 from .slopes import REMARKS
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Row", "TableReport", "plain_line", "rows_of", "summary", "to_json"]
 
-METHODS = {"torch": "PyTorch", "twin": "fast twins", "device": "GPU and CPU"}
 MOST_TOLD = 5  # failures of one thing by one method
 HEAD = ("what", "method", "checks", "worst", "limit", "verdict")
 
@@ -44,7 +43,7 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         """As text."""
         error, limit = (number(self.worst.error), number(self.worst.limit)) if self.worst else ("-", "-")
-        return self.name, METHODS.get(self.method, self.method), f"{self.checks:,}", error, limit, self.verdict
+        return self.name, spelled(self.method), f"{self.checks:,}", error, limit, self.verdict
 
 
 def rows_of(findings: Iterable[Finding], not_run: Iterable[NotRun] = ()) -> list[Row]:
@@ -83,17 +82,26 @@ def summary(verdict: Verdict) -> list[str]:
             lines.append(f"FAIL {row.name}, {row.method}: and {len(group) - len(worst)} more; --json tells of all")
     reasons: dict[str, list[str]] = {}
     for absent in verdict.not_run:
-        reasons.setdefault(absent.reason, []).append(f"{absent.name} ({METHODS.get(absent.method, absent.method)})")
+        reasons.setdefault(absent.reason, []).append(f"{absent.name} ({spelled(absent.method)})")
     for reason, names in reasons.items():
         lines.append(
             f"NOT RUN, so not passed: {names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}. {reason}"
         )
     proven = {finding.name for finding in verdict.findings}
     lines += [remark for name, remark in REMARKS.items() if name in proven]
-    total, failed = len(verdict.findings), len(verdict.failures)
-    kept = "all pass" if not failed else f"{failed:,} FAIL"
-    lines.append(f"{total:,} comparisons in {verdict.seconds:.1f} s: {kept}")
-    return lines
+    return [*lines, _last_line(verdict, list(reasons))]
+
+
+def _last_line(verdict: Verdict, reasons: Sequence[str]) -> str:
+    """What was proven and what was not, in one line."""
+    total, failed, absent = len(verdict.findings), len(verdict.failures), len(verdict.not_run)
+    passed = "all that ran pass" if absent else "all pass"
+    kept = "NOTHING was proven" if not total else f"{failed:,} FAIL" if failed else passed
+    line = f"{total:,} comparisons in {verdict.seconds:.1f} s: {kept}"
+    if absent:
+        why = reasons[0] if len(reasons) == 1 else "see above"
+        line += f"; {absent:,} proof{'s' if absent > 1 else ''} not run: {why}"
+    return line
 
 
 def to_json(verdict: Verdict, **facts: Any) -> str:
@@ -160,7 +168,11 @@ class TableReport:
 
         self.console.print(table_of(rows_of(verdict.findings, verdict.not_run)))
         for line in summary(verdict):
-            style = "bold red" if "FAIL" in line else "yellow" if line.startswith("NOT RUN") else "green"
+            style = "green"
+            if "FAIL" in line or "NOTHING" in line:
+                style = "bold red"
+            elif line.startswith("NOT RUN") or " not run: " in line:
+                style = "yellow"
             self.console.print(Text(printable(line, self.stream), style=style), soft_wrap=True)
 
     def print(self, line: str) -> None:
