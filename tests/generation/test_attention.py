@@ -155,5 +155,5 @@ def test_an_ending_that_names_no_format_is_refused(name: str, tmp_path: Path) ->
 def test_without_matplotlib_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     maps = attention_maps(gpt(), IDS)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'compyute-transformer\[notebooks\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'compyute-transformer\[pictures\]'"):
         draw_attention(maps)

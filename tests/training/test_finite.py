@@ -45,13 +45,13 @@ def test_a_module_whose_forward_overflows_is_named(path: str, named: str) -> Non
 def test_a_module_whose_gradient_alone_is_not_finite_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     language = task()
     up = language.model.blocks[2].feed_forward.up
-    restore = up.restore
+    kept = up.kept
 
     def poisoned() -> object:
-        saved = restore()
+        saved = kept()
         return saved._replace(x=np.full_like(saved.x, np.nan))
 
-    monkeypatch.setattr(up, "restore", poisoned)
+    monkeypatch.setattr(up, "kept", poisoned)
     found = first_non_finite(language, language.state())
     assert (
         found == "the first module with a non-finite result is blocks.2.feed_forward.up (Linear), in its backward pass"
