@@ -555,3 +555,97 @@ def test_command_lines_that_cannot_be_understood_exit_with_2(run: Run, arguments
     done = run(*arguments)
     assert done.code == 2
     assert re.search(message, plain(done.err))
+
+
+# --- other tasks than language ---
+
+
+@pytest.fixture(scope="module")
+def translator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("translator")
+    (folder / "pairs.tsv").write_text(
+        "".join(f"{'ab' * (i % 4 + 1)}{'c' * (i % 7)}\tx{'y' * (i % 5)}\n" for i in range(40))
+    )
+    options = ["--tokenizer", "characters", "--steps", "1", "--sample-every", "0", *TINY]
+    with pytest.raises(SystemExit) as left:
+        cli.main(["train", str(folder / "pairs.tsv"), "--runs", str(folder), *options])
+    assert not left.value.code
+    return folder / "pairs"
+
+
+def test_a_translation_says_how_it_came_about(run: Run, translator: Path, tmp_path: Path) -> None:
+    done = run("generate", translator, "--prompt", "abc", "--max-new-tokens", 5, "--beam", 2)
+    assert done.code == 0
+    assert re.search(r"\d+ tokens, [\d,]+ tokens/s, step \d", done.err)
+    facts = json.loads(run("generate", translator, "--prompt", "abc", "--max-new-tokens", 5, "--beam", 2, "--json").out)
+    assert done.out == facts["text"] + "\n"
+    assert len(facts["log_probabilities"]) == facts["tokens"] <= 5
+    assert sum(facts["log_probabilities"]) == pytest.approx(facts["log_probability"])
+    assert facts["tokens_per_second"] > 0
+    (tmp_path / "source.txt").write_text(" abc\n")
+    again = run(
+        "generate", translator, "--prompt", f"FILE:{tmp_path / 'source.txt'}", "--max-new-tokens", 5, "--beam", 2
+    )
+    assert again.out == done.out
+
+
+def test_the_attention_of_a_translation_is_drawn(run: Run, translator: Path, tmp_path: Path) -> None:
+    for tokens in (4, 100):  # the last as long as the context
+        done = run(
+            "generate", translator, "--prompt", "abc", "--max-new-tokens", tokens, "--attention", tmp_path / "a.png"
+        )
+        assert done.code == 0
+    for part in ("encoder", "decoder", "cross"):
+        assert (tmp_path / f"a-{part}.png").read_bytes().startswith(b"\x89PNG")
+        assert f"a-{part}.png" in done.err
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--temperature=0.8",
+        "--top-k=3",
+        "--top-p=0.5",
+        "--min-p=0.1",
+        "--repetition-penalty=1",
+        "--seed=0",
+        "--stop=a",
+        "--slide=1",
+    ],
+)
+def test_a_translation_refuses_what_only_sampling_has(run: Run, translator: Path, option: str) -> None:
+    done = run("generate", translator, "--prompt", "abc", option)
+    assert done.code == 2
+    assert f"{option.partition('=')[0]} does not belong to a run that learned translation" in plain(done.err)
+
+
+@pytest.mark.parametrize("option", ["--beam=1", "--length-penalty=0.6"])
+def test_a_text_refuses_what_only_translation_has(run: Run, trained: Path, option: str) -> None:
+    done = run("generate", trained, option)
+    assert done.code == 2
+    assert f"{option.partition('=')[0]} does not belong to a run that learned language" in plain(done.err)
+
+
+def test_a_translation_needs_something_to_translate(run: Run, translator: Path) -> None:
+    for prompt in ("", " \n"):
+        done = run("generate", translator, "--prompt", prompt)
+        assert done.code == 2
+        assert "a translation needs something to translate" in plain(done.err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "images"], "the task images needs DATA; --task digits brings its own"),
+        (["--preset", "translation"], "the task translation needs DATA; --task dates brings its own"),
+        (["--task", "digits", "--corpus", "builtin"], "--corpus names a text, which --task digits does not read"),
+        (["--preset", "dates", "--corpus", "builtin", "--show"], "--corpus names a text, which --task dates does not"),
+    ],
+)
+def test_a_task_is_given_the_data_that_it_reads(run: Run, tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = run("train", *arguments, "--runs", tmp_path / "runs")
+    assert done.code == 2
+    assert message in plain(done.err)
+    assert not (tmp_path / "runs").exists()
+    assert run("train", "--task", "images", "--show").code == 0

@@ -1,7 +1,7 @@
 """Which array library, which device, and which of two functions with one name: the readable body or its fast twin.
 
 An op is written once, readably, for any array library. `@fast` on it looks for a function of the same name in the file
-of the same name in `cpu/` or `gpu/`, by the device of the first argument, and runs that where it serves; else the body.
+of the same name in `cpu/` or `gpu/`, by the device of the arguments, and runs that where it serves; else the body.
 
     layer_norm_forward(x, weight, bias)               # the twin if there is one that serves, else the body
     layer_norm_forward.reference(x, weight, bias)     # always the body

@@ -67,6 +67,7 @@ run, data, model, training, output = map(panel, ("Run", "Data", "Model", "Traini
 # What the settings allow, said again so that `--help` need not load them; a test holds the two together.
 NamedCorpus = Literal["builtin", "shakespeare"]
 TaskName = Literal["language", "translation", "dates", "images", "digits"]
+OWN_DATA = {"translation": "dates", "images": "digits"}  # the task of the same kind that needs no DATA
 Architecture = Literal["gpt", "vaswani", "encoder_decoder", "vit"]
 TokenizerKind = Literal["characters", "bpe"]
 Activation = Literal["gelu_tanh", "gelu", "relu"]
@@ -293,6 +294,14 @@ def train(
         raise typer.BadParameter(f"the name of a run is that of one folder, such as my-run, got {name!r}.")
     sources = text or ([corpus] if corpus else [])
     start = preset or preset_for(task, sources)
+    if resume is None and (corpus or not (text or show)):
+        chosen = Settings.resolve(start, config, given).data
+        if corpus and chosen.kind != "language":
+            raise typer.BadParameter(f"--corpus names a text, which --task {chosen.task} does not read: leave one out.")
+        if not sources and chosen.task in OWN_DATA:
+            raise typer.BadParameter(
+                f"the task {chosen.task} needs DATA; --task {OWN_DATA[chosen.task]} brings its own."
+            )
     if show:
         saved = load_config(resume).settings.with_overrides(given) if resume else None
         typer.echo((saved or Settings.resolve(start, config, given)).to_toml(), nl=False)
@@ -316,6 +325,7 @@ def train(
 
 @app.command()
 def generate(
+    context: typer.Context,
     run: RunFolder,
     prompt: Annotated[
         str, typer.Option(help="Text to go on from, or to translate; FILE:path reads it from a file.")
@@ -368,7 +378,8 @@ def generate(
         Path | None,
         typer.Option(
             metavar="FILE.png",
-            help="Draw the attention weights among the tokens of the prompt as a picture, a panel for each head.",
+            help="Draw the attention weights among the tokens of the prompt as a picture, a panel for each head; of a "
+            "translation three, FILE-encoder.png, FILE-decoder.png and FILE-cross.png.",
         ),
     ] = None,
     checkpoint: Checkpoint = "best",
@@ -383,23 +394,16 @@ def generate(
     if prompt.startswith("FILE:"):
         prompt = load_corpus(Path(prompt.removeprefix("FILE:"))).text
     loaded = load_run(run, checkpoint, device)
-    if loaded.settings.data.kind == "translation":
-        from .generation.translate import translate
-
-        answer = translate(
-            loaded.model,
-            loaded.tokenizer,
-            [prompt],
-            beam_size=beam,
-            length_penalty=length_penalty,
-            max_new_tokens=max_new_tokens,
-            cached=cache,
-        )[0]
-        if json:
-            facts = {"run": run, "step": loaded.step, "prompt": prompt, "text": answer.text}
-            print_json(facts | {"log_probability": answer.log_probability})
-        else:
-            show(f"{answer.text}\n")
+    translates = loaded.settings.data.kind == "translation"
+    for option in OF_LANGUAGE if translates else OF_TRANSLATION:
+        source = context.get_parameter_source(option)
+        if source is not None and source.name != "DEFAULT":
+            raise typer.BadParameter(
+                f"--{option.replace('_', '-')} does not belong to a run that learned {loaded.settings.data.kind}: "
+                "leave it out."
+            )
+    if translates:
+        translated(loaded, run, prompt.strip(), beam, length_penalty, max_new_tokens, cache, attention, json)
         return
     if attention is not None:
         from .generation.attention import draw_prompt
@@ -435,6 +439,56 @@ def generate(
     note(f"{len(pieces.ids)} tokens{rate}, step {loaded.step}, seed {seed}")
     if attention is not None:
         note(f"attention of the prompt: {attention}")
+
+
+OF_LANGUAGE = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop", "slide")
+OF_TRANSLATION = ("beam", "length_penalty")
+
+
+def translated(
+    loaded: Any,
+    run: str,
+    prompt: str,
+    beam: int,
+    length_penalty: float,
+    max_new_tokens: int,
+    cache: bool,
+    attention: Path | None,
+    json: bool,
+) -> None:
+    """Print what a run answers to a prompt, and draw where it looked."""
+    from time import perf_counter
+
+    from .generation.translate import translate
+
+    if not prompt:
+        raise typer.BadParameter("a translation needs something to translate: give --prompt TEXT.")
+    began = perf_counter()
+    answer = translate(
+        loaded.model,
+        loaded.tokenizer,
+        [prompt],
+        beam_size=beam,
+        length_penalty=length_penalty,
+        max_new_tokens=max_new_tokens,
+        cached=cache,
+    )[0]
+    tokens = len(answer.log_probabilities)  # END too: it was written as well
+    rate = tokens / (perf_counter() - began)
+    pictures: list[Path] = []
+    if attention is not None:
+        from .generation.attention import draw_translation
+
+        pictures = draw_translation(loaded.model, loaded.tokenizer, prompt, answer.ids, attention)
+    if json:
+        facts = {"run": run, "step": loaded.step, "prompt": prompt, "text": answer.text, "ended": answer.ended}
+        facts |= {"log_probability": answer.log_probability, "log_probabilities": answer.log_probabilities}
+        print_json(facts | {"tokens": tokens, "tokens_per_second": rate})
+        return
+    show(f"{answer.text}\n")
+    note(f"{tokens} tokens, {rate:,.0f} tokens/s, step {loaded.step}")
+    if pictures:
+        note(f"attention: {', '.join(map(str, pictures))}")
 
 
 @app.command("eval")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from compyute_transformer import backend
 from compyute_transformer.backend import only_twins_of
 from compyute_transformer.bench import ladder
 from compyute_transformer.bench.ladder import RUNGS, bench_ladder
@@ -18,6 +19,11 @@ def test_every_rung_is_timed_and_compared_with_the_one_below() -> None:
     assert [r.mode for r in report.results if r.unit == "ms"] == names
     assert [r.mode for r in report.results if r.unit == "× faster"] == names[1:]
     assert all(r.value > 0 for r in report.results)
+
+
+def test_the_top_has_every_twin_there_is() -> None:
+    words = {twin.word for twin in backend._all if twin.twin("cpu") is not None}
+    assert {word for _, added in RUNGS for word in added} == words
 
 
 def test_a_rung_has_its_own_twins_and_those_below(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,3 +63,21 @@ def test_release_gives_back_what_is_not_lent() -> None:
 def test_small_arrays_are_numpys_own() -> None:
     empty((3,))
     assert not any(_buffers._free.values())
+
+
+def test_sizes_that_do_not_come_again_are_not_kept() -> None:
+    """Batches of ever other lengths, as pairs of texts are: memory is bounded by what a step needs, not by how many."""
+    for length in range(100, 1000, 9):
+        arrays = [empty((length * (1 + part), 1024)) for part in range(4)]
+        lent = sum(array.nbytes for array in arrays)
+        del arrays
+        assert sum(memory.nbytes for free in _buffers._free.values() for memory in free) <= 2.5 * lent
+
+
+def test_a_little_larger_uses_the_same_memory() -> None:
+    first = empty((1000, 1024))
+    where = address(first)
+    del first
+    second = empty((1001, 1024))
+    assert address(second) == where
+    assert second.shape == (1001, 1024)

@@ -5,7 +5,7 @@ import pytest
 
 from compyute_transformer.backend import use
 from compyute_transformer.cpu.linear import FEW_ROWS, WORTH_THREADS
-from compyute_transformer.ops.linear import linear_forward
+from compyute_transformer.ops.linear import linear_backward, linear_forward
 
 LARGE = (1031, 1019)  # primes: no share of it is like another
 assert LARGE[0] * LARGE[1] > WORTH_THREADS
@@ -34,3 +34,17 @@ def test_what_is_not_finite_stays_so(rows: int) -> None:
     with use("cpu"):
         y, _ = linear_forward(np.ones((rows, 4), np.float32), weight, None)
     np.testing.assert_array_equal(y, np.tile(np.float32([4, np.nan, 4, np.inf, 4]), (rows, 1)))
+
+
+def test_parts_of_larger_arrays_are_served() -> None:
+    """What a class token leaves, or the third of a projection: rows that do not lie one after the other."""
+    rng = np.random.default_rng(3)
+    whole, weight = rng.normal(size=(2, 20, 3 * 7)).astype(np.float32), rng.normal(size=(5, 7)).astype(np.float32)
+    dwhole = rng.normal(size=(2, 20, 2 * 5)).astype(np.float32)
+    for x, dy in ((whole[:, 1:, 7:14], dwhole[:, 1:, :5]), (whole[:, 0, :7], dwhole[:, 0, 5:])):
+        with use("cpu"):
+            y, saved = linear_forward(x, weight)
+            dx, dweight, _ = linear_backward(dy, saved)
+        np.testing.assert_allclose(y, x @ weight.T, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(dx, dy @ weight, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(dweight, dy.reshape(-1, 5).T @ x.reshape(-1, 7), rtol=0, atol=1e-5)

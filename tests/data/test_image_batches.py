@@ -1,8 +1,11 @@
 """Images in batches: epochs without replacement, moved a little; and the encoder that makes floats of bytes."""
 
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -158,3 +161,18 @@ def test_other_images_are_shown_as_the_model_was_trained(tmp_path: Path) -> None
 def test_images_of_one_shade_are_not_divided_by_nothing(tmp_path: Path) -> None:
     encoder = ImageEncoder.measure(load_images(folder(tmp_path, ("a", "b"), (4, 6))))
     assert np.abs(encoder.normalise(np.full((1, 4, 6, 1), 7, np.uint8))).max() < 1e-3
+
+
+def test_the_statistics_are_exact_and_need_no_floats_of_all_pixels() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (500, 40, 40, 3), dtype=np.uint8)
+    images: Any = SimpleNamespace(
+        classes=("a", "b"), pixels=lambda size: pixels, split=lambda fraction: (np.arange(400), np.arange(400, 500))
+    )
+    tracemalloc.start()
+    encoder = ImageEncoder.measure(images)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    seen = pixels[:400].reshape(-1, 3).astype(np.float64) / 255
+    np.testing.assert_allclose(encoder.mean, seen.mean(0), rtol=1e-13)
+    np.testing.assert_allclose(encoder.std, seen.std(0), rtol=1e-12)
+    assert peak < pixels.nbytes / 8

@@ -1,5 +1,6 @@
 """Images by class: digits that are always there, folders as they come, and what is refused."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,9 @@ def test_broken_files_are_refused_by_name(animals: Path) -> None:
 
 def test_numbers_that_bytes_cannot_hold_are_refused(animals: Path) -> None:
     Image.fromarray(np.zeros((4, 6), dtype=np.float32)).save(animals / "cat" / "floats.tiff")
-    with pytest.raises(DataError, match=r"8 or 16 bits a number, which is not so of .*floats\.tiff"):
+    with pytest.raises(
+        DataError, match=r"8 or 16 bits a number, but Pillow reads .*floats\.tiff as another \(mode F\)"
+    ):
         load_images(animals)
 
 
@@ -190,3 +193,44 @@ def test_without_the_extra_it_is_said_what_to_install(
     monkeypatch.setitem(__import__("sys").modules, module, None)
     with pytest.raises(MissingExtraError, match=rf"{package}, .* pip install 'compyute-transformer\[images\]'"):
         load_images(() if package == "scikit-learn" else animals)
+
+
+def test_text_beside_folders_or_a_folder_without_images_are_no_classes(animals: Path) -> None:
+    (animals / "notes").mkdir()
+    assert not holds_images(animals)
+    (animals / "notes").rename(animals / ".notes")
+    assert holds_images(animals)
+    (animals / "README.md").write_text("animals")
+    assert not holds_images(animals)
+    (animals / "README.md").unlink()
+    (animals / "cat").rename(animals / ".cat")
+    assert not holds_images(animals)
+
+
+def test_copies_of_an_image_are_on_one_side(tmp_path: Path) -> None:
+    """Five images, four times each; and one that lies in both classes, which judges nothing."""
+    for name in ("cat", "dog"):
+        for number in range(5):
+            draw(tmp_path / name / f"{number}.png")
+            for copy in range(3):
+                shutil.copy(tmp_path / name / f"{number}.png", tmp_path / name / f"{number} {copy}.png")
+    shutil.copy(tmp_path / "cat" / "0.png", tmp_path / "dog" / "shared.png")
+    images = load_images(tmp_path)
+    for seed in range(5):
+        training, validation = images.split(0.4, seed)
+        assert sorted([*training, *validation]) == list(range(41))
+        assert not set(images.contents[training]) & set(images.contents[validation])
+        assert not set(images.contents[validation]) & {images.contents[0]}
+        assert set(images.labels[training]) == set(images.labels[validation]) == {0, 1}
+        assert np.bincount(images.labels[validation]).max() == 8
+
+
+@pytest.mark.parametrize("most", [65535, 4095])
+def test_a_pgm_of_more_than_8_bits_keeps_the_upper_8(tmp_path: Path, most: int) -> None:
+    grey = np.array([[0, most // 3, most]])
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.pgm").write_bytes(f"P5\n3 1\n{most}\n".encode() + grey.astype(">u2").tobytes())
+    images = load_images(tmp_path)
+    assert images.looks[0] == (1, 3, 1)
+    assert images.pixels()[0, 0, :, 0].tolist() == [0, 85, 255]

@@ -157,3 +157,27 @@ def test_without_matplotlib_it_is_said_what_to_install(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'compyute-transformer\[pictures\]'"):
         draw_attention(maps)
+
+
+def test_each_map_greys_what_none_of_its_own_heads_may_see() -> None:
+    seen = np.tril(np.ones((4, 4))) / np.arange(1, 5)[:, None]
+    maps = [np.broadcast_to(weights, (1, 2, 4, 4)) for weights in (seen, np.full((4, 4), 0.25))]
+    panels = [axes for axes in draw_attention(maps).axes if axes.images]
+    assert [int(np.ma.getmaskarray(panel.images[0].get_array()).sum()) for panel in panels] == [6, 6, 0, 0]
+
+
+def test_maps_from_one_text_into_another_have_labels_of_both() -> None:
+    maps = [np.full((1, 2, 3, 5), 0.2)]
+    figure = draw_attention(maps, list("abcde"), query_labels=list("xyz"))
+    figure.canvas.draw()
+    panel = figure.axes[0]
+    assert [text.get_text() for text in panel.get_xticklabels()] == list("abcde")
+    assert [text.get_text() for text in panel.get_yticklabels()] == list("xyz")
+    with pytest.raises(ShapeError, match="one label a token, got 5 labels for 3 tokens"):
+        draw_attention(maps, list("abcde"))
+
+
+@pytest.mark.parametrize("shapes", [[], [(1, 2, 3, 3), (1, 2, 3, 5)]])
+def test_maps_of_several_shapes_are_refused(shapes: list[tuple[int, ...]]) -> None:
+    with pytest.raises(ShapeError, match=r"one shape \(B, H, T, S\), got (none|\(1, 2, 3, 3\), \(1, 2, 3, 5\))\."):
+        draw_attention([np.zeros(shape) for shape in shapes])

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from itertools import product
 from math import log
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,3 +140,10 @@ def test_options_out_of_range_are_refused(changed: dict[str, float]) -> None:
     with pytest.raises(RangeError, match=r"^translate: beam_size is at least 1, .* got"):
         options.check()
     BeamOptions(1, 0.0, 1, END).check()
+
+
+@pytest.mark.parametrize(("name", "changed"), [("beam_size", {"beam_size": 2.5}), ("max_new_tokens", {"longest": 2.0})])
+def test_numbers_of_answers_and_tokens_are_whole(name: str, changed: dict[str, Any]) -> None:
+    with pytest.raises(RangeError, match=rf"^translate: {name} is a whole number, got 2\."):
+        BeamOptions(**({"beam_size": 2, "length_penalty": 0.6, "longest": 8, "end": END} | changed)).check()
+    BeamOptions(np.int64(2), 0.6, np.int64(8), END).check()  # type: ignore[arg-type]

@@ -275,6 +275,8 @@ def test_what_is_saved_to_a_file_is_loaded(tower: Tower, x: Array, tmp_path: Pat
         tower.load(file)
     with pytest.raises(StateError, match="cannot be read"):
         tower.load(tmp_path / "none")
+    with pytest.raises(StateError, match=r"Tower.save: .*none/tower.safetensors must be a file that can be written"):
+        tower.save(tmp_path / "none" / "tower.safetensors")
 
 
 def test_str_is_the_tree(tower: Tower) -> None:

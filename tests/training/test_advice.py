@@ -45,6 +45,18 @@ def test_a_translator_is_asked_what_it_can_read(tmp_path: Path) -> None:
     assert len(prompt) == shortest
 
 
+def test_data_that_changed_meanwhile_fail_no_finished_run(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.tsv"
+    file.write_text("".join(f"{n}\t{n + 1}\n" for n in range(20)))
+    settings = Settings.resolve("translation", None, {**SMALL, "context_length": 16, "tokenizer": "characters"})
+    result = start_run([file], settings, tmp_path / "run")
+    file.write_text("1\t2\n")
+    assert what_next(result).splitlines()[1:] == [
+        f"  compyute eval {tmp_path / 'run'}",
+        f"  compyute train --resume {tmp_path / 'run'} --steps 2",
+    ]
+
+
 def test_a_finished_run_says_that_nothing_is_left(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(TEXT)
     run = tmp_path / "run"

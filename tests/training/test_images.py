@@ -92,7 +92,21 @@ def test_looking_changes_nothing() -> None:
     assert task.model.training
     assert sample is not None
     assert "true \\ said" in sample
-    assert "taken for" in sample
+    assert "taken for" not in sample  # the table says so already
+
+
+def test_a_sample_after_a_validation_judges_nothing_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, judged = digits(), []
+    monkeypatch.setattr(
+        "compyute_transformer.training.images.judge_images",
+        lambda *given: judged.append(given) or judge_images(*given),
+    )
+    task.validate()
+    after = task.sample(0)
+    assert len(judged) == 1
+    task.batch()
+    assert task.sample(0) == after
+    assert len(judged) == 2
 
 
 def test_without_a_validation_part_nothing_is_validated() -> None:
@@ -125,6 +139,8 @@ def test_a_folder_of_images_is_trained_on_and_others_are_judged(shades: Path, tm
     assert run.encoder.classes == ("dark", "light")
     assert (run.encoder.height, run.encoder.width, run.encoder.channels) == (8, 8, 3)
     assert evaluate_run(tmp_path / "run", which="last").metrics["accuracy"] == 1.0
+    assert evaluate_run(tmp_path / "run", [str(shades)], "last").metrics["images"] == 2  # its own: the validation part
+    (shades / "dark" / "0.png").rename(shades / "dark" / "other.png")
     judged = evaluate_run(tmp_path / "run", [str(shades)], "last")
     assert judged.metrics["images"] == 20
     assert judged.metrics["accuracy"] == 1.0
@@ -137,4 +153,5 @@ def test_a_run_that_kept_no_images_is_judged_by_others_alone(shades: Path, tmp_p
     start_run([str(shades)], Settings.resolve("images", None, TINY | changes), tmp_path / "run")
     with pytest.raises(RunError, match=r"it kept no images of shades to be judged by\. Give some"):
         evaluate_run(tmp_path / "run", which="last")
+    (shades / "dark" / "0.png").rename(shades / "dark" / "other.png")
     assert evaluate_run(tmp_path / "run", [str(shades)], "last").metrics["images"] == 20

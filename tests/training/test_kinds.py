@@ -24,6 +24,8 @@ def test_the_task_or_else_the_data_choose_the_preset(tmp_path: Path) -> None:
     assert preset_for(None, ["text.txt"]) == DEFAULT_PRESET
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts/one.txt").write_text("one")
+    (tmp_path / "texts/pictures").mkdir()
+    (tmp_path / "texts/pictures/1.png").write_bytes(b"")
     assert preset_for(None, [str(tmp_path / "texts")]) == DEFAULT_PRESET
 
 

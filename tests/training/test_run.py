@@ -79,11 +79,16 @@ def test_the_facts_are_told(tmp_path: Path, corpus: str) -> None:
 
 
 def test_a_run_uses_the_threads_it_is_given_and_ends_the_same(tmp_path: Path, corpus: str) -> None:
-    before = threads()
+    class Counting(Listener):
+        def report(self, event: Event) -> None:
+            used.append(threads())
+
+    before, used = threads(), list[int]()
     with use("auto"):
         try:
-            start_run([corpus], tiny(threads=1), tmp_path / "one")
-            assert threads() == 1
+            start_run([corpus], tiny(threads=1), tmp_path / "one", Counting())
+            assert set(used[1:]) == {1}
+            assert threads() == before
         finally:
             set_threads(before, override=True)
         start_run([corpus], tiny(threads=before), tmp_path / "all")
@@ -309,6 +314,31 @@ def test_only_how_the_training_goes_on_can_change(tmp_path: Path, corpus: str) -
     assert load_config(run).settings == tiny()
     resume_run(run, steps=14, overrides={"learning_rate": 1e-3, "seed": 0})
     assert load_config(run).settings == tiny(steps=14, learning_rate=1e-3)
+
+
+def test_the_place_in_an_epoch_keeps_its_meaning(tmp_path: Path) -> None:
+    (tmp_path / "pairs.tsv").write_text("".join(f"{n}\t{n + 1}\n" for n in range(40)))
+    changes = {name: TINY[name] for name in ("context_length", "embed_dim", "num_heads")}
+    changes |= {"num_layers": 1, "tokenizer": "characters", "steps": 2, "batch_size": 4, "sample_every": 0}
+    settings = Settings.resolve("translation", None, changes)
+    start_run([tmp_path / "pairs.tsv"], settings, tmp_path / "run")
+    for override in ({"batch_size": 2}, {"accumulation": 2}):
+        with pytest.raises(ConfigError, match=r"batch_size · accumulation stays 4 .* counted in batches, got [28]"):
+            resume_run(tmp_path / "run", steps=3, overrides=override)
+    assert resume_run(tmp_path / "run", steps=3, overrides={"batch_size": 2, "accumulation": 2}).step == 3
+
+
+def test_a_text_may_go_on_with_another_batch_size(tmp_path: Path, corpus: str) -> None:
+    start_run([corpus], tiny(steps=1), tmp_path / "run")
+    assert resume_run(tmp_path / "run", steps=2, overrides={"batch_size": 3}).step == 2
+
+
+def test_the_runs_own_data_are_judged_by_their_validation_part(tmp_path: Path, corpus: str) -> None:
+    start_run([corpus], tiny(steps=1), tmp_path / "run")
+    own = evaluate_run(tmp_path / "run").metrics
+    assert evaluate_run(tmp_path / "run", corpus).metrics == own
+    (tmp_path / "other.txt").write_text(TEXT + TEXT[:50])
+    assert evaluate_run(tmp_path / "run", tmp_path / "other.txt").metrics["tokens"] == len(TEXT) + 49
 
 
 def test_a_folder_that_cannot_be_written_is_refused(

@@ -136,6 +136,14 @@ def test_a_missing_file_or_preset_is_refused(tmp_path: Path) -> None:
             "architecture vit has no context_length and no window, got context_length 64",
         ),
         ({"patch_size": 8}, "architecture gpt has no patch_size, got patch_size 8"),
+        ({"shift": 0.5}, 'shift does not belong to the task "language": leave it out, got 0.5'),
+        ({"image_size": 8}, 'image_size does not belong to the task "language"'),
+        (
+            {"task": "dates", "architecture": "encoder_decoder", "shift": 1},
+            'shift does not belong to the task "dates"',
+        ),
+        ({"task": "digits", "tokenizer": "bpe"}, 'tokenizer does not belong to the task "digits"'),
+        ({"task": "images", "vocab_size": 300}, 'vocab_size does not belong to the task "images"'),
         ({"label_smoothing": 1.0}, r"label_smoothing lies in \[0, 1\), got 1.0"),
     ],
 )

@@ -144,6 +144,7 @@ def test_exact_answers_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "translate", answer)
     assert made.validate()["exact_match"] == 0.5
     assert judge_answers(made.model, made.tokenizer, made.validation, 4)["exact_match"] == 0.5
+    made.batch()  # no longer untrained
     monkeypatch.setattr(module, "ANSWERED", 1)
     assert made.validate()["exact_match"] == 1.0
 
@@ -240,3 +241,22 @@ def test_a_few_steps_learn(file: Path, tmp_path: Path) -> None:
     )
     losses = [event.validation_loss for event in listener.of(Evaluated)]
     assert losses[-1] < 0.6 * losses[0]
+
+
+def test_an_untrained_model_answers_few_pairs_and_no_longer_than_the_longest_target(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def answer(model: Any, tokenizer: Any, texts: list[str], max_new_tokens: int) -> list[Any]:
+        asked.append((len(texts), max_new_tokens))
+        return [type("Answer", (), {"text": ""})] * len(texts)
+
+    monkeypatch.setattr(module, "translate", answer)
+    monkeypatch.setattr(module, "ANSWERED_UNTRAINED", 3)
+    made = task()
+    made.validate()
+    made.batch()
+    made.validate()
+    longest = max(len(pair.target) for pair in made.validation) + 1
+    assert asked == [(3, longest + module.MARGIN), (20, longest + module.MARGIN)]

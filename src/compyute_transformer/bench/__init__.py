@@ -7,7 +7,8 @@ race       contestants take turns: medians, spread, ratio; parity first
 step       a training step, ours beside PyTorch's     workload, torch_step, torch_gpt, torch_vaswani
 attention  the algorithms beside each other, and the op alone beside PyTorch's
 ops        each fast twin beside its body, and beside a plain copy or matrix product
-generate   a model that writes, with its cache and without
+generate   a model that writes, with its cache and without, beside transformers_gpt
+ladder     a step, adding fast twins of one kind at a time
 startup    from nothing to the first step
 peak       the most memory a contestant ever held
 show       a table; plot: a chart; command: `compyute bench`

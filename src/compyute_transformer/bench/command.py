@@ -1,6 +1,6 @@
 """The command `compyute bench`: its options, each handed on; and what is printed, written and drawn.
 
-compyute bench step | attention | ops | generate | startup
+compyute bench step | attention | ops | generate | ladder | startup
 """
 
 import sys
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["bench"]
 
 bench = typer.Typer(
-    help="Measure: a training step beside PyTorch's, attention's algorithms, every fast twin, generation, the start.",
+    help="Measure: a training step beside PyTorch's, attention's algorithms, every fast twin, generation, the ladder, the start.",
     no_args_is_help=True,
 )
 

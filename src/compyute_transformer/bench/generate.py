@@ -11,7 +11,7 @@ from ..data.characters import CharacterTokenizer
 from ..errors import ParityError, RangeError
 from ..generation.generate import generate
 from ..models.gpt import GPT
-from .ground import survey
+from .ground import survey, use_threads_of
 from .race import Contestant, Report, alternate
 from .transformers_gpt import NO_TRANSFORMERS, has_transformers, transformers_writer
 from .workload import workload
@@ -43,6 +43,8 @@ def bench_generate(
     if rival:
         import torch  # noqa: F401  first, so that its threads begin with its own settings, not with ours
     ground, warnings = survey()
+    if rival:
+        use_threads_of(ground)
     report = Report(f"Generation, {size}", ground, "tokens/s", warnings=warnings)
     model, tokenizer = GPT(config).eval(), CharacterTokenizer.train(_characters(config.vocab_size))
     prompt = tokenizer.decode([token % config.vocab_size for token in range(prompt_tokens)])

@@ -22,12 +22,12 @@ __all__ = ["RUNGS", "bench_ladder"]
 RUNGS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("readable bodies", ()),
     ("linear", ("linear",)),
-    ("attention", ("attention",)),
+    ("attention", ("attention", "multi_head")),
     ("activation", ("activation",)),
     ("norm", ("norm",)),
     ("dropout", ("dropout",)),
-    ("loss, embedding, position", ("loss", "embedding", "position")),
-    ("adamw, clip", ("adamw", "clip")),
+    ("loss, embedding", ("loss", "embedding")),
+    ("adamw", ("adamw",)),
     ("recycled memory", ()),
 )
 TOP = len(RUNGS) - 1
@@ -39,7 +39,9 @@ def bench_ladder(size: str = "shakespeare", overrides: Mapping[str, object] | No
     ground, warnings = survey()
     report = Report(f"The ladder, {size}", ground, "ms", warnings=warnings)
     step = OurStep(work)
-    contestants = [Contestant("compyute", f"{rung}: {name}", partial(_on, rung, step)) for rung, (name, _) in _rungs()]
+    contestants = [
+        Contestant("compyute", f"{rung}: {name}", partial(_on, rung, step)) for rung, (name, _) in enumerate(RUNGS)
+    ]
     raced = alternate(contestants, rounds, warm_up=1)
     previous: list[float] | None = None
     for contestant, seconds in raced.items():
@@ -50,10 +52,6 @@ def bench_ladder(size: str = "shakespeare", overrides: Mapping[str, object] | No
             report.results.append(Result.median("ladder", contestant, gain, "× faster", work.shape))
         previous = seconds
     return report
-
-
-def _rungs() -> Iterator[tuple[int, tuple[str, tuple[str, ...]]]]:
-    return iter(enumerate(RUNGS))
 
 
 def _on(rung: int, step: OurStep) -> float:

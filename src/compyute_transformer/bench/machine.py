@@ -34,6 +34,9 @@ VARIABLES = (
     "NUMBA_DISABLE_JIT",
 )
 
+# What `cpu` sets itself unless the user did.
+OURS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "10000"}
+
 # Import name -> the names under which it is distributed.
 CORE = {
     name: (name,)
@@ -123,7 +126,7 @@ def examine() -> Machine:
         packages=(*core.values(), *optional.values()),
         blas=tuple(_blas(name) for name in ("numpy", "scipy") if core[name].usable),
         numba_threads=sys.modules["numba"].config.NUMBA_NUM_THREADS if core["numba"].usable else None,
-        environment={name: os.environ[name] for name in VARIABLES if name in os.environ},
+        environment={n: os.environ[n] for n in VARIABLES if n in os.environ and os.environ[n] != OURS.get(n)},
         gpu=Gpu(_driver(), gpu_fault(), _gpu_names()),
     )
 

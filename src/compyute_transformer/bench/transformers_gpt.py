@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ParityError
+from ..errors import ConfigError, ParityError
 from ..models.gpt import GPT
 
 __all__ = ["NO_TRANSFORMERS", "has_transformers", "transformers_writer"]
@@ -61,6 +61,10 @@ def _with_our_weights(model: GPT) -> Any:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = model.config
+    if config.mlp_dim not in (None, 4 * config.embed_dim) or config.window or not config.tie_head:
+        raise ConfigError(
+            "bench generate: transformers' GPT-2 has a tied head, no window and an mlp_dim of 4 · embed_dim."
+        )
     theirs = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=config.vocab_size,

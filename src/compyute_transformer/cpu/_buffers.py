@@ -2,7 +2,11 @@
 
 The C library maps an array of more than 32 MB afresh at every allocation, and the kernel zeroes it page by page when it
 is first touched: several milliseconds for 25 MB, more than it takes to fill it. `empty` hands out arrays whose memory
-returns here when the last view of it is gone, and is handed out again for an array of the same size.
+returns here when the last view of it is gone, and is handed out again for an array of about the same size: sizes are
+rounded up to an eighth of a power of two, and what is not used is never touched, so it takes no memory.
+
+Batches of ever other lengths would fill this with sizes that do not come again. So when none fits and more lies here
+than is lent, all that lies here goes back to the system first.
 """
 
 from math import prod
@@ -18,6 +22,13 @@ SMALLEST = 1 << 18  # bytes; below, the C library recycles well enough by itself
 _free: dict[int, list[Array]] = {}
 
 
+class _Bytes:
+    """How many bytes are lent, and how many lie here."""
+
+    lent = 0
+    free = 0
+
+
 class _Loan:
     """Stands between an array and the memory it was lent: when the array and all its views are gone, so is the loan."""
 
@@ -29,6 +40,8 @@ class _Loan:
         free = _free.get(self.memory.nbytes)  # at the interpreter's end there may be nowhere to return it to
         if free is not None:
             free.append(self.memory)
+            _Bytes.lent -= self.memory.nbytes
+            _Bytes.free += self.memory.nbytes
 
 
 def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
@@ -36,12 +49,18 @@ def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
     size = prod(shape) * np.dtype(dtype).itemsize
     if size < SMALLEST:
         return np.empty(shape, dtype)
-    free = _free.setdefault(size, [])
+    step = 1 << (size.bit_length() - 4)
+    room = -(-size // step) * step
+    free = _free.setdefault(room, [])
     try:
         memory = free.pop()
+        _Bytes.free -= room
     except IndexError:
-        memory = np.empty(size, np.uint8)
-    array: Array = np.asarray(_Loan(memory)).view(dtype).reshape(shape)
+        if _Bytes.free > _Bytes.lent:
+            release()
+        memory = np.empty(room, np.uint8)
+    _Bytes.lent += room
+    array: Array = np.asarray(_Loan(memory))[:size].view(dtype).reshape(shape)
     return array
 
 
@@ -55,4 +74,5 @@ def release() -> int:
     size = sum(nbytes * len(free) for nbytes, free in _free.items())
     for free in _free.values():
         free.clear()
+    _Bytes.free = 0
     return size

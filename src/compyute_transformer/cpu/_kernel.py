@@ -34,7 +34,7 @@ from numba.core import event
 
 from ..backend import Array
 
-__all__ = ["FASTMATH", "SHARES", "is_ready", "kernel", "parallel_kernel", "pool_for", "serves"]
+__all__ = ["FASTMATH", "SHARES", "is_float32", "is_ready", "kernel", "parallel_kernel", "pool_for", "serves"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -94,6 +94,11 @@ event.register("numba:compile", _Announcement())
 def is_ready(*arrays: Array | None) -> bool:
     """Float32 in one piece, row-major: what the kernels are compiled for. None is passed over."""
     return all(a is None or (a.dtype == np.float32 and a.flags.c_contiguous) for a in arrays)
+
+
+def is_float32(array: Array) -> bool:
+    """Float32, however it lies in memory: for twins that copy what is not in one piece."""
+    return bool(array.dtype == np.float32)
 
 
 def serves(condition: Callable[..., bool]) -> Callable[[F], F]:

@@ -19,7 +19,7 @@ from ..ops.door import check_gradient
 from ..ops.linear import LinearSaved, check_linear
 from ._blas import AS_IT_IS, TRANSPOSED, sgemm, sgemm_address, single_threaded
 from ._buffers import empty
-from ._kernel import is_ready, kernel, parallel_kernel, pool_for, serves
+from ._kernel import is_float32, is_ready, kernel, parallel_kernel, pool_for, serves
 
 __all__ = ["linear_backward", "linear_forward"]
 
@@ -96,12 +96,13 @@ def _backward(address, dy, x, weight, dx, dweight, dbias, has_bias, shares):
 
 
 def _forward_serves(x: Array, weight: Array, bias: Array | None = None) -> bool:
-    return is_ready(x, weight, bias) and x.ndim > 0 and x.size > 0 and weight.size > 0
+    return is_float32(x) and is_ready(weight, bias) and x.ndim > 0 and x.size > 0 and weight.size > 0
 
 
 @serves(_forward_serves)
 def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, LinearSaved]:
     check_linear(x, weight, bias)
+    x = np.ascontiguousarray(x)  # a part of a larger array, such as a class token: a copy is less than the product
     I, O = x.shape[-1], weight.shape[0]  # noqa: E741
     y = empty((*x.shape[:-1], O))
     given = x.reshape(-1, I), weight, weight[0] if bias is None else bias, bias is not None, y.reshape(-1, O)
@@ -117,7 +118,7 @@ def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[
 
 
 def _backward_serves(dy: Array, saved: LinearSaved) -> bool:
-    return is_ready(dy, saved.x, saved.weight) and saved.x.size > 0 and dy.size > 0
+    return is_float32(dy) and is_ready(saved.x, saved.weight) and saved.x.size > 0 and dy.size > 0
 
 
 @serves(_backward_serves)
@@ -125,6 +126,7 @@ def linear_backward(dy: Array, saved: LinearSaved) -> tuple[Array, Array, Array 
     x, weight, has_bias = saved
     check_gradient("linear_backward", dy, x, (*x.shape[:-1], weight.shape[0]))
     O, I = weight.shape  # noqa: E741
+    dy = np.ascontiguousarray(dy)
     dx, dweight, dbias = empty(x.shape), empty(weight.shape), np.empty(O, np.float32)
     with single_threaded, pool_for(2 * x.size * O // PRODUCTS):
         _backward(

@@ -13,7 +13,7 @@ from ..backend import Array
 from ..ops.door import check_gradient
 from ..ops.norm import LayerNormSaved, check_layer_norm
 from ._buffers import empty
-from ._kernel import SHARES, is_ready, parallel_kernel, pool_for, serves
+from ._kernel import SHARES, is_float32, is_ready, parallel_kernel, pool_for, serves
 
 __all__ = ["layer_norm_backward", "layer_norm_forward"]
 
@@ -64,11 +64,12 @@ def _backward(dy, x, weight, mean, rstd, dx, dweights, dbiases):
                 dbiases[share, c] += dy[n, c]
 
 
-@serves(lambda x, weight, bias=None, eps=1e-5: is_ready(x, weight, bias) and x.size > 0)
+@serves(lambda x, weight, bias=None, eps=1e-5: is_float32(x) and is_ready(weight, bias) and x.size > 0)
 def layer_norm_forward(
     x: Array, weight: Array, bias: Array | None = None, eps: float = 1e-5
 ) -> tuple[Array, LayerNormSaved]:
     check_layer_norm(x, weight, bias)
+    x = np.ascontiguousarray(x)
     rows, C = x.shape[:-1], x.shape[-1]
     y, mean, rstd = empty(x.shape), np.empty(rows, np.float32), np.empty(rows, np.float32)
     has_bias = bias is not None
@@ -86,10 +87,11 @@ def layer_norm_forward(
     return y, LayerNormSaved(x, weight, mean, rstd, has_bias)
 
 
-@serves(lambda dy, saved: is_ready(dy, *saved[:4]) and dy.size > 0)
+@serves(lambda dy, saved: is_float32(dy) and is_ready(*saved[:4]) and dy.size > 0)
 def layer_norm_backward(dy: Array, saved: LayerNormSaved) -> tuple[Array, Array, Array | None]:
     x, weight, mean, rstd, has_bias = saved
     check_gradient("layer_norm_backward", dy, x, x.shape)
+    dy = np.ascontiguousarray(dy)
     C = x.shape[-1]
     dx, sums = empty(x.shape), np.empty((2, SHARES, C), np.float32)
     with pool_for(x.size):

@@ -49,9 +49,14 @@ class ImageEncoder:
         """
         pixels = images.pixels(None if image_size is None else (image_size, image_size))
         training, _ = images.split(validation_fraction)
-        seen = pixels[training].reshape(-1, pixels.shape[3])
-        mean = seen.mean(axis=0, dtype=np.float64) / 255
-        std = np.maximum(seen.std(axis=0, dtype=np.float64) / 255, 1 / 255)  # images of one shade have none
+        counts = np.zeros((pixels.shape[3], 256))  # how often each channel has each shade: exact, and small
+        for image in training:
+            for channel, count in enumerate(counts):
+                count += np.bincount(pixels[image, ..., channel].ravel(), minlength=256)
+        shades, share = np.arange(256) / 255, counts / counts.sum(axis=1, keepdims=True)
+        mean = share @ shades
+        variance = (share * (shades - mean[:, None]) ** 2).sum(axis=1)
+        std = np.maximum(np.sqrt(variance), 1 / 255)  # images of one shade have none
         size = pixels.shape[1], pixels.shape[2], pixels.shape[3]
         return cls(images.classes, *size, tuple(mean.tolist()), tuple(std.tolist()), image_size is not None)
 

@@ -63,10 +63,10 @@ def look_at(file: Path) -> Look:
     Raises DataError for a file that is no image, or of numbers that 8 bits cannot hold.
     """
     with _open(file) as image:
-        mode, (width, height) = image.mode, image.size
+        mode, (width, height) = _mode(image), image.size
         if mode not in GREY + COLOUR:
             raise DataError(
-                f"load_images: an image holds 8 or 16 bits a number, which is not so of {file} (Pillow's mode {mode}). "
+                f"load_images: an image holds 8 or 16 bits a number, but Pillow reads {file} as another (mode {mode}). "
                 "Save it as an 8-bit PNG, or leave it out."
             )
         try:
@@ -87,11 +87,12 @@ def read_image(file: Path, channels: int, size: tuple[int, int] | None = None) -
     pillow, ops = _pillow(), import_extra("PIL.ImageOps", "Pillow", "image files")
     with _open(file) as opened:
         try:
+            mode = _mode(opened)
             opened.load()  # here, so that damage is met here
             image = ops.exif_transpose(opened)
         except Exception as error:  # a decoder meets damage in many ways
             raise _damaged(file, error) from error
-        if image.mode.startswith("I;16"):
+        if mode.startswith("I;16"):
             image = pillow.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
             colours = image.convert("RGBA")
@@ -104,6 +105,12 @@ def read_image(file: Path, channels: int, size: tuple[int, int] | None = None) -
 
 def _pillow() -> Any:
     return import_extra("PIL.Image", "Pillow", "image files")
+
+
+def _mode(image: Any) -> str:
+    """Pillow's mode; of a PGM of more than 8 bits, which Pillow spreads over 16 and calls 32, that of 16 bits."""
+    wide = image.format == "PPM" and image.mode == "I"
+    return "I;16" if wide else str(image.mode)
 
 
 def _open(file: Path) -> Any:

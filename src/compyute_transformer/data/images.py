@@ -7,7 +7,7 @@ shown to a model: see `image_batches`.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -22,14 +22,16 @@ __all__ = ["Images", "holds_images", "load_images"]
 
 DIGITS = "digits"
 LISTED = 5  # how many names an error lists
+TEXTS = (".csv", ".htm", ".html", ".md", ".py", ".rst", ".tex", ".txt")  # beside classes of images none of these lies
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
     """Images, the class of each, and the sources from which `load_images` finds them again.
 
-    labels: (number) indices of classes. looks: the size and the channels of each. files: where they lie; none where
-    `scans` holds them, (number, height, width, 1) bytes. sha256: of what the files hold, and of the classes.
+    labels: (number) indices of classes. looks: the size and the channels of each. contents: a number for each, the same
+    for images that are the same byte for byte. files: where they lie; none where `scans` holds them, (number, height,
+    width, 1) bytes. sha256: of what the files hold, and of the classes.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Images:
     classes: tuple[str, ...]
     labels: np.ndarray = field(repr=False)
     looks: tuple[Look, ...] = field(repr=False)
+    contents: np.ndarray = field(repr=False)
     files: tuple[Path, ...] = field(default=(), repr=False)
     scans: np.ndarray | None = field(default=None, repr=False)
     _read: dict[object, np.ndarray] = field(default_factory=dict, init=False, repr=False)
@@ -80,7 +83,8 @@ class Images:
         """The indices of a training and of a validation part: of each class that fraction, drawn by the seed.
 
         The parts never overlap, and together are all images; each class keeps at least one image to train on, and
-        gives one to validate on if it has two. A fraction of 0 gives none.
+        gives one to validate on if it has two that differ. Copies of an image stay together, and are trained on where
+        they lie in several classes. A fraction of 0 gives none.
 
         Raises RangeError for a fraction outside [0, 1).
         """
@@ -89,12 +93,15 @@ class Images:
                 f"Images.split: a validation fraction lies in [0, 1), got {validation_fraction}. "
                 "0.1 keeps a tenth of each class for validation."
             )
+        found, classes = np.unique(np.unique([self.contents, self.labels], axis=1)[0], return_counts=True)
+        shared = found[classes > 1]
         held = np.zeros(len(self), dtype=bool)
         for index in range(len(self.classes)) if validation_fraction else ():
-            (members,) = np.nonzero(self.labels == index)
-            order = np.argsort(random_bits(Draw(seed, CORPUS, index, 1), 1, len(members))[0, 0], kind="stable")
-            count = min(max(1, round(len(members) * validation_fraction)), len(members) - 1)
-            held[members[order[:count]]] = True
+            distinct = np.array(list(dict.fromkeys(self.contents[self.labels == index].tolist())))
+            order = np.argsort(random_bits(Draw(seed, CORPUS, index, 1), 1, len(distinct))[0, 0], kind="stable")
+            count = min(max(1, round(len(distinct) * validation_fraction)), len(distinct) - 1)
+            drawn = distinct[order][~np.isin(distinct[order], shared)][:count]
+            held |= np.isin(self.contents, drawn)
         return np.flatnonzero(~held), np.flatnonzero(held)
 
     def _pixels(self, size: tuple[int, int] | None, channels: int) -> np.ndarray:
@@ -134,8 +141,12 @@ def load_images(sources: str | Path | Sequence[str | Path] = ()) -> Images:
 
 
 def holds_images(folder: Path) -> bool:
-    """Whether a folder looks like classes of images: an image lies in or below one of its sub-folders."""
-    return any(next(images_below(inner), None) is not None for inner in _classes_of(folder))
+    """Whether a folder looks like classes of images: no text in it, and two or more sub-folders, an image in each."""
+    visible = (path for path in folder.iterdir() if not path.name.startswith("."))
+    if any(path.suffix.lower() in TEXTS and path.is_file() for path in visible):
+        return False
+    inner = _classes_of(folder)
+    return len(inner) >= 2 and all(next(images_below(path), None) is not None for path in inner)
 
 
 def _digits() -> Images:
@@ -146,7 +157,8 @@ def _digits() -> Images:
     looks = (Look(*scans.shape[1:]),) * len(scans)
     classes = tuple(str(name) for name in bunch.target_names)
     content = [labels.astype("<i8").tobytes(), scans.tobytes()]
-    return Images(DIGITS, (DIGITS,), _sha256(classes, content), classes, labels, looks, scans=scans)
+    contents = _numbered(scan.tobytes() for scan in scans)
+    return Images(DIGITS, (DIGITS,), _sha256(classes, content), classes, labels, looks, contents, scans=scans)
 
 
 def _folder(folder: Path) -> Images:
@@ -175,9 +187,16 @@ def _folder(folder: Path) -> Images:
     files = tuple(file for each in found.values() for file in each)
     labels = np.repeat(np.arange(len(found)), [len(each) for each in found.values()])
     looks = tuple(look_at(file) for file in files)
-    names = (f"{label} {file.name}".encode() for label, file in zip(labels, files, strict=True))
-    content = (part for name, file in zip(names, files, strict=True) for part in (name, _bytes_of(file)))
-    return Images(folder.name, (str(folder),), _sha256(found, content), tuple(found), labels, looks, files)
+    digests = []
+
+    def content() -> Iterator[bytes]:
+        for label, file in zip(labels, files, strict=True):
+            raw = _bytes_of(file)  # once for both, and not all files at a time
+            digests.append(hashlib.sha256(raw).digest())
+            yield from (f"{label} {file.name}".encode(), raw)
+
+    sha256 = _sha256(found, content())
+    return Images(folder.name, (str(folder),), sha256, tuple(found), labels, looks, _numbered(digests), files)
 
 
 def _classes_of(folder: Path) -> list[Path]:
@@ -200,6 +219,12 @@ def _sha256(classes: Iterable[str], content: Iterable[bytes]) -> str:
         digest.update(len(part).to_bytes(8, "little"))  # where one part ends and the next begins counts too
         digest.update(part)
     return digest.hexdigest()
+
+
+def _numbered(contents: Iterable[bytes]) -> np.ndarray:
+    """A number for each content, equal for equal ones."""
+    numbers: dict[bytes, int] = {}
+    return np.array([numbers.setdefault(content, len(numbers)) for content in contents])
 
 
 def _enumerate(items: Sequence[object]) -> str:

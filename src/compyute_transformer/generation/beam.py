@@ -12,6 +12,7 @@ Wu et al. 2016, "Google's neural machine translation system", equation 14, for t
 """
 
 import math
+from operator import index
 from typing import NamedTuple
 
 import numpy as np
@@ -36,7 +37,12 @@ class BeamOptions(NamedTuple):
     end: int
 
     def check(self) -> None:
-        """Raise RangeError for an option outside its range."""
+        """Raise RangeError for an option outside its range, and for a number of tokens or answers that is not whole."""
+        for name, value in (("beam_size", self.beam_size), ("max_new_tokens", self.longest)):
+            try:
+                index(value)
+            except TypeError as error:
+                raise RangeError(f"translate: {name} is a whole number, got {value!r}. Round it.") from error
         if self.beam_size < 1 or not 0.0 <= self.length_penalty < math.inf or self.longest < 1:
             raise RangeError(
                 "translate: beam_size is at least 1, length_penalty finite and at least 0, max_new_tokens at least 1, "

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from ..errors import ConfigError
 from ..nn.module import Module
 from .encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from .gpt import GPT, GPTConfig
@@ -20,6 +21,9 @@ ARCHITECTURES: dict[str, tuple[Any, Callable[..., Module]]] = {
 
 
 def build_model(config: Any, seed: int = 0) -> Any:
-    """The model of a configuration."""
-    model = next(model for kind, model in ARCHITECTURES.values() if kind is type(config))
-    return model(config, seed)
+    """The model of a configuration. Raises ConfigError for anything else."""
+    for kind, model in ARCHITECTURES.values():
+        if kind is type(config):
+            return model(config, seed)
+    known = ", ".join(kind.__name__ for kind, _ in ARCHITECTURES.values())
+    raise ConfigError(f"build_model: a configuration is one of {known}, got {type(config).__name__}. Make one of them.")

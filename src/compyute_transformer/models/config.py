@@ -1,6 +1,7 @@
 """What every configuration of a model is checked for, once, when it is made."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, get_args
 
 from ..errors import ConfigError
@@ -21,11 +22,11 @@ def check_config(config: Any, sizes: Sequence[str], optional: Sequence[str] = ()
     name = type(config).__name__
     for field in sizes:
         value = getattr(config, field)
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
             raise ConfigError(f"{name}: {field} is a whole number of at least 1, got {value!r}.")
     for field in optional:
         value = getattr(config, field)
-        if value is not None and (not isinstance(value, int) or value < 1):
+        if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or value < 1):
             raise ConfigError(
                 f"{name}: {field} is a whole number of at least 1, or None for its default, got {value!r}."
             )

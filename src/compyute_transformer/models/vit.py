@@ -68,7 +68,7 @@ class ViT(Module):
 
     Matrices of blocks start Xavier uniform, as in the authors' code. Embedded patches start with a variance of about 1
     (see `PatchEmbedding`); positions and the class token are normal with std 0.5, so that they are not drowned: with
-    the authors' 0.02 a small model is slow to learn where a patch lies. The head is normal with std 0.02.
+    a std of 0.02 a small model is slow to learn where a patch lies. The head is normal with std 0.02.
 
     generator: where dropout draws; part of the state of a run.
     """

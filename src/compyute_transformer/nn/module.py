@@ -359,10 +359,21 @@ class Module:
             parameter.data[...] = to_device(given[path].astype(parameter.data.dtype), self.device)
 
     def save(self, path: str | Path) -> None:
-        """Write every parameter to a safetensors file, which `load` reads."""
+        """Write every parameter to a safetensors file, which `load` reads.
+
+        Raises:
+            StateError: the file cannot be written.
+        """
+        import safetensors
         import safetensors.numpy
 
-        safetensors.numpy.save_file(self.state_dict(), str(path))
+        try:
+            safetensors.numpy.save_file(self.state_dict(), str(path))
+        except (OSError, safetensors.SafetensorError) as error:
+            raise StateError(
+                f"{type(self).__name__}.save: {path} must be a file that can be written; it cannot: {error}. "
+                "Make its folder first, or choose another."
+            ) from error
 
     def load(self, path: str | Path) -> None:
         """Read what `save` wrote. All parameters fit, or none is loaded.

@@ -5,7 +5,7 @@ from shlex import quote
 from typing import Any
 
 from ..data.tokenizer import Tokenizer
-from ..errors import VocabularyError
+from ..errors import CompyuteError, VocabularyError
 from .checkpoint import resume_command
 from .config import load_config, load_run_encoder, reload_data
 from .events import RunResult
@@ -32,7 +32,14 @@ def what_next(result: RunResult) -> str:
 
 
 def _uses(result: RunResult) -> list[str]:
-    """What shows what a run has learned."""
+    """What shows what a run has learned; nothing where its files cannot be read any more."""
+    try:
+        return _shown(result)
+    except CompyuteError:  # the run is finished and kept: no reason to end with an error
+        return []
+
+
+def _shown(result: RunResult) -> list[str]:
     config, folder = load_config(result.folder), quote(str(result.folder))
     data = config.settings.data
     if data.kind == "images":

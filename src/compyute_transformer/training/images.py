@@ -18,8 +18,6 @@ from .task import Judgement, SupervisedTask
 
 __all__ = ["IMAGES", "ImageTask", "Labelled", "judge_images"]
 
-MOST_MISTAKES = 5  # in a sample
-
 
 class Labelled(NamedTuple):
     """Images as bytes (number, height, width, channels), and the class of each."""
@@ -54,18 +52,23 @@ class ImageTask(SupervisedTask):
         self.units_per_step = rows
         self.training, self.validation = training, validation
         self._facts = dict(facts or {})
+        self._judged: tuple[int, Judgement] | None = None  # the latest, and after how many batches
 
     def validate(self) -> Mapping[str, float]:
         """Loss, accuracy and how many images there were; see `judge_images`."""
-        return {} if self.validation is None else self._judge(self.validation).metrics
+        if self.validation is None:
+            return {}
+        judgement = self._judge(self.validation)
+        self._judged = self.batches.cursor, judgement
+        return judgement.metrics
 
     def sample(self, seed: int) -> str | None:
-        """How much of each class is recognised, and what is mistaken most often."""
-        given = self.training if self.validation is None else self.validation
-        confusion = self._judge(given).confusion
-        assert confusion is not None
-        worst = [f"{true} taken for {said}: {count}" for true, said, count in confusion.mistakes()[:MOST_MISTAKES]]
-        return "\n".join([str(confusion), *worst])
+        """What each class is taken for; see `Confusion`."""
+        if self._judged is not None and self._judged[0] == self.batches.cursor:  # validated a moment ago
+            judgement = self._judged[1]
+        else:
+            judgement = self._judge(self.training if self.validation is None else self.validation)
+        return str(judgement.confusion)
 
     def facts(self) -> Mapping[str, object]:
         """Images and classes."""

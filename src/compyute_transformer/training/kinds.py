@@ -29,7 +29,7 @@ def kind_of(name: str) -> Kind:
 def preset_for(task: str | None, sources: Sequence[str]) -> str:
     """The preset where settings start when none is named: that of the task, else what the first source looks like.
 
-    A .tsv file holds pairs of texts; a folder with images in its folders holds classes of images; all else is text.
+    A .tsv file holds pairs of texts; a folder may hold classes of images, see `holds_images`; all else is text.
     """
     if task is not None:
         return task if task in PRESETS else DEFAULT_PRESET

@@ -180,13 +180,15 @@ def evaluate_run(
 ) -> Evaluation:
     """Judge a model by the run's own validation split, or by all of other data.
 
+    sources: other data; where they hold what the run was trained on, it is judged by its validation split all the same.
+
     Raises what `load_run` and `Kind.load` raise, and RunError for a run that kept nothing for validation.
     """
     began = perf_counter()
     run = load_run(folder, which, device)
     kind = run.config.kind
     data = kind.load(sources) if sources else reload_data(folder, run.config)
-    judged = kind.judge(run.model, run.encoder, data, run.settings, whole=bool(sources))
+    judged = kind.judge(run.model, run.encoder, data, run.settings, whole=data.sha256 != run.config.sha256)
     return Evaluation(judged.metrics, judged.confusion, perf_counter() - began)
 
 
@@ -246,5 +248,12 @@ def _changed(config: RunConfig, overrides: Mapping[str, object]) -> RunConfig:
         raise ConfigError(
             f"resume_run: of a run that has begun only [training] can change, and of that not {' and '.join(FIXED)}, "
             f"got {', '.join(overrides)}. Start a new run to change them."
+        )
+    rows = [settings.training.batch_size * settings.training.accumulation for settings in (before, after)]
+    if rows[0] != rows[1] and before.data.kind != "language":  # a text has no epochs: its windows lie anywhere
+        raise ConfigError(
+            f"resume_run: batch_size · accumulation stays {rows[0]} in a run of {before.data.kind}, whose place in the "
+            f"epoch is counted in batches, got {rows[1]}: some data would be seen twice, other not at all. "
+            "Change both so that their product stays, or start a new run."
         )
     return replace(config, settings=after)

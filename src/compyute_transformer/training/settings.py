@@ -34,6 +34,11 @@ LEARNED_BY: dict[str, tuple[Architecture, ...]] = {
     "translation": ("encoder_decoder",),
     "images": ("vit",),
 }
+FOREIGN = {  # settings of the data that a kind of task does not have
+    "language": ("image_size", "shift"),
+    "translation": ("image_size", "shift"),
+    "images": ("tokenizer", "vocab_size"),
+}
 Sections: TypeAlias = Mapping[str, Mapping[str, object]]
 
 
@@ -44,7 +49,8 @@ class DataSettings:
     task: "language", the next token of a text; "translation", one text from another; "images", the class of an image;
     "dates" and "digits" are a translation and images that come with the library.
     vocab_size: of "bpe"; the vocabulary of "characters" is what the corpus holds. validation_fraction: of the text,
-    from its end, or of the images of each class; 0 trains on everything and validates nothing. image_size: the side of
+    from its end; of the distinct sources of pairs; or of the images of each class; 0 trains on everything and validates
+    nothing. The dates have validation pairs of their own, whatever the fraction, but for 0. image_size: the side of
     the square to which images are resized; None takes them as they are. shift: up to how many pixels, or parts of one,
     an image is moved in training, another way each time.
     """
@@ -72,6 +78,14 @@ class DataSettings:
         held = self.image_size is None or self.image_size >= 1
         _require(held, "image_size", 'is at least 1, or "none" for the size they have', self.image_size)
         _require(0 <= self.shift < inf, "shift", "is at least 0 and finite", self.shift)
+        defaults = {entry.name: entry.default for entry in fields(self)}
+        for name in FOREIGN[self.kind]:
+            _require(
+                getattr(self, name) == defaults[name],
+                name,
+                f'does not belong to the task "{self.task}": leave it out',
+                getattr(self, name),
+            )
 
 
 @dataclass(frozen=True)

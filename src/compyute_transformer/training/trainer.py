@@ -4,7 +4,8 @@ What a step does is a function of (settings, step, state): looking changes nothi
 resumed, wherever and however often, ends with the bits of one that was not.
 """
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import fields
 from math import isfinite
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..backend import set_threads, to_numpy
+from ..backend import set_threads, threads, to_numpy
 from ..errors import CheckpointError, NonFiniteError, StateError
 from ..ops.linear import linear_forward
 from ..optim.adamw import AdamW, FlatParameters
@@ -61,14 +62,18 @@ class Trainer:
         Raises NonFiniteError for a loss or gradient that is NaN or infinite, and CheckpointError when the disk refuses.
         """
         task, settings = self.task, self.settings
-        if settings.threads is not None:
-            set_threads(settings.threads, override=True)
         # NumPy's warnings about overflow would come before our own check, which says more, and stops.
         quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
         new = not checkpoint.steps(self.run)
         self.reporter, self._first = reporter, self.step
         started = self._started(new)  # before the journal is cut back
-        with closing(reporter), closing(self._journal(new)), interruptible() as interrupt, quiet:
+        with (
+            closing(reporter),
+            closing(self._journal(new)),
+            interruptible() as interrupt,
+            quiet,
+            on_threads(settings.threads),
+        ):
             self._tell(started)
             if new:
                 self._evaluate()
@@ -242,6 +247,20 @@ class Trainer:
             f"Trainer: loss, gradient and weights must be finite, got {what}; {culprit}. Last good checkpoint: "
             f"{self.last_checkpoint()}. Go on from it in smaller steps: {checkpoint.resume_command(self.run, flags)}"
         )
+
+
+@contextmanager
+def on_threads(count: int | None) -> Iterator[None]:
+    """Run on so many threads, and afterwards on as many as before; None: on as many as there are."""
+    if count is None:
+        yield
+        return
+    before = threads()
+    set_threads(count, override=True)
+    try:
+        yield
+    finally:
+        set_threads(before, override=True)
 
 
 def _optimizer(settings: TrainingSettings, flat: FlatParameters) -> AdamW | SGD:

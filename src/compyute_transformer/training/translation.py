@@ -19,6 +19,8 @@ from .task import Judgement, SupervisedTask, mean_loss
 __all__ = ["TRANSLATION", "TranslationTask", "judge_answers"]
 
 ANSWERED = 2_000  # validation pairs that are answered at each evaluation; `compyute eval` answers all
+ANSWERED_UNTRAINED = 200  # before the first step, when no answer comes to its end
+MARGIN = 4  # tokens that an answer may have more than the longest target: one that is longer is wrong already
 SHOWN = 3  # pairs a sample shows
 
 
@@ -54,11 +56,16 @@ class TranslationTask(SupervisedTask):
         tokenizer.encode(settings.sample_prompt)  # refuses one that cannot be encoded now
 
     def validate(self) -> Mapping[str, float]:
-        """Loss over all validation pairs; exact_match of greedy answers to the first 2000 of them."""
+        """Loss over all validation pairs; exact_match of greedy answers to the first 2000 of them, of a new model 200.
+
+        Answers end a few tokens after the longest target.
+        """
         if self._encoded is None:
             return {}
         loss, tokens = mean_loss(self.model, pair_batches(self._encoded, self.settings.batch_size))
-        matched = exact_match(*_answers(self.model, self.tokenizer, self.validation[:ANSWERED]))
+        answered = self.validation[: ANSWERED if self.batches.cursor else ANSWERED_UNTRAINED]
+        longest = int(self._encoded.target_lengths.max()) + MARGIN
+        matched = exact_match(*_answers(self.model, self.tokenizer, answered, longest))
         return {"loss": loss, "exact_match": matched, "tokens": tokens}
 
     def sample(self, seed: int) -> str | None:
@@ -104,9 +111,11 @@ def judge_answers(
     }
 
 
-def _answers(model: EncoderDecoder, tokenizer: Tokenizer, pairs: Sequence[Pair]) -> tuple[list[str], list[str]]:
-    """(what the model answers to each source, by greedy search; what it should have)."""
-    answers = translate(model, tokenizer, [pair.source for pair in pairs])
+def _answers(
+    model: EncoderDecoder, tokenizer: Tokenizer, pairs: Sequence[Pair], longest: int | None = None
+) -> tuple[list[str], list[str]]:
+    """(greedy answers to the sources, of at most `longest` tokens; what they should have been)."""
+    answers = translate(model, tokenizer, [pair.source for pair in pairs], max_new_tokens=longest)
     return [answer.text for answer in answers], [pair.target for pair in pairs]
 
 

@@ -182,6 +182,8 @@ def _cache(implementation: Implementation) -> Iterator[Check]:
             last = np.stack([row[-1] for row in alone])
             error = relative_error(model.next_logits(ids, padding=padding), last)
             yield Check(name, implementation, "logits without a cache", error, SAME)
+            single = subject.model(config).eval().next_logits(ids, padding=padding)
+            yield Check(name, implementation, "float32 stays float32", float(single.dtype != np.float32), SAME)
             cache = KeyValueCache(model, batch_size=2)
             for start, end in ((0, 3), (3, 4), (4, 7)):
                 logits = model.next_logits(ids[:, start:end], cache.blocks, start, padding)
@@ -207,20 +209,22 @@ class Grown:
 
 def _cache_of_memory(implementation: Implementation) -> Iterator[Check]:
     subject = SUBJECTS[EncoderDecoderConfig]
-    config = replace(subject.cases["everything"], embed_dim=30, attention=implementation)
-    model = subject.model(config).to(dtype=np.float64).eval()
-    randomise(model)
-    (source, target, lengths, _), _ = subject.batch(config, np.random.default_rng(5), 2, np.float64)
-    together, memory = model(source, target, lengths), model.encode(source, lengths)
-    for end in range(1, target.shape[1] + 1):
-        error = relative_error(model.next_logits(target[:, :end], memory, lengths), together[:, end - 1])
-        yield Check("EncoderDecoder", implementation, f"logits after {end}, without a cache", error, SAME)
-    caches = [Grown() for _ in model.decoder]
-    for start, end in ((0, 2), (2, 3), (3, 5)):
-        # from its first use on, the cache stands for the memory
-        logits = model.next_logits(target[:, start:end], memory if start == 0 else 0 * memory, lengths, caches, start)
-        error = relative_error(logits, together[:, end - 1])
-        yield Check("EncoderDecoder", implementation, f"logits after {end}", error, SAME)
+    for bias in (True, False):
+        config = replace(subject.cases["everything"], embed_dim=30, bias=bias, attention=implementation)
+        model = subject.model(config).to(dtype=np.float64).eval()
+        randomise(model)
+        (source, target, lengths, _), _ = subject.batch(config, np.random.default_rng(5), 2, np.float64)
+        together, memory = model(source, target, lengths), model.encode(source, lengths)
+        for end in range(1, target.shape[1] + 1):
+            error = relative_error(model.next_logits(target[:, :end], memory, lengths), together[:, end - 1])
+            yield Check("EncoderDecoder", implementation, f"logits after {end}, without a cache", error, SAME)
+        caches = [Grown() for _ in model.decoder]
+        for start, end in ((0, 2), (2, 3), (3, 5)):
+            # from its first use on, the cache stands for the memory
+            given = memory if start == 0 else 0 * memory
+            logits = model.next_logits(target[:, start:end], given, lengths, caches, start)
+            error = relative_error(logits, together[:, end - 1])
+            yield Check("EncoderDecoder", implementation, f"logits after {end}", error, SAME)
 
 
 def _cache_of_heads(implementation: Implementation) -> Iterator[Check]:

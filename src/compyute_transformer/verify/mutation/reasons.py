@@ -47,6 +47,29 @@ REASONS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("_sinusoids_float64", "np.arange(0, width, 2, dtype=np.float64)", "np.arange(0, width, 2)"),
         ("_sinusoids_float64", "np.arange(length, dtype=np.float64)", "np.arange(length)"),
     ),
+    "axes that stay beside each other are laid flat together again, whichever is named first": (
+        (
+            "cut_patches",
+            "images.reshape(B, height // P, P, width // P, P, channels)",
+            "images.reshape(height // P, B, P, width // P, P, channels)",
+        ),
+        (
+            "cut_patches",
+            "images.reshape(B, height // P, P, width // P, P, channels)",
+            "images.reshape(B, height // P, P, width // P, channels, P)",
+        ),
+        (
+            "join_patches",
+            "patches.reshape(B, height // P, width // P, P, P, channels)",
+            "patches.reshape(height // P, B, width // P, P, P, channels)",
+        ),
+        (
+            "join_patches",
+            "patches.reshape(B, height // P, width // P, P, P, channels)",
+            "patches.reshape(B, height // P, width // P, P, channels, P)",
+        ),
+    ),
+    "the side of a patch is positive": (("cut_patches", "P * P", "P * abs(P)"),),
     "a causal mask hides what the window's other side would": (("visible_keys", "if not mask.causal:", "if True:"),),
     "two empty lists, or two arrays of zeros": (
         ("sequential_multi_head_forward", "(outputs, heads)", "(heads, outputs)"),
