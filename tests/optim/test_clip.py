@@ -60,3 +60,12 @@ def test_a_limit_that_is_not_above_zero_is_refused(max_norm: float) -> None:
     with pytest.raises(RangeError, match="max_norm is above 0"):
         clip_by_global_norm(gradient, max_norm)
     assert (gradient == 1.0).all()
+
+
+def test_the_length_of_a_long_gradient_is_exact() -> None:
+    """In float32 the sum of so many squares loses four digits."""
+    gradient = np.full(30_000_000, 1e-4, np.float32)
+    gradient[::7] = 3e-4
+    exact = np.sqrt(np.square(gradient[:70].astype(np.float64)).mean() * gradient.size)
+    assert abs(global_norm(gradient) / exact - 1) <= 2e-6
+    assert abs(float(np.sqrt(gradient @ gradient)) / exact - 1) > 1e-5
