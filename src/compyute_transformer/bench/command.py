@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["bench"]
 
 bench = typer.Typer(
-    help="Measure: a training step beside PyTorch's, attention's algorithms, every twin, generation, the ladder, the start.",
+    help="Measure: a training step beside PyTorch's, attention's algorithms, twins, generation, the ladder, the start.",
     no_args_is_help=True,
 )
 

@@ -13,8 +13,8 @@ PIECE = 1 << 14
 def global_norm(gradient: Array) -> float:
     """The Euclidean length ‖g‖ of a flat gradient.
 
-    Squares are summed piece by piece and the pieces in float64: float32's own sum of the 124 million of a GPT-2 is off by
-    0.07%.
+    Squares are summed piece by piece and the pieces in float64: float32's own sum of the 124 million of a GPT-2
+    is off by 0.07%.
     """
     xp = array_module(gradient)
     pieces = xp.array_split(gradient, -(-gradient.size // PIECE) or 1)
