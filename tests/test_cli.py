@@ -425,7 +425,7 @@ def test_the_attention_of_the_prompt_is_drawn(run: Run, trained: Path, tmp_path:
 
 def test_text_is_shown_as_it_comes(run: Run, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
-    monkeypatch.setattr(cli, "show", shown.append)
+    monkeypatch.setattr(cli.terminal, "show", shown.append)
     run("generate", trained, "--prompt", "The", "--max-new-tokens", 12)
     assert shown[0] == "The"
     assert [len(piece) for piece in shown[1:]] == [1] * 13

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..backend import only_twins_of
 from .ground import survey
-from .race import Contestant, Report, Result, Spread, alternate
+from .race import Contestant, Report, Result, Spread, alternate, ratio
 from .workload import OurStep, workload
 
 __all__ = ["RUNGS", "bench_ladder"]
@@ -34,7 +34,7 @@ TOP = len(RUNGS) - 1
 
 
 def bench_ladder(size: str = "shakespeare", overrides: Mapping[str, object] | None = None, rounds: int = 5) -> Report:
-    """Time a step on each rung; "gain" is the time of the rung below divided by that of the rung, round by round."""
+    """Time a step on each rung; "× faster": the time of the rung below divided by that of the rung, round by round."""
     work = workload(size, overrides)
     ground, warnings = survey()
     report = Report(f"The ladder, {size}", ground, "ms", warnings=warnings)
@@ -48,7 +48,7 @@ def bench_ladder(size: str = "shakespeare", overrides: Mapping[str, object] | No
         spread = Spread.of(seconds).map(lambda second: second * 1e3)
         report.results.append(Result.median("ladder", contestant, spread, "ms", work.shape))
         if previous is not None:
-            gain = Spread.of([before / after for before, after in zip(previous, seconds, strict=True)])
+            gain = ratio(previous, seconds)
             report.results.append(Result.median("ladder", contestant, gain, "× faster", work.shape))
         previous = seconds
     return report

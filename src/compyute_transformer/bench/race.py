@@ -166,14 +166,15 @@ def alternate(
     rounds: int,
     warm_up: int = 2,
     turn: float = 0.05,
-    pause: float = 0.01,
+    pause: float = 0.1,
     clock: Callable[[], float] = perf_counter,
     wait: Callable[[float], object] = sleep,
 ) -> dict[Contestant, list[float]]:
     """Seconds of one call, for each contestant and round; the order is reversed from round to round.
 
     turn: seconds that a turn takes at least; what is quicker is called several times. pause: seconds between turns, in
-    which the threads of one contestant, which wait in a loop for more work, go to sleep before the next begins.
+    which the threads of one contestant, which wait in a loop for more work, go to sleep before the next begins: those
+    of OpenBLAS wait some 20 ms, and in that time took a third of the cores from whoever came next.
     """
     if rounds < 1:
         raise RangeError(f"alternate: there is at least one round, got {rounds}.")

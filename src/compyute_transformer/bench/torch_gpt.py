@@ -13,18 +13,19 @@ from torch import nn
 from ..backend import Array
 from ..errors import ConfigError
 from ..models.gpt import GPTConfig
+from ..models.vit import ViTConfig
 
-__all__ = ["TorchGPT"]
+__all__ = ["Block", "TorchGPT"]
 
 Tensor: TypeAlias = Any  # torch's types are not checked: it need not be installed
 
 
 class Attention(nn.Module):  # type: ignore[misc]
-    """Causal self-attention."""
+    """Self-attention, causal or of all positions."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig | ViTConfig, causal: bool) -> None:
         super().__init__()
-        self.heads, self.dropout = config.num_heads, config.dropout
+        self.heads, self.dropout, self.causal = config.num_heads, config.dropout, causal
         self.inputs = nn.Linear(config.embed_dim, 3 * config.embed_dim, config.bias)
         self.out = nn.Linear(config.embed_dim, config.embed_dim, config.bias)
 
@@ -32,18 +33,18 @@ class Attention(nn.Module):  # type: ignore[misc]
         """(B, T, C) -> (B, T, C)."""
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.inputs(x).chunk(3, dim=-1))
         dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal)
         return self.out(y.transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):  # type: ignore[misc]
     """Attention and feed-forward on the residual stream."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig | ViTConfig, causal: bool) -> None:
         super().__init__()
         C, hidden = config.embed_dim, config.mlp_dim or 4 * config.embed_dim
         self.attention_norm, self.feed_forward_norm = (nn.LayerNorm(C, bias=config.bias) for _ in range(2))
-        self.attention = Attention(config)
+        self.attention = Attention(config, causal)
         self.up, self.down = nn.Linear(C, hidden, config.bias), nn.Linear(hidden, C, config.bias)
         self.bend = (
             nn.ReLU() if config.activation == "relu" else nn.GELU("tanh" if "tanh" in config.activation else "none")
@@ -69,7 +70,7 @@ class TorchGPT(nn.Module):  # type: ignore[misc]
         self.tokens = nn.Embedding(config.vocab_size, config.embed_dim)
         self.positions = nn.Embedding(config.context_length, config.embed_dim)
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(Block(config, causal=True) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.embed_dim, bias=config.bias)
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -7,51 +7,15 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..backend import Array
 from ..models.vit import ViTConfig
+from .torch_gpt import Block
 
 __all__ = ["TorchViT"]
 
 Tensor: TypeAlias = Any  # torch's types are not checked: it need not be installed
-
-
-class Attention(nn.Module):  # type: ignore[misc]
-    """Self-attention that sees everything."""
-
-    def __init__(self, config: ViTConfig) -> None:
-        super().__init__()
-        self.heads, self.dropout = config.num_heads, config.dropout
-        self.inputs = nn.Linear(config.embed_dim, 3 * config.embed_dim, config.bias)
-        self.out = nn.Linear(config.embed_dim, config.embed_dim, config.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, C) -> (B, N, C)."""
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.inputs(x).chunk(3, dim=-1))
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
-        return self.out(y.transpose(1, 2).flatten(2))
-
-
-class Block(nn.Module):  # type: ignore[misc]
-    """Attention and feed-forward on the residual stream."""
-
-    def __init__(self, config: ViTConfig) -> None:
-        super().__init__()
-        C, hidden = config.embed_dim, config.mlp_dim or 4 * config.embed_dim
-        self.attention_norm, self.feed_forward_norm = (nn.LayerNorm(C, bias=config.bias) for _ in range(2))
-        self.attention = Attention(config)
-        self.up, self.down = nn.Linear(C, hidden, config.bias), nn.Linear(hidden, C, config.bias)
-        self.bend = (
-            nn.ReLU() if config.activation == "relu" else nn.GELU("tanh" if "tanh" in config.activation else "none")
-        )
-        self.attention_dropout, self.feed_forward_dropout = (nn.Dropout(config.dropout) for _ in range(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, C) -> (B, N, C)."""
-        x = x + self.attention_dropout(self.attention(self.attention_norm(x)))
-        return x + self.feed_forward_dropout(self.down(self.bend(self.up(self.feed_forward_norm(x)))))
 
 
 class TorchViT(nn.Module):  # type: ignore[misc]
@@ -64,7 +28,7 @@ class TorchViT(nn.Module):  # type: ignore[misc]
         self.class_token = nn.Parameter(torch.zeros(C))
         self.positions = nn.Parameter(torch.zeros(1 + config.num_patches, C))
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(Block(config, causal=False) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(C, bias=config.bias)
         self.head = nn.Linear(C, config.num_classes, config.bias)
 

@@ -22,11 +22,10 @@ SMALLEST = 1 << 18  # bytes; below, the C library recycles well enough by itself
 _free: dict[int, list[Array]] = {}
 
 
-class _Bytes:
-    """How many bytes are lent, and how many lie here."""
+class _Lent:
+    """How many bytes are lent."""
 
-    lent = 0
-    free = 0
+    nbytes = 0
 
 
 class _Loan:
@@ -40,8 +39,7 @@ class _Loan:
         free = _free.get(self.memory.nbytes)  # at the interpreter's end there may be nowhere to return it to
         if free is not None:
             free.append(self.memory)
-            _Bytes.lent -= self.memory.nbytes
-            _Bytes.free += self.memory.nbytes
+            _Lent.nbytes -= self.memory.nbytes
 
 
 def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
@@ -54,12 +52,11 @@ def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
     free = _free.setdefault(room, [])
     try:
         memory = free.pop()
-        _Bytes.free -= room
     except IndexError:
-        if _Bytes.free > _Bytes.lent:
+        if _idle() > _Lent.nbytes:
             release()
         memory = np.empty(room, np.uint8)
-    _Bytes.lent += room
+    _Lent.nbytes += room
     array: Array = np.asarray(_Loan(memory))[:size].view(dtype).reshape(shape)
     return array
 
@@ -71,8 +68,11 @@ def empty_like(array: Array) -> Array:
 
 def release() -> int:
     """Give the memory that is not lent back to the system. Returns how many bytes that was."""
-    size = sum(nbytes * len(free) for nbytes, free in _free.items())
+    size = _idle()
     for free in _free.values():
         free.clear()
-    _Bytes.free = 0
     return size
+
+
+def _idle() -> int:
+    return sum(nbytes * len(free) for nbytes, free in _free.items())

@@ -25,8 +25,7 @@ from ..nn.position import SinusoidalPosition
 from ..ops.attention import Mask
 from ..random import DROPOUT, INITIALISATION, Generator
 from .config import check_config
-from .language import check_evaluating, check_ids, use_attention
-from .vaswani import check_context
+from .language import check_context, check_evaluating, check_ids, use_attention
 
 __all__ = ["EncoderDecoder", "EncoderDecoderConfig"]
 

@@ -1,17 +1,28 @@
-"""What every decoder-only language model is, whatever it is built of: all that generation and training know of it."""
+"""What every decoder-only language model is, whatever it is built of: all that generation and training know of it.
+
+And the checks and switches that other models share with it.
+"""
 
 from collections.abc import Sequence
 from typing import Protocol
 
 from ..backend import Array, array_module
-from ..errors import ConfigError, ShapeError
+from ..errors import ConfigError, RangeError, ShapeError
 from ..nn.attention import AttentionCache, Implementation, MultiHeadAttention
 from ..nn.embedding import Embedding
 from ..nn.module import Module
 from ..ops.attention import Mask
 from ..random import Generator
 
-__all__ = ["LanguageConfig", "LanguageModel", "check_evaluating", "check_ids", "padded", "use_attention"]
+__all__ = [
+    "LanguageConfig",
+    "LanguageModel",
+    "check_context",
+    "check_evaluating",
+    "check_ids",
+    "padded",
+    "use_attention",
+]
 
 
 class LanguageConfig(Protocol):
@@ -105,6 +116,16 @@ def check_ids(model: str, name: str, ids: Array) -> None:
         raise ShapeError(
             f"{model}: {name} are an integer array of shape (B, T) with T at least 1, got "
             f"{type(ids).__name__ if shape is None else tuple(shape)}."
+        )
+
+
+def check_context(model: str, name: str, ids: Array, context_length: int, start: int = 0) -> None:
+    """Refuse positions past the context: sinusoids go on for ever, but nothing was trained there."""
+    T = ids.shape[1]
+    if not 0 <= start <= context_length - T:
+        raise RangeError(
+            f"{model}: positions of {name} lie in [0, {context_length}), the context length, got {T} positions from "
+            f"{start} on. Shorten the input, or build the model with a longer context_length."
         )
 
 

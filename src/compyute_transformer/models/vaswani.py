@@ -9,7 +9,6 @@ from itertools import repeat
 from math import sqrt
 
 from ..backend import Array, array_module
-from ..errors import RangeError
 from ..nn import init
 from ..nn.attention import AttentionCache, Implementation, MultiHeadAttention
 from ..nn.block import PostNormBlock
@@ -24,7 +23,7 @@ from ..ops.attention import Mask
 from ..ops.position import sinusoids
 from ..random import DROPOUT, INITIALISATION, Generator
 from .config import check_config
-from .language import LanguageModel, check_evaluating, check_ids, padded
+from .language import LanguageModel, check_context, check_evaluating, check_ids, padded
 
 __all__ = ["VaswaniConfig", "VaswaniDecoder"]
 
@@ -156,13 +155,3 @@ class VaswaniDecoder(LanguageModel):
     def _check(self, ids: Array, start: int = 0) -> None:
         check_ids("VaswaniDecoder", "ids", ids)
         check_context("VaswaniDecoder", "ids", ids, self.config.context_length, start)
-
-
-def check_context(model: str, name: str, ids: Array, context_length: int, start: int = 0) -> None:
-    """Refuse positions past the context: sinusoids go on for ever, but nothing was trained there."""
-    T = ids.shape[1]
-    if not 0 <= start <= context_length - T:
-        raise RangeError(
-            f"{model}: positions of {name} lie in [0, {context_length}), the context length, got {T} positions from "
-            f"{start} on. Shorten the input, or build the model with a longer context_length."
-        )

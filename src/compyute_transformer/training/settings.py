@@ -6,15 +6,11 @@ Every key is known, every value has its type and range, or a ConfigError says wh
 wherever else nothing stands for nothing, the word "none" sets an optional value to None.
 """
 
-import json
-import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from difflib import get_close_matches
 from math import inf
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Self, TypeAlias, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, TypeAlias, get_type_hints
 
 from ..backend import Device
 from ..errors import ConfigError
@@ -23,6 +19,7 @@ from ..models.presets import PRESETS
 from ..nn.attention import Implementation
 from ..nn.feed_forward import Activation
 from ..optim.schedule import Decay, Schedule
+from .values import as_toml, did_you_mean, read_toml, require, typed
 
 __all__ = ["DataSettings", "ModelSettings", "Settings", "TrainingSettings"]
 
@@ -68,19 +65,19 @@ class DataSettings:
         return KIND_OF.get(self.task, self.task)
 
     def __post_init__(self) -> None:
-        _require(self.vocab_size >= 1, "vocab_size", "is at least 1", self.vocab_size)
-        _require(
+        require(self.vocab_size >= 1, "vocab_size", "is at least 1", self.vocab_size)
+        require(
             0 <= self.validation_fraction < 1,
             "validation_fraction",
             "lies in [0, 1), 0 for none",
             self.validation_fraction,
         )
         held = self.image_size is None or self.image_size >= 1
-        _require(held, "image_size", 'is at least 1, or "none" for the size they have', self.image_size)
-        _require(0 <= self.shift < inf, "shift", "is at least 0 and finite", self.shift)
+        require(held, "image_size", 'is at least 1, or "none" for the size they have', self.image_size)
+        require(0 <= self.shift < inf, "shift", "is at least 0 and finite", self.shift)
         defaults = {entry.name: entry.default for entry in fields(self)}
         for name in FOREIGN[self.kind]:
-            _require(
+            require(
                 getattr(self, name) == defaults[name],
                 name,
                 f'does not belong to the task "{self.task}": leave it out',
@@ -177,22 +174,22 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation", "sample_tokens", "log_every"):
-            _require(getattr(self, name) >= 1, name, "is at least 1", getattr(self, name))
+            require(getattr(self, name) >= 1, name, "is at least 1", getattr(self, name))
         for name in ("warmup", "eval_every", "checkpoint_every", "sample_every"):
-            _require(getattr(self, name) >= 0, name, "is at least 0", getattr(self, name))
+            require(getattr(self, name) >= 0, name, "is at least 0", getattr(self, name))
         for name in ("beta1", "beta2", "momentum", "label_smoothing"):
-            _require(0 <= getattr(self, name) < 1, name, "lies in [0, 1)", getattr(self, name))
-        _require(0 < self.learning_rate < inf, "learning_rate", "is above 0 and finite", self.learning_rate)
-        _require(
+            require(0 <= getattr(self, name) < 1, name, "lies in [0, 1)", getattr(self, name))
+        require(0 < self.learning_rate < inf, "learning_rate", "is above 0 and finite", self.learning_rate)
+        require(
             0 <= self.min_learning_rate <= self.learning_rate,
             "min_learning_rate",
             f"lies in [0, learning_rate], here [0, {self.learning_rate:g}]",
             self.min_learning_rate,
         )
-        _require(0 <= self.weight_decay < inf, "weight_decay", "is at least 0 and finite", self.weight_decay)
-        _require(self.threads is None or self.threads >= 1, "threads", 'is at least 1, or "none"', self.threads)
-        _require(self.clip is None or self.clip > 0, "clip", 'is above 0, or "none" for no clipping', self.clip)
-        _require(0 <= self.seed < 2**64, "seed", "lies in [0, 2⁶⁴)", self.seed)
+        require(0 <= self.weight_decay < inf, "weight_decay", "is at least 0 and finite", self.weight_decay)
+        require(self.threads is None or self.threads >= 1, "threads", 'is at least 1, or "none"', self.threads)
+        require(self.clip is None or self.clip > 0, "clip", 'is above 0, or "none" for no clipping', self.clip)
+        require(0 <= self.seed < 2**64, "seed", "lies in [0, 2⁶⁴)", self.seed)
 
     def schedule(self) -> Schedule:
         """The learning rate of each step."""
@@ -209,7 +206,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         learners, architecture = LEARNED_BY[self.data.kind], self.model.architecture
-        _require(
+        require(
             architecture in learners,
             "architecture",
             f'for the task "{self.data.task}" is {" or ".join(learners)}',
@@ -225,10 +222,10 @@ class Settings:
         Raises ConfigError for a preset, section or key that does not exist, and for a value of the wrong type or range.
         """
         if preset not in PRESETS:
-            raise ConfigError(f"Settings: there is no preset {preset!r}. {_did_you_mean(preset, PRESETS)}")
+            raise ConfigError(f"Settings: there is no preset {preset!r}. {did_you_mean(preset, PRESETS)}")
         layers = [_checked(PRESETS[preset], f"preset {preset!r}")]
         if toml_path is not None:
-            layers.append(_checked(_read_toml(Path(toml_path)), str(toml_path)))
+            layers.append(_checked(read_toml(Path(toml_path)), str(toml_path)))
         return cls._of([*layers, _in_sections(overrides or {})])
 
     def with_overrides(self, overrides: Mapping[str, object]) -> Self:
@@ -242,7 +239,7 @@ class Settings:
     def to_toml(self) -> str:
         """The text of a TOML file that `resolve` reads as these settings."""
         sections = (
-            f"[{name}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in values.items())
+            f"[{name}]\n" + "".join(f"{key} = {as_toml(value)}\n" for key, value in values.items())
             for name, values in self.to_dict().items()
         )
         return "\n".join(sections)
@@ -274,16 +271,16 @@ def _checked(sections: Mapping[str, Any], source: str) -> Sections:
         if name not in SECTIONS or not isinstance(values, Mapping):
             raise ConfigError(
                 f"Settings: {source} has the sections {', '.join(f'[{n}]' for n in SECTIONS)} and nothing else at the "
-                f"top, got {name!r}. {_home(name) or _did_you_mean(name, SECTIONS)}"
+                f"top, got {name!r}. {_home(name) or did_you_mean(name, SECTIONS)}"
             )
         for key in values:
             if key not in KINDS[name]:
                 raise ConfigError(
                     f"Settings: [{name}] of {source} has no setting {key!r}. "
-                    f"{_home(key) or _did_you_mean(key, KINDS[name])}"
+                    f"{_home(key) or did_you_mean(key, KINDS[name])}"
                 )
     return {
-        name: {key: _typed(key, KINDS[name][key], value) for key, value in values.items()}
+        name: {key: typed(key, KINDS[name][key], value) for key, value in values.items()}
         for name, values in sections.items()
     }
 
@@ -292,65 +289,10 @@ def _in_sections(overrides: Mapping[str, object]) -> Sections:
     sections: dict[str, dict[str, object]] = {}
     for name, value in overrides.items():
         if name not in SECTION_OF:
-            raise ConfigError(f"Settings: there is no setting {name!r}. {_did_you_mean(name, SECTION_OF)}")
+            raise ConfigError(f"Settings: there is no setting {name!r}. {did_you_mean(name, SECTION_OF)}")
         sections.setdefault(SECTION_OF[name], {})[name] = value
     return _checked(sections, "the overrides")
 
 
-def _typed(name: str, kind: Any, value: object) -> object:
-    """The value, if it is of the kind that the field is annotated with; whole numbers may stand for floats."""
-    options = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    if NoneType in options and (value is None or value == "none"):
-        return None
-    for option in options:
-        if get_origin(option) is Literal:
-            if isinstance(value, str) and value in get_args(option):
-                return value
-        elif option is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-        elif isinstance(value, option) and (option is bool or not isinstance(value, bool)):
-            return value
-    raise ConfigError(f"Settings: {name} is {_describe(options)}, got {value!r} ({type(value).__name__}).")
-
-
-def _toml(value: object) -> str:
-    """A value as TOML has it; JSON's texts, numbers and booleans are TOML's too, but for DEL, which TOML escapes."""
-    text = json.dumps("none" if value is None else value, ensure_ascii=False)
-    return text.replace("\x7f", "\\u007f")
-
-
-def _describe(options: tuple[Any, ...]) -> str:
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: '"none"'}
-    described: list[str] = []
-    for option in options:
-        choices = get_args(option)
-        described.append("one of " + ", ".join(f'"{c}"' for c in choices) if choices else words[option])
-    return " or ".join(described)
-
-
-def _require(holds: bool, name: str, rule: str, value: object) -> None:
-    if not holds:
-        raise ConfigError(f"Settings: {name} {rule}, got {value}.")
-
-
 def _home(key: str) -> str | None:
     return f"It belongs below [{SECTION_OF[key]}]." if key in SECTION_OF else None
-
-
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    names = list(known)
-    close = get_close_matches(name, names, n=3, cutoff=0.6)
-    return f"Did you mean {' or '.join(close)}?" if close else f"There are {', '.join(names)}."
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"Settings: the TOML file {path} must be readable; it is not: {error.strerror}. Check the path."
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"Settings: {path} must be a TOML file with sections [data], [model], [training]; it is not: {error}."
-        ) from error

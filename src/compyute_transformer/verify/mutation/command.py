@@ -125,6 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--held-back", action="store_true", help="by the rule that was held back: one name for another")
     parser.add_argument("--csv", type=Path, help=f"write every verdict to this file ({RESULTS} is the committed one)")
     given = parser.parse_args(arguments)
+    if not any(given.file in target.file for target in find_targets()):
+        parser.error(f"--file is part of the name of a file whose functions are mutated, got {given.file!r}")
     started = time.monotonic()
     outcome = run(given.seed, given.jobs, given.file, given.sample, given.held_back)
     seconds = time.monotonic() - started
