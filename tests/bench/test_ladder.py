@@ -9,6 +9,7 @@ from compyute_transformer import backend
 from compyute_transformer.backend import only_twins_of
 from compyute_transformer.bench import ladder
 from compyute_transformer.bench.ladder import RUNGS, bench_ladder
+from compyute_transformer.cpu._buffers import empty
 from compyute_transformer.ops.linear import linear_forward
 from compyute_transformer.ops.norm import layer_norm_forward
 
@@ -30,7 +31,8 @@ def test_the_top_has_every_twin_there_is() -> None:
 
 def test_a_rung_has_its_own_twins_and_those_below(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.ones((2, 4), np.float32)
-    seen = []
+    seen: list[tuple[bool, bool]] = []
+    recycled: list[bool] = []
 
     class Step:
         def __init__(self, work: object) -> None:
@@ -38,11 +40,18 @@ def test_a_rung_has_its_own_twins_and_those_below(monkeypatch: pytest.MonkeyPatc
 
         def __call__(self) -> float:
             seen.append((linear_forward.has_twin(x), layer_norm_forward.has_twin(x)))
+            recycled.append(empty((1 << 20,)).base is not None)
             return 0.0
 
     monkeypatch.setattr(ladder, "OurStep", Step)
-    monkeypatch.setattr(ladder, "alternate", lambda contestants, *_, **__: {c: [c.run() or 1.0] for c in contestants})
-    bench_ladder("seed", TINY)
+    times = {rung: float(2 * len(RUNGS) - rung) for rung in range(len(RUNGS))}  # each rung is faster than the last
+    monkeypatch.setattr(
+        ladder, "alternate", lambda contestants, *_, **__: {c: [c.run() or times[r]] for r, c in enumerate(contestants)}
+    )
+    report = bench_ladder("seed", TINY)
+    gains = [r.value for r in report.results if r.unit == "× faster"]
+    assert gains == [times[rung] / times[rung + 1] for rung in range(len(RUNGS) - 1)]
+    assert recycled == [False] * (len(RUNGS) - 1) + [True]
     assert seen == [(False, False), *[(True, False)] * 3, *[(True, True)] * (len(RUNGS) - 4)]
 
 

@@ -75,9 +75,11 @@ def test_sizes_that_do_not_come_again_are_not_kept() -> None:
 
 
 def test_a_little_larger_uses_the_same_memory() -> None:
+    lent = empty((3000, 1024))  # more than lies free, so that nothing is given back to the system in between
     first = empty((1000, 1024))
     where = address(first)
     del first
     second = empty((1001, 1024))
     assert address(second) == where
     assert second.shape == (1001, 1024)
+    assert lent.shape == (3000, 1024)

@@ -6,7 +6,7 @@ import torch
 
 from compyute_transformer.errors import RangeError
 from compyute_transformer.optim import clip_by_global_norm
-from compyute_transformer.optim.clip import global_norm
+from compyute_transformer.optim.clip import PIECE, global_norm
 from compyute_transformer.verify import relative_error
 
 TORCH_EPS = 1e-6  # torch divides by ‖g‖ + 1e-6, we by ‖g‖
@@ -69,3 +69,10 @@ def test_the_length_of_a_long_gradient_is_exact() -> None:
     exact = np.sqrt(np.square(gradient[:70].astype(np.float64)).mean() * gradient.size)
     assert abs(global_norm(gradient) / exact - 1) <= 2e-6
     assert abs(float(np.sqrt(gradient @ gradient)) / exact - 1) > 1e-5
+
+
+def test_many_short_pieces_are_not_lost_beside_a_long_one() -> None:
+    gradient = np.zeros(129 * PIECE, np.float32)
+    gradient[::PIECE] = np.sqrt(5e-8)  # whose squares, one by one, float32 does not see beside 1
+    gradient[0] = 1.0
+    assert abs(global_norm(gradient) - np.sqrt(1.0 + 128 * 5e-8)) <= 2e-8

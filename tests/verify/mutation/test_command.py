@@ -39,3 +39,10 @@ def test_the_exit_status_is_the_verdict(
     assert tuple(rows[0]) == COLUMNS
     assert Counter(row["verdict"] for row in rows) == {"killed": 100, "equivalent": 1}
     assert {row["seed"] for row in rows} == {"3"}
+
+
+def test_a_run_that_would_judge_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        command.main(["--file", "ops/nowhere.py"])
+    assert left.value.code == 2
+    assert "got 'ops/nowhere.py'" in capsys.readouterr().err
