@@ -11,11 +11,12 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import get_cython_function_address, intrinsic
 
 from ._threads import of_blas
 
-__all__ = ["AS_IT_IS", "TRANSPOSED", "sgemm", "sgemm_address", "single_threaded"]
+__all__ = ["AS_IT_IS", "TRANSPOSED", "pointer", "prefetch", "sgemm", "sgemm_address", "single_threaded"]
 
 AS_IT_IS, TRANSPOSED = ord("N"), ord("T")
 
@@ -24,6 +25,31 @@ AS_IT_IS, TRANSPOSED = ord("N"), ord("T")
 def sgemm_address() -> int:
     """Where the BLAS's sgemm lies in this process."""
     return int(get_cython_function_address("scipy.linalg.cython_blas", "sgemm"))
+
+
+@intrinsic
+def pointer(typingctx: Any, address: Any) -> Any:
+    """The float32 at an address in bytes, for `numba.carray`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], ir.FloatType().as_pointer())
+
+    return types.CPointer(types.float32)(types.int64), codegen
+
+
+@intrinsic
+def prefetch(typingctx: Any, address: Any) -> Any:
+    """Ask for the cache line at an address in bytes; any address will do."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        read, keep, data = flag(0), flag(3), flag(1)
+        builder.call(function, [builder.inttoptr(args[0], byte), read, keep, data])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
 
 
 @intrinsic

@@ -10,6 +10,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ..random import KEY_STEPS, MULTIPLIERS, ROUNDS
@@ -83,15 +84,22 @@ def normal_cdf_and_pdf(x):
     return (tail if x < 0 else ONE - tail), gauss * INV_SQRT_2PI
 
 
-@numba.njit(cache=True, fastmath=FASTMATH | {"nnan"})
-def highest(x, start):
-    """The highest of start and the elements of x.
+@intrinsic
+def _higher(typingctx: Any, a: Any, b: Any) -> Any:
+    # Python's max is a comparison and a choice, which the compiler does not vectorise as a reduction; this it does
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        float32 = ir.FloatType()
+        kind = ir.FunctionType(float32, [float32, float32])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.maximum.f32"), args)
 
-    A maximum vectorises only if NaN need not be told from numbers, so what it makes of NaN is undefined: the sum over
-    the same elements, which always follows, is NaN then.
-    """
+    return types.float32(types.float32, types.float32), codegen
+
+
+@inline
+def highest(x, start):
+    """The highest of start and the elements of x; NaN if one of them is."""
     for i in range(x.size):
-        start = max(start, x[i])
+        start = _higher(start, x[i])
     return start
 
 

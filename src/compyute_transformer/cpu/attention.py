@@ -1,35 +1,46 @@
-"""Attention on a CPU: tiles of 48 queries by 256 keys that stay in the second-level cache, and no (T, S) matrix.
+"""Attention on a CPU: tiles of 32 queries by 256 keys that stay in the second-level cache, and no (T, S) matrix.
 
 1. NumPy: batched products over whole (T, S) matrices, masked, exponentiated and normalised in seven passes over them.
-2. One (batch, key/value head) a task, and for each 48 queries only the keys that some of them see: causal masks leave
+2. One (batch, key/value head) a task, and for each tile of queries only the keys that some of them see: causal masks leave
    half the work. The tile's products are single-threaded BLAS calls on the strided q, k and v as they lie in the packed
    projection: nothing is copied, nothing transposed. A running maximum and sum make the softmax (Milakov, Gimelshein
    2018), the exponential vectorises, and dropout draws its bits a row at a time.
 3. The backward rebuilds each tile from the kept logsumexp: five products instead of two, and no memory.
 4. Every loop over a row of a tile over a slice (see `_kernel`): for 96 causal heads of (256, 64), one core of a Zen 4,
    2026-11-24, forward 24.1 -> 17.6 ms (with dropout 34.9 -> 20.2), backward 45.3 -> 35.9 (49.0 -> 37.3).
-5. 48 queries instead of 64: less of a tile lies above the diagonal; 4% less at T = 256 and at T = 1024. Between 32 and
-   96 queries and 128 and 512 keys the time differs by less than 8%.
-6. dq, dk and dv written into one array where there are as many keys as queries: see `multi_head`.
+5. dq, dk and dv written into one array where there are as many keys as queries: see `multi_head`.
+6. The keys, and in the backward the values, of a block transposed once: the BLAS has a kernel for small products, up to
+   a million multiplications, which gives 113 GFLOP/s where the left matrix lies as it is, and 77 where it is asked to
+   transpose it. Blocks of keys outside, tiles of queries inside, so that one transposed block serves all queries, and
+   what the backward adds to dk and dv stays in cache. A maximum that vectorises (see `_vector`): 0.43 -> 0.05 ns a
+   score. Forward and backward of 16 heads of (1024, 64) on one core: 33.0 -> 28.5 and 76.1 -> 66.7 ms.
+7. Rows of keys lie pages apart in the packed projection, and no processor foresees that: asking for them ahead of their
+   use takes the transposition of 96 heads from 1.6 to 0.8 ms. Asking for queries and values gained nothing.
+8. 32 queries instead of 48: less of a tile lies above the diagonal; 3% at T = 256, nothing at T = 4096. With 64, the
+   products are too large for the small kernel: 20% slower.
+   Now 14.3 and 30.7 ms for the 96 heads of 4., and 18.7 and 36.4 with dropout (2026-11-24).
 """
 
 from math import sqrt
 
 import numpy as np
-from numba import njit, prange
+from numba import carray, njit, prange
 
 from ..backend import Array
 from ..ops.attention import NO_MASK, FusedAttentionSaved, Mask, check_attention
 from ..ops.door import check_gradient
 from ..random import Draw, dropout_threshold
-from ._blas import AS_IT_IS, TRANSPOSED, sgemm, sgemm_address, single_threaded
+from ._blas import AS_IT_IS, TRANSPOSED, pointer, prefetch, sgemm, sgemm_address, single_threaded
 from ._buffers import empty
 from ._kernel import kernel, parallel_kernel, pool_for, serves
 from ._vector import exp, highest, random_row
 
 __all__ = ["fused_attention_backward", "fused_attention_forward"]
 
-QUERIES, KEYS = 48, 256  # a tile of scores is 48 kB
+QUERIES, KEYS = 32, 256  # a tile of scores is 32 kB
+PAD = 16  # floats after a row of transposed keys, so that the rows do not share cache lines' places
+LINE, AHEAD = 16, 32  # floats in a line of the cache; rows of keys
+FEW = 8  # queries; for so few, transposing the keys costs more than it saves
 PRODUCTS = 8  # of q, k and D, in the time of one element of a sweep
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 LOWEST, INFINITE = np.float32(-np.inf), np.float32(np.inf)
@@ -60,6 +71,27 @@ def _visible(t, T, S, causal, window, length):
     return first, max(first, last)
 
 
+@njit(cache=True)
+def _columns(block, start, rows, T, S, causal, window, length):
+    """Of a block of keys, what some of a tile's queries see: the first, and how many, 0 where there are none."""
+    first, _ = _visible(start, T, S, causal, window, length)
+    _, last = _visible(start + rows - 1, T, S, causal, window, length)
+    first = max(block, first // 4 * 4)  # four random numbers come at a time
+    return first, max(0, min(block + KEYS, last) - first)
+
+
+@kernel
+def _transpose(at, rows, ld, columns, turned):
+    """turned[c, r] = the float32 at row r, column c of a matrix at an address, whose rows lie ld floats apart."""
+    matrix = carray(pointer(at), (rows, ld))
+    for r in range(rows):
+        for line in range((columns + LINE - 1) // LINE):
+            prefetch(at + 4 * ((r + AHEAD) * ld + line * LINE))
+        row = matrix[r]
+        for c in range(columns):
+            turned[c, r] = row[c]
+
+
 @kernel
 def _forward_task(task, options, lengths, bias, y, logsumexp):
     o = options[0]
@@ -69,32 +101,39 @@ def _forward_task(task, options, lengths, bias, y, logsumexp):
     q_ld, k_ld, v_ld = o.q_time, o.k_time, o.v_time
     group, row_step = H // K, y.shape[2] * D
     b, h = task // H, task % H
-    scores = np.empty((QUERIES, KEYS), np.float32)
-    tops, total = np.empty(QUERIES, np.float32), np.empty(QUERIES, np.float32)
+    length, turns = lengths[b], T > FEW
+    scores, k_turned = np.empty((QUERIES, KEYS), np.float32), np.empty((D, KEYS + PAD), np.float32)
+    tops, total = np.empty(T, np.float32), np.empty(T, np.float32)
     bits = np.empty(KEYS, np.uint32)
-    scores_at, y_at = scores.ctypes.data, y.ctypes.data + 4 * D * (b * T * H + h)
+    scores_at, k_turned_at, y_at = scores.ctypes.data, k_turned.ctypes.data, y.ctypes.data + 4 * D * (b * T * H + h)
     q_head = o.q_at + 4 * (b * o.q_batch + h * o.q_head)
     k_head = o.k_at + 4 * (b * o.k_batch + h // group * o.k_head)
     v_head = o.v_at + 4 * (b * o.v_batch + h // group * o.v_head)
-    for start in range(0, T, QUERIES):
-        rows = min(QUERIES, T - start)
-        first, _ = _visible(start, T, S, causal, window, lengths[b])
-        _, last = _visible(start + rows - 1, T, S, causal, window, lengths[b])
-        first = first // 4 * 4  # four random numbers come at a time
-        for r in range(rows):
-            tops[r], total[r] = LOWEST, ZERO
-            for d in range(D):
-                y[b, start + r, h, d] = ZERO
-        for key in range(first, last, KEYS):
-            columns = min(KEYS, last - key)
-            sgemm(
-                address, TRANSPOSED, AS_IT_IS, columns, rows, D,
-                scale, k_head + 4 * key * k_ld, k_ld, q_head + 4 * start * q_ld, q_ld,
-                ZERO, scores_at, KEYS,
-            )  # fmt: skip
+    for t in range(T):
+        tops[t], total[t] = LOWEST, ZERO
+        y[b, t, h] = ZERO
+    for block in range(0, S, KEYS):
+        if turns:
+            _transpose(k_head + 4 * block * k_ld, min(KEYS, S - block), k_ld, D, k_turned)
+        for start in range(0, T, QUERIES):
+            rows = min(QUERIES, T - start)
+            key, columns = _columns(block, start, rows, T, S, causal, window, length)
+            if columns == 0:
+                continue
+            q_tile = q_head + 4 * start * q_ld
+            if turns:
+                sgemm(
+                    address, AS_IT_IS, AS_IT_IS, columns, rows, D,
+                    scale, k_turned_at + 4 * (key - block), KEYS + PAD, q_tile, q_ld, ZERO, scores_at, KEYS,
+                )  # fmt: skip
+            else:
+                sgemm(
+                    address, TRANSPOSED, AS_IT_IS, columns, rows, D,
+                    scale, k_head + 4 * key * k_ld, k_ld, q_tile, q_ld, ZERO, scores_at, KEYS,
+                )  # fmt: skip
             for r in range(rows):
                 t = start + r
-                lo, hi = _visible(t, T, S, causal, window, lengths[b])
+                lo, hi = _visible(t, T, S, causal, window, length)
                 lo, hi = max(lo - key, 0), min(hi - key, columns)
                 hi = max(lo, hi)
                 seen = scores[r, lo:hi]
@@ -103,22 +142,23 @@ def _forward_task(task, options, lengths, bias, y, logsumexp):
                     added = bias[at : at + seen.size]
                     for c in range(seen.size):
                         seen[c] += added[c]
-                top = highest(seen, tops[r])
+                top = highest(seen, tops[t])
                 scores[r, : min(lo, columns)] = ZERO
                 scores[r, hi:columns] = ZERO
-                shift = ZERO if top == LOWEST else top  # where all is −inf, or NaN, so that it comes out as 0, or NaN
+                shift = ZERO if top == LOWEST else top  # where all is −inf, so that it comes out as 0
                 weight = ZERO
                 for c in range(seen.size):
                     e = exp(seen[c] - shift)
                     seen[c] = e
                     weight += e
-                if top > tops[r]:
-                    shrink = exp(tops[r] - top)
-                    total[r] *= shrink
-                    for d in range(D):
-                        y[b, t, h, d] *= shrink
-                tops[r] = top
-                total[r] += weight
+                if top > tops[t]:
+                    shrink = exp(tops[t] - top)
+                    total[t] *= shrink
+                    part = y[b, t, h]
+                    for d in range(part.size):
+                        part[d] *= shrink
+                tops[t] = top
+                total[t] += weight
                 if threshold > 0:
                     random_row(
                         bits, key // 4, (columns + 3) // 4, b * T + t, seed_low, seed_high, offset, stream_head + h
@@ -131,13 +171,14 @@ def _forward_task(task, options, lengths, bias, y, logsumexp):
                 ONE, v_head + 4 * key * v_ld, v_ld, scores_at, KEYS,
                 ONE, y_at + 4 * start * row_step, row_step,
             )  # fmt: skip
-        for r in range(rows):
-            if total[r] == ZERO:  # a query that sees no key
-                logsumexp[b, h, start + r] = INFINITE
-            else:
-                logsumexp[b, h, start + r] = tops[r] + np.log(total[r])
-                for d in range(D):
-                    y[b, start + r, h, d] /= total[r]
+    for t in range(T):
+        if total[t] == ZERO:  # a query that sees no key
+            logsumexp[b, h, t] = INFINITE
+        else:
+            logsumexp[b, h, t] = tops[t] + np.log(total[t])
+            part, share = y[b, t, h], ONE / total[t]
+            for d in range(part.size):
+                part[d] *= share
 
 
 @parallel_kernel
@@ -156,9 +197,12 @@ def _backward_task(task, options, lengths, bias, y, logsumexp, dy, dq, dk, dv, q
     group = H // K
     q_row, k_row, v_row, dy_row = dq.shape[2], dk.shape[2], dv.shape[2], H * D
     b, g = task // K, task % K
+    length, turned_ld = lengths[b], KEYS + PAD
     scores, dscores = np.empty((QUERIES, KEYS), np.float32), np.empty((QUERIES, KEYS), np.float32)
-    delta, bits = np.empty(QUERIES, np.float32), np.empty(KEYS, np.uint32)
+    k_turned, v_turned = np.empty((D, turned_ld), np.float32), np.empty((D, turned_ld), np.float32)
+    delta, bits = np.empty((group, T), np.float32), np.empty(KEYS, np.uint32)
     scores_at, dscores_at = scores.ctypes.data, dscores.ctypes.data
+    k_turned_at, v_turned_at = k_turned.ctypes.data, v_turned.ctypes.data
     k_head = o.k_at + 4 * (b * o.k_batch + g * o.k_head)
     v_head = o.v_at + 4 * (b * o.v_batch + g * o.v_head)
     k_from, v_from = k_from + g * D, v_from + g * D
@@ -166,36 +210,39 @@ def _backward_task(task, options, lengths, bias, y, logsumexp, dy, dq, dk, dv, q
     for s in range(S):
         dk[b, s, k_from : k_from + D] = ZERO
         dv[b, s, v_from : v_from + D] = ZERO
-    for h in range(g * group, (g + 1) * group):
-        q_head = o.q_at + 4 * (b * o.q_batch + h * o.q_head)
-        q_column = q_from + h * D
-        dq_head, dy_head = dq.ctypes.data + 4 * (b * T * q_row + q_column), dy.ctypes.data + 4 * D * (b * T * H + h)
-        for start in range(0, T, QUERIES):
-            rows = min(QUERIES, T - start)
-            first, _ = _visible(start, T, S, causal, window, lengths[b])
-            _, last = _visible(start + rows - 1, T, S, causal, window, lengths[b])
-            first = first // 4 * 4
-            for r in range(rows):
-                product = ZERO
-                for d in range(D):
-                    product += dy[b, start + r, h, d] * y[b, start + r, h, d]
-                delta[r] = product
-                dq[b, start + r, q_column : q_column + D] = ZERO
-            q_tile, dy_tile = q_head + 4 * start * q_ld, dy_head + 4 * start * dy_row
-            for key in range(first, last, KEYS):
-                columns = min(KEYS, last - key)
-                k_tile, v_tile = k_head + 4 * key * k_ld, v_head + 4 * key * v_ld
+    for member in range(group):
+        h = g * group + member
+        for t in range(T):
+            product, dy_part, y_part = ZERO, dy[b, t, h], y[b, t, h]
+            for d in range(D):
+                product += dy_part[d] * y_part[d]
+            delta[member, t] = product
+            dq[b, t, q_from + h * D : q_from + (h + 1) * D] = ZERO
+    for block in range(0, S, KEYS):
+        _transpose(k_head + 4 * block * k_ld, min(KEYS, S - block), k_ld, D, k_turned)
+        _transpose(v_head + 4 * block * v_ld, min(KEYS, S - block), v_ld, D, v_turned)
+        for member in range(group):
+            h = g * group + member
+            q_head = o.q_at + 4 * (b * o.q_batch + h * o.q_head)
+            dq_head = dq.ctypes.data + 4 * (b * T * q_row + q_from + h * D)
+            dy_head = dy.ctypes.data + 4 * D * (b * T * H + h)
+            for start in range(0, T, QUERIES):
+                rows = min(QUERIES, T - start)
+                key, columns = _columns(block, start, rows, T, S, causal, window, length)
+                if columns == 0:
+                    continue
+                q_tile, dy_tile = q_head + 4 * start * q_ld, dy_head + 4 * start * dy_row
                 sgemm(
-                    address, TRANSPOSED, AS_IT_IS, columns, rows, D,
-                    scale, k_tile, k_ld, q_tile, q_ld, ZERO, scores_at, KEYS,
+                    address, AS_IT_IS, AS_IT_IS, columns, rows, D,
+                    scale, k_turned_at + 4 * (key - block), turned_ld, q_tile, q_ld, ZERO, scores_at, KEYS,
                 )  # fmt: skip
                 sgemm(
-                    address, TRANSPOSED, AS_IT_IS, columns, rows, D,
-                    ONE, v_tile, v_ld, dy_tile, dy_row, ZERO, dscores_at, KEYS,
+                    address, AS_IT_IS, AS_IT_IS, columns, rows, D,
+                    ONE, v_turned_at + 4 * (key - block), turned_ld, dy_tile, dy_row, ZERO, dscores_at, KEYS,
                 )  # fmt: skip
                 for r in range(rows):
                     t = start + r
-                    lo, hi = _visible(t, T, S, causal, window, lengths[b])
+                    lo, hi = _visible(t, T, S, causal, window, length)
                     lo, hi = max(lo - key, 0), min(hi - key, columns)
                     hi = max(lo, hi)
                     seen, dseen = scores[r, lo:hi], dscores[r, lo:hi]
@@ -208,7 +255,7 @@ def _backward_task(task, options, lengths, bias, y, logsumexp, dy, dq, dk, dv, q
                         added = bias[at : at + seen.size]
                         for c in range(seen.size):
                             seen[c] += added[c]
-                    ell, mean = logsumexp[b, h, t], delta[r]
+                    ell, mean = logsumexp[b, h, t], delta[member, t]
                     if threshold > 0:
                         random_row(
                             bits, key // 4, (columns + 3) // 4, b * T + t, seed_low, seed_high, offset,
@@ -235,7 +282,7 @@ def _backward_task(task, options, lengths, bias, y, logsumexp, dy, dq, dk, dv, q
                 )  # fmt: skip
                 sgemm(
                     address, AS_IT_IS, AS_IT_IS, D, rows, columns,
-                    ONE, k_tile, k_ld, dscores_at, KEYS, ONE, dq_head + 4 * start * q_row, q_row,
+                    ONE, k_head + 4 * key * k_ld, k_ld, dscores_at, KEYS, ONE, dq_head + 4 * start * q_row, q_row,
                 )  # fmt: skip
 
 
