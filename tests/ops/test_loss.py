@@ -5,6 +5,7 @@ from math import log
 import numpy as np
 import pytest
 
+from compyute_transformer.backend import use
 from compyute_transformer.errors import DtypeError, RangeError, ShapeError
 from compyute_transformer.ops.loss import IGNORE_INDEX, cross_entropy, cross_entropy_backward, cross_entropy_forward
 
@@ -69,6 +70,20 @@ def test_the_gradient_scales_with_dloss_given_as_a_number_or_an_array() -> None:
 
 
 @pytest.mark.usefixtures("door_only")
+@pytest.mark.parametrize("which", ["reference", "cpu"])
+def test_the_gradient_may_be_written_over_the_logits(which: str) -> None:
+    targets = TARGETS.copy()
+    targets[0, 1] = IGNORE_INDEX
+    with use(which):
+        _, saved = cross_entropy_forward(LOGITS.astype(np.float32), targets, label_smoothing=0.1)
+        logits = saved.logits.copy()
+        dlogits = cross_entropy_backward(1.5, saved)
+        assert np.array_equal(saved.logits, logits)
+        over = cross_entropy_backward(1.5, saved, overwrite=True)
+    assert np.shares_memory(over, saved.logits)
+    assert np.array_equal(over, dlogits)
+
+
 @pytest.mark.parametrize("target", [-1, 7])
 def test_targets_outside_the_vocabulary_are_refused(target: int) -> None:
     with pytest.raises(RangeError, match=rf"cross_entropy: targets lie in \[0, 7\) \(or -100.*got {target} at \(1,\)"):

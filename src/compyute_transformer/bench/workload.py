@@ -194,7 +194,7 @@ class OurStep:
         with twins:
             self.model.zero_grad()
             loss, saved = cross_entropy_forward(self.model(*inputs), targets, label_smoothing=self.label_smoothing)
-            self.model.backward(cross_entropy_backward(1.0, saved))
+            self.model.backward(cross_entropy_backward(1.0, saved, overwrite=True))
             gradient = self.model.flat.grad
             self.norm = global_norm(gradient) if self.clip is None else clip_by_global_norm(gradient, self.clip)
             self.optimizer.step()

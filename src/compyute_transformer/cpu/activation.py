@@ -87,30 +87,30 @@ def gelu_backward(dy: Array, saved: GeluSaved) -> Array:
 
 @parallel_kernel
 def _softmax_forward(x, y):
-    N, C = x.shape
-    for n in prange(N):
-        top = highest(x[n], x[n, 0])
+    for n in prange(x.shape[0]):
+        a, b = x[n], y[n]
+        top = highest(a, a[0])
         if top == -np.inf:  # nothing to choose from: zeros
             top = ZERO
         total = ZERO
-        for c in range(C):
-            e = exp(x[n, c] - top)
-            y[n, c] = e
+        for c in range(a.size):
+            e = exp(a[c] - top)
+            b[c] = e
             total += e
         scale = ONE / total if total > ZERO or total != total else ZERO
-        for c in range(C):
-            y[n, c] *= scale
+        for c in range(b.size):
+            b[c] *= scale
 
 
 @parallel_kernel
 def _softmax_backward(dy, y, dx):
-    N, C = y.shape
-    for n in prange(N):
+    for n in prange(y.shape[0]):
+        b, da, db = y[n], dx[n], dy[n]
         total = ZERO
-        for c in range(C):
-            total += dy[n, c] * y[n, c]
-        for c in range(C):
-            dx[n, c] = y[n, c] * (dy[n, c] - total)
+        for c in range(b.size):
+            total += db[c] * b[c]
+        for c in range(b.size):
+            da[c] = b[c] * (db[c] - total)
 
 
 @serves(lambda x: is_ready(x) and x.ndim > 0 and x.size > 0)

@@ -3,6 +3,8 @@
 1. NumPy: np.add.at, one thread, an index at a time. 2. Each thread owns some columns of dweight and adds every row's
 part to them, so that no two threads write to one place and the order of a sum is the order of the rows.
 3. Over slices (see `_kernel`): 0.86 -> 0.27 ms for 4096 rows of 384 (one core of a Zen 4, 2026-11-24).
+4. A small dweight, as of characters, is summed in memory of each thread's own and copied at the end: threads that write
+   side by side take the line of the cache in the middle of each row from one another. 0.21 -> 0.10 ms on two cores.
 """
 
 import numpy as np
@@ -17,6 +19,7 @@ from ._kernel import is_ready, parallel_kernel, pool_for, serves
 __all__ = ["embedding_backward"]
 
 ZERO = np.float32(0.0)
+IN_CACHE = 1 << 20  # bytes
 
 
 @parallel_kernel
@@ -32,6 +35,19 @@ def _backward(ids, dy, dweight, shares):
                 sums[c] += row[c]
 
 
+@parallel_kernel
+def _backward_in_cache(ids, dy, dweight, shares):
+    C = dy.shape[1]
+    for share in prange(shares):
+        first, last = C * share // shares, C * (share + 1) // shares
+        sums = np.zeros((dweight.shape[0], last - first), np.float32)
+        for n in range(ids.size):
+            row, added = dy[n, first:last], sums[ids[n]]
+            for c in range(added.size):
+                added[c] += row[c]
+        dweight[:, first:last] = sums
+
+
 @serves(lambda dy, saved: is_ready(dy) and dy.size > 0)
 def embedding_backward(dy: Array, saved: EmbeddingSaved) -> Array:
     ids, num_embeddings = saved
@@ -39,5 +55,6 @@ def embedding_backward(dy: Array, saved: EmbeddingSaved) -> Array:
     check_shape("embedding_backward", "dy", dy, (*ids.shape, C), "the shape of y")
     dweight = empty((num_embeddings, C))
     with pool_for(dy.size + dweight.size):
-        _backward(np.ascontiguousarray(ids, np.int64).reshape(-1), dy.reshape(-1, C), dweight, get_num_threads())
+        run = _backward_in_cache if dweight.nbytes <= IN_CACHE else _backward
+        run(np.ascontiguousarray(ids, np.int64).reshape(-1), dy.reshape(-1, C), dweight, get_num_threads())
     return dweight

@@ -1,7 +1,8 @@
 """Loss on a CPU: each row of logits is read twice from cache, for its logsumexp, and once more for its gradient.
 
 1. NumPy: five passes over (N, V), three temporaries of the size of the logits, which for a vocabulary of 50,257 are the
-largest arrays of all. 2. One sweep a row, nothing kept but the logsumexp; the gradient is one more sweep.
+   largest arrays of all. 2. One sweep a row, nothing kept but the logsumexp; the gradient is one more sweep.
+3. The gradient over the logits themselves, where the caller lets them go: no second array of their size.
 """
 
 import numpy as np
@@ -22,11 +23,12 @@ ZERO, ONE = np.float32(0.0), np.float32(1.0)
 def _forward(logits, targets, ignore_index, label_smoothing, surprise, logsumexp):
     N, V = logits.shape
     for n in prange(N):
-        top = highest(logits[n], logits[n, 0])
+        row = logits[n]
+        top = highest(row, row[0])
         total, sum_logits = ZERO, ZERO
-        for v in range(V):
-            total += exp(logits[n, v] - top)
-            sum_logits += logits[n, v]
+        for v in range(row.size):
+            total += exp(row[v] - top)
+            sum_logits += row[v]
         logsumexp[n] = top + np.log(total)
         if targets[n] == ignore_index:
             surprise[n] = ZERO
@@ -36,16 +38,17 @@ def _forward(logits, targets, ignore_index, label_smoothing, surprise, logsumexp
 
 
 @parallel_kernel
-def _backward(logits, targets, logsumexp, ignore_index, label_smoothing, scale, dlogits):
+def _backward(logits, targets, logsumexp, ignore_index, label_smoothing, scale, overwrite, dlogits):
     N, V = logits.shape
     for n in prange(N):
         if targets[n] == ignore_index:
-            for v in range(V):
-                dlogits[n, v] = ZERO
+            dlogits[n] = ZERO
         else:
-            share = label_smoothing / np.float32(V)
-            for v in range(V):
-                dlogits[n, v] = (exp(logits[n, v] - logsumexp[n]) - share) * scale
+            if not overwrite:
+                dlogits[n] = logits[n]
+            row, lse, share = dlogits[n], logsumexp[n], label_smoothing / np.float32(V)
+            for v in range(row.size):
+                row[v] = (exp(row[v] - lse) - share) * scale
             dlogits[n, targets[n]] -= (ONE - label_smoothing) * scale
 
 
@@ -66,10 +69,10 @@ def cross_entropy_forward(
     return loss, CrossEntropySaved(logits, targets, logsumexp, num_scored, ignore_index, label_smoothing)
 
 
-@serves(lambda dloss, saved: is_ready(saved.logits) and saved.logits.size > 0)
-def cross_entropy_backward(dloss: Array | float, saved: CrossEntropySaved) -> Array:
+@serves(lambda dloss, saved, overwrite=False: is_ready(saved.logits) and saved.logits.size > 0)
+def cross_entropy_backward(dloss: Array | float, saved: CrossEntropySaved, overwrite: bool = False) -> Array:
     logits, targets, logsumexp, num_scored, ignore_index, label_smoothing = saved
-    V, dlogits = logits.shape[-1], empty(logits.shape)
+    V, dlogits = logits.shape[-1], logits if overwrite else empty(logits.shape)
     with pool_for(logits.size):
         _backward(
             logits.reshape(-1, V),
@@ -78,6 +81,7 @@ def cross_entropy_backward(dloss: Array | float, saved: CrossEntropySaved) -> Ar
             ignore_index,
             np.float32(label_smoothing),
             np.float32(dloss / max(num_scored, 1)),
+            overwrite,
             dlogits.reshape(-1, V),
         )
     return dlogits

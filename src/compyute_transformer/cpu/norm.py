@@ -24,21 +24,22 @@ ZERO, ONE = np.float32(0.0), np.float32(1.0)
 def _forward(x, weight, bias, has_bias, eps, y, mean, rstd):
     N, C = x.shape
     for n in prange(N):
+        a, b = x[n], y[n]
         total = ZERO
-        for c in range(C):
-            total += x[n, c]
+        for c in range(a.size):
+            total += a[c]
         m = total / np.float32(C)
         squares = ZERO
-        for c in range(C):
-            squares += (x[n, c] - m) * (x[n, c] - m)
+        for c in range(a.size):
+            squares += (a[c] - m) * (a[c] - m)
         r = ONE / np.sqrt(squares / np.float32(C) + eps)
         mean[n], rstd[n] = m, r
         if has_bias:
-            for c in range(C):
-                y[n, c] = (x[n, c] - m) * r * weight[c] + bias[c]
+            for c in range(a.size):
+                b[c] = (a[c] - m) * r * weight[c] + bias[c]
         else:
-            for c in range(C):
-                y[n, c] = (x[n, c] - m) * r * weight[c]
+            for c in range(a.size):
+                b[c] = (a[c] - m) * r * weight[c]
 
 
 @parallel_kernel

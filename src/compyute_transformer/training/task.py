@@ -195,7 +195,7 @@ class SupervisedTask:
         """Cross-entropy, its targets smoothed as the settings say."""
         *inputs, targets = part
         loss, saved = cross_entropy_forward(self.model(*inputs), targets, label_smoothing=self.settings.label_smoothing)
-        self.model.backward(cross_entropy_backward(weight, saved))
+        self.model.backward(cross_entropy_backward(weight, saved, overwrite=True))
         return weight * float(loss)
 
     def state(self) -> dict[str, Any]:

@@ -1,0 +1,56 @@
+"""Fused attention past the edges of its tiles: more queries than one tile, more keys than one block."""
+
+import numpy as np
+import pytest
+
+from compyute_transformer.backend import use
+from compyute_transformer.cpu.attention import FEW, KEYS, QUERIES
+from compyute_transformer.ops import examples
+from compyute_transformer.ops.attention import Mask, fused_attention_backward, fused_attention_forward
+from compyute_transformer.ops.contract import cast
+from compyute_transformer.verify.check import relative_error
+from compyute_transformer.verify.tolerances import limit
+
+SEEN = np.random.default_rng(1).random((2, 1, 2 * QUERIES + 3, 2 * KEYS + 5)) < 0.3
+SEEN[0, 0, 5] = False  # a query that sees no key
+ADDED = np.where(SEEN, np.random.default_rng(2).normal(size=SEEN.shape), -np.inf).astype(np.float32)
+MASKS = {
+    "none": Mask(),
+    "causal": Mask(causal=True),
+    "narrow window": Mask(causal=True, window=3),
+    "window over a block's edge": Mask(window=KEYS + 1),
+    "one sequence ends in the first block, one in the last": Mask(causal=True, key_lengths=np.array([7, 2 * KEYS + 1])),
+    "boolean": Mask(array=SEEN),
+    "added": Mask(causal=True, array=ADDED),
+}
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+def test_many_tiles_and_blocks_equal_the_reference(mask: Mask, dropout: float) -> None:
+    check(2 * QUERIES + 3, 2 * KEYS + 5, mask, dropout)
+
+
+@pytest.mark.parametrize("T", [1, FEW, FEW + 1, QUERIES, QUERIES + 1])
+@pytest.mark.parametrize("S", [KEYS - 1, KEYS, KEYS + 1])
+def test_at_the_edges(T: int, S: int) -> None:
+    check(T, S, Mask(causal=True), 0.1)
+
+
+def test_many_more_queries_than_keys() -> None:
+    check(3 * KEYS, KEYS + 9, Mask(causal=True), 0.0)
+
+
+def check(T: int, S: int, mask: Mask, dropout: float) -> None:
+    rng = np.random.default_rng(T * S)
+    arguments = cast(examples.attention(rng, H=4, K=2, T=T, S=S, D=5, mask=mask, dropout=dropout), np.float32)
+    dy = rng.standard_normal((2, 4, T, 5), dtype=np.float32)
+    results = []
+    for which in ("reference", "cpu"):
+        with use(which):
+            y, saved = fused_attention_forward(**arguments)
+            results.append((y, *fused_attention_backward(dy, saved)))
+    for name, expected, got in zip(("y", "dq", "dk", "dv"), *results, strict=True):
+        error = float(relative_error(got, expected))
+        assert not error > limit("twin", np.float32), f"{name}: {error:.2g}"
+        assert np.isfinite(got).all()

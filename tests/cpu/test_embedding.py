@@ -1,0 +1,24 @@
+"""The gradient of an embedding: summed in a thread's own memory where it is small, in place where it is large."""
+
+import numpy as np
+import pytest
+
+from compyute_transformer.backend import use
+from compyute_transformer.cpu import embedding as twin
+from compyute_transformer.ops.embedding import embedding_backward, embedding_forward
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(("vocabulary", "in_cache"), [(65, True), (1000, False)])
+def test_both_ways_add_what_the_reference_adds(vocabulary: int, in_cache: bool) -> None:
+    weight = RNG.standard_normal((vocabulary, 301), dtype=np.float32)
+    assert (weight.nbytes <= twin.IN_CACHE) is in_cache
+    ids = RNG.integers(0, vocabulary, (7, 43))
+    ids[0, :9] = 5  # one id, nine times
+    y, saved = embedding_forward(ids, weight)
+    dy = RNG.standard_normal(y.shape, dtype=np.float32)
+    with use("reference"):
+        expected = embedding_backward(dy, saved)
+    with use("cpu"):
+        assert np.allclose(embedding_backward(dy, saved), expected, rtol=1e-6, atol=1e-6)
