@@ -56,7 +56,7 @@ R = TypeVar("R")
 
 
 def _is_cupy(array: object) -> bool:
-    cupy = sys.modules.get("cupy")  # an array of CuPy's cannot exist unless CuPy was imported
+    cupy = sys.modules.get("cupy")
     return cupy is not None and isinstance(array, cupy.ndarray)
 
 
@@ -71,6 +71,8 @@ def array_module(*arrays: object) -> Any:
     Raises:
         DeviceError: the arrays live on different devices.
     """
+    if "cupy" not in sys.modules:  # an array of CuPy's cannot exist unless CuPy was imported
+        return np
     on_gpu = {_is_cupy(array) for array in arrays if array is not None}
     if len(on_gpu) > 1:
         raise DeviceError(

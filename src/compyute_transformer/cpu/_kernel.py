@@ -93,7 +93,10 @@ event.register("numba:compile", _Announcement())
 
 def is_ready(*arrays: Array | None) -> bool:
     """Float32 in one piece, row-major: what the kernels are compiled for. None is passed over."""
-    return all(a is None or (a.dtype == np.float32 and a.flags.c_contiguous) for a in arrays)
+    for array in arrays:
+        if array is not None and (array.dtype != np.float32 or not array.flags.c_contiguous):
+            return False
+    return True
 
 
 def is_float32(array: Array) -> bool:

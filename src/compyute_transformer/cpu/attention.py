@@ -1,10 +1,10 @@
 """Attention on a CPU: tiles of 32 queries by 256 keys that stay in the second-level cache, and no (T, S) matrix.
 
 1. NumPy: batched products over whole (T, S) matrices, masked, exponentiated and normalised in seven passes over them.
-2. One (batch, key/value head) a task, and for each tile of queries only the keys that some of them see: causal masks leave
-   half the work. The tile's products are single-threaded BLAS calls on the strided q, k and v as they lie in the packed
-   projection: nothing is copied, nothing transposed. A running maximum and sum make the softmax (Milakov, Gimelshein
-   2018), the exponential vectorises, and dropout draws its bits a row at a time.
+2. One (batch, key/value head) a task, and for each tile of queries only the keys that some of them see: causal masks
+   leave half the work. The tile's products are single-threaded BLAS calls on the strided q, k and v as they lie in the
+   packed projection. A running maximum and sum make the softmax (Milakov, Gimelshein 2018), the exponential vectorises,
+   and dropout draws its bits a row at a time.
 3. The backward rebuilds each tile from the kept logsumexp: five products instead of two, and no memory.
 4. Every loop over a row of a tile over a slice (see `_kernel`): for 96 causal heads of (256, 64), one core of a Zen 4,
    2026-11-24, forward 24.1 -> 17.6 ms (with dropout 34.9 -> 20.2), backward 45.3 -> 35.9 (49.0 -> 37.3).
@@ -18,6 +18,7 @@
    use takes the transposition of 96 heads from 1.6 to 0.8 ms. Asking for queries and values gained nothing.
 8. 32 queries instead of 48: less of a tile lies above the diagonal; 3% at T = 256, nothing at T = 4096. With 64, the
    products are too large for the small kernel: 20% slower.
+9. For a few queries, as in generation, plain loops over keys and values: the time is that of reading them.
    Now 14.3 and 30.7 ms for the 96 heads of 4., and 18.7 and 36.4 with dropout (2026-11-24).
 """
 
@@ -40,7 +41,7 @@ __all__ = ["fused_attention_backward", "fused_attention_forward"]
 QUERIES, KEYS = 32, 256  # a tile of scores is 32 kB
 PAD = 16  # floats after a row of transposed keys, so that the rows do not share cache lines' places
 LINE, AHEAD = 16, 32  # floats in a line of the cache; rows of keys
-FEW = 8  # queries; for so few, transposing the keys costs more than it saves
+FEW = 8  # queries, as in generation: the keys and values are read once, and nothing is made ready for more
 PRODUCTS = 8  # of q, k and D, in the time of one element of a sweep
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 LOWEST, INFINITE = np.float32(-np.inf), np.float32(np.inf)
@@ -101,7 +102,7 @@ def _forward_task(task, options, lengths, bias, y, logsumexp):
     q_ld, k_ld, v_ld = o.q_time, o.k_time, o.v_time
     group, row_step = H // K, y.shape[2] * D
     b, h = task // H, task % H
-    length, turns = lengths[b], T > FEW
+    length = lengths[b]
     scores, k_turned = np.empty((QUERIES, KEYS), np.float32), np.empty((D, KEYS + PAD), np.float32)
     tops, total = np.empty(T, np.float32), np.empty(T, np.float32)
     bits = np.empty(KEYS, np.uint32)
@@ -113,24 +114,17 @@ def _forward_task(task, options, lengths, bias, y, logsumexp):
         tops[t], total[t] = LOWEST, ZERO
         y[b, t, h] = ZERO
     for block in range(0, S, KEYS):
-        if turns:
-            _transpose(k_head + 4 * block * k_ld, min(KEYS, S - block), k_ld, D, k_turned)
+        _transpose(k_head + 4 * block * k_ld, min(KEYS, S - block), k_ld, D, k_turned)
         for start in range(0, T, QUERIES):
             rows = min(QUERIES, T - start)
             key, columns = _columns(block, start, rows, T, S, causal, window, length)
             if columns == 0:
                 continue
-            q_tile = q_head + 4 * start * q_ld
-            if turns:
-                sgemm(
-                    address, AS_IT_IS, AS_IT_IS, columns, rows, D,
-                    scale, k_turned_at + 4 * (key - block), KEYS + PAD, q_tile, q_ld, ZERO, scores_at, KEYS,
-                )  # fmt: skip
-            else:
-                sgemm(
-                    address, TRANSPOSED, AS_IT_IS, columns, rows, D,
-                    scale, k_head + 4 * key * k_ld, k_ld, q_tile, q_ld, ZERO, scores_at, KEYS,
-                )  # fmt: skip
+            sgemm(
+                address, AS_IT_IS, AS_IT_IS, columns, rows, D,
+                scale, k_turned_at + 4 * (key - block), KEYS + PAD, q_head + 4 * start * q_ld, q_ld,
+                ZERO, scores_at, KEYS,
+            )  # fmt: skip
             for r in range(rows):
                 t = start + r
                 lo, hi = _visible(t, T, S, causal, window, length)
@@ -185,6 +179,49 @@ def _forward_task(task, options, lengths, bias, y, logsumexp):
 def _forward(options, lengths, bias, y, logsumexp):
     for task in prange(options[0].B * options[0].H):
         _forward_task(np.int64(task), options, lengths, bias, y, logsumexp)  # else compiled for unsigned as well
+
+
+@kernel
+def _few_task(task, options, lengths, bias, y, logsumexp):
+    o = options[0]
+    H, K, T, S, D, scale = o.H, o.K, o.T, o.S, o.D, o.scale
+    b, h = task // H, task % H
+    k_head = o.k_at + 4 * (b * o.k_batch + h // (H // K) * o.k_head)
+    v_head = o.v_at + 4 * (b * o.v_batch + h // (H // K) * o.v_head)
+    scores = np.empty(S, np.float32)
+    for t in range(T):
+        lo, hi = _visible(t, T, S, o.causal, o.window, lengths[b])
+        seen, out = scores[lo:hi], y[b, t, h]
+        query = carray(pointer(o.q_at + 4 * (b * o.q_batch + h * o.q_head + t * o.q_time)), (D,))
+        for s in range(seen.size):
+            key, score = carray(pointer(k_head + 4 * (lo + s) * o.k_time), (D,)), ZERO
+            for d in range(query.size):
+                score += query[d] * key[d]
+            seen[s] = score * scale
+        if o.has_bias:
+            at = b * o.bias_batch + h * o.bias_head + t * o.bias_time + lo
+            added = bias[at : at + seen.size]
+            for s in range(seen.size):
+                seen[s] += added[s]
+        top = highest(seen, LOWEST)
+        shift, total = ZERO if top == LOWEST else top, ZERO
+        for s in range(seen.size):
+            e = exp(seen[s] - shift)
+            seen[s] = e
+            total += e
+        logsumexp[b, h, t] = INFINITE if total == ZERO else top + np.log(total)  # infinite: it sees no key
+        out[:] = ZERO
+        share = ONE / total if total != ZERO else ZERO
+        for s in range(seen.size):
+            value, weight = carray(pointer(v_head + 4 * (lo + s) * o.v_time), (D,)), seen[s] * share
+            for d in range(out.size):
+                out[d] += weight * value[d]
+
+
+@parallel_kernel
+def _few(options, lengths, bias, y, logsumexp):
+    for task in prange(options[0].B * options[0].H):
+        _few_task(np.int64(task), options, lengths, bias, y, logsumexp)
 
 
 @kernel
@@ -346,8 +383,13 @@ def fused_attention_forward(
     check_attention(q, k, v, mask, dropout, draw)
     B, H, T, D = q.shape
     y, logsumexp = empty((B, T, H, D)), np.empty((B, H, T), np.float32)
-    with single_threaded, pool_for(B * H * T * k.shape[2] * D // PRODUCTS):
-        _forward(*_arguments(q, k, v, mask, dropout, draw), y, logsumexp)
+    given = (*_arguments(q, k, v, mask, dropout, draw), y, logsumexp)
+    if T <= FEW and dropout == 0.0:
+        with pool_for(2 * k.size):
+            _few(*given)
+    else:
+        with single_threaded, pool_for(B * H * T * k.shape[2] * D // PRODUCTS):
+            _forward(*given)
     y = y.swapaxes(1, 2)  # as the output projection wants to read it: merging the heads is a view
     return y, FusedAttentionSaved(q, k, v, y, logsumexp, mask, dropout, draw)
 

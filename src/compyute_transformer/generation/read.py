@@ -110,7 +110,7 @@ class Reader:
 @contextmanager
 def evaluating(model: Module) -> Iterator[None]:
     """Within a `with` block the model is in `eval()`; then every module is in the mode it was in."""
-    trained = [module for _, module in model.named_modules() if module.training]
+    trained = [module for module in model.modules() if module.training]
     for module in trained:
         module.training = False
     try:

@@ -94,7 +94,7 @@ class LanguageModel(Module):
 
 def use_attention(model: Module, implementation: Implementation) -> None:
     """Switch the algorithm of every attention in a model; the weights stay."""
-    for _, module in model.named_modules():
+    for module in model.modules():
         if isinstance(module, MultiHeadAttention):
             module.implementation = implementation
 

@@ -220,7 +220,7 @@ class Module:
 
     def forget(self) -> None:
         """Drop what forwards saved for backwards that will not come."""
-        for _, module in self.named_modules():
+        for module in self.modules():
             module._saved.clear()
 
     # --- the tree ---
@@ -230,6 +230,16 @@ class Module:
         """The module's place in the tree, "blocks.0.attention"; "" for the root."""
         above = self._parent.path if self._parent is not None else ""
         return f"{above}.{self._name}" if above else self._name
+
+    def modules(self) -> Iterator["Module"]:
+        """Itself and all modules below, each once."""
+        seen, waiting = set(), [self]
+        while waiting:
+            module = waiting.pop()
+            if id(module) not in seen:
+                seen.add(id(module))
+                waiting.extend(reversed(module._modules.values()))
+                yield module
 
     def named_modules(self, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, "Module"]]:
         """Itself and all modules below, with their paths from here, each once: a shared one by the first of its names.
@@ -291,7 +301,7 @@ class Module:
         return self._set_training(False)
 
     def _set_training(self, training: bool) -> Self:
-        for _, module in self.named_modules():
+        for module in self.modules():
             module.training = training
         return self
 
@@ -315,7 +325,7 @@ class Module:
         """
         if dtype is not None and np.dtype(dtype).kind not in "fV":  # V: bfloat16, which NumPy takes for raw bytes
             raise DtypeError(f"{type(self).__name__}.to: parameters hold floats, got dtype {np.dtype(dtype)}.")
-        flattened = [module for _, module in self.named_modules() if module._flat is not None]
+        flattened = [module for module in self.modules() if module._flat is not None]
         own = list(self.parameters())
         if any(p.flat is not None and all(p.flat is not module._flat for module in flattened) for p in own):
             raise StateError(

@@ -23,10 +23,11 @@ __all__ = [
 
 def check_floats(op: str, **arrays: Array | None) -> Any:
     """All arrays hold real floats of one dtype on one device; None is passed over. Returns their array module."""
-    given = {name: array for name, array in arrays.items() if array is not None}
-    xp = array_module(*given.values())
-    dtypes = {name: getattr(array, "dtype", None) for name, array in given.items()}
-    if len(set(dtypes.values())) > 1 or any(d is None or d.kind not in "fcV" for d in dtypes.values()):
+    xp = array_module(*arrays.values())
+    kinds = {getattr(array, "dtype", None) for array in arrays.values() if array is not None}
+    if len(kinds) > 1 or any(kind is None or kind.kind not in "fcV" for kind in kinds):
+        given = {name: array for name, array in arrays.items() if array is not None}
+        dtypes = {name: getattr(array, "dtype", None) for name, array in given.items()}
         came = ", ".join(f"{name}: {dtype or type(given[name]).__name__}" for name, dtype in dtypes.items())
         raise DtypeError(
             f"{op}: all arrays hold floats of one dtype, got {came}. Convert them with array.astype(numpy.float32)."
@@ -37,9 +38,13 @@ def check_floats(op: str, **arrays: Array | None) -> Any:
 def check_shape(op: str, name: str, array: Array, shape: tuple[int | None, ...], why: str) -> None:
     """The array has this shape; None stands for any length. `why` says where the lengths come from."""
     came = array.shape
-    if len(came) != len(shape) or any(want not in (None, got) for want, got in zip(shape, came, strict=True)):
+    if came != shape and (len(came) != len(shape) or any(map(_differ, shape, came))):
         wanted = "(" + ", ".join("any" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "") + ")"
         raise ShapeError(f"{op}: {name} must have shape {wanted}, {why}, got {tuple(came)}.")
+
+
+def _differ(want: int | None, got: int) -> bool:
+    return want is not None and want != got
 
 
 def check_last_axis(op: str, name: str, array: Array) -> None:

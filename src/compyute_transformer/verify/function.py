@@ -124,7 +124,7 @@ def holding(module: Module, values: Values) -> Iterator[None]:
 
 def rewinder(module: Module) -> Callable[[], None]:
     """A function that sets all dropout generators of a module back to where they stand now."""
-    generators = [inner.generator for _, inner in module.named_modules() if hasattr(inner, "generator")]
+    generators = [inner.generator for inner in module.modules() if hasattr(inner, "generator")]
     kept: list[tuple[Generator, int]] = [(generator, generator.offset) for generator in generators]
 
     def rewind() -> None:

@@ -182,7 +182,7 @@ def beside_twins(model: Any, inputs: Inputs, targets: Array, label: Label, seed:
 def beside_implementations(model: Any, inputs: Inputs, targets: Array, label: Label, seed: int) -> Iterator[Finding]:
     """A model built with each implementation of attention beside the first of them."""
     dtype = model.flat.data.dtype
-    before = next(m.implementation for _, m in model.named_modules() if isinstance(m, MultiHeadAttention))
+    before = next(m.implementation for m in model.modules() if isinstance(m, MultiHeadAttention))
     outcome, outcomes = outcome_of(model, inputs, targets), {}
     for name in IMPLEMENTATIONS:
         model.use_attention(name)

@@ -126,8 +126,8 @@ def _run_module(build: Callable[[], Module], seed: int) -> Any:
         for end in (2, 5):
             mask = Mask(window=3, array=rng.random((2, H, len(x[0, end - 2 : end]), 5)) < 0.7)
             results.append(module(x[:, end - 2 : end], mask=mask, cache=cache))
-    kept = sum(len(inner._saved) for _, inner in module.named_modules())
-    drawn = [inner.generator.offset for _, inner in module.named_modules() if hasattr(inner, "generator")]
+    kept = sum(len(inner._saved) for inner in module.modules())
+    drawn = [inner.generator.offset for inner in module.modules() if hasattr(inner, "generator")]
     return tuple(map(_tuple, results)), np.array([kept, *drawn, *kinds])
 
 
@@ -140,7 +140,7 @@ def _run_example(example: modules.Example, seed: int) -> Any:
     gradients = [_tuple(module.backward(cotangent(y, 5))) for y in reversed(outputs)]
     parameters = {name: p.grad.copy() for name, p in module.named_parameters() if p.grad is not None}
     alone = [example.call(module.eval(), *given) for given in calls]
-    kept = sum(len(inner._saved) for _, inner in module.named_modules())
+    kept = sum(len(inner._saved) for inner in module.modules())
     return tuple(outputs), tuple(gradients), parameters, tuple(alone), np.array(kept)
 
 
@@ -161,7 +161,7 @@ def _run_model(subject: Subject, case: str, seed: list[int]) -> Any:
     outputs = [model(*inputs) for inputs in calls]
     for y in reversed(outputs):
         model.backward(cotangent(y, 5))
-    kept = sum(len(inner._saved) for _, inner in model.named_modules())
+    kept = sum(len(inner._saved) for inner in model.modules())
     alone = [model.eval()(*inputs) for inputs in calls]
     results = [*outputs, model.flat.grad, *alone, np.array([kept, model.generator.offset])]
     if isinstance(model, EncoderDecoder):

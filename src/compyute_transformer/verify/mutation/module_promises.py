@@ -68,7 +68,7 @@ def _twice(example: modules.Example) -> Iterator[Check]:
     module, function = example.function(np.float64, 0)
     first = [function.inputs[name] for name in example.inputs]
     calls = [first, [2.0 * x[:, ::-1] for x in first]]
-    generators = [inner.generator for _, inner in module.named_modules() if hasattr(inner, "generator")]
+    generators = [inner.generator for inner in module.modules() if hasattr(inner, "generator")]
     dys, alone = [], []
     for number, inputs in enumerate(calls):
         _forget_gradients(module)
@@ -111,7 +111,7 @@ def _eval(example: modules.Example) -> Iterator[Check]:
     theirs = example.twin(torch_weights(module), [torch.from_numpy(x) for x in inputs], lambda x: x)
     error = relative_error(y, theirs.detach().numpy())
     yield Check(example.name, example.case, "y without dropout", error, limit("torch", np.float64))
-    inner = [part for _, part in module.named_modules()]
+    inner = list(module.modules())
     yield check_that(example.name, "nothing kept", not any(part._saved for part in inner))
     drawn = [part.generator.offset for part in inner if hasattr(part, "generator")]
     yield check_that(example.name, "nothing drawn", not any(drawn))
