@@ -4,6 +4,7 @@ names       the short name of an op is its forward without what it saves
 defaults    an option that is left out is the documented one
 inputs      what was given and what was saved stay as they are; float32 stays float32
 kink        ReLU's slope at 0 is 0
+overwrite   the gradient of the loss is the same where it is written over the logits, and it is there
 AdamW       moves weights as PyTorch's does
 """
 
@@ -59,6 +60,7 @@ def op_promises() -> Iterator[Promise]:
                 yield f"names {op.name} [{case.name}]", partial(_names, op, short, case)
             yield f"inputs {op.name} [{case.name}]", partial(_inputs, op, case)
     yield "kink relu", _kink
+    yield "overwrite cross_entropy", _overwrite
     for index, options in enumerate(OPTIMISERS):
         yield f"AdamW {index}", partial(_adamw, options)
 
@@ -102,6 +104,17 @@ def _kink() -> Iterator[Check]:
     op, x = REGISTRY["relu"], np.array([-1.0, 0.0, 1.0])
     dx = op.backward(np.ones(3), op.forward(x)[1])
     yield check_that(op.name, "slope at 0", np.array_equal(dx, [0.0, 0.0, 1.0]))
+
+
+def _overwrite() -> Iterator[Check]:
+    op = REGISTRY["cross_entropy"]
+    for case in op.cases:
+        _, saved = op.forward(**case.arguments())
+        expected = op.backward(0.7, saved)
+        yield check_that(op.name, "a gradient of its own", not np.shares_memory(expected, saved.logits))
+        over = op.backward(0.7, saved, overwrite=True)
+        yield check_that(op.name, "written over the logits", np.shares_memory(over, saved.logits))
+        yield check_that(op.name, "the same gradient", np.array_equal(over, expected))
 
 
 def _adamw(options: dict[str, Any]) -> Iterator[Check]:
