@@ -418,7 +418,7 @@ def test_the_attention_of_the_prompt_is_drawn(run: Run, trained: Path, tmp_path:
     picture = tmp_path / "owl.png"
     done = run("generate", trained, "--prompt", "The owl", "--max-new-tokens", 2, "--attention", picture)
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert done.err.endswith(f"attention of the prompt: {picture}\n")
+    assert done.err.endswith(f"attention: {picture}\n")
     assert run("generate", trained, "--prompt", TEXT, "--max-new-tokens", 0, "--attention", picture).code == 0
     assert run("generate", trained, "--max-new-tokens", 0, "--attention", picture).code == 0
 
@@ -611,13 +611,34 @@ def test_the_attention_of_a_translation_is_drawn(run: Run, translator: Path, tmp
         "--repetition-penalty=1",
         "--seed=0",
         "--stop=a",
-        "--slide=1",
     ],
 )
-def test_a_translation_refuses_what_only_sampling_has(run: Run, translator: Path, option: str) -> None:
-    done = run("generate", translator, "--prompt", "abc", option)
+def test_a_translation_is_searched_for_or_drawn(run: Run, translator: Path, option: str) -> None:
+    for search in ("--beam=1", "--length-penalty=0.6"):
+        done = run("generate", translator, "--prompt", "abc", option, search)
+        assert done.code == 2
+        flags = f"{search.partition('=')[0]} is of a search, and {option.partition('=')[0]} of drawing"
+        assert flags in plain(done.err)
+
+
+def test_a_translation_is_drawn_where_an_option_of_drawing_is_given(run: Run, translator: Path, tmp_path: Path) -> None:
+    options = ["--prompt", "abc", "--max-new-tokens", 6]
+    drawn = json.loads(run("generate", translator, *options, "--temperature", 3, "--seed", 4, "--json").out)
+    assert drawn["tokens"] == len(drawn["log_probabilities"]) <= 6
+    assert run("generate", translator, *options, "--temperature", 3, "--seed", 4).out == drawn["text"] + "\n"
+    assert len({run("generate", translator, *options, "--seed", seed).out for seed in range(8)}) > 1
+    greedy, found = (run("generate", translator, *options, *given).out for given in (["--stop", "#"], []))
+    assert greedy == found
+    picture = tmp_path / "a.png"
+    done = run("generate", translator, *options, "--temperature", 0, "--attention", picture)
+    assert done.out == found
+    assert f"attention: {tmp_path / 'a-encoder.png'}" in done.err
+
+
+def test_a_translation_refuses_what_only_a_text_has(run: Run, translator: Path) -> None:
+    done = run("generate", translator, "--prompt", "abc", "--slide=1")
     assert done.code == 2
-    assert f"{option.partition('=')[0]} does not belong to a run that learned translation" in plain(done.err)
+    assert "--slide does not belong to a run that learned translation" in plain(done.err)
 
 
 @pytest.mark.parametrize("option", ["--beam=1", "--length-penalty=0.6"])

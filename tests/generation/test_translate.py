@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from compyute_transformer.data import CharacterTokenizer, special_tokens
 from compyute_transformer.errors import ConfigError, NonFiniteError, RangeError, VocabularyError
-from compyute_transformer.generation import Answer, translate
+from compyute_transformer.generation import Answer, probabilities, stream_translation, translate
 from compyute_transformer.generation.read import evaluating
 from compyute_transformer.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 
@@ -147,6 +147,82 @@ def test_probabilities_are_those_of_the_whole_vocabulary() -> None:
     [answer] = translate(model(), LETTERS, ["abc"])
     assert all(0 < exp(p) < 1 for p in answer.log_probabilities)
     assert len(answer.log_probabilities) == len(answer.ids) + answer.ended
+
+
+# What is drawn
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("text", TEXTS)
+def test_at_temperature_zero_the_answer_is_that_of_greedy_search(text: str, cached: bool) -> None:
+    made = model()
+    pieces = stream_translation(made, LETTERS, text, temperature=0.0, cached=cached)
+    [answer] = translate(made, LETTERS, [text])
+    assert "".join(pieces) == answer.text
+    assert tuple(pieces.ids) == answer.ids
+    assert pieces.log_probabilities == pytest.approx(answer.log_probabilities[: len(answer.ids)], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": 1.0}, {"temperature": 2.0, "top_k": 4, "repetition_penalty": 3.0}, {"top_p": 0.7}]
+)
+def test_tokens_are_drawn_from_the_probabilities_of_the_plain_forward(options: dict[str, Any]) -> None:
+    made, text, special = model(FEW, scale=0.7), "abba", special_tokens(FEW)
+    firsts = [stream_translation(made, FEW, text, seed=seed, max_new_tokens=1, **options) for seed in range(400)]
+    drawn = [next(iter(["".join(one)]), "") for one in firsts]
+    logits = log_p(made, FEW, text, [])[0].copy()
+    logits[[special.padding, special.begin]] = -np.inf
+    expected = probabilities(logits, **{"temperature": 0.8, **options})
+    for token in range(FEW.vocab_size):
+        share = drawn.count(FEW.decode([token])) / len(drawn)
+        assert abs(share - expected[token]) < 4 * np.sqrt(max(expected[token], 0.01) / len(drawn))
+
+
+def test_what_is_drawn_depends_on_the_seed_and_not_on_the_cache() -> None:
+    made = model(scale=0.7)
+    texts = {
+        cached: ["".join(stream_translation(made, LETTERS, "abc", seed=seed, cached=cached)) for seed in range(6)]
+        for cached in (True, False)
+    }
+    assert texts[True] == texts[False]
+    assert len(set(texts[True])) > 1
+
+
+def test_drawing_ends_before_a_stop_text_and_leaves_the_mode() -> None:
+    made = model(scale=0.7).train()
+    whole = "".join(stream_translation(made, LETTERS, "abc", seed=3))
+    assert len(whole) > 3
+    pieces = stream_translation(made, LETTERS, "abc", seed=3, stop=[whole[2:4]])
+    assert "".join(pieces) == whole[: whole.index(whole[2:4])]
+    assert pieces.stopped
+    assert made.training
+
+
+def test_a_repeated_token_is_punished() -> None:
+    made, text, special = model(), "thequickbro", special_tokens(LETTERS)
+    plain, punished = (
+        stream_translation(made, LETTERS, text, temperature=0.0, repetition_penalty=penalty) for penalty in (1.0, 4.0)
+    )
+    assert "".join(plain) != "".join(punished)
+    source = np.array([[*LETTERS.encode(text).tolist(), special.end]], np.int32)
+    with evaluating(made):
+        logits = made(source, np.array([[special.begin, *punished.ids]], np.int32)[:, : made.config.context_length])[0]
+    logits[:, [special.padding, special.begin]] = -np.inf
+    for n, token in enumerate(punished.ids):
+        assert probabilities(logits[n], 0.0, repetition_penalty=4.0, seen=punished.ids[:n])[token] == 1.0
+
+
+@pytest.mark.parametrize("options", [{"temperature": -1.0}, {"top_k": 0}, {"max_new_tokens": 0}, {"stop": [""]}])
+def test_options_of_drawing_are_refused_at_the_call(options: dict[str, Any]) -> None:
+    with pytest.raises(RangeError):
+        stream_translation(model(), LETTERS, "abc", **options)
+
+
+def test_a_text_that_cannot_be_read_is_refused_at_the_call() -> None:
+    with pytest.raises(RangeError, match="a source has at most 12 tokens"):
+        stream_translation(model(), LETTERS, "a" * 12)
+    with pytest.raises(VocabularyError):
+        stream_translation(model(), LETTERS, "A")
 
 
 # What is refused

@@ -1,5 +1,6 @@
 """`compyute generate`: a trained model writes on, or answers."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +12,11 @@ from .options import Checkpoint, Json, OnDevice, RunFolder
 __all__ = ["generate"]
 
 # Options that one kind of run has and the other refuses.
-OF_LANGUAGE = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop", "slide")
+OF_LANGUAGE = ("slide",)
 OF_TRANSLATION = ("beam", "length_penalty")
+# A translation is searched for; with one of these it is drawn, token by token; with one of the others, greedily.
+DRAWING = ("temperature", "top_k", "top_p", "min_p", "seed")
+STREAMING = (*DRAWING, "repetition_penalty", "stop")
 
 
 def generate(
@@ -79,57 +83,90 @@ def generate(
 ) -> None:
     """Let a trained model write a text, token by token; or translate one."""
     from ..data import load_corpus
-    from ..generation import stream
+    from ..generation import stream, stream_translation
     from ..training import load_run
 
     if prompt.startswith("FILE:"):
         prompt = load_corpus(Path(prompt.removeprefix("FILE:"))).text
     loaded = load_run(run, checkpoint, device)
     translates = loaded.settings.data.kind == "translation"
-    for option in OF_LANGUAGE if translates else OF_TRANSLATION:
-        source = context.get_parameter_source(option)
-        if source is not None and source.name != "DEFAULT":
-            raise typer.BadParameter(
-                f"--{option.replace('_', '-')} does not belong to a run that learned {loaded.settings.data.kind}: "
-                "leave it out."
-            )
+    given = {name for name in context.params if _is_given(context, name)}
+    for option in sorted(given & {*(OF_LANGUAGE if translates else OF_TRANSLATION)}):
+        raise typer.BadParameter(
+            f"{_flag(option)} does not belong to a run that learned {loaded.settings.data.kind}: leave it out."
+        )
+    streaming = given & {*STREAMING}
     if translates:
-        translated(loaded, run, prompt.strip(), beam, length_penalty, max_new_tokens, cache, attention, json)
-        return
-    if attention is not None:
-        from ..generation.attention import draw_prompt
-
-        draw_prompt(loaded.model, loaded.tokenizer, prompt, attention)
-    pieces = stream(
-        loaded.model,
-        loaded.tokenizer,
-        prompt,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-        stop=stop or (),
-        slide=slide,
-        cached=cache,
-    )
+        prompt = prompt.strip()
+        if not prompt:
+            raise typer.BadParameter("a translation needs something to translate: give --prompt TEXT.")
+        for option in sorted(given & {*OF_TRANSLATION}):
+            if streaming:
+                raise typer.BadParameter(
+                    f"{_flag(option)} is of a search, and {_flag(min(streaming))} of drawing token by token: leave one "
+                    "of them out."
+                )
+        if not streaming:
+            translated(loaded, run, prompt, beam, length_penalty, max_new_tokens, cache, attention, json)
+            return
+        if not given & {*DRAWING}:
+            temperature = 0.0
+    options: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "seed": seed,
+        "stop": stop or (),
+        "cached": cache,
+    }
+    if translates:
+        pieces = stream_translation(loaded.model, loaded.tokenizer, prompt, **options)
+    else:
+        pieces = stream(loaded.model, loaded.tokenizer, prompt, slide=slide, **options)
+    pictures = draw(loaded, prompt, (), attention) if attention is not None and not translates else []
     if json:
-        facts = {"run": run, "step": loaded.step, "seed": seed, "prompt": prompt, "text": "".join(pieces)}
+        text = "".join(pieces)
+    else:
+        terminal.show("" if translates else prompt)
+        try:
+            for piece in pieces:
+                terminal.show(piece)
+        finally:  # after Ctrl-C too
+            terminal.show("\n")
+    if attention is not None and translates:
+        pictures = draw(loaded, prompt, pieces.ids, attention)
+    if json:
+        facts = {"run": run, "step": loaded.step, "seed": seed, "prompt": prompt, "text": text}
         facts |= {"stopped": pieces.stopped, "tokens": len(pieces.ids), "tokens_per_second": pieces.tokens_per_second}
-        terminal.print_json(facts)
+        terminal.print_json(facts | {"log_probabilities": pieces.log_probabilities})
         return
-    terminal.show(prompt)
-    try:
-        for piece in pieces:
-            terminal.show(piece)
-    finally:  # after Ctrl-C too
-        terminal.show("\n")
     rate = f", {pieces.tokens_per_second:,.0f} tokens/s" if pieces.tokens_per_second else ""
     terminal.note(f"{len(pieces.ids)} tokens{rate}, step {loaded.step}, seed {seed}")
-    if attention is not None:
-        terminal.note(f"attention of the prompt: {attention}")
+    if pictures:
+        terminal.note(f"attention: {', '.join(map(str, pictures))}")
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line, its default's value included."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
+def _flag(option: str) -> str:
+    return "--" + option.replace("_", "-")
+
+
+def draw(loaded: Any, prompt: str, ids: Sequence[int], path: Path) -> list[Path]:
+    """Draw who looked at whom: among the tokens of a prompt, or from an answer to its source. Returns the pictures."""
+    from ..generation.attention import draw_prompt, draw_translation
+
+    if loaded.settings.data.kind == "translation":
+        return draw_translation(loaded.model, loaded.tokenizer, prompt, tuple(ids), path)
+    draw_prompt(loaded.model, loaded.tokenizer, prompt, path)
+    return [path]
 
 
 def translated(
@@ -148,8 +185,6 @@ def translated(
 
     from ..generation.translate import translate
 
-    if not prompt:
-        raise typer.BadParameter("a translation needs something to translate: give --prompt TEXT.")
     began = perf_counter()
     answer = translate(
         loaded.model,
@@ -162,11 +197,7 @@ def translated(
     )[0]
     tokens = len(answer.log_probabilities)  # END too: it was written as well
     rate = tokens / (perf_counter() - began)
-    pictures: list[Path] = []
-    if attention is not None:
-        from ..generation.attention import draw_translation
-
-        pictures = draw_translation(loaded.model, loaded.tokenizer, prompt, answer.ids, attention)
+    pictures = [] if attention is None else draw(loaded, prompt, answer.ids, attention)
     if json:
         facts = {"run": run, "step": loaded.step, "prompt": prompt, "text": answer.text, "ended": answer.ended}
         facts |= {"log_probability": answer.log_probability, "log_probabilities": answer.log_probabilities}

@@ -7,7 +7,7 @@ pieces     tokens to text: whole characters, and nothing of a stop text
 generate   the prompt is read, then token follows token
 batch      several prompts at once
 beam       which beginnings of an answer go on, and which answer wins
-translate  answers to sources, by greedy or beam search
+translate  answers to sources, by greedy or beam search, or drawn
 attention  who looked at whom, as arrays and as a picture
 """
 
@@ -17,7 +17,7 @@ from .cache import KeyValueCache
 from .generate import TextStream, generate, stream
 from .read import prefill, step
 from .sample import probabilities, sample
-from .translate import Answer, translate
+from .translate import Answer, stream_translation, translate
 
 __all__ = [
     "Answer",
@@ -33,5 +33,6 @@ __all__ = [
     "sample",
     "step",
     "stream",
+    "stream_translation",
     "translate",
 ]

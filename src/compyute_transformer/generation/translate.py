@@ -3,12 +3,13 @@
     source -> encode -> memory      BEGIN -> step -> logits -> the beam: which beginnings go on -> step -> … -> END
                                               ^------- the rows of the cache that go on ------------+
 
-Many sources are answered at once. Each has a beam of its own, see `beam`; the beginnings of all beams are the rows of
-one batch, and a source leaves the batch when its search is over.
+`translate` searches for the best answer. Many sources are answered at once: each has a beam of its own, see `beam`; the
+beginnings of all beams are the rows of one batch, and a source leaves the batch when its search is over.
+`stream_translation` draws one answer token by token, as `generate.stream` draws a text.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,11 +20,15 @@ from ..data.pair_batches import SpecialTokens, special_tokens
 from ..data.tokenizer import Tokenizer
 from ..errors import ConfigError, NonFiniteError, RangeError
 from ..models.encoder_decoder import EncoderDecoder
+from ..random import SAMPLING, Generator
 from .beam import Beam, BeamOptions, Beginning
 from .cache import KeyValueCache
+from .generate import TextStream
+from .pieces import StopTexts, WholeCharacters
 from .read import evaluating
+from .sample import check_sampling, sample
 
-__all__ = ["Answer", "translate"]
+__all__ = ["Answer", "stream_translation", "translate"]
 
 AT_ONCE = 64  # sources that are answered in one batch
 
@@ -67,12 +72,78 @@ def translate(
     VocabularyError for a character that the tokenizer lacks; ConfigError for a tokenizer of another model;
     NonFiniteError for logits that are.
     """
-    L, special = model.config.context_length, special_tokens(tokenizer)
-    longest = L if max_new_tokens is None else min(L, max_new_tokens)
-    options = BeamOptions(beam_size, length_penalty, longest, special.end)
+    special = special_tokens(tokenizer)
+    options = BeamOptions(beam_size, length_penalty, _longest(model, max_new_tokens), special.end)
     options.check()
     if isinstance(texts, str):
         raise RangeError("translate: texts are a sequence of texts, got one text. Give [text].")
+    sources = _sources(model, tokenizer, texts, special)
+    answers: dict[int, Answer] = {}
+    order = sorted(range(len(sources)), key=lambda index: len(sources[index]))  # of like length: little padding
+    for start in range(0, len(order), AT_ONCE):
+        chunk = order[start : start + AT_ONCE]
+        best = _search_all(_Reader(model, [sources[index] for index in chunk], special, cached), options)
+        answers |= {i: _answer(tokenizer, found, options) for i, found in zip(chunk, best, strict=True)}
+    return [answers[index] for index in range(len(sources))]
+
+
+def stream_translation(
+    model: EncoderDecoder,
+    tokenizer: Tokenizer,
+    text: str,
+    *,
+    max_new_tokens: int | None = None,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    seed: int = 0,
+    stop: Sequence[str] = (),
+    cached: bool = True,
+) -> TextStream:
+    """An answer to a text that is drawn, in pieces, each as soon as it is drawn; END ends it and is none of them.
+
+    The options are those of `generate.stream`; tokens of the answer count as seen, those of the text do not.
+    temperature 0 is greedy search. Whatever mode the model is in, it runs in `eval()`.
+
+    Raises, at the call, what `translate` raises for a text and a tokenizer, and RangeError for an option outside its
+    range.
+    """
+    check_sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+    special = special_tokens(tokenizer)
+    options = BeamOptions(1, 0.0, _longest(model, max_new_tokens), special.end)
+    options.check()
+    [source] = _sources(model, tokenizer, [text], special)
+    stops, draws = StopTexts(stop), Generator(seed, SAMPLING)
+
+    def tokens() -> Iterator[tuple[int, float]]:
+        reader, written = _Reader(model, [source], special, cached), Beginning()
+        for _ in range(options.longest):
+            logits = reader.logits([written])
+            [log_p] = _log_softmax(logits)
+            token, _ = sample(
+                reader.possible(logits)[0], temperature, top_k, top_p, min_p, repetition_penalty, written.ids,
+                draw=draws.next(),
+            )  # fmt: skip
+            if token == options.end:
+                return
+            written = Beginning((*written.ids, token))
+            yield token, float(log_p[token])
+
+    return TextStream(tokens(), WholeCharacters(tokenizer), stops)
+
+
+def _longest(model: EncoderDecoder, max_new_tokens: int | None) -> int:
+    L = model.config.context_length
+    return L if max_new_tokens is None else min(L, max_new_tokens)
+
+
+def _sources(
+    model: EncoderDecoder, tokenizer: Tokenizer, texts: Sequence[str], special: SpecialTokens
+) -> list[list[int]]:
+    """The ids of texts as the encoder reads them; refused, where it cannot."""
+    L = model.config.context_length
     if special.vocab_size > model.config.vocab_size:
         raise ConfigError(
             "translate: every token has a row in the model, but the tokenizer has, with the three special ones, "
@@ -86,14 +157,7 @@ def translate(
                 f"translate: a source has at most {L} tokens, the context length, its end included, got {len(source)} "
                 f"for {text[:40]!r}. Cut it into shorter texts."
             )
-    answers: dict[int, Answer] = {}
-    order = sorted(range(len(sources)), key=lambda index: len(sources[index]))  # of like length: little padding
-    with evaluating(model):
-        for start in range(0, len(order), AT_ONCE):
-            chunk = order[start : start + AT_ONCE]
-            best = _search_all(_Reader(model, [sources[index] for index in chunk], special, cached), options)
-            answers |= {i: _answer(tokenizer, found, options) for i, found in zip(chunk, best, strict=True)}
-    return [answers[index] for index in range(len(sources))]
+    return sources
 
 
 class _Reader:
@@ -108,12 +172,13 @@ class _Reader:
             row[: len(source)] = source
         self._model, self._special = model, special
         self._lengths = to_device(lengths, model.device)
-        self._memory = model.encode(to_device(ids, model.device), self._lengths)
+        with evaluating(model):
+            self._memory = model.encode(to_device(ids, model.device), self._lengths)
         self._cache = KeyValueCache(model, len(sources)) if cached else None
         self.rows = len(sources)
 
-    def read(self, beginnings: Sequence[Beginning]) -> NDArray[np.float64]:
-        """Log-probabilities (R, V) of the token that follows each; −∞ for those that cannot."""
+    def logits(self, beginnings: Sequence[Beginning]) -> NDArray[np.float64]:
+        """Logits (R, V) of the token that follows each beginning."""
         targets = np.array([(self._special.begin, *beginning.ids) for beginning in beginnings], np.int32)
         cache, start = self._cache, 0
         if cache is not None:
@@ -121,13 +186,18 @@ class _Reader:
             targets = targets[:, start:]  # BEGIN the first time, then the one token that is new
         ids = to_device(targets, self._model.device)
         blocks = None if cache is None else cache.blocks
-        logits = self._model.next_logits(ids, self._memory, self._lengths, blocks, start)
+        with evaluating(self._model):
+            logits = self._model.next_logits(ids, self._memory, self._lengths, blocks, start)
         if cache is not None:
             cache.advance(targets.shape[1])
-        log_p = _log_softmax(to_numpy(logits).astype(np.float64))
-        log_p[:, [self._special.padding, self._special.begin]] = -np.inf  # END is the only one of ours that is written
-        log_p[:, self._special.vocab_size :] = -np.inf  # a model may have more rows than there are tokens
-        return log_p
+        return to_numpy(logits).astype(np.float64)
+
+    def possible(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The same logits or log-probabilities, −∞ for tokens that cannot follow."""
+        rows = rows.copy()
+        rows[:, [self._special.padding, self._special.begin]] = -np.inf  # END is the only one of ours that is written
+        rows[:, self._special.vocab_size :] = -np.inf  # a model may have more rows than there are tokens
+        return rows
 
     def select(self, rows: Sequence[int]) -> None:
         """Go on with these rows, in this order; a row may come twice."""
@@ -144,7 +214,7 @@ def _search_all(reader: _Reader, options: BeamOptions) -> list[Beginning]:
     searches = [Beam(options) for _ in range(reader.rows)]
     searching = searches
     while True:
-        log_p = reader.read([beginning for search in searching for beginning in search.open])
+        log_p = reader.possible(_log_softmax(reader.logits([b for search in searching for b in search.open])))
         rows, first, going_on = [], 0, []
         for search in searching:
             width = len(search.open)
