@@ -12,6 +12,13 @@ The flow, floor by floor:
     weights     AdamW(model.flat).step()                                 optim/, and again from the top: training/
 """
 
+import os
+
+# After a product of NumPy's, the threads of its BLAS look for more work for 2^26 cycles, some 20 ms, on the cores that
+# the next kernel needs: a small model's step took three times as long. Read when NumPy loads, so before the first
+# import of it; 2^18 cycles are a tenth of a millisecond.
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "18")
+
 from . import errors, models, nn, ops, optim
 from .backend import use
 from .models import (

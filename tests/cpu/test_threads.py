@@ -1,5 +1,8 @@
 """Threads: they are set and told, a user's own settings stay, and a training step gives the same bits on any number."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -96,3 +99,27 @@ def test_training_gives_the_same_bits_on_one_thread_and_on_two() -> None:
     again, others = three_steps(2)
     assert losses == again
     np.testing.assert_array_equal(weights, others)
+
+
+@pytest.mark.parametrize(("theirs", "kept"), [(None, "18"), ("7", "7")])
+def test_threads_of_numpys_blas_sleep_soon_unless_the_user_says_otherwise(theirs: str | None, kept: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_THREAD_TIMEOUT"}
+    environment |= {} if theirs is None else {"OPENBLAS_THREAD_TIMEOUT": theirs}
+    code = "import compyute_transformer, os; print(os.environ['OPENBLAS_THREAD_TIMEOUT'])"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == kept
+
+
+def test_they_are_told_before_numpy_loads() -> None:
+    code = """
+import os, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy":
+            print(os.environ.get("OPENBLAS_THREAD_TIMEOUT"))
+sys.meta_path.insert(0, Watch())
+import compyute_transformer
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_THREAD_TIMEOUT"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["18"]
