@@ -201,3 +201,11 @@ def test_equal_seeds_start_the_default_generator_equally() -> None:
     assert random.default_generator().next() == first == Draw(11, INITIALISATION, 0)
     assert random.default_generator(DROPOUT).next() == Draw(11, DROPOUT, 0)
     random.seed(0)
+
+
+def test_normal_numbers_do_not_depend_on_how_many_are_made_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw, shape = Draw(5, 1, 9), (7, 5, 11)
+    whole = random.normal(draw, shape)
+    for at_a_time in (1, 24, 100):  # fewer than a row, a few rows, and rows that do not divide
+        monkeypatch.setattr(random, "IN_CACHE", at_a_time)
+        assert np.array_equal(random.normal(draw, shape), whole)

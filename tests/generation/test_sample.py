@@ -225,3 +225,18 @@ def test_logits_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
 def test_logits_that_say_nothing_are_refused(logits: list[float]) -> None:
     with pytest.raises(NonFiniteError, match="The model has diverged"):
         sample(np.array(logits), draw=draws(1)[0])
+
+
+@pytest.mark.parametrize("options", [{"top_k": 700}, {"top_p": 0.9}, {"top_k": 900, "top_p": 0.5}, {"top_p": 0.001}])
+def test_of_a_large_vocabulary_as_many_are_kept(options: dict[str, Any]) -> None:
+    """More than are sorted at first; some of them equal, of which the first are kept."""
+    logits = np.round(np.random.default_rng(5).normal(size=3000), 1)
+    mass = np.exp(logits - logits.max())
+    order = sorted(range(3000), key=lambda token: (-logits[token], token))
+    kept = order[: options.get("top_k", 3000)]
+    shares = mass[kept] / mass[kept].sum()
+    if "top_p" in options:
+        kept = kept[: next(n for n in range(1, 3001) if shares[:n].sum() >= options["top_p"])]
+    expected = np.zeros(3000)
+    expected[kept] = mass[kept] / mass[kept].sum()
+    assert np.allclose(probabilities(logits, **options), expected, rtol=1e-12, atol=0.0)

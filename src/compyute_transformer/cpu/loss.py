@@ -44,11 +44,13 @@ def _backward(logits, targets, logsumexp, ignore_index, label_smoothing, scale, 
         if targets[n] == ignore_index:
             dlogits[n] = ZERO
         else:
-            if not overwrite:
-                dlogits[n] = logits[n]
-            row, lse, share = dlogits[n], logsumexp[n], label_smoothing / np.float32(V)
-            for v in range(row.size):
-                row[v] = (exp(row[v] - lse) - share) * scale
+            row, drow, lse, share = logits[n], dlogits[n], logsumexp[n], label_smoothing / np.float32(V)
+            if overwrite:  # the same memory by one name only, or the compiler dare not vectorise
+                for v in range(row.size):
+                    row[v] = (exp(row[v] - lse) - share) * scale
+            else:
+                for v in range(row.size):
+                    drow[v] = (exp(row[v] - lse) - share) * scale
             dlogits[n, targets[n]] -= (ONE - label_smoothing) * scale
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RangeError
+from .sample import highest
 
 __all__ = ["Beam", "BeamOptions", "Beginning", "length_divisor"]
 
@@ -102,14 +103,3 @@ class Beam:
     def best(self) -> Beginning:
         """The answer with the best score, the first of equals; the best beginning where there is no answer."""
         return max(self.ended or self.open, key=lambda found: found.score(self.options))
-
-
-def highest(totals: NDArray[np.float64], count: int) -> list[int]:
-    """Where the `count` highest finite totals are, the highest first; of equals the first."""
-    if count < totals.size:
-        lowest = np.partition(totals, totals.size - count)[totals.size - count]
-        chosen = np.flatnonzero(totals >= lowest)
-    else:
-        chosen = np.arange(totals.size)
-    chosen = chosen[np.isfinite(totals[chosen])]
-    return chosen[np.argsort(-totals[chosen], kind="stable")][:count].tolist()

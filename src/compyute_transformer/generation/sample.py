@@ -77,22 +77,52 @@ def probabilities(
     scores = _below_zero(logits, repetition_penalty, seen)
     if temperature == 0.0:
         return np.eye(1, scores.size, int(scores.argmax()))[0]
+    return _mass(scores, temperature, top_k, top_p, min_p)
+
+
+def _mass(
+    scores: NDArray[np.float64], temperature: float, top_k: int | None, top_p: float | None, min_p: float | None
+) -> NDArray[np.float64]:
     with np.errstate(over="ignore"):  # a temperature next to 0 sends all but the highest to −∞, as it should
         mass = np.exp(scores / temperature)
     mass /= mass.sum()
-    if (top_k is not None and top_k < scores.size) or (top_p is not None and top_p < 1.0):
-        descending = np.argsort(-scores, kind="stable")
-        if top_k is not None:
-            mass[descending[top_k:]] = 0.0
-            mass /= mass.sum()
-        if top_p is not None and top_p < 1.0:  # at 1 all are kept, wherever rounding lets their sum reach 1
-            reaching = int(np.searchsorted(np.cumsum(mass[descending]), top_p))
-            mass[descending[reaching + 1 :]] = 0.0
-            mass /= mass.sum()
+    if top_k is not None and top_k < scores.size:
+        mass = _only(mass, highest(scores, top_k))
+    if top_p is not None and top_p < 1.0:  # at 1 all are kept, wherever rounding lets their sum reach 1
+        mass = _only(mass, _nucleus(scores, mass, top_p))
     if min_p is not None:
         mass[mass < min_p * mass.max()] = 0.0
         mass /= mass.sum()
     return mass
+
+
+def _only(mass: NDArray[np.float64], ids: Sequence[int]) -> NDArray[np.float64]:
+    kept = np.zeros_like(mass)
+    kept[ids] = mass[ids]
+    kept /= kept.sum()
+    return kept
+
+
+def _nucleus(scores: NDArray[np.float64], mass: NDArray[np.float64], top_p: float) -> list[int]:
+    """The fewest most probable tokens whose mass reaches top_p. The first few suffice most times, and sort fast."""
+    count = 64
+    while True:
+        ids = highest(scores, count)
+        reached = np.cumsum(mass[ids])
+        if reached[-1] >= top_p or count >= scores.size:
+            return ids[: int(np.searchsorted(reached, top_p)) + 1]
+        count *= 8
+
+
+def highest(totals: NDArray[np.float64], count: int) -> list[int]:
+    """Where the `count` highest finite totals are, the highest first; of equals the first."""
+    if count < totals.size:
+        lowest = np.partition(totals, totals.size - count)[totals.size - count]
+        chosen = np.flatnonzero(totals >= lowest)
+    else:
+        chosen = np.arange(totals.size)
+    chosen = chosen[np.isfinite(totals[chosen])]
+    return chosen[np.argsort(-totals[chosen], kind="stable")][:count].tolist()
 
 
 def sample(
@@ -110,13 +140,17 @@ def sample(
 
     The options are those of `probabilities`; the log-probability is that of softmax(logits), before any of them.
     """
-    mass = probabilities(logits, temperature, top_k, top_p, min_p, repetition_penalty, seen)
-    cumulative = np.cumsum(mass)
-    u = uniform(draw, (), np.float64)
-    # The first id whose cumulative mass exceeds u: u is below 1, so there is one, and its own mass is not zero.
-    token = int(np.searchsorted(cumulative, u * cumulative[-1], side="right"))
-    scores = _below_zero(logits)
-    return token, float(scores[token] - np.log(np.exp(scores).sum()))
+    check_sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+    plain = _below_zero(logits)
+    scores = plain if repetition_penalty == 1.0 else _below_zero(logits, repetition_penalty, seen)
+    if temperature == 0.0:
+        token = int(scores.argmax())
+    else:
+        cumulative = np.cumsum(_mass(scores, temperature, top_k, top_p, min_p))
+        u = uniform(draw, (), np.float64)
+        # The first id whose cumulative mass exceeds u: u is below 1, so there is one, and its own mass is not zero.
+        token = int(np.searchsorted(cumulative, u * cumulative[-1], side="right"))
+    return token, float(plain[token] - np.log(np.exp(plain).sum()))
 
 
 def _below_zero(logits: Array, penalty: float = 1.0, seen: Sequence[int] = ()) -> NDArray[np.float64]:
