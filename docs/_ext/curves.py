@@ -1,0 +1,74 @@
+"""Curves of a committed run, drawn as the site is built from its log in `benchmarks/results/`.
+
+```{curves} dates        a log: loss by step, and how good the model was at each validation
+:metric: exact_match     which of the log's metrics
+:label: answered exactly
+:goal: 0.99              a dotted line
+"""
+
+import json
+from io import StringIO
+from pathlib import Path
+from typing import Any, ClassVar
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from matplotlib.figure import Figure
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+RESULTS = Path(__file__).resolve().parent.parent.parent / "benchmarks" / "results"
+BLUE, PALE = "#123f7a", "#9fbfe0"
+
+
+class Curves(SphinxDirective):
+    """A picture with two panels, and a sentence."""
+
+    required_arguments = 1
+    option_spec: ClassVar[dict[str, Any]] = {
+        "metric": directives.unchanged_required,
+        "label": directives.unchanged_required,
+        "goal": float,
+    }
+
+    def run(self) -> list[nodes.Node]:
+        """The picture stands in the page itself, so that nothing has to be loaded."""
+        log = RESULTS / f"{self.arguments[0]}.jsonl"
+        self.env.note_dependency(str(log))
+        events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        steps = [event for event in events if event["event"] == "step"]
+        judged = [event for event in events if event["event"] == "evaluation"]
+        metric, label, last = self.options["metric"], self.options["label"], judged[-1]
+        words = f"{last['step']:,} steps in {last['seconds']:.0f} s on two CPU cores, {label} {last[metric]:.2%}."
+        picture = draw(steps, judged, metric, label, self.options["goal"])
+        shown = f'<figure role="img" aria-label="Loss and share {label}, by step">{picture}</figure>'
+        return [nodes.raw("", shown, format="html"), nodes.paragraph(words, words)]
+
+
+def draw(steps: list[Any], judged: list[Any], metric: str, label: str, goal: float) -> str:
+    """Loss by step on the left, the metric of each validation on the right: SVG."""
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot([e["step"] for e in steps], [e["loss"] for e in steps], color=PALE, linewidth=1, label="training")
+    left.plot([e["step"] for e in judged], [e["validation_loss"] for e in judged], "o-", color=BLUE, label="validation")
+    left.set(xlabel="step", ylabel="loss (nats)", yscale="log")
+    left.legend(frameon=False)
+    right.plot([e["step"] for e in judged], [e[metric] for e in judged], "o-", color=BLUE)
+    right.axhline(goal, color="grey", linewidth=1, linestyle=":")
+    right.set(xlabel="step", ylabel=label, ylim=(0, 1.02))
+    last = judged[-1]
+    right.annotate(
+        f"{last[metric]:.2%}", (last["step"], last[metric]), (-6, -16), textcoords="offset points", ha="right"
+    )
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    file = StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    svg = file.getvalue()
+    return svg[svg.index("<svg") :].replace("<svg ", '<svg style="max-width: 100%; height: auto" ', 1)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Called by Sphinx."""
+    app.add_directive("curves", Curves)
+    return {"parallel_read_safe": True}
