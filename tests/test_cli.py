@@ -617,7 +617,7 @@ def test_a_translation_is_searched_for_or_drawn(run: Run, translator: Path, opti
     for search in ("--beam=1", "--length-penalty=0.6"):
         done = run("generate", translator, "--prompt", "abc", option, search)
         assert done.code == 2
-        flags = f"{search.partition('=')[0]} is of a search, and {option.partition('=')[0]} of drawing"
+        flags = f"{search.partition('=')[0]} is of a search, and {option.partition('=')[0]} of writing"
         assert flags in plain(done.err)
 
 

@@ -207,5 +207,5 @@ def test_normal_numbers_do_not_depend_on_how_many_are_made_at_a_time(monkeypatch
     draw, shape = Draw(5, 1, 9), (7, 5, 11)
     whole = random.normal(draw, shape)
     for at_a_time in (1, 24, 100):  # fewer than a row, a few rows, and rows that do not divide
-        monkeypatch.setattr(random, "IN_CACHE", at_a_time)
+        monkeypatch.setattr(random, "AT_A_TIME", at_a_time)
         assert np.array_equal(random.normal(draw, shape), whole)

@@ -7,12 +7,14 @@
 """
 
 import json
+from html import escape
 from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import directives
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -41,7 +43,8 @@ class Curves(SphinxDirective):
         metric, label, last = self.options["metric"], self.options["label"], judged[-1]
         words = f"{last['step']:,} steps in {last['seconds']:.0f} s on two CPU cores, {label} {last[metric]:.2%}."
         picture = draw(steps, judged, metric, label, self.options["goal"])
-        shown = f'<figure role="img" aria-label="Loss and share {label}, by step">{picture}</figure>'
+        said = escape(f"Loss and share {label}, by step")
+        shown = f'<figure role="img" aria-label="{said}">{picture}</figure>'
         return [nodes.raw("", shown, format="html"), nodes.paragraph(words, words)]
 
 
@@ -63,7 +66,8 @@ def draw(steps: list[Any], judged: list[Any], metric: str, label: str, goal: flo
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     file = StringIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})
+    with rc_context({"svg.hashsalt": label}):  # the same picture each time
+        figure.savefig(file, format="svg", metadata={"Date": None})
     svg = file.getvalue()
     return svg[svg.index("<svg") :].replace("<svg ", '<svg style="max-width: 100%; height: auto" ', 1)
 

@@ -120,7 +120,7 @@ def random_bits(draw: Draw, rows: int, columns: int, heads: int = 1, xp: Any = n
 
 
 # Numbers made at a time: their temporaries, twenty times as large, stay in cache. All at once took GPT-2's 20 seconds.
-IN_CACHE = 1 << 15
+AT_A_TIME = 1 << 15
 
 
 def _bits_of_shape(draw: Draw, shape: tuple[int, ...], xp: Any) -> Any:
@@ -141,7 +141,7 @@ def normal(draw: Draw, shape: tuple[int, ...], dtype: Any = np.float32, xp: Any 
     """
     rows, columns = prod(shape[:-1]), shape[-1] if shape else 1
     z = xp.empty((rows, columns), dtype)
-    step = max(1, IN_CACHE // max(1, columns))
+    step = max(1, AT_A_TIME // max(1, columns) if xp is np else rows)
     for first in range(0, rows, step):
         some = min(step, rows - first)
         pairs = random_bits(draw, some, 2 * columns, xp=xp, first=first)[0].astype(xp.float64)

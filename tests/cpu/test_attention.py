@@ -33,8 +33,15 @@ def test_many_tiles_and_blocks_equal_the_reference(mask: Mask, dropout: float) -
 
 @pytest.mark.parametrize("T", [1, FEW, FEW + 1, QUERIES, QUERIES + 1])
 @pytest.mark.parametrize("S", [KEYS - 1, KEYS, KEYS + 1])
-def test_at_the_edges(T: int, S: int) -> None:
-    check(T, S, Mask(causal=True), 0.1)
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_at_the_edges(T: int, S: int, dropout: float) -> None:
+    check(T, S, Mask(causal=True), dropout)
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+def test_few_queries_of_many_keys_equal_the_reference(mask: Mask) -> None:
+    given = None if mask.array is None else mask.array[:, :, :FEW]
+    check(FEW, 2 * KEYS + 5, mask._replace(array=given), 0.0)
 
 
 def test_many_more_queries_than_keys() -> None:

@@ -14,11 +14,11 @@ RNG = np.random.default_rng(0)
 def test_both_ways_add_what_the_reference_adds(vocabulary: int, in_cache: bool) -> None:
     weight = RNG.standard_normal((vocabulary, 301), dtype=np.float32)
     assert (weight.nbytes <= twin.IN_CACHE) is in_cache
-    ids = RNG.integers(0, vocabulary, (7, 43))
+    ids = RNG.integers(0, vocabulary, (40, 43))  # so many that all threads take part
     ids[0, :9] = 5  # one id, nine times
     y, saved = embedding_forward(ids, weight)
     dy = RNG.standard_normal(y.shape, dtype=np.float32)
     with use("reference"):
         expected = embedding_backward(dy, saved)
     with use("cpu"):
-        assert np.allclose(embedding_backward(dy, saved), expected, rtol=1e-6, atol=1e-6)
+        assert np.allclose(embedding_backward(dy, saved), expected, rtol=1e-5, atol=1e-5)

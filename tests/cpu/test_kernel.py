@@ -1,11 +1,17 @@
 """What holds of every twin: the number of threads changes no bit, and it refuses what it cannot serve."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numba
 import numpy as np
 import pytest
 
 from compyute_transformer.backend import use
+from compyute_transformer.cpu import _kernel
+from compyute_transformer.ops.activation import gelu_forward, softmax_forward
 from compyute_transformer.ops.contract import REGISTRY, Case, Op, cast, cotangent, map_arrays
+from compyute_transformer.ops.norm import layer_norm_forward
 
 TWINS = [op for op in REGISTRY.values() if getattr(op.forward, "twin", lambda _: None)("cpu")]
 CASES = [pytest.param(op, case, id=f"{op.name}-{case.name}") for op in TWINS for case in op.cases]
@@ -50,3 +56,25 @@ def test_a_nan_is_never_swallowed() -> None:
         arguments[name].fill(np.nan)
         y, _ = op.forward(*arguments.values())
         assert np.isnan(y).any(), op.name
+
+
+WEIGHT = np.random.default_rng(4).standard_normal(301, dtype=np.float32)
+RUNS: dict[str, Callable[[Any], Any]] = {
+    "layer_norm": lambda x: layer_norm_forward(x, WEIGHT, WEIGHT[::-1].copy())[0],
+    "gelu": lambda x: gelu_forward(x, "tanh")[0],
+    "exact gelu": lambda x: gelu_forward(x, "none")[0],
+    "softmax": lambda x: softmax_forward(x)[0],
+}
+
+
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+def test_what_is_worth_threads_gives_the_same_as_what_is_not(run: Callable[[Any], Any]) -> None:
+    x = np.random.default_rng(3).standard_normal((1000, 301), dtype=np.float32)
+    some = [0, 499, 500, 999]
+    assert _kernel.worth_threads(x.size)
+    assert not _kernel.worth_threads(x[:1].size)
+    with use("cpu"):
+        whole, rows = run(x), [run(x[n : n + 1]) for n in some]
+    assert np.allclose(whole[some], np.concatenate(rows), rtol=1e-6, atol=1e-7)
+    with use("reference"):
+        assert np.allclose(whole, run(x), rtol=1e-5, atol=1e-6)

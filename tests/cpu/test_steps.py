@@ -86,7 +86,7 @@ COLD = """
 import sys
 import numpy as np
 from compyute_transformer.ops import layer_norm
-y = layer_norm(np.ones((2, 8), np.float32), np.ones(8, np.float32))
+y = layer_norm(np.ones((1024, 512), np.float32), np.ones(512, np.float32))  # worth threads
 from compyute_transformer.cpu import norm
 print(sum(norm._forward.stats.cache_misses.values()), sum(norm._forward.stats.cache_hits.values()))
 """

@@ -160,6 +160,7 @@ def test_at_temperature_zero_the_answer_is_that_of_greedy_search(text: str, cach
     [answer] = translate(made, LETTERS, [text])
     assert "".join(pieces) == answer.text
     assert tuple(pieces.ids) == answer.ids
+    assert pieces.ended is answer.ended
     assert pieces.log_probabilities == pytest.approx(answer.log_probabilities[: len(answer.ids)], rel=1e-9)
 
 

@@ -110,6 +110,7 @@ def test_a_shared_module_is_walked_once() -> None:
     module = Tower()
     module.again = module.head
     assert [path for path, inner in module.named_modules() if inner is module.head] == ["head"]
+    assert list(module.modules()) == [inner for _, inner in module.named_modules()]
 
 
 def test_paths_name_the_place_in_the_tree(tower: Tower) -> None:

@@ -69,7 +69,6 @@ def test_the_gradient_scales_with_dloss_given_as_a_number_or_an_array() -> None:
         assert np.allclose(dlogits, 3.0 * cross_entropy_backward(1.0, saved), rtol=1e-6)
 
 
-@pytest.mark.usefixtures("door_only")
 @pytest.mark.parametrize("which", ["reference", "cpu"])
 def test_the_gradient_may_be_written_over_the_logits(which: str) -> None:
     targets = TARGETS.copy()
@@ -84,6 +83,17 @@ def test_the_gradient_may_be_written_over_the_logits(which: str) -> None:
     assert np.array_equal(over, dlogits)
 
 
+def test_logits_that_may_only_be_read_are_left_alone() -> None:
+    logits = LOGITS.astype(np.float32)
+    logits.flags.writeable = False
+    with use("cpu"):
+        _, saved = cross_entropy_forward(logits, TARGETS)
+        assert np.isfinite(cross_entropy_backward(1.0, saved)).all()
+    with pytest.raises(ValueError, match="read-only"):
+        cross_entropy_backward(1.0, saved, overwrite=True)
+
+
+@pytest.mark.usefixtures("door_only")
 @pytest.mark.parametrize("target", [-1, 7])
 def test_targets_outside_the_vocabulary_are_refused(target: int) -> None:
     with pytest.raises(RangeError, match=rf"cross_entropy: targets lie in \[0, 7\) \(or -100.*got {target} at \(1,\)"):

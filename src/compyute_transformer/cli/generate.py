@@ -14,9 +14,9 @@ __all__ = ["generate"]
 # Options that one kind of run has and the other refuses.
 OF_LANGUAGE = ("slide",)
 OF_TRANSLATION = ("beam", "length_penalty")
-# A translation is searched for; with one of these it is drawn, token by token; with one of the others, greedily.
-DRAWING = ("temperature", "top_k", "top_p", "min_p", "seed")
-STREAMING = (*DRAWING, "repetition_penalty", "stop")
+# A translation is searched for, unless one of these is given: then it is written token by token.
+DRAWING = ("temperature", "top_k", "top_p", "min_p", "seed")  # each token is drawn
+WRITING = (*DRAWING, "repetition_penalty", "stop")  # with the last two alone, each is the most probable one
 
 
 def generate(
@@ -30,7 +30,7 @@ def generate(
         float,
         typer.Option(
             help="How freely tokens are chosen: 0 always takes the most probable one, 1 draws by the model's "
-            "probabilities."
+            "probabilities. Translation: with this or another option of drawing, the answer is drawn, not searched for."
         ),
     ] = 0.8,
     top_k: Annotated[int | None, typer.Option(help="Choose among the k most probable tokens only.")] = None,
@@ -95,18 +95,18 @@ def generate(
         raise typer.BadParameter(
             f"{_flag(option)} does not belong to a run that learned {loaded.settings.data.kind}: leave it out."
         )
-    streaming = given & {*STREAMING}
+    writing = given & {*WRITING}
     if translates:
         prompt = prompt.strip()
         if not prompt:
             raise typer.BadParameter("a translation needs something to translate: give --prompt TEXT.")
         for option in sorted(given & {*OF_TRANSLATION}):
-            if streaming:
+            if writing:
                 raise typer.BadParameter(
-                    f"{_flag(option)} is of a search, and {_flag(min(streaming))} of drawing token by token: leave one "
+                    f"{_flag(option)} is of a search, and {_flag(min(writing))} of writing token by token: leave one "
                     "of them out."
                 )
-        if not streaming:
+        if not writing:
             translated(loaded, run, prompt, beam, length_penalty, max_new_tokens, cache, attention, json)
             return
         if not given & {*DRAWING}:
@@ -126,7 +126,7 @@ def generate(
         pieces = stream_translation(loaded.model, loaded.tokenizer, prompt, **options)
     else:
         pieces = stream(loaded.model, loaded.tokenizer, prompt, slide=slide, **options)
-    pictures = draw(loaded, prompt, (), attention) if attention is not None and not translates else []
+    pictures = draw_attention_of(loaded, prompt, (), attention) if attention is not None and not translates else []
     if json:
         text = "".join(pieces)
     else:
@@ -137,14 +137,16 @@ def generate(
         finally:  # after Ctrl-C too
             terminal.show("\n")
     if attention is not None and translates:
-        pictures = draw(loaded, prompt, pieces.ids, attention)
+        pictures = draw_attention_of(loaded, prompt, pieces.ids, attention)
     if json:
         facts = {"run": run, "step": loaded.step, "seed": seed, "prompt": prompt, "text": text}
         facts |= {"stopped": pieces.stopped, "tokens": len(pieces.ids), "tokens_per_second": pieces.tokens_per_second}
+        facts |= {"ended": pieces.ended} if translates else {}
         terminal.print_json(facts | {"log_probabilities": pieces.log_probabilities})
         return
     rate = f", {pieces.tokens_per_second:,.0f} tokens/s" if pieces.tokens_per_second else ""
-    terminal.note(f"{len(pieces.ids)} tokens{rate}, step {loaded.step}, seed {seed}")
+    seeded = f", seed {seed}" if options["temperature"] or not translates else ""
+    terminal.note(f"{len(pieces.ids)} tokens{rate}, step {loaded.step}{seeded}")
     if pictures:
         terminal.note(f"attention: {', '.join(map(str, pictures))}")
 
@@ -159,7 +161,7 @@ def _flag(option: str) -> str:
     return "--" + option.replace("_", "-")
 
 
-def draw(loaded: Any, prompt: str, ids: Sequence[int], path: Path) -> list[Path]:
+def draw_attention_of(loaded: Any, prompt: str, ids: Sequence[int], path: Path) -> list[Path]:
     """Draw who looked at whom: among the tokens of a prompt, or from an answer to its source. Returns the pictures."""
     from ..generation.attention import draw_prompt, draw_translation
 
@@ -197,7 +199,7 @@ def translated(
     )[0]
     tokens = len(answer.log_probabilities)  # END too: it was written as well
     rate = tokens / (perf_counter() - began)
-    pictures = [] if attention is None else draw(loaded, prompt, answer.ids, attention)
+    pictures = [] if attention is None else draw_attention_of(loaded, prompt, answer.ids, attention)
     if json:
         facts = {"run": run, "step": loaded.step, "prompt": prompt, "text": answer.text, "ended": answer.ended}
         facts |= {"log_probability": answer.log_probability, "log_probabilities": answer.log_probabilities}

@@ -9,7 +9,9 @@ busy process a step took up to eight times as long. Not to spin at all costs a w
 model's step took 34.6 ms instead of 31.6, a token of GPT-2's shape 20 to 22 ms instead of 13 to 18.
 
 Waking a sleeping thread takes some 50 µs, as long as a sweep over 100 000 numbers. What is smaller runs on the calling
-thread alone (`pool_for`): for one token of GPT-2's shape GELU fell from 57 to 7 µs, and layer norm from 65 to 10.
+thread alone (`pool_for`): for one token of GPT-2's shape GELU fell from 57 to 7 µs, and layer norm from 65 to 10. The
+pool takes 3 µs to be told, so what generation runs for each token has a kernel without threads beside it
+(`worth_threads`).
 
 Work is divided into shares that do not depend on the number of threads where a sum crosses them, so that the results do
 not depend on it either.
@@ -34,7 +36,17 @@ from numba.core import event
 
 from ..backend import Array
 
-__all__ = ["FASTMATH", "SHARES", "is_float32", "is_ready", "kernel", "parallel_kernel", "pool_for", "serves"]
+__all__ = [
+    "FASTMATH",
+    "SHARES",
+    "is_float32",
+    "is_ready",
+    "kernel",
+    "parallel_kernel",
+    "pool_for",
+    "serves",
+    "worth_threads",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -67,9 +79,14 @@ class _Alone:
 _all_threads = nullcontext()
 
 
+def worth_threads(work: int) -> bool:
+    """Whether work, in elements of a sweep, is worth waking the other threads."""
+    return work >= WORTH_THREADS
+
+
 def pool_for(work: int) -> AbstractContextManager[None]:
     """Within a `with` block, kernels run on as many threads as their work, in elements of a sweep, is worth."""
-    return _Alone() if work < WORTH_THREADS else _all_threads
+    return _all_threads if worth_threads(work) else _Alone()
 
 
 class _Announcement(event.Listener):  # type: ignore[misc]

@@ -22,7 +22,7 @@ from ..ops.activation import (
 )
 from ..ops.door import check_gradient
 from ._buffers import empty
-from ._kernel import is_ready, parallel_kernel, pool_for, serves
+from ._kernel import is_ready, kernel, parallel_kernel, pool_for, serves, worth_threads
 from ._vector import exp, highest, logistic, normal_cdf_and_pdf
 
 __all__ = [
@@ -37,18 +37,22 @@ TWICE_SCALE, CUBE = np.float32(2.0 * SQRT_2_OVER_PI), np.float32(CUBIC)
 CHUNK = 4096  # elements a task: 16 kB, half of a first-level cache
 
 
+@kernel
+def _gelu_forward_part(a, use_tanh, b):
+    if use_tanh:
+        for i in range(a.size):
+            b[i] = a[i] * logistic(TWICE_SCALE * a[i] * (ONE + CUBE * a[i] * a[i]))
+    else:
+        for i in range(a.size):
+            below, _ = normal_cdf_and_pdf(a[i])
+            b[i] = a[i] * below
+
+
 @parallel_kernel
 def _gelu_forward(x, use_tanh, y):
     for chunk in prange((x.size + CHUNK - 1) // CHUNK):
         start, stop = chunk * CHUNK, min(x.size, (chunk + 1) * CHUNK)
-        a, b = x[start:stop], y[start:stop]
-        if use_tanh:
-            for i in range(a.size):
-                b[i] = a[i] * logistic(TWICE_SCALE * a[i] * (ONE + CUBE * a[i] * a[i]))
-        else:
-            for i in range(a.size):
-                below, _ = normal_cdf_and_pdf(a[i])
-                b[i] = a[i] * below
+        _gelu_forward_part(x[start:stop], use_tanh, y[start:stop])
 
 
 @parallel_kernel
@@ -71,8 +75,8 @@ def _gelu_backward(dy, x, use_tanh, dx):
 def gelu_forward(x: Array, approximate: Approximation = "tanh") -> tuple[Array, GeluSaved]:
     check_gelu(x, approximate)
     y = empty(x.shape)
-    with pool_for(x.size):
-        _gelu_forward(x.reshape(-1), approximate == "tanh", y.reshape(-1))
+    run = _gelu_forward if worth_threads(x.size) else _gelu_forward_part
+    run(x.reshape(-1), approximate == "tanh", y.reshape(-1))
     return y, GeluSaved(x, approximate)
 
 

@@ -1,10 +1,10 @@
 """Attention on a CPU: tiles of 32 queries by 256 keys that stay in the second-level cache, and no (T, S) matrix.
 
 1. NumPy: batched products over whole (T, S) matrices, masked, exponentiated and normalised in seven passes over them.
-2. One (batch, key/value head) a task, and for each tile of queries only the keys that some of them see: causal masks
-   leave half the work. The tile's products are single-threaded BLAS calls on the strided q, k and v as they lie in the
-   packed projection. A running maximum and sum make the softmax (Milakov, Gimelshein 2018), the exponential vectorises,
-   and dropout draws its bits a row at a time.
+2. One (batch, head) a task, in the backward one (batch, key/value head), and for each tile of queries only the keys
+   that some of them see: causal masks leave half the work. The tile's products are single-threaded BLAS calls on q, k
+   and v as they lie in the packed projection (k and v until 6.). A running maximum and sum make the softmax (Milakov,
+   Gimelshein 2018), the exponential vectorises, and dropout draws its bits a row at a time.
 3. The backward rebuilds each tile from the kept logsumexp: five products instead of two, and no memory.
 4. Every loop over a row of a tile over a slice (see `_kernel`): for 96 causal heads of (256, 64), one core of a Zen 4,
    2026-11-24, forward 24.1 -> 17.6 ms (with dropout 34.9 -> 20.2), backward 45.3 -> 35.9 (49.0 -> 37.3).
@@ -19,7 +19,8 @@
 8. 32 queries instead of 48: less of a tile lies above the diagonal; 3% at T = 256, nothing at T = 4096. With 64, the
    products are too large for the small kernel: 20% slower.
 9. For a few queries, as in generation, plain loops over keys and values: the time is that of reading them.
-   Now 14.3 and 30.7 ms for the 96 heads of 4., and 18.7 and 36.4 with dropout (2026-11-24).
+
+The 96 heads of 4. then take 14.3 and 30.7 ms, and with dropout 18.7 and 36.4 (2026-11-24).
 """
 
 from math import sqrt
@@ -41,7 +42,7 @@ __all__ = ["fused_attention_backward", "fused_attention_forward"]
 QUERIES, KEYS = 32, 256  # a tile of scores is 32 kB
 PAD = 16  # floats after a row of transposed keys, so that the rows do not share cache lines' places
 LINE, AHEAD = 16, 32  # floats in a line of the cache; rows of keys
-FEW = 8  # queries, as in generation: the keys and values are read once, and nothing is made ready for more
+FEW = 8  # queries, as in generation: plain loops, no tiles
 PRODUCTS = 8  # of q, k and D, in the time of one element of a sweep
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 LOWEST, INFINITE = np.float32(-np.inf), np.float32(np.inf)
@@ -385,7 +386,7 @@ def fused_attention_forward(
     y, logsumexp = empty((B, T, H, D)), np.empty((B, H, T), np.float32)
     given = (*_arguments(q, k, v, mask, dropout, draw), y, logsumexp)
     if T <= FEW and dropout == 0.0:
-        with pool_for(2 * k.size):
+        with pool_for(2 * B * H * T * k.shape[2] * D):
             _few(*given)
     else:
         with single_threaded, pool_for(B * H * T * k.shape[2] * D // PRODUCTS):

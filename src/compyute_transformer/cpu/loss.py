@@ -11,7 +11,7 @@ from numba import prange
 from ..backend import Array
 from ..ops.loss import IGNORE_INDEX, CrossEntropySaved, check_cross_entropy
 from ._buffers import empty
-from ._kernel import is_ready, parallel_kernel, pool_for, serves
+from ._kernel import is_ready, kernel, parallel_kernel, pool_for, serves
 from ._vector import exp, highest
 
 __all__ = ["cross_entropy_backward", "cross_entropy_forward"]
@@ -37,21 +37,39 @@ def _forward(logits, targets, ignore_index, label_smoothing, surprise, logsumexp
             surprise[n] = logsumexp[n] - (ONE - label_smoothing) * logits[n, targets[n]] - smooth
 
 
+@kernel
+def _backward_row(row, target, logsumexp, label_smoothing, scale, drow):
+    share = label_smoothing / np.float32(row.size)
+    for v in range(row.size):
+        drow[v] = (exp(row[v] - logsumexp) - share) * scale
+    drow[target] -= (ONE - label_smoothing) * scale
+
+
+@kernel
+def _backward_row_over(row, target, logsumexp, label_smoothing, scale):
+    # not the above with one array twice: the compiler does not vectorise what may overlap
+    share = label_smoothing / np.float32(row.size)
+    for v in range(row.size):
+        row[v] = (exp(row[v] - logsumexp) - share) * scale
+    row[target] -= (ONE - label_smoothing) * scale
+
+
 @parallel_kernel
-def _backward(logits, targets, logsumexp, ignore_index, label_smoothing, scale, overwrite, dlogits):
-    N, V = logits.shape
-    for n in prange(N):
+def _backward(logits, targets, logsumexp, ignore_index, label_smoothing, scale, dlogits):
+    for n in prange(targets.size):
         if targets[n] == ignore_index:
             dlogits[n] = ZERO
         else:
-            row, drow, lse, share = logits[n], dlogits[n], logsumexp[n], label_smoothing / np.float32(V)
-            if overwrite:  # the same memory by one name only, or the compiler dare not vectorise
-                for v in range(row.size):
-                    row[v] = (exp(row[v] - lse) - share) * scale
-            else:
-                for v in range(row.size):
-                    drow[v] = (exp(row[v] - lse) - share) * scale
-            dlogits[n, targets[n]] -= (ONE - label_smoothing) * scale
+            _backward_row(logits[n], targets[n], logsumexp[n], label_smoothing, scale, dlogits[n])
+
+
+@parallel_kernel
+def _backward_over(logits, targets, logsumexp, ignore_index, label_smoothing, scale):
+    for n in prange(targets.size):
+        if targets[n] == ignore_index:
+            logits[n] = ZERO
+        else:
+            _backward_row_over(logits[n], targets[n], logsumexp[n], label_smoothing, scale)
 
 
 @serves(lambda logits, targets, ignore_index=IGNORE_INDEX, label_smoothing=0.0: is_ready(logits) and logits.size > 0)
@@ -71,19 +89,27 @@ def cross_entropy_forward(
     return loss, CrossEntropySaved(logits, targets, logsumexp, num_scored, ignore_index, label_smoothing)
 
 
-@serves(lambda dloss, saved, overwrite=False: is_ready(saved.logits) and saved.logits.size > 0)
+def _backward_serves(dloss: Array | float, saved: CrossEntropySaved, overwrite: bool = False) -> bool:
+    logits = saved.logits
+    return is_ready(logits) and logits.size > 0 and (logits.flags.writeable or not overwrite)
+
+
+@serves(_backward_serves)
 def cross_entropy_backward(dloss: Array | float, saved: CrossEntropySaved, overwrite: bool = False) -> Array:
     logits, targets, logsumexp, num_scored, ignore_index, label_smoothing = saved
-    V, dlogits = logits.shape[-1], logits if overwrite else empty(logits.shape)
+    V = logits.shape[-1]
+    given = (
+        logits.reshape(-1, V),
+        np.ascontiguousarray(targets, np.int64).reshape(-1),
+        logsumexp.reshape(-1),
+        ignore_index,
+        np.float32(label_smoothing),
+        np.float32(dloss / max(num_scored, 1)),
+    )
     with pool_for(logits.size):
-        _backward(
-            logits.reshape(-1, V),
-            np.ascontiguousarray(targets, np.int64).reshape(-1),
-            logsumexp.reshape(-1),
-            ignore_index,
-            np.float32(label_smoothing),
-            np.float32(dloss / max(num_scored, 1)),
-            overwrite,
-            dlogits.reshape(-1, V),
-        )
+        if overwrite:
+            _backward_over(*given)
+            return logits
+        dlogits = empty(logits.shape)
+        _backward(*given, dlogits.reshape(-1, V))
     return dlogits

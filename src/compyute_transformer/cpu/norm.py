@@ -13,17 +13,17 @@ from ..backend import Array
 from ..ops.door import check_gradient
 from ..ops.norm import LayerNormSaved, check_layer_norm
 from ._buffers import empty
-from ._kernel import SHARES, is_float32, is_ready, parallel_kernel, pool_for, serves
+from ._kernel import SHARES, is_float32, is_ready, kernel, parallel_kernel, pool_for, serves, worth_threads
 
 __all__ = ["layer_norm_backward", "layer_norm_forward"]
 
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 
 
-@parallel_kernel
-def _forward(x, weight, bias, has_bias, eps, y, mean, rstd):
+@kernel
+def _forward_rows(x, weight, bias, has_bias, eps, y, mean, rstd):
     N, C = x.shape
-    for n in prange(N):
+    for n in range(N):
         a, b = x[n], y[n]
         total = ZERO
         for c in range(a.size):
@@ -40,6 +40,14 @@ def _forward(x, weight, bias, has_bias, eps, y, mean, rstd):
         else:
             for c in range(a.size):
                 b[c] = (a[c] - m) * r * weight[c]
+
+
+@parallel_kernel
+def _forward(x, weight, bias, has_bias, eps, y, mean, rstd):
+    N = x.shape[0]
+    for share in prange(SHARES):
+        a, b = N * share // SHARES, N * (share + 1) // SHARES
+        _forward_rows(x[a:b], weight, bias, has_bias, eps, y[a:b], mean[a:b], rstd[a:b])
 
 
 @parallel_kernel
@@ -74,17 +82,17 @@ def layer_norm_forward(
     rows, C = x.shape[:-1], x.shape[-1]
     y, mean, rstd = empty(x.shape), np.empty(rows, np.float32), np.empty(rows, np.float32)
     has_bias = bias is not None
-    with pool_for(x.size):
-        _forward(
-            x.reshape(-1, C),
-            weight,
-            bias if has_bias else weight,
-            has_bias,
-            np.float32(eps),
-            y.reshape(-1, C),
-            mean.reshape(-1),
-            rstd.reshape(-1),
-        )
+    run = _forward if worth_threads(x.size) else _forward_rows
+    run(
+        x.reshape(-1, C),
+        weight,
+        bias if has_bias else weight,
+        has_bias,
+        np.float32(eps),
+        y.reshape(-1, C),
+        mean.reshape(-1),
+        rstd.reshape(-1),
+    )
     return y, LayerNormSaved(x, weight, mean, rstd, has_bias)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RangeError
-from .sample import highest
+from .sample import where_highest
 
 __all__ = ["Beam", "BeamOptions", "Beginning", "length_divisor"]
 
@@ -78,7 +78,7 @@ class Beam:
         """
         totals = (np.array([beginning.total for beginning in self.open])[:, None] + log_p).ravel()
         still_open, parents = [], []
-        for candidate in highest(totals, self.options.beam_size - len(self.ended)):
+        for candidate in where_highest(totals, self.options.beam_size - len(self.ended)):
             parent, token = divmod(candidate, log_p.shape[1])
             ids, each, _ = self.open[parent]
             longer = Beginning((*ids, token), (*each, float(log_p[parent, token])), float(totals[candidate]))

@@ -106,12 +106,14 @@ class TextStream(Iterator[str]):
     """An iterator over pieces of text that also knows how they came about.
 
     ids: the tokens drawn so far. log_probabilities: of each, see `sample`. times: when each was drawn, in seconds.
+    ended: whether the model itself said that this was all, which only translations do.
     """
 
     def __init__(self, tokens: Iterator[tuple[int, float]], characters: WholeCharacters, stops: StopTexts) -> None:
         self.ids: list[int] = []
         self.log_probabilities: list[float] = []
         self.times: list[float] = []
+        self.ended = False
         self._stops = stops
         self._pieces = self._run(tokens, characters)
 

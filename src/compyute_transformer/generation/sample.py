@@ -21,7 +21,7 @@ from ..backend import Array, to_numpy
 from ..errors import NonFiniteError, RangeError, ShapeError
 from ..random import Draw, uniform
 
-__all__ = ["check_sampling", "probabilities", "sample"]
+__all__ = ["check_sampling", "probabilities", "sample", "where_highest"]
 
 
 def check_sampling(
@@ -87,7 +87,7 @@ def _mass(
         mass = np.exp(scores / temperature)
     mass /= mass.sum()
     if top_k is not None and top_k < scores.size:
-        mass = _only(mass, highest(scores, top_k))
+        mass = _only(mass, where_highest(scores, top_k))
     if top_p is not None and top_p < 1.0:  # at 1 all are kept, wherever rounding lets their sum reach 1
         mass = _only(mass, _nucleus(scores, mass, top_p))
     if min_p is not None:
@@ -107,22 +107,22 @@ def _nucleus(scores: NDArray[np.float64], mass: NDArray[np.float64], top_p: floa
     """The fewest most probable tokens whose mass reaches top_p. The first few suffice most times, and sort fast."""
     count = 64
     while True:
-        ids = highest(scores, count)
+        ids = where_highest(scores, count)
         reached = np.cumsum(mass[ids])
         if reached[-1] >= top_p or count >= scores.size:
             return ids[: int(np.searchsorted(reached, top_p)) + 1]
         count *= 8
 
 
-def highest(totals: NDArray[np.float64], count: int) -> list[int]:
-    """Where the `count` highest finite totals are, the highest first; of equals the first."""
-    if count < totals.size:
-        lowest = np.partition(totals, totals.size - count)[totals.size - count]
-        chosen = np.flatnonzero(totals >= lowest)
+def where_highest(scores: NDArray[np.float64], count: int) -> list[int]:
+    """Where the `count` highest finite scores are, the highest first; of equals the first."""
+    if count < scores.size:
+        lowest = np.partition(scores, scores.size - count)[scores.size - count]
+        chosen = np.flatnonzero(scores >= lowest)
     else:
-        chosen = np.arange(totals.size)
-    chosen = chosen[np.isfinite(totals[chosen])]
-    return chosen[np.argsort(-totals[chosen], kind="stable")][:count].tolist()
+        chosen = np.arange(scores.size)
+    chosen = chosen[np.isfinite(scores[chosen])]
+    return chosen[np.argsort(-scores[chosen], kind="stable")][:count].tolist()
 
 
 def sample(

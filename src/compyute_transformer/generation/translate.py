@@ -104,34 +104,38 @@ def stream_translation(
 ) -> TextStream:
     """An answer to a text that is drawn, in pieces, each as soon as it is drawn; END ends it and is none of them.
 
-    The options are those of `generate.stream`; tokens of the answer count as seen, those of the text do not.
-    temperature 0 is greedy search. Whatever mode the model is in, it runs in `eval()`.
+    max_new_tokens: see `translate`. The other options are those of `generate.stream`; tokens of the answer count as
+    seen, those of the text do not. temperature 0 is greedy search. `ended` says whether END came. Whatever mode the
+    model is in, it runs in `eval()`.
 
     Raises, at the call, what `translate` raises for a text and a tokenizer, and RangeError for an option outside its
     range.
     """
     check_sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     special = special_tokens(tokenizer)
-    options = BeamOptions(1, 0.0, _longest(model, max_new_tokens), special.end)
-    options.check()
+    longest = _longest(model, max_new_tokens)
+    if longest < 1:
+        raise RangeError(f"stream_translation: max_new_tokens is at least 1, got {max_new_tokens}.")
     [source] = _sources(model, tokenizer, [text], special)
     stops, draws = StopTexts(stop), Generator(seed, SAMPLING)
 
     def tokens() -> Iterator[tuple[int, float]]:
         reader, written = _Reader(model, [source], special, cached), Beginning()
-        for _ in range(options.longest):
+        for _ in range(longest):
             logits = reader.logits([written])
             [log_p] = _log_softmax(logits)
             token, _ = sample(
                 reader.possible(logits)[0], temperature, top_k, top_p, min_p, repetition_penalty, written.ids,
                 draw=draws.next(),
             )  # fmt: skip
-            if token == options.end:
+            if token == special.end:
+                pieces.ended = True
                 return
             written = Beginning((*written.ids, token))
             yield token, float(log_p[token])
 
-    return TextStream(tokens(), WholeCharacters(tokenizer), stops)
+    pieces = TextStream(tokens(), WholeCharacters(tokenizer), stops)
+    return pieces
 
 
 def _longest(model: EncoderDecoder, max_new_tokens: int | None) -> int:

@@ -24,11 +24,10 @@ __all__ = [
 def check_floats(op: str, **arrays: Array | None) -> Any:
     """All arrays hold real floats of one dtype on one device; None is passed over. Returns their array module."""
     xp = array_module(*arrays.values())
-    kinds = {getattr(array, "dtype", None) for array in arrays.values() if array is not None}
-    if len(kinds) > 1 or any(kind is None or kind.kind not in "fcV" for kind in kinds):
+    dtypes = {getattr(array, "dtype", None) for array in arrays.values() if array is not None}
+    if len(dtypes) > 1 or any(dtype is None or dtype.kind not in "fcV" for dtype in dtypes):
         given = {name: array for name, array in arrays.items() if array is not None}
-        dtypes = {name: getattr(array, "dtype", None) for name, array in given.items()}
-        came = ", ".join(f"{name}: {dtype or type(given[name]).__name__}" for name, dtype in dtypes.items())
+        came = ", ".join(f"{name}: {getattr(x, 'dtype', None) or type(x).__name__}" for name, x in given.items())
         raise DtypeError(
             f"{op}: all arrays hold floats of one dtype, got {came}. Convert them with array.astype(numpy.float32)."
         )
