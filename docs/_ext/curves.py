@@ -4,6 +4,7 @@
 :metric: exact_match     which of the log's metrics
 :label: answered exactly
 :goal: 0.99              a dotted line
+:where: two CPU cores    the machine of the log
 """
 
 import json
@@ -31,6 +32,7 @@ class Curves(SphinxDirective):
         "metric": directives.unchanged_required,
         "label": directives.unchanged_required,
         "goal": float,
+        "where": directives.unchanged_required,
     }
 
     def run(self) -> list[nodes.Node]:
@@ -40,8 +42,9 @@ class Curves(SphinxDirective):
         events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
         steps = [event for event in events if event["event"] == "step"]
         judged = [event for event in events if event["event"] == "evaluation"]
-        metric, label, last = self.options["metric"], self.options["label"], judged[-1]
-        words = f"{last['step']:,} steps in {last['seconds']:.0f} s on two CPU cores, {label} {last[metric]:.2%}."
+        metric, label, where = (self.options[name] for name in ("metric", "label", "where"))
+        last = judged[-1]
+        words = f"{last['step']:,} steps in {last['seconds']:.0f} s on {where}, {label} {last[metric]:.2%}."
         picture = draw(steps, judged, metric, label, self.options["goal"])
         said = escape(f"Loss and share {label}, by step")
         shown = f'<figure role="img" aria-label="{said}">{picture}</figure>'

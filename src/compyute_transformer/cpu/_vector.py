@@ -1,4 +1,4 @@
-"""Shared: exp and its kin, as polynomials that vectorise, and Philox, a row at a time.
+"""Shared: exp and its kin as polynomials that vectorise, a maximum that does, and Philox, a row at a time.
 
 `np.exp` inside a Numba loop calls the C library for each element. Range reduction, a polynomial of degree 6 and a shift
 into the exponent stay in vector registers; the relative error is below 5e-7.

@@ -5,6 +5,7 @@
 4. The loop over a slice (see `_kernel`), so that it loads where it gathered before, and ½ (1 + tanh u) as the logistic
    of 2u, one division instead of two steps: 2.6 ms, backward 16.1 -> 3.2 ms (one core of a Zen 4, 2026-11-24).
 The exact GELU needs Φ(x) and, in the backward, φ(x): one exponential gives both; 3.2 ms.
+The softmax over slices, with a maximum that vectorises: 2.8 -> 1.3 ms for (24576, 256) on two cores.
 Bias and GELU within the matrix product were left out: what is left to win is one read, 0.4% of a training step.
 """
 
