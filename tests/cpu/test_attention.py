@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from compyute_transformer.backend import use
-from compyute_transformer.cpu.attention import FEW, KEYS, QUERIES
+from compyute_transformer.cpu._tiles import KEYS, QUERIES
+from compyute_transformer.cpu.attention import FEW
 from compyute_transformer.ops import examples
 from compyute_transformer.ops.attention import Mask, fused_attention_backward, fused_attention_forward
 from compyute_transformer.ops.contract import cast

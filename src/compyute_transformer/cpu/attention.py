@@ -26,308 +26,21 @@ The 96 heads of 4. then take 14.3 and 30.7 ms, and with dropout 18.7 and 36.4 (2
 from math import sqrt
 
 import numpy as np
-from numba import carray, njit, prange
 
 from ..backend import Array
 from ..ops.attention import NO_MASK, FusedAttentionSaved, Mask, check_attention
 from ..ops.door import check_gradient
 from ..random import Draw, dropout_threshold
-from ._blas import AS_IT_IS, TRANSPOSED, pointer, prefetch, sgemm, sgemm_address, single_threaded
+from . import _tiles
+from ._blas import sgemm_address, single_threaded
 from ._buffers import empty
-from ._kernel import kernel, parallel_kernel, pool_for, serves
-from ._vector import exp, highest, random_row
+from ._kernel import pool_for, serves
+from ._tiles import LOWEST, OPTIONS, ZERO
 
 __all__ = ["fused_attention_backward", "fused_attention_forward"]
 
-QUERIES, KEYS = 32, 256  # a tile of scores is 32 kB
-PAD = 16  # floats after a row of transposed keys, so that the rows do not share cache lines' places
-LINE, AHEAD = 16, 32  # floats in a line of the cache; rows of keys
 FEW = 8  # queries, as in generation: plain loops, no tiles
 PRODUCTS = 8  # of q, k and D, in the time of one element of a sweep
-ZERO, ONE = np.float32(0.0), np.float32(1.0)
-LOWEST, INFINITE = np.float32(-np.inf), np.float32(np.inf)
-
-# What a kernel must know, as one record: addresses in bytes, and the steps, in floats, from one element of the strided
-# q, k and v, and of what a mask adds, to the next along batch, head and time.
-INTEGERS = [
-    *("address", "q_at", "k_at", "v_at"),
-    *("q_batch", "q_head", "q_time", "k_batch", "k_head", "k_time", "v_batch", "v_head", "v_time"),
-    *("B", "H", "K", "T", "S", "D"),
-    *("causal", "window", "has_bias", "bias_batch", "bias_head", "bias_time"),
-    *("threshold", "seed_low", "seed_high", "offset", "stream_head"),
-]
-OPTIONS = np.dtype([(name, np.int64) for name in INTEGERS] + [("scale", np.float32), ("keep_scale", np.float32)])
-
-
-@njit(cache=True)
-def _visible(t, T, S, causal, window, length):
-    """The keys [first, last) that query t sees, by the flags."""
-    position = S - T + t
-    first, last = 0, length
-    if causal:
-        last = min(last, position + 1)
-    if window > 0:
-        first = max(first, position - window + 1)
-        if not causal:
-            last = min(last, position + window)
-    return first, max(first, last)
-
-
-@njit(cache=True)
-def _columns(block, start, rows, T, S, causal, window, length):
-    """Of a block of keys, what some of a tile's queries see: the first, and how many, 0 where there are none."""
-    first, _ = _visible(start, T, S, causal, window, length)
-    _, last = _visible(start + rows - 1, T, S, causal, window, length)
-    first = max(block, first // 4 * 4)  # four random numbers come at a time
-    return first, max(0, min(block + KEYS, last) - first)
-
-
-@kernel
-def _transpose(at, rows, ld, columns, turned):
-    """turned[c, r] = the float32 at row r, column c of a matrix at an address, whose rows lie ld floats apart."""
-    matrix = carray(pointer(at), (rows, ld))
-    for r in range(rows):
-        for line in range((columns + LINE - 1) // LINE):
-            prefetch(at + 4 * ((r + AHEAD) * ld + line * LINE))
-        row = matrix[r]
-        for c in range(columns):
-            turned[c, r] = row[c]
-
-
-@kernel
-def _forward_task(task, options, lengths, bias, y, logsumexp):
-    o = options[0]
-    address, H, K, T, S, D, scale, keep_scale = o.address, o.H, o.K, o.T, o.S, o.D, o.scale, o.keep_scale
-    causal, window, has_bias, threshold = o.causal, o.window, o.has_bias, o.threshold
-    seed_low, seed_high, offset, stream_head = o.seed_low, o.seed_high, o.offset, o.stream_head
-    q_ld, k_ld, v_ld = o.q_time, o.k_time, o.v_time
-    group, row_step = H // K, y.shape[2] * D
-    b, h = task // H, task % H
-    length = lengths[b]
-    scores, k_turned = np.empty((QUERIES, KEYS), np.float32), np.empty((D, KEYS + PAD), np.float32)
-    tops, total = np.empty(T, np.float32), np.empty(T, np.float32)
-    bits = np.empty(KEYS, np.uint32)
-    scores_at, k_turned_at, y_at = scores.ctypes.data, k_turned.ctypes.data, y.ctypes.data + 4 * D * (b * T * H + h)
-    q_head = o.q_at + 4 * (b * o.q_batch + h * o.q_head)
-    k_head = o.k_at + 4 * (b * o.k_batch + h // group * o.k_head)
-    v_head = o.v_at + 4 * (b * o.v_batch + h // group * o.v_head)
-    for t in range(T):
-        tops[t], total[t] = LOWEST, ZERO
-        y[b, t, h] = ZERO
-    for block in range(0, S, KEYS):
-        _transpose(k_head + 4 * block * k_ld, min(KEYS, S - block), k_ld, D, k_turned)
-        for start in range(0, T, QUERIES):
-            rows = min(QUERIES, T - start)
-            key, columns = _columns(block, start, rows, T, S, causal, window, length)
-            if columns == 0:
-                continue
-            sgemm(
-                address, AS_IT_IS, AS_IT_IS, columns, rows, D,
-                scale, k_turned_at + 4 * (key - block), KEYS + PAD, q_head + 4 * start * q_ld, q_ld,
-                ZERO, scores_at, KEYS,
-            )  # fmt: skip
-            for r in range(rows):
-                t = start + r
-                lo, hi = _visible(t, T, S, causal, window, length)
-                lo, hi = max(lo - key, 0), min(hi - key, columns)
-                hi = max(lo, hi)
-                seen = scores[r, lo:hi]
-                if has_bias:
-                    at = b * o.bias_batch + h * o.bias_head + t * o.bias_time + key + lo
-                    added = bias[at : at + seen.size]
-                    for c in range(seen.size):
-                        seen[c] += added[c]
-                top = highest(seen, tops[t])
-                scores[r, : min(lo, columns)] = ZERO
-                scores[r, hi:columns] = ZERO
-                shift = ZERO if top == LOWEST else top  # where all is −inf, so that it comes out as 0
-                weight = ZERO
-                for c in range(seen.size):
-                    e = exp(seen[c] - shift)
-                    seen[c] = e
-                    weight += e
-                if top > tops[t]:
-                    shrink = exp(tops[t] - top)
-                    total[t] *= shrink
-                    part = y[b, t, h]
-                    for d in range(part.size):
-                        part[d] *= shrink
-                tops[t] = top
-                total[t] += weight
-                if threshold > 0:
-                    random_row(
-                        bits, key // 4, (columns + 3) // 4, b * T + t, seed_low, seed_high, offset, stream_head + h
-                    )
-                    drawn = bits[lo:hi]
-                    for c in range(seen.size):
-                        seen[c] = seen[c] * keep_scale if drawn[c] >= threshold else ZERO
-            sgemm(
-                address, AS_IT_IS, AS_IT_IS, D, rows, columns,
-                ONE, v_head + 4 * key * v_ld, v_ld, scores_at, KEYS,
-                ONE, y_at + 4 * start * row_step, row_step,
-            )  # fmt: skip
-    for t in range(T):
-        if total[t] == ZERO:  # a query that sees no key
-            logsumexp[b, h, t] = INFINITE
-        else:
-            logsumexp[b, h, t] = tops[t] + np.log(total[t])
-            part, share = y[b, t, h], ONE / total[t]
-            for d in range(part.size):
-                part[d] *= share
-
-
-@parallel_kernel
-def _forward(options, lengths, bias, y, logsumexp):
-    for task in prange(options[0].B * options[0].H):
-        _forward_task(np.int64(task), options, lengths, bias, y, logsumexp)  # else compiled for unsigned as well
-
-
-@kernel
-def _few_task(task, options, lengths, bias, y, logsumexp):
-    o = options[0]
-    H, K, T, S, D, scale = o.H, o.K, o.T, o.S, o.D, o.scale
-    b, h = task // H, task % H
-    k_head = o.k_at + 4 * (b * o.k_batch + h // (H // K) * o.k_head)
-    v_head = o.v_at + 4 * (b * o.v_batch + h // (H // K) * o.v_head)
-    scores = np.empty(S, np.float32)
-    for t in range(T):
-        lo, hi = _visible(t, T, S, o.causal, o.window, lengths[b])
-        seen, out = scores[lo:hi], y[b, t, h]
-        query = carray(pointer(o.q_at + 4 * (b * o.q_batch + h * o.q_head + t * o.q_time)), (D,))
-        for s in range(seen.size):
-            key, score = carray(pointer(k_head + 4 * (lo + s) * o.k_time), (D,)), ZERO
-            for d in range(query.size):
-                score += query[d] * key[d]
-            seen[s] = score * scale
-        if o.has_bias:
-            at = b * o.bias_batch + h * o.bias_head + t * o.bias_time + lo
-            added = bias[at : at + seen.size]
-            for s in range(seen.size):
-                seen[s] += added[s]
-        top = highest(seen, LOWEST)
-        shift, total = ZERO if top == LOWEST else top, ZERO
-        for s in range(seen.size):
-            e = exp(seen[s] - shift)
-            seen[s] = e
-            total += e
-        logsumexp[b, h, t] = INFINITE if total == ZERO else top + np.log(total)  # infinite: it sees no key
-        out[:] = ZERO
-        share = ONE / total if total != ZERO else ZERO
-        for s in range(seen.size):
-            value, weight = carray(pointer(v_head + 4 * (lo + s) * o.v_time), (D,)), seen[s] * share
-            for d in range(out.size):
-                out[d] += weight * value[d]
-
-
-@parallel_kernel
-def _few(options, lengths, bias, y, logsumexp):
-    for task in prange(options[0].B * options[0].H):
-        _few_task(np.int64(task), options, lengths, bias, y, logsumexp)
-
-
-@kernel
-def _backward_task(task, options, lengths, bias, y, logsumexp, dy, dq, dk, dv, q_from, k_from, v_from):
-    o = options[0]
-    address, H, K, T, S, D, scale, keep_scale = o.address, o.H, o.K, o.T, o.S, o.D, o.scale, o.keep_scale
-    causal, window, has_bias, threshold = o.causal, o.window, o.has_bias, o.threshold
-    seed_low, seed_high, offset, stream_head = o.seed_low, o.seed_high, o.offset, o.stream_head
-    q_ld, k_ld, v_ld = o.q_time, o.k_time, o.v_time
-    group = H // K
-    q_row, k_row, v_row, dy_row = dq.shape[2], dk.shape[2], dv.shape[2], H * D
-    b, g = task // K, task % K
-    length, turned_ld = lengths[b], KEYS + PAD
-    scores, dscores = np.empty((QUERIES, KEYS), np.float32), np.empty((QUERIES, KEYS), np.float32)
-    k_turned, v_turned = np.empty((D, turned_ld), np.float32), np.empty((D, turned_ld), np.float32)
-    delta, bits = np.empty((group, T), np.float32), np.empty(KEYS, np.uint32)
-    scores_at, dscores_at = scores.ctypes.data, dscores.ctypes.data
-    k_turned_at, v_turned_at = k_turned.ctypes.data, v_turned.ctypes.data
-    k_head = o.k_at + 4 * (b * o.k_batch + g * o.k_head)
-    v_head = o.v_at + 4 * (b * o.v_batch + g * o.v_head)
-    k_from, v_from = k_from + g * D, v_from + g * D
-    dk_head, dv_head = dk.ctypes.data + 4 * (b * S * k_row + k_from), dv.ctypes.data + 4 * (b * S * v_row + v_from)
-    for s in range(S):
-        dk[b, s, k_from : k_from + D] = ZERO
-        dv[b, s, v_from : v_from + D] = ZERO
-    for member in range(group):
-        h = g * group + member
-        for t in range(T):
-            product, dy_part, y_part = ZERO, dy[b, t, h], y[b, t, h]
-            for d in range(D):
-                product += dy_part[d] * y_part[d]
-            delta[member, t] = product
-            dq[b, t, q_from + h * D : q_from + (h + 1) * D] = ZERO
-    for block in range(0, S, KEYS):
-        _transpose(k_head + 4 * block * k_ld, min(KEYS, S - block), k_ld, D, k_turned)
-        _transpose(v_head + 4 * block * v_ld, min(KEYS, S - block), v_ld, D, v_turned)
-        for member in range(group):
-            h = g * group + member
-            q_head = o.q_at + 4 * (b * o.q_batch + h * o.q_head)
-            dq_head = dq.ctypes.data + 4 * (b * T * q_row + q_from + h * D)
-            dy_head = dy.ctypes.data + 4 * D * (b * T * H + h)
-            for start in range(0, T, QUERIES):
-                rows = min(QUERIES, T - start)
-                key, columns = _columns(block, start, rows, T, S, causal, window, length)
-                if columns == 0:
-                    continue
-                q_tile, dy_tile = q_head + 4 * start * q_ld, dy_head + 4 * start * dy_row
-                sgemm(
-                    address, AS_IT_IS, AS_IT_IS, columns, rows, D,
-                    scale, k_turned_at + 4 * (key - block), turned_ld, q_tile, q_ld, ZERO, scores_at, KEYS,
-                )  # fmt: skip
-                sgemm(
-                    address, AS_IT_IS, AS_IT_IS, columns, rows, D,
-                    ONE, v_turned_at + 4 * (key - block), turned_ld, dy_tile, dy_row, ZERO, dscores_at, KEYS,
-                )  # fmt: skip
-                for r in range(rows):
-                    t = start + r
-                    lo, hi = _visible(t, T, S, causal, window, length)
-                    lo, hi = max(lo - key, 0), min(hi - key, columns)
-                    hi = max(lo, hi)
-                    seen, dseen = scores[r, lo:hi], dscores[r, lo:hi]
-                    scores[r, : min(lo, columns)] = ZERO
-                    dscores[r, : min(lo, columns)] = ZERO
-                    scores[r, hi:columns] = ZERO
-                    dscores[r, hi:columns] = ZERO
-                    if has_bias:
-                        at = b * o.bias_batch + h * o.bias_head + t * o.bias_time + key + lo
-                        added = bias[at : at + seen.size]
-                        for c in range(seen.size):
-                            seen[c] += added[c]
-                    ell, mean = logsumexp[b, h, t], delta[member, t]
-                    if threshold > 0:
-                        random_row(
-                            bits, key // 4, (columns + 3) // 4, b * T + t, seed_low, seed_high, offset,
-                            stream_head + h,
-                        )  # fmt: skip
-                        drawn = bits[lo:hi]
-                        for c in range(seen.size):
-                            p = exp(seen[c] - ell)
-                            keep = keep_scale if drawn[c] >= threshold else ZERO
-                            seen[c] = p * keep
-                            dseen[c] = p * (dseen[c] * keep - mean) * scale
-                    else:
-                        for c in range(seen.size):
-                            p = exp(seen[c] - ell)
-                            seen[c] = p
-                            dseen[c] = p * (dseen[c] - mean) * scale
-                sgemm(
-                    address, AS_IT_IS, TRANSPOSED, D, columns, rows,
-                    ONE, dy_tile, dy_row, scores_at, KEYS, ONE, dv_head + 4 * key * v_row, v_row,
-                )  # fmt: skip
-                sgemm(
-                    address, AS_IT_IS, TRANSPOSED, D, columns, rows,
-                    ONE, q_tile, q_ld, dscores_at, KEYS, ONE, dk_head + 4 * key * k_row, k_row,
-                )  # fmt: skip
-                sgemm(
-                    address, AS_IT_IS, AS_IT_IS, D, rows, columns,
-                    ONE, k_head + 4 * key * k_ld, k_ld, dscores_at, KEYS, ONE, dq_head + 4 * start * q_row, q_row,
-                )  # fmt: skip
-
-
-@parallel_kernel
-def _backward(options, lengths, bias, y, logsumexp, dy, dq, dk, dv, q_from, k_from, v_from):
-    for task in prange(options[0].B * options[0].K):
-        _backward_task(np.int64(task), options, lengths, bias, y, logsumexp, dy, dq, dk, dv, q_from, k_from, v_from)
 
 
 def _is_ready(x: Array) -> bool:
@@ -387,10 +100,10 @@ def fused_attention_forward(
     given = (*_arguments(q, k, v, mask, dropout, draw), y, logsumexp)
     if T <= FEW and dropout == 0.0:
         with pool_for(2 * B * H * T * k.shape[2] * D):
-            _few(*given)
+            _tiles.few(*given)
     else:
         with single_threaded, pool_for(B * H * T * k.shape[2] * D // PRODUCTS):
-            _forward(*given)
+            _tiles.forward(*given)
     y = y.swapaxes(1, 2)  # as the output projection wants to read it: merging the heads is a view
     return y, FusedAttentionSaved(q, k, v, y, logsumexp, mask, dropout, draw)
 
@@ -409,7 +122,7 @@ def fused_attention_backward(dy: Array, saved: FusedAttentionSaved) -> tuple[Arr
     dq, dk, dv = (empty((B, n, w)) if whole is None else whole for n, w in zip(lengths, widths, strict=True))
     by_time = [np.ascontiguousarray(x.swapaxes(1, 2)) for x in (y, dy)]
     with single_threaded, pool_for(B * H * T * S * D // PRODUCTS):
-        _backward(
+        _tiles.backward(
             *_arguments(q, k, v, mask, dropout, draw),
             by_time[0],
             np.ascontiguousarray(logsumexp),
