@@ -7,10 +7,15 @@ since the annotations would refuse the same input first.
 A test that takes `op` and `case` runs once for each case of the registry.
 
 A check that needs a GPU (marker `gpu`) is left out where there is none, and the last line says how many were.
+
+Compiled kernels older than any kernel's source are dropped first: Numba compares a kernel with the file it stands in,
+but kernels call kernels of other files, and a test of what was compiled before the change would prove nothing.
 """
 
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import jaxtyping
@@ -22,6 +27,18 @@ NOT_RUN = pytest.StashKey[int]()
 if CHECKED in sys.modules:
     raise pytest.UsageError(f"{CHECKED} was imported before its annotations could be enforced.")
 jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
+
+
+def pytest_configure() -> None:
+    for folder in find_spec("compyute_transformer").submodule_search_locations:  # type: ignore[union-attr]
+        kernels = Path(folder) / "cpu"
+        latest = max(source.stat().st_mtime for source in kernels.glob("*.py"))
+        for compiled in kernels.glob("__pycache__/*.nb[ic]"):
+            try:
+                if compiled.stat().st_mtime < latest:
+                    compiled.unlink()
+            except FileNotFoundError:  # another process of this run was faster
+                pass
 
 
 @pytest.fixture

@@ -179,6 +179,20 @@ def test_a_twin_runs_where_it_serves_and_the_body_is_always_callable(floor: Call
     assert op.reference(X) == "body"
 
 
+def test_the_twin_that_a_call_would_run_can_be_asked_for(floor: Callable[..., None]) -> None:
+    assert made_up().serving(X) is None
+    floor("cpu", serves=lambda x, scale=1.0: scale == 1.0)
+    op = made_up()
+    assert op.serving(X)(X) == "twin on cpu"  # type: ignore[misc]
+    assert op.serving(X, scale=2.0) is None
+    with use("reference"):
+        assert op.serving(X) is None
+    with use("gpu"):
+        assert op.serving(X) is None
+    with use("cpu"):
+        assert op.serving(x=X) is not None
+
+
 def test_arguments_may_all_be_given_by_name(floor: Callable[..., None]) -> None:
     assert made_up()(x=X) == "body"
     floor()

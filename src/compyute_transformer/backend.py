@@ -242,23 +242,28 @@ class Twin(Generic[P, R]):
         floor = FLOORS[device] if choice == "auto" else choice
         return floor if floor != "reference" and self.twin(floor) else "reference"
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the twin where it serves, else the body, as `use` says."""
+    def serving(self, *args: P.args, **kwargs: P.kwargs) -> Callable[..., R] | None:
+        """The twin that a call with these arguments runs; None where it runs the body."""
         choice = _choice.get()
         if choice == "reference":
-            return self.reference(*args, **kwargs)
-        floor = FLOORS[_device_of_call(args, kwargs)] if choice == "auto" else choice
-        twin = self.twin(floor)
-        if twin is not None and twin.serves(*args, **kwargs):  # type: ignore[attr-defined]
+            return None
+        twin = self.twin(FLOORS[_device_of_call(args, kwargs)] if choice == "auto" else choice)
+        return twin if twin is not None and twin.serves(*args, **kwargs) else None  # type: ignore[attr-defined]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the twin where it serves, else the body, as `use` says."""
+        twin = self.serving(*args, **kwargs)
+        if twin is not None:
             return twin(*args, **kwargs)
-        if choice != "auto":
-            missing = floor_fault(floor) or "the op has no twin there"
-            reason = missing if twin is None else "the op has a twin that does not serve these arguments"
-            raise BackendError(
-                f"{self.__name__}: the twin on floor {floor!r} was asked for by use({floor!r}), but {reason}. "
-                "Use use('auto') to fall back on the readable body."
-            )
-        return self.reference(*args, **kwargs)
+        choice = _choice.get()
+        if choice in ("auto", "reference"):
+            return self.reference(*args, **kwargs)
+        missing = floor_fault(choice) or "the op has no twin there"
+        reason = "the op has a twin that does not serve these arguments" if self.twin(choice) else missing
+        raise BackendError(
+            f"{self.__name__}: the twin on floor {choice!r} was asked for by use({choice!r}), but {reason}. "
+            "Use use('auto') to fall back on the readable body."
+        )
 
 
 def fast(reference: Callable[P, R]) -> Twin[P, R]:

@@ -11,7 +11,7 @@ LARGE = (1031, 1019)  # primes: no share of it is like another
 assert LARGE[0] * LARGE[1] > WORTH_THREADS
 
 
-@pytest.mark.parametrize("rows", [(1,), (1, 1), (2, 3), (FEW_ROWS,), (FEW_ROWS + 1,), (3, 5)])
+@pytest.mark.parametrize("rows", [(1,), (1, 1), (2, 3), (FEW_ROWS - 1,), (FEW_ROWS,), (FEW_ROWS + 1,), (3, 37)])
 @pytest.mark.parametrize("shape", [(1, 1), (7, 1), (1, 7), (13, 37), LARGE])
 @pytest.mark.parametrize("has_bias", [True, False])
 def test_any_number_of_rows_and_outputs(rows: tuple[int, ...], shape: tuple[int, int], has_bias: bool) -> None:

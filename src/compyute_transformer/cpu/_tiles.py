@@ -10,7 +10,7 @@ from ._blas import AS_IT_IS, TRANSPOSED, pointer, prefetch, sgemm
 from ._kernel import kernel, parallel_kernel
 from ._vector import exp, highest, random_row
 
-__all__ = ["KEYS", "LOWEST", "OPTIONS", "QUERIES", "ZERO", "backward", "few", "forward"]
+__all__ = ["KEYS", "LOWEST", "OPTIONS", "QUERIES", "ZERO", "backward", "few", "few_task", "forward"]
 
 QUERIES, KEYS = 32, 256  # a tile of scores is 32 kB
 PAD = 16  # floats after a row of transposed keys, so that the rows do not share cache lines' places
@@ -154,7 +154,7 @@ def forward(options, lengths, bias, y, logsumexp):
 
 
 @kernel
-def _few_task(task, options, lengths, bias, y, logsumexp):
+def few_task(task, options, lengths, bias, y, logsumexp):
     o = options[0]
     H, K, T, S, D, scale = o.H, o.K, o.T, o.S, o.D, o.scale
     b, h = task // H, task % H
@@ -193,7 +193,7 @@ def _few_task(task, options, lengths, bias, y, logsumexp):
 @parallel_kernel
 def few(options, lengths, bias, y, logsumexp):
     for task in prange(options[0].B * options[0].H):
-        _few_task(np.int64(task), options, lengths, bias, y, logsumexp)
+        few_task(np.int64(task), options, lengths, bias, y, logsumexp)
 
 
 @kernel

@@ -29,6 +29,7 @@ from ._vector import exp, highest, logistic, normal_cdf_and_pdf
 __all__ = [
     "gelu_backward",
     "gelu_forward",
+    "gelu_part",
     "softmax_backward",
     "softmax_forward",
 ]
@@ -39,7 +40,7 @@ CHUNK = 4096  # elements a task: 16 kB, half of a first-level cache
 
 
 @kernel
-def _gelu_forward_part(a, use_tanh, b):
+def gelu_part(a, use_tanh, b):
     if use_tanh:
         for i in range(a.size):
             b[i] = a[i] * logistic(TWICE_SCALE * a[i] * (ONE + CUBE * a[i] * a[i]))
@@ -53,7 +54,7 @@ def _gelu_forward_part(a, use_tanh, b):
 def _gelu_forward(x, use_tanh, y):
     for chunk in prange((x.size + CHUNK - 1) // CHUNK):
         start, stop = chunk * CHUNK, min(x.size, (chunk + 1) * CHUNK)
-        _gelu_forward_part(x[start:stop], use_tanh, y[start:stop])
+        gelu_part(x[start:stop], use_tanh, y[start:stop])
 
 
 @parallel_kernel
@@ -76,7 +77,7 @@ def _gelu_backward(dy, x, use_tanh, dx):
 def gelu_forward(x: Array, approximate: Approximation = "tanh") -> tuple[Array, GeluSaved]:
     check_gelu(x, approximate)
     y = empty(x.shape)
-    run = _gelu_forward if worth_threads(x.size) else _gelu_forward_part
+    run = _gelu_forward if worth_threads(x.size) else gelu_part
     run(x.reshape(-1), approximate == "tanh", y.reshape(-1))
     return y, GeluSaved(x, approximate)
 

@@ -37,14 +37,14 @@ from ._buffers import empty
 from ._kernel import pool_for, serves
 from ._tiles import LOWEST, OPTIONS, ZERO
 
-__all__ = ["fused_attention_backward", "fused_attention_forward"]
+__all__ = ["arguments", "fused_attention_backward", "fused_attention_forward", "is_strided"]
 
 FEW = 8  # queries, as in generation: plain loops, no tiles
 PRODUCTS = 8  # of q, k and D, in the time of one element of a sweep
 
 
-def _is_ready(x: Array) -> bool:
-    # rows of floats one after the other, at any distance: the BLAS takes them as they lie
+def is_strided(x: Array) -> bool:
+    """Rows of floats one after the other, at any distance: the BLAS takes them as they lie."""
     return (
         x.dtype == np.float32
         and x.size > 0
@@ -54,9 +54,10 @@ def _is_ready(x: Array) -> bool:
     )
 
 
-def _arguments(
+def arguments(
     q: Array, k: Array, v: Array, mask: Mask, dropout: float, draw: Draw | None
 ) -> tuple[Array, Array, Array]:
+    """What the kernels of `_tiles` take first: options, lengths, bias."""
     B, H, T, D = q.shape
     K, S = k.shape[1:3]
     lengths = np.full(B, S) if mask.key_lengths is None else np.array(mask.key_lengths, np.int64)
@@ -87,7 +88,7 @@ def _arguments(
 def _forward_serves(
     q: Array, k: Array, v: Array, mask: Mask = NO_MASK, dropout: float = 0.0, draw: Draw | None = None
 ) -> bool:
-    return all(x.ndim == 4 and _is_ready(x) for x in (q, k, v))
+    return all(x.ndim == 4 and is_strided(x) for x in (q, k, v))
 
 
 @serves(_forward_serves)
@@ -97,7 +98,7 @@ def fused_attention_forward(
     check_attention(q, k, v, mask, dropout, draw)
     B, H, T, D = q.shape
     y, logsumexp = empty((B, T, H, D)), np.empty((B, H, T), np.float32)
-    given = (*_arguments(q, k, v, mask, dropout, draw), y, logsumexp)
+    given = (*arguments(q, k, v, mask, dropout, draw), y, logsumexp)
     if T <= FEW and dropout == 0.0:
         with pool_for(2 * B * H * T * k.shape[2] * D):
             _tiles.few(*given)
@@ -108,7 +109,7 @@ def fused_attention_forward(
     return y, FusedAttentionSaved(q, k, v, y, logsumexp, mask, dropout, draw)
 
 
-@serves(lambda dy, saved: _forward_serves(saved.q, saved.k, saved.v) and _is_ready(dy) and _is_ready(saved.y))
+@serves(lambda dy, saved: _forward_serves(saved.q, saved.k, saved.v) and is_strided(dy) and is_strided(saved.y))
 def fused_attention_backward(dy: Array, saved: FusedAttentionSaved) -> tuple[Array, Array, Array]:
     q, k, v, y, logsumexp, mask, dropout, draw = saved
     check_gradient("fused_attention_backward", dy, q, q.shape)
@@ -123,7 +124,7 @@ def fused_attention_backward(dy: Array, saved: FusedAttentionSaved) -> tuple[Arr
     by_time = [np.ascontiguousarray(x.swapaxes(1, 2)) for x in (y, dy)]
     with single_threaded, pool_for(B * H * T * S * D // PRODUCTS):
         _tiles.backward(
-            *_arguments(q, k, v, mask, dropout, draw),
+            *arguments(q, k, v, mask, dropout, draw),
             by_time[0],
             np.ascontiguousarray(logsumexp),
             by_time[1],

@@ -15,13 +15,13 @@ from ..ops.norm import LayerNormSaved, check_layer_norm
 from ._buffers import empty
 from ._kernel import SHARES, is_float32, is_ready, kernel, parallel_kernel, pool_for, serves, worth_threads
 
-__all__ = ["layer_norm_backward", "layer_norm_forward"]
+__all__ = ["layer_norm_backward", "layer_norm_forward", "norm_rows"]
 
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 
 
 @kernel
-def _forward_rows(x, weight, bias, has_bias, eps, y, mean, rstd):
+def norm_rows(x, weight, bias, has_bias, eps, y, mean, rstd):
     N, C = x.shape
     for n in range(N):
         a, b = x[n], y[n]
@@ -47,7 +47,7 @@ def _forward(x, weight, bias, has_bias, eps, y, mean, rstd):
     N = x.shape[0]
     for share in prange(SHARES):
         a, b = N * share // SHARES, N * (share + 1) // SHARES
-        _forward_rows(x[a:b], weight, bias, has_bias, eps, y[a:b], mean[a:b], rstd[a:b])
+        norm_rows(x[a:b], weight, bias, has_bias, eps, y[a:b], mean[a:b], rstd[a:b])
 
 
 @parallel_kernel
@@ -82,7 +82,7 @@ def layer_norm_forward(
     rows, C = x.shape[:-1], x.shape[-1]
     y, mean, rstd = empty(x.shape), np.empty(rows, np.float32), np.empty(rows, np.float32)
     has_bias = bias is not None
-    run = _forward if worth_threads(x.size) else _forward_rows
+    run = _forward if worth_threads(x.size) else norm_rows
     run(
         x.reshape(-1, C),
         weight,

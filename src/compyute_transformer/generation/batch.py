@@ -46,7 +46,8 @@ def generate_batch(
     if len(seeds) != len(prompts):
         raise RangeError(f"generate_batch: one seed for all or one a prompt, got {len(seeds)} for {len(prompts)}.")
     rows = [_Row(tokenizer, prompt, seed, stop) for prompt, seed in zip(prompts, seeds, strict=True)]
-    reader = Reader(model, slide, cached)
+    longest = max((len(row.ids) for row in rows), default=0) + max_new_tokens
+    reader = Reader(model, slide, cached, longest)
     for _ in range(max_new_tokens):
         writing = [row for row in rows if not row.stops.found]
         if not writing:

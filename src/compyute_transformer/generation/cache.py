@@ -42,7 +42,7 @@ class KeyValueCache:
         weight = model.token_embedding.weight.data
         num_kv_heads, D = config.num_kv_heads or config.num_heads, config.embed_dim // config.num_heads
         shape = (config.num_layers, batch_size, num_kv_heads, capacity, D)
-        self._keys, self._values = (array_module(weight).empty(shape, dtype=weight.dtype) for _ in range(2))
+        self._keys, self._values = array_module(weight).empty((2, *shape), dtype=weight.dtype)
         self.batch_size, self.capacity = batch_size, capacity
         self.length = 0
         self.padding: Array | None = None
@@ -111,16 +111,28 @@ class BlockCache:
         more positions than there is room for.
         """
         self._check(k, v)
-        start, T = self._whole.length, k.shape[2]
-        end = start + T
-        self._keys[:, :, start:end] = k
-        self._values[:, :, start:end] = v
-        first = 0 if self._window is None else max(0, end - (self._window - 1 + T))
+        keys, values = self.extend(k.shape[2])
+        own = slice(keys.shape[2] - k.shape[2], None)
+        keys[:, :, own], values[:, :, own] = k, v
+        return keys, values
+
+    def extend(self, count: int) -> tuple[Array, Array]:
+        """Views as `append` returns them, for whoever writes the last `count` positions himself.
+
+        Raises RangeError for more positions than there is room for.
+        """
+        start, capacity = self._whole.length, self._keys.shape[2]
+        end = start + count
+        if end > capacity:
+            raise RangeError(
+                f"BlockCache: the cache has room for {capacity} positions, got {count} after {start}. "
+                "Clear it and read the last of the text again: `window_start` says from where."
+            )
+        first = 0 if self._window is None else max(0, end - (self._window - 1 + count))
         return self._keys[:, :, first:end], self._values[:, :, first:end]
 
     def _check(self, *given: Any) -> None:
-        B, K, capacity, D = self._keys.shape
-        start = self._whole.length
+        B, K, _, D = self._keys.shape
         for array in given:
             if (*array.shape[:2], *array.shape[3:]) != (B, K, D) or array.shape != given[0].shape:
                 raise ShapeError(
@@ -129,8 +141,3 @@ class BlockCache:
                 )
             if array.dtype != self._keys.dtype:
                 raise DtypeError(f"BlockCache: keys and values are {self._keys.dtype}, got {array.dtype}.")
-            if start + array.shape[2] > capacity:
-                raise RangeError(
-                    f"BlockCache: the cache has room for {capacity} positions, got {array.shape[2]} after {start}. "
-                    "Clear it and read the last of the text again: `window_start` says from where."
-                )

@@ -87,8 +87,8 @@ def stream(
     """
     check_sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     check_generation(model, tokenizer, max_new_tokens)
-    stops, draws, reader = StopTexts(stop), Generator(seed, SAMPLING), Reader(model, slide, cached)
-    context = start_of(tokenizer, prompt)
+    stops, draws, context = StopTexts(stop), Generator(seed, SAMPLING), start_of(tokenizer, prompt)
+    reader = Reader(model, slide, cached, longest=len(context) + max_new_tokens)
 
     def tokens() -> Iterator[tuple[int, float]]:
         for _ in range(max_new_tokens):

@@ -80,12 +80,14 @@ def _extend(model: LanguageModel, ids: Array, cache: KeyValueCache) -> Array:
 class Reader:
     """Shows a model texts that grow, by the cheapest way that is exact: a step where it can, else a prefill.
 
-    slide: see `window_start`. cached False: a prefill each time, to compare. The weights must stay as they are while
-    one reader is in use.
+    slide: see `window_start`. cached False: a prefill each time, to compare. longest: how many tokens a text will have
+    at most, so that the cache takes no more memory than that; None for any number. The weights must stay as they are
+    while one reader is in use.
     """
 
-    def __init__(self, model: LanguageModel, slide: int = 1, cached: bool = True) -> None:
+    def __init__(self, model: LanguageModel, slide: int = 1, cached: bool = True, longest: int | None = None) -> None:
         self._model, self._slide, self._cached = model, slide, cached
+        self._capacity = min(longest or model.config.context_length, model.config.context_length)
         self._cache: KeyValueCache | None = None
         self._read: list[Sequence[int]] = []  # what the cache holds
         window_start(0, model.config.context_length, slide)  # refuses a wrong slide at once
@@ -97,7 +99,7 @@ class Reader:
         if not self._cached:
             return prefill(self._model, windows)
         if self._cache is None or self._cache.batch_size != len(windows):
-            self._cache, self._read = KeyValueCache(self._model, len(windows)), []
+            self._cache, self._read = KeyValueCache(self._model, len(windows), self._capacity), []
         if [window[:-1] for window in windows] == self._read:
             logits = step(self._model, [window[-1] for window in windows], self._cache)
         else:

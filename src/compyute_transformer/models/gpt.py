@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from math import sqrt
 
 from ..backend import Array
 from ..nn import init
-from ..nn.attention import AttentionCache, Implementation, MultiHeadAttention
+from ..nn.attention import Implementation, MultiHeadAttention
 from ..nn.block import PreNormBlock
 from ..nn.dropout import Dropout
 from ..nn.embedding import Embedding
@@ -16,6 +15,7 @@ from ..nn.linear import Linear
 from ..nn.module import ModuleList
 from ..nn.norm import LayerNorm
 from ..nn.position import LearnedPosition
+from ..nn.stack import RoomyCache, run_blocks
 from ..ops.attention import Mask
 from ..ops.embedding import embedding
 from ..random import DROPOUT, INITIALISATION, Generator
@@ -136,7 +136,7 @@ class GPT(LanguageModel):
     def next_logits(
         self,
         ids: Array,
-        caches: Sequence[AttentionCache] | None = None,
+        caches: Sequence[RoomyCache] | None = None,
         start: int = 0,
         padding: Array | None = None,
     ) -> Array:
@@ -149,8 +149,7 @@ class GPT(LanguageModel):
         else:
             places, mask = padded(ids, padding, start, mask)
             x = x + embedding(places, self.position.weight.data)
-        for block, cache in zip(self.blocks, caches or repeat(None, len(self.blocks)), strict=True):
-            x = block(x, mask, cache)
+        x = run_blocks(self.blocks, x, mask, caches)
         x = self.norm(x[:, -1:])
         logits: Array = self.head(x)[:, 0]
         return logits

@@ -5,12 +5,11 @@ The paper's whole model, with its encoder, is `encoder_decoder`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from math import sqrt
 
 from ..backend import Array, array_module
 from ..nn import init
-from ..nn.attention import AttentionCache, Implementation, MultiHeadAttention
+from ..nn.attention import Implementation, MultiHeadAttention
 from ..nn.block import PostNormBlock
 from ..nn.dropout import Dropout
 from ..nn.embedding import Embedding
@@ -19,6 +18,7 @@ from ..nn.linear import Linear
 from ..nn.module import ModuleList
 from ..nn.norm import LayerNorm
 from ..nn.position import SinusoidalPosition
+from ..nn.stack import RoomyCache, run_blocks
 from ..ops.attention import Mask
 from ..ops.position import sinusoids
 from ..random import DROPOUT, INITIALISATION, Generator
@@ -133,7 +133,7 @@ class VaswaniDecoder(LanguageModel):
     def next_logits(
         self,
         ids: Array,
-        caches: Sequence[AttentionCache] | None = None,
+        caches: Sequence[RoomyCache] | None = None,
         start: int = 0,
         padding: Array | None = None,
     ) -> Array:
@@ -147,8 +147,7 @@ class VaswaniDecoder(LanguageModel):
             places, mask = padded(ids, padding, start, mask)
             table = sinusoids(start + ids.shape[1], x.shape[2], x.dtype)
             x = x + array_module(x).asarray(table)[places]
-        for block, cache in zip(self.blocks, caches or repeat(None, len(self.blocks)), strict=True):
-            x = block(x, mask, cache)
+        x = run_blocks(self.blocks, x, mask, caches)
         logits: Array = self.head(x[:, -1:])[:, 0]
         return logits
 

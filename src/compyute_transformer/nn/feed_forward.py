@@ -1,26 +1,16 @@
 """Feed-forward: up to a wider space, bend, and down again."""
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any, Literal, get_args
+from typing import get_args
 
 from ..backend import Array
 from ..errors import ConfigError
-from ..ops.activation import gelu_backward, gelu_forward, relu_backward, relu_forward
+from ..ops.activation import ACTIVATIONS, Activation
 from ..random import Generator
 from . import init
 from .linear import Linear
 from .module import Module
 
 __all__ = ["Activation", "FeedForward"]
-
-Activation = Literal["gelu_tanh", "gelu", "relu"]
-
-ACTIVATIONS: dict[Activation, tuple[Callable[..., tuple[Array, Any]], Callable[..., Array]]] = {
-    "gelu_tanh": (partial(gelu_forward, approximate="tanh"), gelu_backward),
-    "gelu": (partial(gelu_forward, approximate="none"), gelu_backward),
-    "relu": (relu_forward, relu_backward),
-}
 
 
 class FeedForward(Module):

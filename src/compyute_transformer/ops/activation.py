@@ -1,7 +1,9 @@
 """Activation: the bends between the linear maps, and softmax, which turns scores into shares."""
 
+from collections.abc import Callable
+from functools import partial
 from math import pi, sqrt
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from jaxtyping import Float
 
@@ -10,6 +12,8 @@ from ..errors import RangeError
 from .door import check_floats, check_gradient, check_last_axis, check_shape
 
 __all__ = [
+    "ACTIVATIONS",
+    "Activation",
     "Approximation",
     "GeluSaved",
     "ReluSaved",
@@ -25,6 +29,7 @@ __all__ = [
     "softmax_forward",
 ]
 
+Activation = Literal["gelu_tanh", "gelu", "relu"]
 Approximation = Literal["tanh", "none"]
 
 
@@ -132,6 +137,14 @@ def check_gelu(x: Array, approximate: str) -> None:
 def gelu(x: Float[Array, "*shape"], approximate: Approximation = "tanh") -> Float[Array, "*shape"]:
     """`gelu_forward` for people who want no gradient."""
     return gelu_forward(x, approximate)[0]
+
+
+# what a feed-forward bends with, by the name that configurations give it: "gelu_tanh" is GPT-2's, "gelu" the exact one
+ACTIVATIONS: dict[Activation, tuple[Callable[..., tuple[Array, Any]], Callable[..., Array]]] = {
+    "gelu_tanh": (partial(gelu_forward, approximate="tanh"), gelu_backward),
+    "gelu": (partial(gelu_forward, approximate="none"), gelu_backward),
+    "relu": (relu_forward, relu_backward),
+}
 
 
 class SoftmaxSaved(NamedTuple):

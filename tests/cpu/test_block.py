@@ -1,0 +1,100 @@
+"""A step through all blocks in one kernel: the numbers of the reference, for every kind of block, mask and batch."""
+
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from block_helpers import drawn
+
+from compyute_transformer.backend import set_threads, threads, use
+from compyute_transformer.cpu.linear import FEW_ROWS
+from compyute_transformer.ops import Mask
+from compyute_transformer.ops.activation import Activation
+from compyute_transformer.ops.block import blocks_step
+from compyute_transformer.verify.check import relative_error
+from compyute_transformer.verify.tolerances import limit
+
+RNG = np.random.default_rng(1)
+SEEN = RNG.random((2, 1, 3, 7)) < 0.5
+SEEN[1, 0, 2] = False  # a query that sees no key
+ADDED = np.where(SEEN, RNG.normal(size=(1, 4, 3, 7)), -np.inf).astype(np.float32)
+MASKS = {
+    "all": Mask(),
+    "causal": Mask(causal=True),
+    "window": Mask(causal=True, window=2),
+    "lengths": Mask(key_lengths=np.array([7, 4])),
+    "boolean": Mask(causal=True, array=SEEN),
+    "added": Mask(array=ADDED),
+}
+
+
+def check(given: dict[str, Any]) -> None:
+    """The twin and the reference, each with keys and values of its own, agree in y and in what they wrote."""
+    results, x = [], given["x"].copy()
+    for which in ("reference", "cpu"):
+        held = {name: [x.copy() for x in given[name]] for name in ("keys", "values")}
+        with use(which):  # or an error
+            results.append((blocks_step(**{**given, **held}), *held["keys"], *held["values"]))
+        np.testing.assert_array_equal(given["x"], x)
+    for expected, got in zip(*results, strict=True):
+        assert not float(relative_error(got, expected)) > limit("twin", np.float32)
+        assert np.isfinite(got).all()
+        assert got.dtype == np.float32
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("activation", get_args(Activation))
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+def test_every_kind_of_block_equals_the_reference(
+    mask: Mask, bias: bool, activation: Activation, norm_first: bool
+) -> None:
+    check(drawn(mask=mask, bias=bias, activation=activation, norm_first=norm_first, dtype=np.float32))
+
+
+@pytest.mark.parametrize(("B", "T"), [(1, 1), (5, 1), (1, 5), (3, 4), (FEW_ROWS, 1), (1, FEW_ROWS), (4, 4)])
+@pytest.mark.parametrize(("H", "K"), [(4, 4), (6, 3), (5, 1), (1, 1)])
+@pytest.mark.parametrize("S", [16, 65])
+def test_rows_heads_and_lengths(B: int, T: int, H: int, K: int, S: int) -> None:
+    check(drawn(B=B, T=T, S=S, H=H, K=K, D=3, C=17, F=31, blocks=2, dtype=np.float32, seed=S))
+
+
+def test_wide_blocks_on_all_threads() -> None:
+    check(drawn(B=1, T=1, S=70, H=8, K=4, D=64, C=512, F=2048, blocks=2, dtype=np.float32))
+
+
+def test_the_threads_do_not_change_a_bit() -> None:
+    given, before, found = drawn(B=3, T=1, H=8, K=4, D=64, C=500, F=1999, dtype=np.float32), threads(), []
+    try:
+        for count in (1, before):
+            set_threads(count, override=True)
+            with use("cpu"):
+                found.append(blocks_step(**given))
+    finally:
+        set_threads(before, override=True)
+    np.testing.assert_array_equal(*found)
+
+
+def test_what_is_not_finite_stays_so_in_its_own_row() -> None:
+    given = drawn(B=4, T=1, activation="relu", dtype=np.float32)
+    given["x"][1, 0, 3], given["x"][2, 0, 0] = np.nan, np.inf
+    with use("cpu"), np.errstate(invalid="ignore"):
+        y = blocks_step(**given)
+    assert np.isfinite(y[[0, 3]]).all()
+    assert np.isnan(y[[1, 2]]).all()
+
+
+def test_what_it_does_not_serve_is_left_to_the_body() -> None:
+    plain = drawn(dtype=np.float32)
+    many, none = drawn(B=1, T=FEW_ROWS + 1, S=FEW_ROWS + 1, dtype=np.float32), drawn()
+    turned = {**plain, "weights": [w._replace(up_weight=np.asfortranarray(w.up_weight)) for w in plain["weights"]]}
+    w = drawn(F=23, dtype=np.float32)["weights"][0]
+    unlike = {**plain, "weights": [w, *plain["weights"][1:]]}
+    other_steps = {**plain, "keys": [*plain["keys"][:2], plain["keys"][2].copy()]}
+    assert blocks_step.serving(*plain.values()) is not None
+    for given in (many, none, turned, unlike, other_steps):
+        assert blocks_step.serving(*given.values()) is None
+        y = blocks_step(**given)
+        with use("reference"):
+            expected = blocks_step(**given)
+        assert not float(relative_error(y, expected)) > limit("twin", np.float32)
