@@ -38,6 +38,7 @@ exclude_patterns = ["_build", "_ext"]
 
 nitpicky = True  # a reference that leads nowhere is a warning, and warnings are errors
 nitpick_ignore_regex = [(r"py:class", r".*")]  # but for annotations, which name what is documented elsewhere or nowhere
+nitpick_ignore = [("py:obj", "typing.~P")]  # what autodoc makes of *args: P.args
 
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3

@@ -242,7 +242,7 @@ class Twin(Generic[P, R]):
         floor = FLOORS[device] if choice == "auto" else choice
         return floor if floor != "reference" and self.twin(floor) else "reference"
 
-    def serving(self, *args: P.args, **kwargs: P.kwargs) -> Callable[..., R] | None:
+    def serving(self, *args: P.args, **kwargs: P.kwargs) -> Callable[P, R] | None:
         """The twin that a call with these arguments runs; None where it runs the body."""
         choice = _choice.get()
         if choice == "reference":
