@@ -446,6 +446,10 @@ def test_images_are_learned_judged_and_their_confusion_is_drawn(run: Run, tmp_pa
     assert picture.read_bytes().startswith(b"\x89PNG")
     as_json = json.loads(run("eval", tmp_path / "digits", "--json").out)
     assert as_json["images"] == sum(map(sum, as_json["confusion"]["counts"])) == 359
+    for options in ([], ["--beam", 2]):
+        done = run("generate", tmp_path / "digits", "--prompt", "5", *options)
+        assert done.code == 2
+        assert "learned images, and writes no text" in plain(done.err)
 
 
 def test_a_folder_of_images_is_known_for_what_it_is(run: Run, tmp_path: Path) -> None:
@@ -519,7 +523,9 @@ def test_the_doctor_tells_people_and_programs(run: Run) -> None:
         (["eval", "no-such-run"], "there is none in no-such-run"),
         (["generate", "RUN", "--prompt", "Übel"], "lacks 'Ü'"),
         (["generate", "RUN", "--prompt", "FILE:no-such-file"], "there is no .*no-such-file"),
-        (["generate", "RUN", "--top-k", "0"], "top_k is at least 1"),
+        (["generate", "RUN", "--top-k", "0"], "top_k is a whole number of at least 1"),
+        (["generate", "RUN", "--prompt", "FILE:"], "there is no file ''"),
+        (["generate", "RUN", "--attention", "no-such-folder/map.png"], "a folder that is there"),
         (["generate", "RUN", "--temperature", "-1"], "temperature is a finite number"),
         (["generate", "RUN", "--min-p", "2"], "min_p lies in"),
         (["generate", "RUN", "--repetition-penalty", "0"], "repetition_penalty is a finite number above 0"),
@@ -576,7 +582,7 @@ def translator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_translation_says_how_it_came_about(run: Run, translator: Path, tmp_path: Path) -> None:
     done = run("generate", translator, "--prompt", "abc", "--max-new-tokens", 5, "--beam", 2)
     assert done.code == 0
-    assert re.search(r"\d+ tokens, [\d,]+ tokens/s, step \d", done.err)
+    assert re.search(r"\d+ tokens in [\d.]+ s, step \d", done.err)
     facts = json.loads(run("generate", translator, "--prompt", "abc", "--max-new-tokens", 5, "--beam", 2, "--json").out)
     assert done.out == facts["text"] + "\n"
     assert len(facts["log_probabilities"]) == facts["tokens"] <= 5
@@ -619,6 +625,12 @@ def test_a_translation_is_searched_for_or_drawn(run: Run, translator: Path, opti
         assert done.code == 2
         flags = f"{search.partition('=')[0]} is of a search, and {option.partition('=')[0]} of writing"
         assert flags in plain(done.err)
+
+
+def test_a_length_penalty_needs_answers_to_choose_among(run: Run, translator: Path) -> None:
+    done = run("generate", translator, "--prompt", "abc", "--length-penalty=1")
+    assert done.code == 2
+    assert "--length-penalty chooses among the answers of a beam search" in plain(done.err)
 
 
 def test_a_translation_is_drawn_where_an_option_of_drawing_is_given(run: Run, translator: Path, tmp_path: Path) -> None:

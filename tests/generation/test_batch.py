@@ -70,7 +70,7 @@ def test_no_prompts_and_no_tokens_are_no_text() -> None:
     [
         ("abc", {}, "a sequence of texts, got one text"),
         (["a", "b"], {"seed": [1]}, "one a prompt, got 1 for 2"),
-        (["a"], {"max_new_tokens": -1}, "max_new_tokens is at least 0"),
+        (["a"], {"max_new_tokens": -1}, "max_new_tokens is a whole number of at least 0"),
         (["a"], {"min_p": 2.0}, "min_p lies in"),
         (["a"], {"slide": 0}, "slide lies in"),
         (["a"], {"stop": ["", "b"]}, "not empty"),

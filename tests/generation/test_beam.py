@@ -137,7 +137,7 @@ def test_the_divisor_is_that_of_wu_et_al() -> None:
 )
 def test_options_out_of_range_are_refused(changed: dict[str, float]) -> None:
     options = BeamOptions(**({"beam_size": 2, "length_penalty": 0.6, "longest": 8, "end": END} | changed))
-    with pytest.raises(RangeError, match=r"^translate: beam_size is at least 1, .* got"):
+    with pytest.raises(RangeError, match=r"^translate: \w+ is (finite and )?at least [01], got"):
         options.check()
     BeamOptions(1, 0.0, 1, END).check()
 

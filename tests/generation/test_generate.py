@@ -236,7 +236,8 @@ def test_a_character_outside_the_vocabulary_is_named_before_anything_is_drawn() 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_new_tokens": -1}, "max_new_tokens is at least 0, got -1"),
+        ({"max_new_tokens": -1}, "max_new_tokens is a whole number of at least 0, got -1"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens is a whole number of at least 0, got 2.5"),
         ({"temperature": -1.0}, "temperature"),
         ({"top_k": 0}, "top_k"),
         ({"top_p": 0.0}, "top_p"),

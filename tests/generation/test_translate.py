@@ -231,7 +231,7 @@ def test_a_text_that_cannot_be_read_is_refused_at_the_call() -> None:
 
 @pytest.mark.parametrize("options", [{"beam_size": 0}, {"length_penalty": -1.0}, {"max_new_tokens": 0}])
 def test_options_out_of_range(options: dict[str, Any]) -> None:
-    with pytest.raises(RangeError, match=r"^translate: beam_size is at least 1"):
+    with pytest.raises(RangeError, match=rf"^translate: {next(iter(options))} is "):
         translate(model(), LETTERS, ["abc"], **options)
 
 

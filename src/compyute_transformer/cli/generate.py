@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import CorpusError
 from . import terminal
 from .options import Checkpoint, Json, OnDevice, RunFolder
 
@@ -47,7 +48,8 @@ def generate(
     ] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the random choices; the same seed gives the same text.")] = 0,
     stop: Annotated[
-        list[str] | None, typer.Option(help="Stop before this text would appear; may be given several times.")
+        list[str] | None,
+        typer.Option(help="Stop before this text would appear, taken as it stands; may be given several times."),
     ] = None,
     slide: Annotated[
         int,
@@ -87,8 +89,13 @@ def generate(
     from ..training import load_run
 
     if prompt.startswith("FILE:"):
-        prompt = load_corpus(Path(prompt.removeprefix("FILE:"))).text
+        file = prompt.removeprefix("FILE:")
+        if not Path(file).is_file():
+            raise CorpusError(f"generate: --prompt FILE:path reads a file of text, and there is no file {file!r}.")
+        prompt = load_corpus(Path(file)).text
     loaded = load_run(run, checkpoint, device)
+    if loaded.settings.data.kind == "images":
+        raise typer.BadParameter(f"{run} learned images, and writes no text. Judge it: compyute eval {run}")
     translates = loaded.settings.data.kind == "translation"
     given = {name for name in context.params if _is_given(context, name)}
     for option in sorted(given & {*(OF_LANGUAGE if translates else OF_TRANSLATION)}):
@@ -106,6 +113,8 @@ def generate(
                     f"{_flag(option)} is of a search, and {_flag(min(writing))} of writing token by token: leave one "
                     "of them out."
                 )
+        if "length_penalty" in given and beam == 1:
+            raise typer.BadParameter("--length-penalty chooses among the answers of a beam search: give --beam 4, say.")
         if not writing:
             translated(loaded, run, prompt, beam, length_penalty, max_new_tokens, cache, attention, json)
             return
@@ -197,15 +206,15 @@ def translated(
         max_new_tokens=max_new_tokens,
         cached=cache,
     )[0]
-    tokens = len(answer.log_probabilities)  # END too: it was written as well
-    rate = tokens / (perf_counter() - began)
+    seconds, tokens = perf_counter() - began, len(answer.log_probabilities)  # END too: it was written as well
     pictures = [] if attention is None else draw_attention_of(loaded, prompt, answer.ids, attention)
     if json:
         facts = {"run": run, "step": loaded.step, "prompt": prompt, "text": answer.text, "ended": answer.ended}
         facts |= {"log_probability": answer.log_probability, "log_probabilities": answer.log_probabilities}
-        terminal.print_json(facts | {"tokens": tokens, "tokens_per_second": rate})
+        terminal.print_json(facts | {"tokens": tokens, "tokens_per_second": tokens / seconds})
         return
     terminal.show(f"{answer.text}\n")
-    terminal.note(f"{tokens} tokens, {rate:,.0f} tokens/s, step {loaded.step}")
+    # of so few tokens most of the time is that of loading the kernels: a rate would say little
+    terminal.note(f"{tokens} tokens in {seconds:.2g} s, step {loaded.step}")
     if pictures:
         terminal.note(f"attention: {', '.join(map(str, pictures))}")

@@ -187,12 +187,17 @@ def draw_translation(
 def save_picture(figure: "Figure", path: Path) -> None:
     """Write a figure to a file, in the format that its ending names: .png, .svg, .pdf and others.
 
-    Raises RangeError for an ending that names none, OSError where the file cannot be written.
+    Raises RangeError for an ending that names none or a folder that is not there, OSError where the file cannot be
+    written.
     """
     known = figure.canvas.get_supported_filetypes()
     if path.suffix[1:].lower() not in known:
         raise RangeError(
             f"save_picture: the file's ending names its format, one of {', '.join(sorted(known))}, got {str(path)!r}."
+        )
+    if not path.parent.is_dir():
+        raise RangeError(
+            f"save_picture: a picture is put into a folder that is there, got {str(path)!r}. Make it first."
         )
     figure.savefig(path, dpi=150, bbox_inches="tight")
 

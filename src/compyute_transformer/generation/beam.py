@@ -44,11 +44,10 @@ class BeamOptions(NamedTuple):
                 index(value)
             except TypeError as error:
                 raise RangeError(f"translate: {name} is a whole number, got {value!r}. Round it.") from error
-        if self.beam_size < 1 or not 0.0 <= self.length_penalty < math.inf or self.longest < 1:
-            raise RangeError(
-                "translate: beam_size is at least 1, length_penalty finite and at least 0, max_new_tokens at least 1, "
-                f"got {self.beam_size}, {self.length_penalty} and {self.longest}."
-            )
+            if value < 1:
+                raise RangeError(f"translate: {name} is at least 1, got {value}.")
+        if not 0.0 <= self.length_penalty < math.inf:
+            raise RangeError(f"translate: length_penalty is finite and at least 0, got {self.length_penalty}.")
 
 
 class Beginning(NamedTuple):

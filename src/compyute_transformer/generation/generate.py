@@ -144,12 +144,12 @@ class TextStream(Iterator[str]):
 
 
 def check_generation(model: LanguageModel, tokenizer: Tokenizer, max_new_tokens: int) -> None:
-    """Raise RangeError for fewer than no tokens, ConfigError for a tokenizer with more tokens than the model.
+    """Raise RangeError for a number of tokens that is negative or not whole, ConfigError for too many kinds of tokens.
 
     A model may have more rows than there are tokens, where a matrix was made even; those are never drawn.
     """
-    if max_new_tokens < 0:
-        raise RangeError(f"stream: max_new_tokens is at least 0, got {max_new_tokens}.")
+    if not isinstance(max_new_tokens, int) or max_new_tokens < 0:
+        raise RangeError(f"stream: max_new_tokens is a whole number of at least 0, got {max_new_tokens}.")
     if tokenizer.vocab_size > model.config.vocab_size:
         raise ConfigError(
             f"stream: every token has a row in the model, but the tokenizer has {tokenizer.vocab_size} tokens and the "

@@ -33,16 +33,18 @@ def check_sampling(
 ) -> None:
     """Raise RangeError unless all lie in their ranges.
 
-    temperature is finite and at least 0, top_k at least 1, top_p and min_p lie in (0, 1], repetition_penalty is finite
-    and above 0.
+    temperature is finite and at least 0, top_k whole and at least 1, top_p and min_p lie in (0, 1], repetition_penalty
+    is finite and above 0.
     """
     if not 0.0 <= temperature < math.inf:
         raise RangeError(
             f"sample: temperature is a finite number of at least 0, got {temperature}. "
             "Give 0 for the most probable token each time, 1 for the model's own probabilities."
         )
-    if top_k is not None and top_k < 1:
-        raise RangeError(f"sample: top_k is at least 1, got {top_k}. Leave it out to draw from all tokens.")
+    if top_k is not None and (not isinstance(top_k, int | np.integer) or top_k < 1):
+        raise RangeError(
+            f"sample: top_k is a whole number of at least 1, got {top_k}. Leave it out to draw from all tokens."
+        )
     for name, value in (("top_p", top_p), ("min_p", min_p)):
         if value is not None and not 0.0 < value <= 1.0:
             raise RangeError(f"sample: {name} lies in (0, 1], got {value}. Leave it out to draw from all tokens.")
