@@ -63,8 +63,9 @@ def test_wide_blocks_on_all_threads() -> None:
     check(drawn(B=1, T=1, S=70, H=8, K=4, D=64, C=512, F=2048, blocks=2, dtype=np.float32))
 
 
-def test_the_threads_do_not_change_a_bit() -> None:
-    given, before, found = drawn(B=3, T=1, H=8, K=4, D=64, C=500, F=1999, dtype=np.float32), threads(), []
+@pytest.mark.parametrize("B", [1, 3, 4, 7])
+def test_the_threads_do_not_change_a_bit(B: int) -> None:
+    given, before, found = drawn(B=B, T=1, H=8, K=4, D=63, C=501, F=1999, dtype=np.float32), threads(), []
     try:
         for count in (1, before):
             set_threads(count, override=True)
@@ -90,6 +91,11 @@ def test_what_it_does_not_serve_is_left_to_the_body() -> None:
     turned = {**plain, "weights": [w._replace(up_weight=np.asfortranarray(w.up_weight)) for w in plain["weights"]]}
     w = drawn(F=23, dtype=np.float32)["weights"][0]
     unlike = {**plain, "weights": [w, *plain["weights"][1:]]}
+    fixed = [x.copy() for x in plain["values"]]
+    for x in fixed:
+        x.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        blocks_step(**{**plain, "keys": [x.copy() for x in plain["keys"]], "values": fixed})
     other_steps = {**plain, "keys": [*plain["keys"][:2], plain["keys"][2].copy()]}
     assert blocks_step.serving(*plain.values()) is not None
     for given in (many, none, turned, unlike, other_steps):

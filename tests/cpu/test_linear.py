@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from compyute_transformer.backend import use
+from compyute_transformer.backend import set_threads, threads, use
 from compyute_transformer.cpu.linear import FEW_ROWS, WORTH_THREADS
 from compyute_transformer.ops.linear import linear_backward, linear_forward
 
@@ -48,3 +48,17 @@ def test_parts_of_larger_arrays_are_served() -> None:
         np.testing.assert_allclose(y, x @ weight.T, rtol=0, atol=1e-5)
         np.testing.assert_allclose(dx, dy @ weight, rtol=0, atol=1e-5)
         np.testing.assert_allclose(dweight, dy.reshape(-1, 5).T @ x.reshape(-1, 7), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 7, FEW_ROWS, FEW_ROWS + 1])
+def test_the_threads_do_not_change_a_bit(rows: int) -> None:
+    rng, before, found = np.random.default_rng(2), threads(), []
+    x, weight = rng.normal(size=(rows, 301)).astype(np.float32), rng.normal(size=(1999, 301)).astype(np.float32)
+    try:
+        for count in (1, before):
+            set_threads(count, override=True)
+            with use("cpu"):
+                found.append(linear_forward(x, weight, weight[:, 0].copy())[0])
+    finally:
+        set_threads(before, override=True)
+    np.testing.assert_array_equal(*found)

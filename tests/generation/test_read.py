@@ -131,6 +131,16 @@ def test_a_reader_follows_texts_that_change_and_batches_that_shrink() -> None:
         assert largest_difference(reader.read(texts), prefill(model, texts)) <= 1e-12
 
 
+@pytest.mark.parametrize(("longest", "capacity"), [(None, 12), (7, 7), (12, 12), (40, 12)])
+def test_the_cache_of_a_reader_is_as_long_as_its_texts_may_become(longest: int | None, capacity: int) -> None:
+    model, ids = gpt(), draw_ids(7).tolist()
+    reader = Reader(model, longest=longest)
+    for end in (5, 6, 7):
+        assert largest_difference(reader.read([ids[:end]]), prefill(model, [ids[:end]])) <= 1e-12
+    assert reader._cache is not None
+    assert reader._cache.capacity == capacity
+
+
 @pytest.mark.parametrize("between", ["a step", "a prefill"])
 def test_what_was_interrupted_can_be_repeated(between: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:

@@ -13,7 +13,6 @@ from compyute_transformer.nn import FeedForward, LayerNorm, Linear, Module, Modu
 from compyute_transformer.nn.module import Phase
 from compyute_transformer.nn.stack import run_blocks
 from compyute_transformer.ops import Mask
-from compyute_transformer.ops.block import blocks_step
 from compyute_transformer.verify.torch_models import randomise
 
 CAUSAL = Mask(causal=True)
@@ -23,8 +22,8 @@ C, D, LENGTH = 6, 3, 9
 class Room:
     """A cache with room for nine positions of two rows, which counts how it is used."""
 
-    def __init__(self) -> None:
-        self.k, self.v = np.full((2, 2, 2, LENGTH, D), np.nan, np.float32)
+    def __init__(self, dtype: Any = np.float32) -> None:
+        self.k, self.v = np.full((2, 2, 2, LENGTH, D), np.nan, dtype)
         self.length = self.appended = self.extended = 0
 
     def extend(self, count: int) -> tuple[Array, Array]:
@@ -51,7 +50,7 @@ def draw(T: int, seed: int = 0) -> Array:
 
 def read(blocks: ModuleList, x: Array, mask: Mask = CAUSAL, sizes: tuple[int, ...] = (4, 1, 2)) -> tuple[Array, bool]:
     """x in parts, each behind what was read; and whether all blocks ran as one op each time."""
-    caches, outputs, start = [Room() for _ in blocks], [], 0
+    caches, outputs, start = [Room(x.dtype) for _ in blocks], [], 0
     for size in sizes:
         end = start + size
         part = mask if mask.array is None else mask._replace(array=mask.array[..., start:end, :end])
@@ -171,8 +170,45 @@ def test_many_positions_and_other_dtypes_run_one_by_one() -> None:
     blocks = tower()
     assert not read(blocks, draw(9), sizes=(9,))[1]  # 18 rows
     assert read(blocks, draw(8), sizes=(8,))[1]
-    y = run_blocks(blocks.to(dtype=np.float64), draw(3).astype(np.float64), CAUSAL)
+    y, as_one = read(blocks.to(dtype=np.float64), draw(7).astype(np.float64))
     assert y.dtype == np.float64
+    assert not as_one
+
+
+@pytest.mark.parametrize("path", ["attention", "attention_dropout", "feed_forward.up"])
+def test_a_part_in_training_runs_as_it_does_in_training(path: str) -> None:
+    blocks, x = tower(), draw(7)
+    dict(blocks[1].named_modules())[path].training = True
+    if path == "attention":
+        with pytest.raises(ConfigError, match=r"a cache serves self-attention in eval\(\) only"):
+            read(blocks, x)
+    else:
+        assert not read(blocks, x)[1]
+
+
+def test_a_forward_put_in_place_of_a_part_s_own_runs() -> None:
+    blocks = tower()
+    own = blocks[1].feed_forward.forward
+    blocks[1].feed_forward.forward = lambda x: 2 * own(x)
+    together = x = draw(7)
+    for module in blocks:
+        together = module(together, CAUSAL)
+    y, as_one = read(blocks, x)
+    assert not as_one
+    np.testing.assert_allclose(y, together, rtol=1e-4, atol=1e-5)
+
+
+def test_a_cache_that_only_appends_serves() -> None:
+    class Appending(Room):
+        extend = None  # type: ignore[assignment]
+
+        def append(self, k: Array, v: Array) -> tuple[Array, Array]:
+            self.k[:, :, : k.shape[2]], self.v[:, :, : k.shape[2]] = k, v
+            return self.k[:, :, : k.shape[2]], self.v[:, :, : k.shape[2]]
+
+    blocks, x = tower(), draw(4)
+    y = run_blocks(blocks, x, CAUSAL, [Appending() for _ in blocks])
+    np.testing.assert_allclose(y, read(blocks, x, sizes=(4,))[0], rtol=1e-5, atol=1e-6)
 
 
 def test_in_training_a_cache_is_refused_as_ever() -> None:
@@ -185,4 +221,3 @@ def test_in_training_a_cache_is_refused_as_ever() -> None:
 def test_blocks_and_caches_are_as_many() -> None:
     with pytest.raises(ValueError, match="zip"):
         run_blocks(tower(), draw(1), CAUSAL, [Room(), Room()])
-    assert blocks_step.has_twin(draw(1))

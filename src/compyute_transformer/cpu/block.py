@@ -17,13 +17,13 @@ from numba import carray, get_num_threads, prange
 from ..backend import Array
 from ..ops.activation import Activation
 from ..ops.attention import Mask, check_mask
-from ..ops.block import BlockWeights, each_shape, each_weight
+from ..ops.block import NAMES, BlockWeights, each_shape, each_weight, is_bias
 from ._blas import pointer
 from ._kernel import is_float32, is_ready, kernel, parallel_kernel, pool_for, serves
 from ._tiles import few_task
 from .activation import gelu_part
 from .attention import arguments, is_strided
-from .linear import FEW_ROWS, few_rows_share
+from .linear import FEW_ROWS, columns_of, few_rows_share
 from .norm import norm_rows
 
 __all__ = ["blocks_step"]
@@ -85,15 +85,15 @@ def _bent_product(x, weight, bias, activation, y, first, last):
 def _step(places, eps, F, packed, options, lengths, bias, activation, norm_first, x, shares):
     """Transform x in place; the steps of `ops.block`, one after the other."""
     o = options[0]
-    (N, C), W, H = x.shape, packed.shape[1], o.H * o.D
+    (N, C), rows, width = x.shape, packed.shape[1], o.H * o.D
     read, stream, hidden = np.empty((N, C), np.float32), np.empty((N, C), np.float32), np.empty((N, F), np.float32)
     heads, logsumexp = np.empty((o.B, o.T, o.H, o.D), np.float32), np.empty((o.B, o.H, o.T), np.float32)
-    mean, rstd, merged = np.empty(N, np.float32), np.empty(N, np.float32), heads.reshape(N, H)
+    mean, rstd, merged = np.empty(N, np.float32), np.empty(N, np.float32), heads.reshape(N, width)
     for block in range(places.shape[0]):
         at = places[block]
         norm_1, shift_1 = carray(pointer(at[0]), (C,)), carray(pointer(at[1]), (C,))
-        w_in, b_in = carray(pointer(at[2]), (W, C)), carray(pointer(at[3]), (W,))
-        w_out, b_out = carray(pointer(at[4]), (C, H)), carray(pointer(at[5]), (C,))
+        w_in, b_in = carray(pointer(at[2]), (rows, C)), carray(pointer(at[3]), (rows,))
+        w_out, b_out = carray(pointer(at[4]), (C, width)), carray(pointer(at[5]), (C,))
         norm_2, shift_2 = carray(pointer(at[6]), (C,)), carray(pointer(at[7]), (C,))
         w_up, b_up = carray(pointer(at[8]), (F, C)), carray(pointer(at[9]), (F,))
         w_down, b_down = carray(pointer(at[10]), (C, F)), carray(pointer(at[11]), (C,))
@@ -105,12 +105,14 @@ def _step(places, eps, F, packed, options, lengths, bias, activation, norm_first
             norm_rows(x, norm_1, shift_1, True, eps_1, read, mean, rstd)
             source = read
         for share in prange(shares):
-            few_rows_share(source, w_in, b_in, True, packed, W * share // shares, W * (share + 1) // shares)
+            first, last = columns_of(share, shares, rows)
+            few_rows_share(source, w_in, b_in, True, packed, first, last)
         _remember(packed, options)
         for task in prange(o.B * o.H):
             few_task(np.int64(task), options, lengths, bias, heads, logsumexp)
         for share in prange(shares):
-            _add_product(merged, w_out, b_out, x, stream, C * share // shares, C * (share + 1) // shares)
+            first, last = columns_of(share, shares, C)
+            _add_product(merged, w_out, b_out, x, stream, first, last)
 
         source = stream
         if norm_first:
@@ -119,9 +121,11 @@ def _step(places, eps, F, packed, options, lengths, bias, activation, norm_first
         else:
             norm_rows(stream, norm_1, shift_1, True, eps_1, stream, mean, rstd)
         for share in prange(shares):
-            _bent_product(source, w_up, b_up, activation, hidden, F * share // shares, F * (share + 1) // shares)
+            first, last = columns_of(share, shares, F)
+            _bent_product(source, w_up, b_up, activation, hidden, first, last)
         for share in prange(shares):
-            _add_product(hidden, w_down, b_down, stream, x, C * share // shares, C * (share + 1) // shares)
+            first, last = columns_of(share, shares, C)
+            _add_product(hidden, w_down, b_down, stream, x, first, last)
         if not norm_first:
             norm_rows(x, norm_2, shift_2, True, eps_2, x, mean, rstd)
 
@@ -137,24 +141,32 @@ def _serves(
     norm_first: bool = True,
 ) -> bool:
     # all that `check_blocks_step` asks for but the mask, and blocks that are alike: elsewhere the body speaks
-    if not (x.ndim == 3 and 0 < len(weights) == len(keys) == len(values) and is_float32(x) and activation in CODES):
+    if not (
+        x.ndim == 3
+        and x.size > 0
+        and 0 < len(weights) == len(keys) == len(values)
+        and is_float32(x)
+        and activation in CODES
+    ):
         return False
     (B, T, C), k, F = x.shape, keys[0], len(weights[0].up_weight)
-    if k.ndim != 4 or k.shape[0] != B or not is_strided(k) or not 0 < B * T <= FEW_ROWS:
+    if k.ndim != 4 or k.shape[0] != B or not is_strided(k) or B * T > FEW_ROWS:
         return False
     K, S, D = k.shape[1:]
-    if T > S or num_heads < 1 or num_heads % K:
+    if T > S or not isinstance(num_heads, int) or num_heads < 1 or num_heads % K:
         return False
     for array in (*keys, *values):
         if array.shape != k.shape or array.strides != k.strides or array.dtype != np.float32:
+            return False
+        if not array.flags.writeable:
             return False
     shapes = each_shape(C, num_heads, K, D, F)
     for w in weights:
         arrays = each_weight(w)
         if not is_ready(*arrays):
             return False
-        for weight, shape in zip(arrays, shapes, strict=True):
-            if weight is not None and weight.shape != shape:
+        for name, weight, shape in zip(NAMES, arrays, shapes, strict=True):
+            if weight.shape != shape if weight is not None else not is_bias(name):
                 return False
     return True
 

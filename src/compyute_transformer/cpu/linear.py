@@ -26,7 +26,7 @@ from ._blas import AS_IT_IS, TRANSPOSED, sgemm, sgemm_address, single_threaded
 from ._buffers import empty
 from ._kernel import is_float32, is_ready, kernel, parallel_kernel, pool_for, serves
 
-__all__ = ["FEW_ROWS", "few_rows_share", "linear_backward", "linear_forward"]
+__all__ = ["FEW_ROWS", "columns_of", "few_rows_share", "linear_backward", "linear_forward"]
 
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 FEW_ROWS = 16
@@ -107,11 +107,18 @@ def few_rows_share(x, weight, bias, has_bias, y, first, last):
                 part[o] += added[o]
 
 
+@kernel
+def columns_of(share, shares, O):  # noqa: E741
+    """The columns [first, last) of a share: pairs stay together, so that how many shares there are changes no sum."""
+    pairs = O // 2
+    return 2 * (pairs * share // shares), O if share == shares - 1 else 2 * (pairs * (share + 1) // shares)
+
+
 @parallel_kernel
 def _few_rows(x, weight, bias, has_bias, y, shares):
-    O = weight.shape[0]  # noqa: E741
     for share in prange(shares):
-        few_rows_share(x, weight, bias, has_bias, y, O * share // shares, O * (share + 1) // shares)
+        first, last = columns_of(share, shares, weight.shape[0])
+        few_rows_share(x, weight, bias, has_bias, y, first, last)
 
 
 @parallel_kernel

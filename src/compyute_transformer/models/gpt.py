@@ -6,7 +6,7 @@ from math import sqrt
 
 from ..backend import Array
 from ..nn import init
-from ..nn.attention import Implementation, MultiHeadAttention
+from ..nn.attention import AttentionCache, Implementation, MultiHeadAttention
 from ..nn.block import PreNormBlock
 from ..nn.dropout import Dropout
 from ..nn.embedding import Embedding
@@ -15,7 +15,7 @@ from ..nn.linear import Linear
 from ..nn.module import ModuleList
 from ..nn.norm import LayerNorm
 from ..nn.position import LearnedPosition
-from ..nn.stack import RoomyCache, run_blocks
+from ..nn.stack import run_blocks
 from ..ops.attention import Mask
 from ..ops.embedding import embedding
 from ..random import DROPOUT, INITIALISATION, Generator
@@ -136,7 +136,7 @@ class GPT(LanguageModel):
     def next_logits(
         self,
         ids: Array,
-        caches: Sequence[RoomyCache] | None = None,
+        caches: Sequence[AttentionCache] | None = None,
         start: int = 0,
         padding: Array | None = None,
     ) -> Array:

@@ -8,10 +8,9 @@ from typing import Protocol
 
 from ..backend import Array, array_module
 from ..errors import ConfigError, RangeError, ShapeError
-from ..nn.attention import Implementation, MultiHeadAttention
+from ..nn.attention import AttentionCache, Implementation, MultiHeadAttention
 from ..nn.embedding import Embedding
 from ..nn.module import Module
-from ..nn.stack import RoomyCache
 from ..ops.attention import Mask
 from ..random import Generator
 
@@ -74,7 +73,7 @@ class LanguageModel(Module):
     def next_logits(
         self,
         ids: Array,
-        caches: Sequence[RoomyCache] | None = None,
+        caches: Sequence[AttentionCache] | None = None,
         start: int = 0,
         padding: Array | None = None,
     ) -> Array:

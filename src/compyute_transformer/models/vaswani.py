@@ -9,7 +9,7 @@ from math import sqrt
 
 from ..backend import Array, array_module
 from ..nn import init
-from ..nn.attention import Implementation, MultiHeadAttention
+from ..nn.attention import AttentionCache, Implementation, MultiHeadAttention
 from ..nn.block import PostNormBlock
 from ..nn.dropout import Dropout
 from ..nn.embedding import Embedding
@@ -18,7 +18,7 @@ from ..nn.linear import Linear
 from ..nn.module import ModuleList
 from ..nn.norm import LayerNorm
 from ..nn.position import SinusoidalPosition
-from ..nn.stack import RoomyCache, run_blocks
+from ..nn.stack import run_blocks
 from ..ops.attention import Mask
 from ..ops.position import sinusoids
 from ..random import DROPOUT, INITIALISATION, Generator
@@ -133,7 +133,7 @@ class VaswaniDecoder(LanguageModel):
     def next_logits(
         self,
         ids: Array,
-        caches: Sequence[RoomyCache] | None = None,
+        caches: Sequence[AttentionCache] | None = None,
         start: int = 0,
         padding: Array | None = None,
     ) -> Array:

@@ -6,7 +6,7 @@ is worth saving then, and `ops.block.blocks_step` is all blocks in one. It is th
 
 from collections.abc import Sequence
 from itertools import repeat
-from typing import Any, Protocol
+from typing import Any
 
 from ..backend import Array
 from ..ops.attention import Mask
@@ -19,7 +19,7 @@ from .linear import Linear
 from .module import Module, ModuleList
 from .norm import LayerNorm
 
-__all__ = ["RoomyCache", "run_blocks"]
+__all__ = ["run_blocks"]
 
 # what is in a block that `blocks_step` knows; a part of any other kind runs as it is
 PARTS = {
@@ -32,22 +32,16 @@ PARTS = {
 }
 
 
-class RoomyCache(AttentionCache, Protocol):
-    """An `AttentionCache` with room that others may write to."""
-
-    def extend(self, count: int) -> tuple[Array, Array]:
-        """Views as `append` returns them, for whoever writes their last `count` positions himself."""
-        ...
-
-
-def run_blocks(blocks: ModuleList, x: Array, mask: Mask, caches: Sequence[RoomyCache] | None = None) -> Array:
+def run_blocks(blocks: ModuleList, x: Array, mask: Mask, caches: Sequence[AttentionCache] | None = None) -> Array:
     """Transform x (B, T, C) by blocks that attend to themselves, one after the other. caches: one for each block.
 
-    As one op where caches are given, a fast twin serves, and running the blocks would be nothing else: they are alike,
-    of the library's own parts, in `eval()`, their attention is "auto" or "fused", and no observer watches one of them.
+    As one op where a fast twin serves, caches are given that have `extend`, as `generation.cache.BlockCache` does, and
+    running the blocks would be nothing else: they are alike, of the library's own parts, in `eval()`, their attention
+    is "auto" or "fused", and no observer watches one of them.
     """
-    if caches and _are_one_op(blocks):
-        keys, values = zip(*(cache.extend(x.shape[1]) for cache in caches), strict=True)
+    extends: list[Any] = [getattr(cache, "extend", None) for cache in caches or ()]
+    if extends and all(extends) and blocks_step.has_twin(x) and _are_one_op(blocks):
+        keys, values = zip(*(extend(x.shape[1]) for extend in extends), strict=True)
         if mask.array is not None:  # it is about all positions; the cache may know that only the last are seen
             mask = mask._replace(array=mask.array[..., -keys[0].shape[2] :])
         given = x, [_weights(block) for block in blocks], keys, values, mask, *_options(blocks[0])
@@ -65,7 +59,7 @@ def _options(block: Any) -> tuple[Any, ...]:
 def _are_one_op(blocks: ModuleList) -> bool:
     options = None
     for block in blocks:
-        if type(block) not in (PreNormBlock, PostNormBlock) or block.training or not _has_plain_parts(block):
+        if type(block) not in (PreNormBlock, PostNormBlock) or not _has_plain_parts(block):
             return False
         options = options or _options(block)
         if _options(block) != options or block.attention.implementation not in ("auto", "fused"):
@@ -80,7 +74,12 @@ def _has_plain_parts(block: Module) -> bool:
     up, down = block.feed_forward.up, block.feed_forward.down  # type: ignore[attr-defined]
     if type(up) is not Linear or type(down) is not Linear:
         return False
-    return not any(part._observers for part in (block, up, down, *block._modules.values()))
+    for part in (block, up, down, *block._modules.values()):
+        if (
+            part.training or part._observers or "forward" in part.__dict__
+        ):  # the last: somebody put another in its place
+            return False
+    return True
 
 
 def _weights(block: Any) -> BlockWeights:

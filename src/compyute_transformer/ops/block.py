@@ -20,7 +20,16 @@ from .linear import linear
 from .multi_head import merge_heads, project_forward
 from .norm import layer_norm
 
-__all__ = ["BlockWeights", "NormWeights", "blocks_step", "check_blocks_step", "each_shape", "each_weight"]
+__all__ = [
+    "NAMES",
+    "BlockWeights",
+    "NormWeights",
+    "blocks_step",
+    "check_blocks_step",
+    "each_shape",
+    "each_weight",
+    "is_bias",
+]
 
 
 class NormWeights(NamedTuple):
@@ -104,6 +113,11 @@ NAMES = (
 )
 
 
+def is_bias(name: str) -> bool:
+    """Whether a weight of this name may be None."""
+    return name.endswith("bias")
+
+
 def each_weight(weights: BlockWeights) -> tuple[Array | None, ...]:
     """The twelve arrays, in the order of NAMES."""
     (norm_1, shift_1, _), *attention_weights, (norm_2, shift_2, _), up, up_bias, down, down_bias = weights
@@ -143,9 +157,12 @@ def check_blocks_step(
         check_heads(op, num_heads * D, num_heads, K)
         if not 1 <= T <= S:
             raise RangeError(f"{op}: x has at least one position, and keys have room for all, got {T} and {S}.")
-        for name, array, shape in zip(NAMES, arrays, each_shape(C, num_heads, K, D, len(w.up_weight)), strict=True):
+        F = 0 if w.up_weight is None else len(w.up_weight)
+        for name, array, shape in zip(NAMES, arrays, each_shape(C, num_heads, K, D, F), strict=True):
             if array is not None:
                 check_shape(op, name, array, shape, "as `BlockWeights` says")
+            elif not is_bias(name):
+                raise ShapeError(f"{op}: only biases may be None, {name} must have shape {shape}, got None.")
         check_mask(mask, (B, num_heads, T, S))
     if activation not in ACTIVATIONS:
         raise RangeError(f"{op}: an activation is one of {', '.join(ACTIVATIONS)}, got {activation!r}.")

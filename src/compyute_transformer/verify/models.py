@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, use
+from ..generation.cache import KeyValueCache
+from ..generation.read import prefill, step
+from ..models.language import LanguageModel
 from ..nn.attention import MultiHeadAttention
 from ..nn.module import Module
 from ..ops.contract import cotangent
@@ -172,11 +175,25 @@ def by_implementations(config: Any, label: Label, seed: int) -> Iterator[Finding
 
 
 def beside_twins(model: Any, inputs: Inputs, targets: Array, label: Label, seed: int) -> list[Finding]:
-    """A model as it runs by default beside itself on readable bodies alone."""
+    """A model as it runs by default beside itself on readable bodies alone; a language model also token by token."""
     outcome = outcome_of(model, inputs, targets)
     with use("reference"):
         expected = outcome()
-    return from_errors(compare_outcomes(outcome(), expected), label, "twin", model.flat.data.dtype)
+    errors = compare_outcomes(outcome(), expected)
+    if isinstance(model, LanguageModel):
+        ids = inputs[0] if isinstance(inputs, tuple) else inputs
+        with use("reference"):
+            slowly = written(model, ids)
+        errors["logits, token by token"] = relative_error(written(model, ids), slowly)
+    return from_errors(errors, label, "twin", model.flat.data.dtype)
+
+
+def written(model: LanguageModel, ids: Array) -> Array:
+    """The logits of what follows each of ids (B, T), each read behind the cache of those before it."""
+    cache = KeyValueCache(model, len(ids))
+    logits = [prefill(model, ids[:, :1].tolist(), cache)]
+    logits += [step(model, column.tolist(), cache) for column in ids[:, 1:].T]
+    return np.stack(logits, axis=1)
 
 
 def beside_implementations(model: Any, inputs: Inputs, targets: Array, label: Label, seed: int) -> Iterator[Finding]:
