@@ -22,6 +22,7 @@ def test_every_forward_and_backward_is_mutated_and_what_they_call() -> None:
     helpers = ("visible_keys", "hide", "sum_heads", "repeat_heads", "split_heads", "merge_heads", "drop_weights")
     assert set(TARGETS) >= {*helpers, "project_forward", "adamw_update", "Parameter.accumulate", "Mask.for_head"}
     assert not set(TARGETS) & {"check_linear", "check_mask", "check_shape", "check_floats", "Module.forward"}
+    assert not set(TARGETS) & {"blocks_step", "run_blocks"}  # which tests hold to the modules they stand in for
 
 
 def test_every_module_and_model_is_mutated() -> None:
