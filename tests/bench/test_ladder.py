@@ -26,7 +26,7 @@ def test_every_rung_is_timed_and_compared_with_the_one_below() -> None:
 
 def test_the_top_has_every_twin_there_is() -> None:
     words = {path.stem for path in Path(backend.__file__).with_name("cpu").glob("[a-z]*.py")}
-    assert {word for _, added in RUNGS for word in added} == words - {"block"}  # which writes, and has no part in a step
+    assert {word for _, added in RUNGS for word in added} == words - {"block"}  # which writes, and takes no step
 
 
 def test_a_rung_has_its_own_twins_and_those_below(monkeypatch: pytest.MonkeyPatch) -> None:
