@@ -6,7 +6,7 @@ block from Python, whose code and data the weights have pushed out of the cache 
 1. A kernel an op, eleven a block: 18 to 20 ms a token of GPT-2's shape (124 million weights, 2 cores of a Zen 4,
    2026-11-24), where reading 497 MB takes 14.5 to 15.5 ms.
 2. A kernel a block, which calls the kernels of the other files one after the other: 16.5 ms.
-3. This: one for all blocks, which is told where each weight lies.
+3. This: one for all blocks, which is told where each weight lies: 15.3 to 16 ms.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ CODES: dict[Activation, int] = {"gelu_tanh": GELU_TANH, "gelu": GELU, "relu": RE
 
 @kernel
 def _note(places, norm_1, shift_1, w_in, b_in, w_out, b_out, norm_2, shift_2, w_up, b_up, w_down, b_down):
-    """Write down where a block's weights lie; fifty times as fast as asking each array from Python."""
+    """Write down where a block's weights lie, in a sixteenth of the time that asking each array takes from Python."""
     places[0], places[1], places[2] = norm_1.ctypes.data, shift_1.ctypes.data, w_in.ctypes.data
     places[3], places[4], places[5] = b_in.ctypes.data, w_out.ctypes.data, b_out.ctypes.data
     places[6], places[7], places[8] = norm_2.ctypes.data, shift_2.ctypes.data, w_up.ctypes.data
