@@ -1,6 +1,6 @@
 """Derive the figures of a gradient certificate anew: python scripts/check_certificate.py FILE
 
-Imports nothing of the library but the functions under test and the two types they take, Mask and Draw. Inputs are drawn
+Imports nothing of the library but the functions under test and the two types they take, Mask and RandomKey. Inputs are drawn
 by the certificate's recipes, slopes are central differences, written here; every op that the library has must be there,
 with the source that was proven. Prints a line an op, and exits with 1 at any fault. A row is accepted where
 
@@ -22,11 +22,11 @@ from zlib import crc32
 import numpy as np
 
 from compyute_transformer import ops
-from compyute_transformer.ops.attention import Draw, Mask
+from compyute_transformer.ops.attention import Mask, RandomKey
 
 SIDES = "forward", "backward"
 SLOPES = {"differences": (1e-7,), "complex step": (1e-10,), "adjoint": (1e-10,)}  # float64
-LIMITS = SLOPES | {"torch": (1e-10, 1e-5)} | dict.fromkeys(("twin", "device", "linearity"), (1e-12, 1e-5))  # float32
+LIMITS = SLOPES | {"torch": (1e-10, 1e-5)} | dict.fromkeys(("kernel", "device", "linearity"), (1e-12, 1e-5))  # float32
 
 
 def draw(seed, purpose, name, shape):
@@ -38,8 +38,8 @@ def make(name, value, seed):  # an argument by its recipe, in float64
         return value
     if "mask" in value:
         return Mask(**{key: make("mask", item, seed) for key, item in value["mask"].items()})
-    if "draw" in value or "integers" in value:
-        return Draw(*value["draw"]) if "draw" in value else np.array(value["integers"])
+    if "key" in value or "integers" in value:
+        return RandomKey(*value["key"]) if "key" in value else np.array(value["integers"])
     if "true" in value:
         return np.isin(np.arange(np.prod(value["shape"])), value["true"]).reshape(value["shape"])
     x = value["mean"] + value["std"] * draw(seed, 0, name, value["normal"])

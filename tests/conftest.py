@@ -1,7 +1,7 @@
 """What every test runs under.
 
 The shapes written in the signatures of the ops are enforced: jaxtyping and beartype check each call of each op, so an
-annotation that is wrong fails the tests that run it. A test of the door's own errors asks for the fixture `door_only`,
+annotation that is wrong fails the tests that run it. A test of the validation's own errors asks for the fixture `validation_only`,
 since the annotations would refuse the same input first.
 
 A test that takes `op` and `case` runs once for each case of the registry.
@@ -42,8 +42,8 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture
-def door_only() -> Iterator[None]:
-    """As at run time: only the checks at the door of the ops refuse wrong input, not the annotations."""
+def validation_only() -> Iterator[None]:
+    """As at run time: only the checks at the validation of the ops refuse wrong input, not the annotations."""
     before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
@@ -52,7 +52,7 @@ def door_only() -> Iterator[None]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if {"op", "case"} <= set(metafunc.fixturenames):
-        from compyute_transformer.ops.contract import REGISTRY
+        from compyute_transformer.verify.registry import REGISTRY
 
         every = [pytest.param(op, case, id=f"{op.name}-{case.name}") for op in REGISTRY.values() for case in op.cases]
         metafunc.parametrize(("op", "case"), every)
@@ -60,7 +60,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(trylast=True)  # after -k and -m have chosen
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    from compyute_transformer.backend import gpu_fault
+    from compyute_transformer.arrays import gpu_fault
 
     chosen = len(items)
     if gpu_fault():
@@ -79,7 +79,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    from compyute_transformer.backend import gpu_fault
+    from compyute_transformer.arrays import gpu_fault
 
     fault = gpu_fault()
     reason = f": no GPU ({fault})" if fault else ": a GPU is here"

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from compyute_transformer.arrays import Array
 
-from compyute_transformer.backend import Array
 from compyute_transformer.nn import (
     CrossBlock,
     Dropout,
@@ -16,10 +16,10 @@ from compyute_transformer.nn import (
     PostNormBlock,
     PreNormBlock,
 )
-from compyute_transformer.ops.contract import cotangent
 from compyute_transformer.random import DROPOUT, Generator
 from compyute_transformer.verify.differences import directional_error
-from compyute_transformer.verify.torch_models import randomise
+from compyute_transformer.verify.registry import cotangent
+from compyute_transformer.verify.torch_models import randomize
 
 __all__ = ["block", "cross_block", "module_error", "post_norm_block"]
 
@@ -33,7 +33,7 @@ def module_error(
     """
     forward = forward or module
     module.to(dtype=np.float64)
-    randomise(module, seed)
+    randomize(module, seed)
     flat = module.flat
     generators = [m.generator for _, m in module.named_modules() if isinstance(m, Dropout | MultiHeadAttention)]
     offsets = [generator.offset for generator in generators]
@@ -50,7 +50,7 @@ def module_error(
     found: Any = module.backward(u)
     dinputs = [d for d in (found if isinstance(found, tuple) else (found,)) if d is not None]
     error = directional_error(run, [flat.grad.copy(), *dinputs], [start, *inputs], u, seed)
-    module.forget()
+    module.clear_saved()
     return error
 
 

@@ -1,10 +1,10 @@
-"""What the tests of the mutation run share: what is mutated, one mutant by what it changes, a bad body."""
+"""What the tests of the mutation run share: what is mutated, one mutant by what it changes, a bad reference."""
 
 from types import ModuleType
 
 from compyute_transformer.nn import Module
 from compyute_transformer.verify.mutation.make import Mutant, make_mutants
-from compyute_transformer.verify.mutation.sources import Body, Target, find_targets
+from compyute_transformer.verify.mutation.sources import Reference, Target, find_targets
 
 __all__ = ["TARGETS", "broken", "find", "kinds_of"]
 
@@ -17,14 +17,14 @@ def find(mutants: list[Mutant], function: str, before: str, after: str) -> Mutan
     return found[0]
 
 
-def broken(target: Target) -> Body:
+def broken(target: Target) -> Reference:
     """One that returns zeros."""
     tree = target.tree
     return next(m for m in make_mutants(target) if m.rule == "zeros for a result" and tree is m.target.tree).body
 
 
-def kinds_of(floor: ModuleType) -> list[type[Module]]:
+def kinds_of(package: ModuleType) -> list[type[Module]]:
     """Every public module or model that computes something: not what only holds others, nor a base of others."""
-    named = [getattr(floor, name) for name in floor.__all__]
+    named = [getattr(package, name) for name in package.__all__]
     modules = [kind for kind in named if isinstance(kind, type) and issubclass(kind, Module)]
     return [kind for kind in modules if kind.forward is not Module.forward]

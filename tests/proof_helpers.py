@@ -7,8 +7,8 @@ from typing import Any
 import jaxtyping
 import pytest
 
-from compyute_transformer.backend import Twin
-from compyute_transformer.ops.contract import REGISTRY
+from compyute_transformer.dispatch import Dispatched
+from compyute_transformer.verify.registry import REGISTRY
 
 __all__ = ["annotations_off", "damage"]
 
@@ -16,7 +16,7 @@ __all__ = ["annotations_off", "damage"]
 def damage(monkeypatch: pytest.MonkeyPatch, op: str, argument: str, how: Callable[[Any], Any]) -> None:
     """Let the readable backward of an op return `how(gradient)` for one argument, wherever it is called."""
     backward: Any = REGISTRY[op].backward
-    assert isinstance(backward, Twin)
+    assert isinstance(backward, Dispatched)
     index, right = REGISTRY[op].differentiable.index(argument), backward.reference
 
     def wrong(dy: Any, saved: Any) -> Any:
@@ -31,7 +31,7 @@ def damage(monkeypatch: pytest.MonkeyPatch, op: str, argument: str, how: Callabl
 
 @contextmanager
 def annotations_off() -> Iterator[None]:
-    """As the fixture `door_only`, for longer than a test: a complex step is not what the annotations of an op allow."""
+    """As the fixture `validation_only`, for longer than a test: a complex step is not what the annotations of an op allow."""
     before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     yield

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from proof_helpers import annotations_off, damage
 
-from compyute_transformer import ops
+from compyute_transformer.verify import registry
 from compyute_transformer.verify.certificate import certificate, write_certificate
 from compyute_transformer.verify.ops import prepare_ops
 from compyute_transformer.verify.plan import carry_out, choose, everything
@@ -57,7 +57,7 @@ def test_it_is_short_and_imports_nothing_else_of_ours() -> None:
     }
     assert {name for name in modules if name.startswith("compyute")} == {
         "compyute_transformer.ops",
-        "compyute_transformer.ops.attention.Draw",
+        "compyute_transformer.ops.attention.RandomKey",
         "compyute_transformer.ops.attention.Mask",
     }
     assert "verify" not in text.split('"""')[2]
@@ -85,7 +85,7 @@ TAMPERED: dict[str, Change] = {
     "linear": change("linear", "differences", error=lambda e: e * 3),
     "layer_norm": change("layer_norm", "torch", error=0.0),
     "gelu": change("gelu", "complex step", ours=lambda x: x * 1.001, theirs=lambda x: x * 1.001),
-    "softmax": lambda c: c["rows"].remove(row_of(c, "softmax", "twin")),
+    "softmax": lambda c: c["rows"].remove(row_of(c, "softmax", "kernel")),
     "relu": lambda c: c["ops"]["relu"]["backward"].update(sha256="0" * 64),
     "dropout": change("dropout", "linearity", bound=1e-3),
     "embedding": change("embedding", "adjoint", scale=lambda s: s * 10),
@@ -130,7 +130,7 @@ def test_figures_of_a_backward_that_has_changed_since_are_not_found_again(
     script = module_from_spec(spec)
     spec.loader.exec_module(script)
     damage(monkeypatch, op, argument, lambda g: 1.0001 * g)
-    functions = tuple(getattr(ops.contract.REGISTRY[op], side) for side in ("forward", "backward"))
+    functions = tuple(getattr(registry.REGISTRY[op], side) for side in ("forward", "backward"))
     rows = [row for row in proven["rows"] if row["op"] == op]
     faults = list(script.check_op(op, proven["ops"][op], rows, functions))
     assert any(f"d{argument}" in fault and "differ" in fault for fault in faults)

@@ -14,12 +14,12 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
+from compyute_transformer.training.settings.settings import KINDS, SECTION_OF
 
 from compyute_transformer import __version__, cli
-from compyute_transformer.data.corpus import NAMED
-from compyute_transformer.models.presets import DEFAULT_PRESET, PRESETS
+from compyute_transformer.data.text.corpus import NAMED
 from compyute_transformer.training import Settings
-from compyute_transformer.training.settings import KINDS, SECTION_OF
+from compyute_transformer.training.settings.presets import DEFAULT_PRESET, PRESETS
 
 TEXT = "The owl and the pussycat went to sea in a beautiful pea green boat.\n" * 40
 TINY_SETTINGS = {"context-length": 16, "embed-dim": 16, "num-heads": 2, "num-layers": 1, "batch-size": 4}
@@ -72,7 +72,7 @@ def process(*arguments: object) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """That of a pipe on a plain machine: some build servers ask every program for colours."""
+    """That of a pipe on a plain machine: some build servers ask every program for colors."""
     return {name: value for name, value in os.environ.items() if "COLOR" not in name and name != "GITHUB_ACTIONS"}
 
 
@@ -400,14 +400,14 @@ def test_without_the_cache_the_text_is_the_same(run: Run, trained: Path) -> None
         return run("generate", trained, "--max-new-tokens", 40, "--prompt", "The owl", *options).out
 
     assert text("--no-cache") == text()
-    assert text("--no-cache", "--slide", 8) == text("--slide", 8)
+    assert text("--no-cache", "--stride", 8) == text("--stride", 8)
 
 
 def test_the_cache_is_used_unless_it_is_refused(run: Run, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from compyute_transformer.generation import read
+    from compyute_transformer.generation import decode
 
     steps: list[object] = []
-    monkeypatch.setattr(read, "step", lambda *given: steps.append(given) or pytest.fail("a step"))
+    monkeypatch.setattr(decode, "step", lambda *given: steps.append(given) or pytest.fail("a step"))
     assert run("generate", trained, "--max-new-tokens", 3, "--no-cache").code == 0
     with pytest.raises(pytest.fail.Exception, match="a step"):
         cli.main(["generate", str(trained), "--max-new-tokens", "3"])
@@ -438,7 +438,7 @@ def test_images_are_learned_judged_and_their_confusion_is_drawn(run: Run, tmp_pa
     tiny = ["--embed-dim", 8, "--num-heads", 2, "--num-layers", 1, "--batch-size", 8, "--steps", 2, "--patch-size", 4]
     done = run("train", "--task", "digits", "--runs", tmp_path, *tiny)
     assert done.code == 0
-    assert "recognised" in done.out
+    assert "recognized" in done.out
     picture = tmp_path / "confusion.png"
     done = run("eval", tmp_path / "digits", "--picture", picture)
     assert "accuracy" in done.out
@@ -487,7 +487,7 @@ def test_a_translation_without_sacrebleu_says_so(run: Run, tmp_path: Path, monke
     done = run("eval", tmp_path / "pairs")
     assert "bleu" in done.out
     assert "sacreBLEU" not in done.err
-    monkeypatch.setattr("compyute_transformer.training.translation.can_bleu", lambda: False)
+    monkeypatch.setattr("compyute_transformer.training.tasks.translation.can_bleu", lambda: False)
     done = run("eval", tmp_path / "pairs")
     assert "bleu" not in done.out
     assert "BLEU was left out: it needs sacreBLEU. pip install 'compyute-transformer[translation]'" in done.err
@@ -529,7 +529,7 @@ def test_the_doctor_tells_people_and_programs(run: Run) -> None:
         (["generate", "RUN", "--temperature", "-1"], "temperature is a finite number"),
         (["generate", "RUN", "--min-p", "2"], "min_p lies in"),
         (["generate", "RUN", "--repetition-penalty", "0"], "repetition_penalty is a finite number above 0"),
-        (["generate", "RUN", "--slide", "17"], r"slide lies in \[1, 16\]"),
+        (["generate", "RUN", "--stride", "17"], r"stride lies in \[1, 16\]"),
         (["generate", "RUN", "--attention", "map.txt"], "the file's ending names its format"),
     ],
 )
@@ -648,9 +648,9 @@ def test_a_translation_is_drawn_where_an_option_of_drawing_is_given(run: Run, tr
 
 
 def test_a_translation_refuses_what_only_a_text_has(run: Run, translator: Path) -> None:
-    done = run("generate", translator, "--prompt", "abc", "--slide=1")
+    done = run("generate", translator, "--prompt", "abc", "--stride=1")
     assert done.code == 2
-    assert "--slide does not belong to a run that learned translation" in plain(done.err)
+    assert "--stride does not belong to a run that learned translation" in plain(done.err)
 
 
 @pytest.mark.parametrize("option", ["--beam=1", "--length-penalty=0.6"])

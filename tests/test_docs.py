@@ -19,8 +19,8 @@ import pytest
 import typer
 
 from compyute_transformer.cli import app
-from compyute_transformer.ops.contract import REGISTRY
 from compyute_transformer.training import Settings
+from compyute_transformer.verify.registry import REGISTRY
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -147,7 +147,7 @@ def test_the_page_of_mutants_says_what_the_table_says(site: Path) -> None:
     for page in ("mutants", "numbers"):
         text = re.sub(r"<[^>]*>", "", (site / f"{page}.html").read_text(encoding="utf-8"))
         assert f"planted {len(rows)} mutants" in text
-        assert f"{changing} of them change behaviour, and the proofs reject {words['killed']}" in text
+        assert f"{changing} of them change behavior, and the proofs reject {words['killed']}" in text
         assert f"{words['killed'] / changing:.2%}" in text
         assert f"The other {words['equivalent']} are equivalent" in text
     html = (site / "mutants.html").read_text(encoding="utf-8")

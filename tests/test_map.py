@@ -39,7 +39,7 @@ def test_map_equals_tree() -> None:
     assert files_on_the_map() == tree
 
 
-def test_every_floor_is_on_the_map() -> None:
+def test_every_package_is_on_the_map() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for folder in PACKAGE.iterdir():
         if folder.is_dir() and folder.name != "__pycache__":

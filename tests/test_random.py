@@ -10,10 +10,10 @@ from compyute_transformer.errors import RangeError
 from compyute_transformer.random import (
     BATCHES,
     DROPOUT,
-    INITIALISATION,
+    INITIALIZATION,
     SAMPLING,
-    Draw,
     Generator,
+    RandomKey,
     dropout_threshold,
     integers,
     keep_mask,
@@ -23,7 +23,7 @@ from compyute_transformer.random import (
     uniform,
 )
 
-DRAW = Draw(seed=0x0123456789ABCDEF, stream=DROPOUT, offset=5)
+DRAW = RandomKey(seed=0x0123456789ABCDEF, stream=DROPOUT, offset=5)
 
 # Counter words, key words and answer of Philox 4x32-10, from the known-answer tests of the authors' Random123.
 KNOWN_ANSWERS = [
@@ -81,17 +81,17 @@ def test_a_draw_is_a_function_of_its_address() -> None:
         DRAW._replace(offset=6),
         DRAW._replace(head=1),
     ]
-    drawn = [uniform(draw, (4, 5)) for draw in (DRAW, *others)]
+    drawn = [uniform(key, (4, 5)) for key in (DRAW, *others)]
     for i in range(len(drawn)):
         for j in range(i):
             assert not np.any(drawn[i] == drawn[j])
 
 
 def test_the_streams_are_four_different_numbers() -> None:
-    assert len({INITIALISATION, DROPOUT, BATCHES, SAMPLING}) == 4
+    assert len({INITIALIZATION, DROPOUT, BATCHES, SAMPLING}) == 4
 
 
-def test_rows_columns_and_neighbouring_offsets_are_uncorrelated() -> None:
+def test_rows_columns_and_neighboring_offsets_are_uncorrelated() -> None:
     x = np.stack([uniform(DRAW._replace(offset=o), (200, 200), np.float64) - 0.5 for o in (0, 1)]) * np.sqrt(12)
     for a, b in ((x[:, 1:], x[:, :-1]), (x[:, :, 1:], x[:, :, :-1]), (x[0], x[1]), (x[:, :, 4:], x[:, :, :-4])):
         assert abs(np.mean(a * b)) < 5 / np.sqrt(a.size)
@@ -181,7 +181,7 @@ def test_any_shape_can_be_drawn(shape: tuple[int, ...]) -> None:
 
 def test_a_generator_hands_out_one_offset_after_the_other() -> None:
     generator = Generator(seed=3, stream=BATCHES)
-    assert [generator.next() for _ in range(3)] == [Draw(3, BATCHES, offset) for offset in range(3)]
+    assert [generator.next() for _ in range(3)] == [RandomKey(3, BATCHES, offset) for offset in range(3)]
     assert generator == Generator(3, BATCHES, 3)  # its whole state
 
 
@@ -198,13 +198,13 @@ def test_equal_seeds_start_the_default_generator_equally() -> None:
     first = random.default_generator().next()
     random.default_generator().next()
     random.seed(11)
-    assert random.default_generator().next() == first == Draw(11, INITIALISATION, 0)
-    assert random.default_generator(DROPOUT).next() == Draw(11, DROPOUT, 0)
+    assert random.default_generator().next() == first == RandomKey(11, INITIALIZATION, 0)
+    assert random.default_generator(DROPOUT).next() == RandomKey(11, DROPOUT, 0)
     random.seed(0)
 
 
 def test_normal_numbers_do_not_depend_on_how_many_are_made_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    draw, shape = Draw(5, 1, 9), (7, 5, 11)
+    draw, shape = RandomKey(5, 1, 9), (7, 5, 11)
     whole = random.normal(draw, shape)
     for at_a_time in (1, 24, 100):  # fewer than a row, a few rows, and rows that do not divide
         monkeypatch.setattr(random, "AT_A_TIME", at_a_time)

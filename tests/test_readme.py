@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from compyute_transformer import cli
-from compyute_transformer.data import corpus
+from compyute_transformer.data.text import corpus
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
 SMALL = ["--steps", "2", "--batch-size", "2", "--validation-fraction", "0.01", "--sample-tokens", "4"]
@@ -35,7 +35,7 @@ def test_python_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     exec(compile(block, "README.md", "exec"), {})
 
 
-@pytest.mark.usefixtures("door_only")  # as at run time: a proof hands complex numbers to ops
+@pytest.mark.usefixtures("validation_only")  # as at run time: a proof hands complex numbers to ops
 def test_every_command_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -53,7 +53,7 @@ def test_every_command_runs(
         elif arguments[0] == "train":
             arguments = [*arguments, *SMALL]
         elif arguments[0] == "verify":
-            arguments = [*arguments, "--method", "twin"]  # tests/verify runs the rest
+            arguments = [*arguments, "--method", "kernel"]  # tests/verify runs the rest
         run(arguments)
     assert (tmp_path / "runs" / "nano" / "config.json").exists()
 

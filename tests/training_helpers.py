@@ -13,7 +13,7 @@ import pytest
 from compyute_transformer import GPT
 from compyute_transformer.data import train_tokenizer
 from compyute_transformer.training import LanguageTask, Settings
-from compyute_transformer.training.events import Event
+from compyute_transformer.training.reporting.events import Event
 
 __all__ = ["TEXT", "TINY", "Killed", "Listener", "digests", "dying", "task", "tiny"]
 

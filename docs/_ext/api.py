@@ -16,7 +16,7 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-from compyute_transformer.backend import Twin
+from compyute_transformer.dispatch import Dispatched
 
 from .markdown import MarkdownDirective, table
 
@@ -47,7 +47,7 @@ class Public(MarkdownDirective):
             if issubclass(value, BaseException):
                 return f".. autoexception:: {module.__name__}.{name}\n"
             return f".. autoclass:: {module.__name__}.{name}\n   :members:\n"
-        if isinstance(value, Twin) or callable(value):
+        if isinstance(value, Dispatched) or callable(value):
             return f".. autofunction:: {module.__name__}.{name}\n"
         return f".. autodata:: {module.__name__}.{name}\n"
 

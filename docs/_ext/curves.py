@@ -60,7 +60,7 @@ def draw(steps: list[Any], judged: list[Any], metric: str, label: str, goal: flo
     left.set(xlabel="step", ylabel="loss (nats)", yscale="log")
     left.legend(frameon=False)
     right.plot([e["step"] for e in judged], [e[metric] for e in judged], "o-", color=BLUE)
-    right.axhline(goal, color="grey", linewidth=1, linestyle=":")
+    right.axhline(goal, color="gray", linewidth=1, linestyle=":")
     right.set(xlabel="step", ylabel=label, ylim=(0, 1.02))
     last = judged[-1]
     right.annotate(

@@ -1,6 +1,6 @@
 """Tables of what the code says of itself, so that no page can go stale.
 
-```{op-table}       every op of the registry, with its file on each floor
+```{op-table}       every op of the registry, with its file on each package
 ```{cli}            every command of `compyute`, with its arguments and options
 ```{flow}           the picture of the flow
 ```{presets}        every preset, side by side
@@ -23,9 +23,9 @@ from sphinx.util.docutils import SphinxDirective
 
 from compyute_transformer import ops
 from compyute_transformer.cli import app as command
-from compyute_transformer.models.presets import PRESETS
-from compyute_transformer.ops.contract import REGISTRY
 from compyute_transformer.training import Settings
+from compyute_transformer.training.settings.presets import PRESETS
+from compyute_transformer.verify.registry import REGISTRY
 
 from .markdown import MarkdownDirective, table
 
@@ -49,14 +49,14 @@ class OpTable(MarkdownDirective):
 
 
 def homes(name: str, word: str) -> list[str]:
-    """The files of an op: the mathematics, the fast twins, and the modules that call it."""
+    """The files of an op: the mathematics, the kernels, and the modules that call it."""
     call = rf"^from \.\.ops\.{word} import (\([^)]*|.*)\b({name}_forward|IMPLEMENTATIONS)\b"
     pair = f"^def {name}_(forward|backward)"
-    floors = {"ops": pair, "cpu": pair, "gpu": pair, "nn": call}
+    packages = {"ops": pair, "cpu": pair, "gpu": pair, "nn": call}
     return [
         path.relative_to(PACKAGE).as_posix()
-        for floor, pattern in floors.items()
-        for path in sorted((PACKAGE / floor).glob("*.py"))
+        for package, pattern in packages.items()
+        for path in sorted((PACKAGE / package).glob("*.py"))
         if re.search(pattern, path.read_text(encoding="utf-8"), re.MULTILINE)
     ]
 
@@ -127,7 +127,7 @@ def default_of(option: Any) -> str:
 
 
 class Flow(SphinxDirective):
-    """The picture of the flow, as part of the page, so that it takes the page's colours."""
+    """The picture of the flow, as part of the page, so that it takes the page's colors."""
 
     def run(self) -> list[nodes.Node]:
         """Called by docutils."""

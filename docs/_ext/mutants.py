@@ -3,7 +3,7 @@
 ```{mutant-summary}       how many mutants, how many of them killed, where and when
 ```{mutant-rules}         every rule, with an example and its count
 ```{mutant-files}         every file, with its count
-```{mutant-survivors}     mutants that no proof kills and that change behaviour
+```{mutant-survivors}     mutants that no proof kills and that change behavior
 ```{mutant-equivalents}   mutants that no proof kills and that change nothing, with the reason
 """
 
@@ -46,7 +46,7 @@ class Summary(MutantDirective):
         took = f" It took {int(first['seconds']) / 60:.0f} minutes." if first.get("seconds") else ""
         return (
             f"The committed run planted **{len(rows)}** mutants in {functions(rows)} functions. "
-            f"**{changing}** of them change behaviour, and the proofs reject {words['killed']}: a kill rate of "
+            f"**{changing}** of them change behavior, and the proofs reject {words['killed']}: a kill rate of "
             f"**{words['killed'] / changing:.2%}**, where at least {ENOUGH:.0%} is asked for. The other "
             f"{words['equivalent']} are equivalent: they change nothing that anyone could see.\n\n"
             f"It ran on {first['date']} with version {first['version']} on {first['machine']}.{took}"

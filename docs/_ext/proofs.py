@@ -4,7 +4,7 @@
     ```{proof-summary}            one line a proof, over all ops
 
 Each case of the registry is held to differences (float64), to PyTorch (float64 and float32) and, where it has a fast
-twin, to the readable body. A proof that fails is a warning, and so an error of the build.
+kernel, to the reference. A proof that fails is a warning, and so an error of the build.
 """
 
 from collections.abc import Callable
@@ -15,8 +15,8 @@ import numpy as np
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
-from compyute_transformer.ops.contract import REGISTRY, Case, Op
-from compyute_transformer.verify import Check, check_op, compare, compare_twin, floors
+from compyute_transformer.verify import Check, check_op, compare, compare_kernel, packages
+from compyute_transformer.verify.registry import REGISTRY, Case, Op
 
 from .markdown import MarkdownDirective, table
 
@@ -38,11 +38,11 @@ PROOFS = (
     Proof("PyTorch", compare, ("float64", "float32")),
     *(
         Proof(
-            f"fast twin on the {floor.upper()}",
-            lambda op, case, dtype, f=floor: compare_twin(op, case, dtype, f),
+            f"kernel on the {package.upper()}",
+            lambda op, case, dtype, f=package: compare_kernel(op, case, dtype, f),
             ("float32",),
         )
-        for floor in floors()
+        for package in packages()
     ),
 )
 
@@ -81,7 +81,7 @@ def prove(name: str) -> tuple[Line, ...]:
         for dtype in proof.dtypes:
             found = [proof.prover(op, case, np.dtype(dtype)) for case in op.cases]
             checks = tuple(check for checks in found for check in checks)
-            if checks:  # an op without a fast twin has no such proof
+            if checks:  # an op without a kernel has no such proof
                 lines.append(Line(name, proof.name, dtype, sum(map(bool, found)), checks))
     return tuple(lines)
 
@@ -91,7 +91,7 @@ def number(error: float) -> str:
     return "0" if error == 0 else f"{error:.1e}"
 
 
-def summarise(lines: list[Line]) -> list[object]:
+def summarize(lines: list[Line]) -> list[object]:
     """One row: how much was compared, how near the worst came to its limit."""
     worst = max((line.worst for line in lines), key=nearness)
     return [
@@ -114,7 +114,7 @@ class Proofs(MarkdownDirective):
         for check in [check for line in lines for check in line.checks if not check.passed]:
             logger.warning("a proof fails: %s", check, location=self.get_location())
         head = ["proof", "dtype", "cases", "comparisons", "worst error", "limit", "verdict"]
-        return table(head, [[line.proof, line.dtype, *summarise([line])] for line in lines])
+        return table(head, [[line.proof, line.dtype, *summarize([line])] for line in lines])
 
 
 class ProofSummary(MarkdownDirective):
@@ -127,7 +127,7 @@ class ProofSummary(MarkdownDirective):
         rows = []
         for kind in kinds:
             lines = [line for line in every if (line.proof, line.dtype) == kind]
-            rows.append([*kind, len(lines), *summarise(lines)])
+            rows.append([*kind, len(lines), *summarize(lines)])
         return table(["proof", "dtype", "ops", "cases", "comparisons", "worst error", "limit", "verdict"], rows)
 
 

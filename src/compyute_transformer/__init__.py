@@ -1,6 +1,6 @@
 """Transformers whose every forward and backward pass is written by hand: readable, proven, fast.
 
-The flow, floor by floor:
+The flow, package by package:
 
     text        corpus = load_corpus()                                   data/
     tokens      ids = tokenizer.encode(corpus.text)                      data/
@@ -20,17 +20,8 @@ import os
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "18")
 
 from . import errors, models, nn, ops, optim
-from .backend import use
-from .models import (
-    GPT,
-    EncoderDecoder,
-    EncoderDecoderConfig,
-    GPTConfig,
-    VaswaniConfig,
-    VaswaniDecoder,
-    ViT,
-    ViTConfig,
-)
+from .dispatch import use_kernels
+from .models import GPT, GPTConfig, Transformer, TransformerConfig, TransformerLM, TransformerLMConfig, ViT, ViTConfig
 from .nn import Module, MultiHeadAttention
 from .ops import Mask
 from .optim import SGD, AdamW
@@ -42,14 +33,14 @@ __all__ = [
     "GPT",
     "SGD",
     "AdamW",
-    "EncoderDecoder",
-    "EncoderDecoderConfig",
     "GPTConfig",
     "Mask",
     "Module",
     "MultiHeadAttention",
-    "VaswaniConfig",
-    "VaswaniDecoder",
+    "Transformer",
+    "TransformerConfig",
+    "TransformerLM",
+    "TransformerLMConfig",
     "ViT",
     "ViTConfig",
     "errors",
@@ -58,5 +49,5 @@ __all__ = [
     "ops",
     "optim",
     "seed",
-    "use",
+    "use_kernels",
 ]

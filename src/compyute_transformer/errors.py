@@ -7,7 +7,7 @@ CompyuteError
 │   ├── DeviceError       arrays on different devices
 │   └── RangeError        a value outside its range: a probability, a window, a token id, a position
 ├── BackwardError         a backward pass without the forward pass it belongs to
-├── BackendError          a fast twin was asked for and none serves; no GPU; a missing array library
+├── BackendError          a kernel was asked for and none serves; no GPU; a missing array library
 ├── StateError            a state dict that does not fit the module
 ├── ConfigError           a setting that does not exist or cannot hold
 ├── DataError             a corpus that cannot be used
@@ -17,7 +17,7 @@ CompyuteError
 ├── RunError              a run folder that cannot be used
 │   └── CheckpointError   no whole checkpoint, or one that does not fit
 ├── NonFiniteError        a loss or gradient that is NaN or infinite
-├── ParityError           contestants of a benchmark that do not compute the same
+├── ParityError           candidates of a benchmark that do not compute the same
 └── MissingExtraError     an optional package is needed; the message says what to install
 
 A message names the operation, the rule, what came, and the remedy, in that order.
@@ -75,7 +75,7 @@ class BackwardError(CompyuteError, RuntimeError):
 
 
 class BackendError(CompyuteError, RuntimeError):
-    """A fast twin or a device was asked for by name and cannot serve."""
+    """A kernel or a device was asked for by name and cannot serve."""
 
 
 class StateError(CompyuteError, ValueError):
@@ -115,7 +115,7 @@ class NonFiniteError(CompyuteError, ArithmeticError):
 
 
 class ParityError(CompyuteError, AssertionError):
-    """Contestants of a benchmark that do not compute the same; nothing was timed."""
+    """Candidates of a benchmark that do not compute the same; nothing was timed."""
 
 
 class MissingExtraError(CompyuteError, ImportError):

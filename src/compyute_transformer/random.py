@@ -23,10 +23,10 @@ import numpy as np
 
 from .errors import RangeError
 
-__all__ = ["Draw", "Generator", "default_generator", "integers", "keep_mask", "normal", "seed", "uniform"]
+__all__ = ["Generator", "RandomKey", "default_generator", "integers", "keep_mask", "normal", "seed", "uniform"]
 
 # What a stream is for: draws of different streams never share a counter.
-INITIALISATION, DROPOUT, BATCHES, SAMPLING, CORPUS = range(5)
+INITIALIZATION, DROPOUT, BATCHES, SAMPLING, CORPUS = range(5)
 
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)  # the golden ratio and √3 − 1, as 32-bit fractions
@@ -34,7 +34,7 @@ LOW_WORD = 0xFFFFFFFF
 ROUNDS = 10
 
 
-class Draw(NamedTuple):
+class RandomKey(NamedTuple):
     """The address of one array's worth of random numbers.
 
     seed: 64-bit key. stream: what the numbers are for, below 2¹⁶. offset: which array of that stream, below 2³².
@@ -46,7 +46,7 @@ class Draw(NamedTuple):
     offset: int
     head: int = 0
 
-    def for_head(self, head: int) -> "Draw":
+    def for_head(self, head: int) -> "RandomKey":
         """The draw of one head's part of an attention draw."""
         return self._replace(head=self.head + head)
 
@@ -56,24 +56,24 @@ class Generator:
     """Hands out draws: one offset after the other. Its whole state is three integers."""
 
     seed: int = 0
-    stream: int = INITIALISATION
+    stream: int = INITIALIZATION
     offset: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**64:
             raise RangeError(f"Generator: a seed lies in [0, 2⁶⁴), got {self.seed}. Give a non-negative integer.")
 
-    def next(self) -> Draw:
+    def next(self) -> RandomKey:
         """The next draw; no two calls return the same."""
-        draw = Draw(self.seed, self.stream, self.offset)
+        key = RandomKey(self.seed, self.stream, self.offset)
         self.offset += 1
-        return draw
+        return key
 
 
-_defaults = {stream: Generator(stream=stream) for stream in (INITIALISATION, DROPOUT)}
+_defaults = {stream: Generator(stream=stream) for stream in (INITIALIZATION, DROPOUT)}
 
 
-def default_generator(stream: int = INITIALISATION) -> Generator:
+def default_generator(stream: int = INITIALIZATION) -> Generator:
     """The generator of modules which were given none: of their initial weights, or of what they drop."""
     return _defaults[stream]
 
@@ -102,16 +102,16 @@ def philox(key: int, words: tuple[Any, Any, Any, Any]) -> tuple[Any, Any, Any, A
     return c0, c1, c2, c3
 
 
-def random_bits(draw: Draw, rows: int, columns: int, heads: int = 1, xp: Any = np, first: int = 0) -> Any:
+def random_bits(key: RandomKey, rows: int, columns: int, heads: int = 1, xp: Any = np, first: int = 0) -> Any:
     """32 random bits for each element of (heads, rows, columns), as uint32. first: the number of the first row."""
     quads = -(-columns // 4)
     words = philox(
-        draw.seed,
+        key.seed,
         (
             xp.arange(quads, dtype=xp.uint64),
             xp.arange(first, first + rows, dtype=xp.uint64)[:, None],
-            xp.full((1, 1), draw.offset, dtype=xp.uint64),
-            xp.arange(heads, dtype=xp.uint64)[:, None, None] + np.uint64((draw.stream << 16) + draw.head),
+            xp.full((1, 1), key.offset, dtype=xp.uint64),
+            xp.arange(heads, dtype=xp.uint64)[:, None, None] + np.uint64((key.stream << 16) + key.head),
         ),
     )
     full = (heads, rows, quads)
@@ -123,18 +123,18 @@ def random_bits(draw: Draw, rows: int, columns: int, heads: int = 1, xp: Any = n
 AT_A_TIME = 1 << 15
 
 
-def _bits_of_shape(draw: Draw, shape: tuple[int, ...], xp: Any) -> Any:
+def _bits_of_shape(key: RandomKey, shape: tuple[int, ...], xp: Any) -> Any:
     if len(shape) == 0:
-        return random_bits(draw, 1, 1, xp=xp).reshape(())
-    return random_bits(draw, prod(shape[:-1]), shape[-1], xp=xp).reshape(shape)
+        return random_bits(key, 1, 1, xp=xp).reshape(())
+    return random_bits(key, prod(shape[:-1]), shape[-1], xp=xp).reshape(shape)
 
 
-def uniform(draw: Draw, shape: tuple[int, ...], dtype: Any = np.float32, xp: Any = np) -> Any:
+def uniform(key: RandomKey, shape: tuple[int, ...], dtype: Any = np.float32, xp: Any = np) -> Any:
     """Numbers uniform on [0, 1): 24 random bits each, exact in float32."""
-    return (_bits_of_shape(draw, shape, xp) >> np.uint32(8)).astype(dtype) * np.dtype(dtype).type(2.0**-24)
+    return (_bits_of_shape(key, shape, xp) >> np.uint32(8)).astype(dtype) * np.dtype(dtype).type(2.0**-24)
 
 
-def normal(draw: Draw, shape: tuple[int, ...], dtype: Any = np.float32, xp: Any = np) -> Any:
+def normal(key: RandomKey, shape: tuple[int, ...], dtype: Any = np.float32, xp: Any = np) -> Any:
     """Standard normal numbers (Box and Muller 1958), computed in float64, rounded to dtype.
 
     z = √(−2 ln u₁) · cos(2π u₂), with u₁ in (0, 1] from the even columns of a draw twice as wide, u₂ from the odd.
@@ -144,30 +144,30 @@ def normal(draw: Draw, shape: tuple[int, ...], dtype: Any = np.float32, xp: Any 
     step = max(1, AT_A_TIME // max(1, columns) if xp is np else rows)
     for first in range(0, rows, step):
         some = min(step, rows - first)
-        pairs = random_bits(draw, some, 2 * columns, xp=xp, first=first)[0].astype(xp.float64)
+        pairs = random_bits(key, some, 2 * columns, xp=xp, first=first)[0].astype(xp.float64)
         u1, u2 = (pairs[:, 0::2] + 1.0) * 2.0**-32, pairs[:, 1::2] * 2.0**-32
         z[first : first + some] = xp.sqrt(-2.0 * xp.log(u1)) * xp.cos(2.0 * np.pi * u2)
     return z.reshape(shape)
 
 
-def integers(draw: Draw, shape: tuple[int, ...], high: int, xp: Any = np) -> Any:
+def integers(key: RandomKey, shape: tuple[int, ...], high: int, xp: Any = np) -> Any:
     """Integers uniform on [0, high), as int64: ⌊bits · high / 2³²⌋ (Lemire 2019, without rejection), high up to 2³²."""
     if not 0 < high <= 2**32:
         raise RangeError(f"integers: high lies in [1, 2³²], got {high}. Give a positive bound.")
-    scaled = _bits_of_shape(draw, shape, xp).astype(xp.uint64) * np.uint64(high)
+    scaled = _bits_of_shape(key, shape, xp).astype(xp.uint64) * np.uint64(high)
     return (scaled >> np.uint64(32)).astype(xp.int64)
 
 
-def keep_mask(draw: Draw, probability: float, shape: tuple[int, ...], xp: Any = np) -> Any:
+def keep_mask(key: RandomKey, probability: float, shape: tuple[int, ...], xp: Any = np) -> Any:
     """True where dropout keeps an element: its 32 bits are at least probability · 2³².
 
     A shape of four axes (B, H, T, S) is drawn head by head, as the module's docstring says; any other by rows.
     """
     threshold = np.uint32(dropout_threshold(probability))
     if len(shape) != 4:
-        return _bits_of_shape(draw, shape, xp) >= threshold
+        return _bits_of_shape(key, shape, xp) >= threshold
     B, H, T, S = shape
-    return (random_bits(draw, B * T, S, heads=H, xp=xp) >= threshold).reshape(H, B, T, S).swapaxes(0, 1)
+    return (random_bits(key, B * T, S, heads=H, xp=xp) >= threshold).reshape(H, B, T, S).swapaxes(0, 1)
 
 
 def dropout_threshold(probability: float) -> int:

@@ -12,8 +12,8 @@ from compyute_transformer.bench.attention import (
     run_op_alone,
     run_step_alone,
 )
-from compyute_transformer.bench.ground import NO_TORCH
 from compyute_transformer.bench.workload import workload
+from compyute_transformer.environment.conditions import NO_TORCH
 from compyute_transformer.errors import ConfigError, ParityError
 from compyute_transformer.ops.multi_head import IMPLEMENTATIONS
 

@@ -9,10 +9,10 @@ from typing import Any, get_args
 import pytest
 
 from compyute_transformer import cli
+from compyute_transformer.bench.candidates import COLUMNS, Report, Result
 from compyute_transformer.bench.command import Size, StepSize
-from compyute_transformer.bench.ground import Ground
-from compyute_transformer.bench.race import COLUMNS, Report, Result
 from compyute_transformer.bench.workload import SIZES, STEP_SIZES
+from compyute_transformer.environment.conditions import Ground
 
 GROUND = Ground("Linux, 2 cores", "A processor", 2, "openblas", "numpy 2.0", "2026-01-02")
 TINY = ["--context-length=8", "--embed-dim=16", "--num-heads=2", "--num-layers=1"]

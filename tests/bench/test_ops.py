@@ -1,4 +1,4 @@
-"""The twins' race: every twin has its line, the work is counted right, and a twin that is wrong is refused."""
+"""The kernels' race: every kernel has its line, the work is counted right, and a kernel that is wrong is refused."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ from compyute_transformer.bench import ops
 from compyute_transformer.bench.ops import Piece, bench_ops, bytes_moved, pieces
 from compyute_transformer.bench.workload import workload
 from compyute_transformer.errors import ConfigError, ParityError
-from compyute_transformer.ops.contract import REGISTRY
 from compyute_transformer.ops.norm import layer_norm_forward
+from compyute_transformer.verify.registry import REGISTRY
 
 TINY = {"context_length": 8, "embed_dim": 16, "num_heads": 2, "num_layers": 1, "batch_size": 3}
 N, C, F = 24, 16, 64
@@ -20,10 +20,10 @@ def by_name(*names: str) -> dict[str, Piece]:
     return {piece.name: piece for piece in pieces(workload("seed", TINY), names)}
 
 
-def test_every_twin_has_its_line() -> None:
+def test_every_kernel_has_its_line() -> None:
     functions = [f for op in REGISTRY.values() for f in (op.forward, op.backward)]
-    twins = [f.__name__ for f in functions if hasattr(f, "twin") and f.twin("cpu") is not None]
-    assert list(by_name()) == [*twins, "adamw_update"]
+    kernels = [f.__name__ for f in functions if hasattr(f, "kernel") and f.kernel("cpu") is not None]
+    assert list(by_name()) == [*kernels, "adamw_update"]
 
 
 def test_the_work_is_counted() -> None:
@@ -52,22 +52,20 @@ def test_the_report_has_time_rate_and_share() -> None:
         found = {(r.mode, r.unit): r.value for r in report.results if r.what == name}
         yardstick = "copy" if unit == "GB/s" else "gemm"
         assert found.keys() == {
-            *(("twin", u) for u in ("ms", unit, "% of the yardstick")),
-            *(("body", u) for u in ("ms", unit, "× compyute twin")),
+            *(("kernel", u) for u in ("ms", unit, "% of the yardstick")),
+            *(("reference", u) for u in ("ms", unit, "× compyute kernel")),
             (yardstick, unit),
         }
         amount = by_name(name.rpartition("_")[0])[name].amount
-        assert found["body", unit] == pytest.approx(amount / found["body", "ms"] / 1e6, rel=0.7)
+        assert found["reference", unit] == pytest.approx(amount / found["reference", "ms"] / 1e6, rel=0.7)
     assert {r.what for r in report.results} == {
         f"{op}_{way}" for op in ("layer_norm", "linear") for way in ("forward", "backward")
     }
 
 
 def test_the_share_is_of_the_rate_in_the_same_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fixed(contestants: list[Any], rounds: int) -> dict[Any, list[float]]:
-        return {
-            contestant: [seconds] * rounds for contestant, seconds in zip(contestants, (2.0, 8.0, 1.0), strict=True)
-        }
+    def fixed(candidates: list[Any], rounds: int) -> dict[Any, list[float]]:
+        return {candidate: [seconds] * rounds for candidate, seconds in zip(candidates, (2.0, 8.0, 1.0), strict=True)}
 
     monkeypatch.setattr(ops, "alternate", fixed)
     report = bench_ops(["layer_norm"], "seed", TINY, rounds=3)
@@ -82,7 +80,7 @@ def test_adamw_moves_seven_arrays() -> None:
     assert list(by_name("adamw_update")) == ["adamw_update"]
 
 
-def test_a_twin_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     right = layer_norm_forward.reference
 
     def wrong(*args: Any, **options: Any) -> Any:
@@ -95,10 +93,10 @@ def test_a_twin_that_computes_something_else_is_refused(monkeypatch: pytest.Monk
 
 
 def test_without_numba_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops, "floor_fault", lambda floor: "Numba is not installed: pip install numba")
+    monkeypatch.setattr(ops, "package_fault", lambda package: "Numba is not installed: pip install numba")
     report = bench_ops(rounds=1)
     assert report.results == []
-    assert report.notes == ["There are no fast twins to time. Numba is not installed: pip install numba."]
+    assert report.notes == ["There are no kernels to time. Numba is not installed: pip install numba."]
 
 
 def test_an_op_that_there_is_not_is_refused() -> None:

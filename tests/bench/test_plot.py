@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from compyute_transformer.bench.ground import Ground
+from compyute_transformer.bench.candidates import Report, Result, Spread
 from compyute_transformer.bench.plot import _panels, plot
-from compyute_transformer.bench.race import Report, Result, Spread
+from compyute_transformer.environment.conditions import Ground
 from compyute_transformer.errors import MissingExtraError, RangeError
 
 GROUND = Ground("Linux, 2 cores", "A processor", 2, "openblas", "numpy 2.0", "2026-01-02")
@@ -27,13 +27,13 @@ def test_a_chart_is_a_png(tmp_path: Path) -> None:
     assert path.stat().st_size > 5000
 
 
-def test_a_panel_has_a_bar_for_each_contestant_and_the_ratio_of_the_rounds() -> None:
+def test_a_panel_has_a_bar_for_each_candidate_and_the_ratio_of_the_rounds() -> None:
     (bars,) = _panels(REPORT).values()
     assert [(bar.label, bar.text) for bar in bars] == [("compyute auto", "100"), ("torch eager", "212   2.17 ×")]
 
 
 def test_single_bars_share_a_panel() -> None:
-    results = [Result(what, "compyute", "twin", 80.0, "%", what) for what in ("norm", "linear")]
+    results = [Result(what, "compyute", "kernel", 80.0, "%", what) for what in ("norm", "linear")]
     (bars,) = _panels(Report("Shares", GROUND, "%", results)).values()
     assert [bar.label for bar in bars] == ["norm", "linear"]
 

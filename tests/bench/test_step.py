@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 
 from compyute_transformer.bench import step
-from compyute_transformer.bench.ground import NO_TORCH
 from compyute_transformer.bench.step import NO_COMPILER, bench_step, check_steps, run_alone
 from compyute_transformer.bench.torch_gpt import TorchGPT
 from compyute_transformer.bench.torch_step import TorchStep
 from compyute_transformer.bench.torch_vaswani import TorchEncoderDecoder
 from compyute_transformer.bench.torch_vit import TorchViT
-from compyute_transformer.bench.workload import RACERS, SIZES, STEP_SIZES, OurStep, Workload, workload
+from compyute_transformer.bench.workload import CANDIDATES, SIZES, STEP_SIZES, OurStep, Workload, workload
+from compyute_transformer.environment.conditions import NO_TORCH
 from compyute_transformer.errors import ConfigError, ParityError
-from compyute_transformer.models.encoder_decoder import EncoderDecoderConfig
 from compyute_transformer.models.gpt import GPT, GPTConfig
+from compyute_transformer.models.transformer import TransformerConfig
 
 TINY = {"context_length": 8, "embed_dim": 16, "num_heads": 2, "num_layers": 1, "batch_size": 3}
 
@@ -36,7 +36,7 @@ def test_autocast_keeps_its_wider_limit() -> None:
 
 
 @pytest.mark.parametrize("change", ["activation", "clip", "weight"])
-def test_a_twin_that_computes_something_else_is_refused(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_that_computes_something_else_is_refused(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another activation, another clip (seen in the second step), one weight that is off."""
 
     class Wrong(TorchStep):
@@ -83,7 +83,7 @@ def test_without_a_compiler_the_compiled_one_is_left_out_and_it_is_said(monkeypa
     assert {r.name for r in report.results} == {"compyute auto"}
 
 
-def test_peak_memory_is_each_contestants_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peak_memory_is_each_candidates_own(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def peak(target: str, **given: object) -> int:
@@ -102,9 +102,9 @@ def test_peak_memory_is_each_contestants_own(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("name", STEP_SIZES)
-def test_every_size_races_a_twin_of_its_model(name: str) -> None:
+def test_every_size_races_a_kernel_of_its_model(name: str) -> None:
     work = workload(name)
-    assert type(work.config) in RACERS
+    assert type(work.config) in CANDIDATES
     assert work.tokens % work.training.batch_size == 0
     assert f"B {work.training.batch_size}, " in work.shape
 
@@ -112,7 +112,7 @@ def test_every_size_races_a_twin_of_its_model(name: str) -> None:
 @pytest.mark.parametrize("name", SIZES)
 def test_every_size_is_a_model_that_torch_can_race(name: str) -> None:
     work = workload(name)
-    assert work.config.tie_head
+    assert work.config.tie_word_embeddings
     assert work.config.window is None
     assert str(work.training.batch_size) in work.shape
 
@@ -127,7 +127,7 @@ def test_a_size_that_there_is_not_is_refused() -> None:
         workload("huge")
 
 
-def test_a_model_that_the_twin_cannot_be_is_refused() -> None:
+def test_a_model_that_the_kernel_cannot_be_is_refused() -> None:
     with pytest.raises(ConfigError, match="no window"):
         TorchGPT(GPTConfig(5, 8, 16, 2, 1, window=3))
 
@@ -135,7 +135,7 @@ def test_a_model_that_the_twin_cannot_be_is_refused() -> None:
 @pytest.mark.parametrize(
     "place", ["dropout", "blocks.0.attention", "blocks.0.attention_dropout", "blocks.0.feed_forward_dropout"]
 )
-def test_the_twin_drops_where_ours_does(place: str) -> None:
+def test_the_kernel_drops_where_ours_does(place: str) -> None:
     """On the embedding, on what goes to the stream, and on attention's weights: each alone makes a difference."""
     work = tiny(dropout=0.5)
     theirs = TorchStep(work, GPT(work.config).state_dict())
@@ -171,7 +171,7 @@ def test_both_sides_take_the_same_steps_of_an_encoder_decoder(bias: bool, activa
     check_steps(work, "eager")
 
 
-def test_an_encoder_decoder_whose_twin_ignores_padding_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_encoder_decoder_whose_kernel_ignores_padding_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     right = TorchEncoderDecoder.forward
     monkeypatch.setattr(
         TorchEncoderDecoder,
@@ -200,13 +200,13 @@ def test_padding_is_in_the_race() -> None:
 
 def test_grouped_heads_are_no_race_of_an_encoder_decoder() -> None:
     with pytest.raises(ConfigError, match="every head has its own keys, got num_kv_heads 1"):
-        TorchEncoderDecoder(EncoderDecoderConfig(5, 8, 16, 2, 1, num_kv_heads=1))
+        TorchEncoderDecoder(TransformerConfig(5, 8, 16, 2, 1, num_kv_heads=1))
 
 
 @pytest.mark.parametrize(
     "place", ["dropout", "encoder.0.dropouts.feed_forward", "decoder.0.cross_attention", "decoder.0.attention"]
 )
-def test_the_twin_of_an_encoder_decoder_drops_where_ours_does(place: str) -> None:
+def test_the_kernel_of_an_encoder_decoder_drops_where_ours_does(place: str) -> None:
     work = tiny_pairs(dropout=0.5)
     theirs = TorchStep(work, OurStep(work).model.state_dict())
     inputs, model = theirs.batches[0][0], theirs.model.eval()
@@ -233,7 +233,7 @@ def test_both_sides_take_the_same_steps_of_a_vit(bias: bool, activation: str) ->
     check_steps(work, "eager")
 
 
-def test_a_vit_whose_twin_sees_images_mirrored_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vit_whose_kernel_sees_images_mirrored_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     right = TorchViT.forward
     monkeypatch.setattr(TorchViT, "forward", lambda self, images: right(self, images.flip(2)))
     with pytest.raises(ParityError, match="Nothing was timed"):
@@ -250,7 +250,7 @@ def test_the_report_of_a_vit_counts_images() -> None:
 
 
 @pytest.mark.parametrize("place", ["dropout", "blocks.0.attention", "blocks.0.attention_dropout"])
-def test_the_twin_of_a_vit_drops_where_ours_does(place: str) -> None:
+def test_the_kernel_of_a_vit_drops_where_ours_does(place: str) -> None:
     work = tiny_images(dropout=0.5)
     theirs = TorchStep(work, OurStep(work).model.state_dict())
     (images,), model = theirs.batches[0][0], theirs.model.eval()

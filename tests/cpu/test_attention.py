@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from compyute_transformer.backend import use
 from compyute_transformer.cpu._tiles import KEYS, QUERIES
 from compyute_transformer.cpu.attention import FEW
-from compyute_transformer.ops import examples
+from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.ops.attention import Mask, fused_attention_backward, fused_attention_forward
-from compyute_transformer.ops.contract import cast
+from compyute_transformer.verify import cases as examples
 from compyute_transformer.verify.check import relative_error
+from compyute_transformer.verify.registry import cast
 from compyute_transformer.verify.tolerances import limit
 
 SEEN = np.random.default_rng(1).random((2, 1, 2 * QUERIES + 3, 2 * KEYS + 5)) < 0.3
@@ -55,10 +55,10 @@ def check(T: int, S: int, mask: Mask, dropout: float) -> None:
     dy = rng.standard_normal((2, 4, T, 5), dtype=np.float32)
     results = []
     for which in ("reference", "cpu"):
-        with use(which):
+        with use_kernels(which):
             y, saved = fused_attention_forward(**arguments)
             results.append((y, *fused_attention_backward(dy, saved)))
     for name, expected, got in zip(("y", "dq", "dk", "dv"), *results, strict=True):
         error = float(relative_error(got, expected))
-        assert not error > limit("twin", np.float32), f"{name}: {error:.2g}"
+        assert not error > limit("kernel", np.float32), f"{name}: {error:.2g}"
         assert np.isfinite(got).all()

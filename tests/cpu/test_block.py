@@ -5,9 +5,10 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 from block_helpers import drawn
+from compyute_transformer.threads import set_threads, threads
 
-from compyute_transformer.backend import set_threads, threads, use
 from compyute_transformer.cpu.linear import FEW_ROWS
+from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.ops import Mask
 from compyute_transformer.ops.activation import Activation
 from compyute_transformer.ops.block import blocks_step
@@ -29,15 +30,15 @@ MASKS = {
 
 
 def check(given: dict[str, Any]) -> None:
-    """The twin and the reference, each with keys and values of its own, agree in y and in what they wrote."""
+    """The kernel and the reference, each with keys and values of its own, agree in y and in what they wrote."""
     results, x = [], given["x"].copy()
     for which in ("reference", "cpu"):
         held = {name: [x.copy() for x in given[name]] for name in ("keys", "values")}
-        with use(which):  # or an error
+        with use_kernels(which):  # or an error
             results.append((blocks_step(**{**given, **held}), *held["keys"], *held["values"]))
         np.testing.assert_array_equal(given["x"], x)
     for expected, got in zip(*results, strict=True):
-        assert not float(relative_error(got, expected)) > limit("twin", np.float32)
+        assert not float(relative_error(got, expected)) > limit("kernel", np.float32)
         assert np.isfinite(got).all()
         assert got.dtype == np.float32
 
@@ -69,7 +70,7 @@ def test_the_threads_do_not_change_a_bit(B: int) -> None:
     try:
         for count in (1, before):
             set_threads(count, override=True)
-            with use("cpu"):
+            with use_kernels("cpu"):
                 found.append(blocks_step(**given))
     finally:
         set_threads(before, override=True)
@@ -79,13 +80,13 @@ def test_the_threads_do_not_change_a_bit(B: int) -> None:
 def test_what_is_not_finite_stays_so_in_its_own_row() -> None:
     given = drawn(B=4, T=1, activation="relu", dtype=np.float32)
     given["x"][1, 0, 3], given["x"][2, 0, 0] = np.nan, np.inf
-    with use("cpu"), np.errstate(invalid="ignore"):
+    with use_kernels("cpu"), np.errstate(invalid="ignore"):
         y = blocks_step(**given)
     assert np.isfinite(y[[0, 3]]).all()
     assert np.isnan(y[[1, 2]]).all()
 
 
-def test_what_it_does_not_serve_is_left_to_the_body() -> None:
+def test_what_it_does_not_serve_is_left_to_the_reference() -> None:
     plain = drawn(dtype=np.float32)
     many, none = drawn(B=1, T=FEW_ROWS + 1, S=FEW_ROWS + 1, dtype=np.float32), drawn()
     turned = {**plain, "weights": [w._replace(up_weight=np.asfortranarray(w.up_weight)) for w in plain["weights"]]}
@@ -97,10 +98,10 @@ def test_what_it_does_not_serve_is_left_to_the_body() -> None:
     with pytest.raises(ValueError, match="read-only"):
         blocks_step(**{**plain, "keys": [x.copy() for x in plain["keys"]], "values": fixed})
     other_steps = {**plain, "keys": [*plain["keys"][:2], plain["keys"][2].copy()]}
-    assert blocks_step.serving(*plain.values()) is not None
+    assert blocks_step.kernel_of(*plain.values()) is not None
     for given in (many, none, turned, unlike, other_steps):
-        assert blocks_step.serving(*given.values()) is None
+        assert blocks_step.kernel_of(*given.values()) is None
         y = blocks_step(**given)
-        with use("reference"):
+        with use_kernels("reference"):
             expected = blocks_step(**given)
-        assert not float(relative_error(y, expected)) > limit("twin", np.float32)
+        assert not float(relative_error(y, expected)) > limit("kernel", np.float32)

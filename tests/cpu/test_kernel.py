@@ -1,4 +1,4 @@
-"""What holds of every twin: the number of threads changes no bit, and it refuses what it cannot serve."""
+"""What holds of every kernel: the number of threads changes no bit, and it refuses what it cannot serve."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,14 +7,14 @@ import numba
 import numpy as np
 import pytest
 
-from compyute_transformer.backend import use
 from compyute_transformer.cpu import _kernel
+from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.ops.activation import gelu_forward, softmax_forward
-from compyute_transformer.ops.contract import REGISTRY, Case, Op, cast, cotangent, map_arrays
 from compyute_transformer.ops.norm import layer_norm_forward
+from compyute_transformer.verify.registry import REGISTRY, Case, Op, cast, cotangent, map_arrays
 
-TWINS = [op for op in REGISTRY.values() if getattr(op.forward, "twin", lambda _: None)("cpu")]
-CASES = [pytest.param(op, case, id=f"{op.name}-{case.name}") for op in TWINS for case in op.cases]
+KERNELS = [op for op in REGISTRY.values() if getattr(op.forward, "kernel", lambda _: None)("cpu")]
+CASES = [pytest.param(op, case, id=f"{op.name}-{case.name}") for op in KERNELS for case in op.cases]
 
 
 def run(op: Op, case: Case) -> list[np.ndarray]:
@@ -24,32 +24,32 @@ def run(op: Op, case: Case) -> list[np.ndarray]:
     return [np.array(y), *(np.array(gradient) for gradient in gradients.values() if gradient is not None)]
 
 
-@pytest.mark.parametrize(("twin", "example"), CASES)
-def test_the_number_of_threads_changes_no_bit(twin: Op, example: Case) -> None:
+@pytest.mark.parametrize(("kernel", "example"), CASES)
+def test_the_number_of_threads_changes_no_bit(kernel: Op, example: Case) -> None:
     threads = numba.get_num_threads()
     try:
         numba.set_num_threads(1)
-        alone = run(twin, example)
+        alone = run(kernel, example)
         numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
-        together = run(twin, example)
+        together = run(kernel, example)
     finally:
         numba.set_num_threads(threads)
     for one, two in zip(alone, together, strict=True):
         np.testing.assert_array_equal(one, two)
 
 
-@pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.name)
-def test_float64_runs_the_readable_body(twin: Op) -> None:
-    arguments = twin.cases[0].arguments(dtype=np.float64)
-    y, _ = twin.forward(*arguments.values())
-    with use("reference"):
-        expected, _ = twin.forward(*arguments.values())
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+def test_float64_runs_the_readable_reference(kernel: Op) -> None:
+    arguments = kernel.cases[0].arguments(dtype=np.float64)
+    y, _ = kernel.forward(*arguments.values())
+    with use_kernels("reference"):
+        expected, _ = kernel.forward(*arguments.values())
     np.testing.assert_array_equal(y, expected)
     assert y.dtype == np.float64
 
 
 def test_a_nan_is_never_swallowed() -> None:
-    for op in TWINS:
+    for op in KERNELS:
         arguments = op.cases[-1].arguments(dtype=np.float32)
         name = op.differentiable[0]
         arguments[name] = map_arrays(np.array, cast(arguments[name], np.float32))
@@ -73,8 +73,8 @@ def test_what_is_worth_threads_gives_the_same_as_what_is_not(run: Callable[[Any]
     some = [0, 499, 500, 999]
     assert _kernel.worth_threads(x.size)
     assert not _kernel.worth_threads(x[:1].size)
-    with use("cpu"):
+    with use_kernels("cpu"):
         whole, rows = run(x), [run(x[n : n + 1]) for n in some]
     assert np.allclose(whole[some], np.concatenate(rows), rtol=1e-6, atol=1e-7)
-    with use("reference"):
+    with use_kernels("reference"):
         assert np.allclose(whole, run(x), rtol=1e-5, atol=1e-6)

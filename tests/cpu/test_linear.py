@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from compyute_transformer.threads import set_threads, threads
 
-from compyute_transformer.backend import set_threads, threads, use
 from compyute_transformer.cpu.linear import FEW_ROWS, WORTH_THREADS
+from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.ops.linear import linear_backward, linear_forward
 
 LARGE = (1031, 1019)  # primes: no share of it is like another
@@ -18,7 +19,7 @@ def test_any_number_of_rows_and_outputs(rows: tuple[int, ...], shape: tuple[int,
     rng = np.random.default_rng(0)
     x, weight, bias = rng.normal(size=(*rows, shape[1])), rng.normal(size=shape), rng.normal(size=shape[0])
     given = [x.astype(np.float32), weight.astype(np.float32), bias.astype(np.float32) if has_bias else None]
-    with use("cpu"):
+    with use_kernels("cpu"):
         y, saved = linear_forward(*given)
     expected = x @ weight.T + (bias if has_bias else 0)
     np.testing.assert_allclose(y, expected, rtol=0, atol=2e-6 * np.abs(x).max() * np.abs(weight).sum(1).max())
@@ -31,7 +32,7 @@ def test_any_number_of_rows_and_outputs(rows: tuple[int, ...], shape: tuple[int,
 def test_what_is_not_finite_stays_so(rows: int) -> None:
     weight = np.ones((5, 4), np.float32)
     weight[1, 2], weight[3, 0] = np.nan, np.inf
-    with use("cpu"):
+    with use_kernels("cpu"):
         y, _ = linear_forward(np.ones((rows, 4), np.float32), weight, None)
     np.testing.assert_array_equal(y, np.tile(np.float32([4, np.nan, 4, np.inf, 4]), (rows, 1)))
 
@@ -42,7 +43,7 @@ def test_parts_of_larger_arrays_are_served() -> None:
     whole, weight = rng.normal(size=(2, 20, 3 * 7)).astype(np.float32), rng.normal(size=(5, 7)).astype(np.float32)
     dwhole = rng.normal(size=(2, 20, 2 * 5)).astype(np.float32)
     for x, dy in ((whole[:, 1:, 7:14], dwhole[:, 1:, :5]), (whole[:, 0, :7], dwhole[:, 0, 5:])):
-        with use("cpu"):
+        with use_kernels("cpu"):
             y, saved = linear_forward(x, weight)
             dx, dweight, _ = linear_backward(dy, saved)
         np.testing.assert_allclose(y, x @ weight.T, rtol=0, atol=1e-5)
@@ -57,7 +58,7 @@ def test_the_threads_do_not_change_a_bit(rows: int) -> None:
     try:
         for count in (1, before):
             set_threads(count, override=True)
-            with use("cpu"):
+            with use_kernels("cpu"):
                 found.append(linear_forward(x, weight, weight[:, 0].copy())[0])
     finally:
         set_threads(before, override=True)

@@ -1,4 +1,4 @@
-"""Whole steps of training on twins: they agree with the readable bodies, hold on to no memory, and compile once."""
+"""Whole steps of training on kernels: they agree with the references, hold on to no memory, and compile once."""
 
 import ast
 import os
@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compyute_transformer.backend import use
 from compyute_transformer.cpu import _buffers, _tiles
+from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.models.gpt import GPT, GPTConfig
 from compyute_transformer.ops.attention import fused_attention_backward, fused_attention_forward
-from compyute_transformer.ops.contract import ATTENTION_CASES
 from compyute_transformer.ops.loss import cross_entropy_backward, cross_entropy_forward
 from compyute_transformer.optim import AdamW, clip_by_global_norm
+from compyute_transformer.verify.registry import ATTENTION_CASES
 
 STEPS = 50
 
@@ -42,11 +42,11 @@ def stepper(config: GPTConfig, batch: int) -> Callable[[], float]:
     return step
 
 
-def test_fifty_losses_agree_with_those_of_the_readable_bodies() -> None:
+def test_fifty_losses_agree_with_those_of_the_readable_references() -> None:
     config = GPTConfig(vocab_size=31, context_length=24, embed_dim=36, num_heads=3, num_layers=2, dropout=0.1)
     fast, readable = stepper(config, 4), stepper(config, 4)
     losses = [fast() for _ in range(STEPS)]
-    with use("reference"):
+    with use_kernels("reference"):
         expected = [readable() for _ in range(STEPS)]
     assert losses[-1] < 0.9 * losses[0], "something was learned"
     # float32 rounds differently in another order of sums, and each step makes a little more of it

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from compyute_transformer import backend
-from compyute_transformer.backend import set_threads, threads
 from compyute_transformer.cpu import _threads
 from compyute_transformer.errors import BackendError
 from compyute_transformer.models.gpt import GPT, GPTConfig
 from compyute_transformer.ops.loss import cross_entropy_backward, cross_entropy_forward
 from compyute_transformer.optim import AdamW, clip_by_global_norm
+from compyute_transformer.threads import set_threads, threads
 
 VARIABLES = (*_threads.NUMBA_VARIABLES, *_threads.BLAS_VARIABLES)
 
@@ -70,7 +69,7 @@ def test_without_numba_the_blas_is_asked(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("count", [0, -1, 1.0, True, "2", None])
 def test_what_is_no_number_of_threads_is_refused(count: object) -> None:
     with pytest.raises(BackendError, match="set_threads: a number of threads is a whole number of at least 1, got"):
-        backend.set_threads(count)  # type: ignore[arg-type]
+        set_threads(count)  # type: ignore[arg-type]
 
 
 def test_a_package_with_another_blas_is_left_alone() -> None:

@@ -3,11 +3,11 @@
 import numba
 import numpy as np
 import pytest
+from compyute_transformer.arrays import Array
 from scipy.special import erf
 
-from compyute_transformer.backend import Array
 from compyute_transformer.cpu import _vector
-from compyute_transformer.random import Draw, random_bits
+from compyute_transformer.random import RandomKey, random_bits
 
 
 @numba.njit
@@ -75,10 +75,10 @@ def test_nan_stays_nan(function: numba.core.dispatcher.Dispatcher) -> None:
 
 @pytest.mark.parametrize(("columns", "first"), [(1, 0), (7, 0), (64, 0), (9, 8)])
 def test_random_row_is_a_row_of_random_bits(columns: int, first: int) -> None:
-    draw = Draw(seed=0xFEDCBA9876543210, stream=1, offset=7, head=2)
-    expected = random_bits(draw, rows=6, columns=first + columns)[0, 5, first:]
+    key = RandomKey(seed=0xFEDCBA9876543210, stream=1, offset=7, head=2)
+    expected = random_bits(key, rows=6, columns=first + columns)[0, 5, first:]
     quads = (columns + 3) // 4
     bits = np.zeros(4 * quads, np.uint32)
-    seed_low, seed_high = draw.seed & 0xFFFFFFFF, draw.seed >> 32
-    _vector.random_row(bits, first // 4, quads, 5, seed_low, seed_high, draw.offset, (draw.stream << 16) + draw.head)
+    seed_low, seed_high = key.seed & 0xFFFFFFFF, key.seed >> 32
+    _vector.random_row(bits, first // 4, quads, 5, seed_low, seed_high, key.offset, (key.stream << 16) + key.head)
     np.testing.assert_array_equal(bits[:columns], expected)

@@ -11,7 +11,7 @@ from compyute_transformer.data import BytePairTokenizer, CharacterTokenizer
 from compyute_transformer.errors import MissingExtraError, RangeError, ShapeError
 from compyute_transformer.generation import attention_maps, draw_attention, named_attention_maps
 from compyute_transformer.generation.attention import save_picture, token_labels
-from compyute_transformer.models import EncoderDecoder, EncoderDecoderConfig, VaswaniConfig, VaswaniDecoder
+from compyute_transformer.models import Transformer, TransformerConfig, TransformerLM, TransformerLMConfig
 from compyute_transformer.models.gpt import GPT, GPTConfig
 from compyute_transformer.nn.attention import Implementation
 
@@ -55,8 +55,8 @@ def test_the_last_map_makes_the_last_output() -> None:
 
 @pytest.mark.parametrize("implementation", get_args(Implementation))
 def test_maps_of_a_post_norm_decoder_make_its_outputs(implementation: Implementation) -> None:
-    config = VaswaniConfig(11, 40, 24, 4, 2, dropout=0.5, window=4, attention=implementation)
-    model = VaswaniDecoder(config, seed=1).to(dtype=np.float64)
+    config = TransformerLMConfig(11, 40, 24, 4, 2, dropout=0.5, window=4, attention=implementation)
+    model = TransformerLM(config, seed=1).to(dtype=np.float64)
     first, last = attention_maps(model, IDS)
     assert first.shape == last.shape == (2, 4, 9, 9)
     model.eval()
@@ -68,7 +68,7 @@ def test_maps_of_a_post_norm_decoder_make_its_outputs(implementation: Implementa
 
 @pytest.mark.parametrize("implementation", get_args(Implementation))
 def test_maps_of_an_encoder_decoder_are_named_by_where_they_look(implementation: Implementation) -> None:
-    model = EncoderDecoder(EncoderDecoderConfig(11, 9, 24, 4, 2, dropout=0.5, attention=implementation))
+    model = Transformer(TransformerConfig(11, 9, 24, 4, 2, dropout=0.5, attention=implementation))
     lengths = np.array([9, 4])
     maps = named_attention_maps(model, IDS, IDS[:, :6], lengths)
     assert {path: weights.shape[2:] for path, weights in maps.items()} == {
@@ -159,7 +159,7 @@ def test_without_matplotlib_it_is_said_what_to_install(monkeypatch: pytest.Monke
         draw_attention(maps)
 
 
-def test_each_map_greys_what_none_of_its_own_heads_may_see() -> None:
+def test_each_map_grays_what_none_of_its_own_heads_may_see() -> None:
     seen = np.tril(np.ones((4, 4))) / np.arange(1, 5)[:, None]
     maps = [np.broadcast_to(weights, (1, 2, 4, 4)) for weights in (seen, np.full((4, 4), 0.25))]
     panels = [axes for axes in draw_attention(maps).axes if axes.images]

@@ -22,13 +22,13 @@ def gpt(**options: Any) -> GPT:
 
 
 @pytest.mark.parametrize("cached", [True, False])
-@pytest.mark.parametrize("model", [{}, {"window": 3, "num_kv_heads": 2, "tie_head": False}], ids=str)
+@pytest.mark.parametrize("model", [{}, {"window": 3, "num_kv_heads": 2, "tie_word_embeddings": False}], ids=str)
 @pytest.mark.parametrize(
     "options",
     [
         {"temperature": 0},
         {"temperature": 1.5, "seed": 5},
-        {"temperature": 1.2, "top_k": 9, "top_p": 0.9, "min_p": 0.05, "repetition_penalty": 1.4, "slide": 5},
+        {"temperature": 1.2, "top_k": 9, "top_p": 0.9, "min_p": 0.05, "repetition_penalty": 1.4, "stride": 5},
     ],
     ids=str,
 )
@@ -54,7 +54,7 @@ def test_seeds_may_be_given_one_by_one() -> None:
     assert texts[0] != texts[1]
 
 
-def test_neighbours_change_nothing() -> None:
+def test_neighbors_change_nothing() -> None:
     made, options = gpt(), {"max_new_tokens": 20, "temperature": 1.5}
     first = generate_batch(made, LETTERS, ["abc", "thequick"], **options)[0]
     assert generate_batch(made, LETTERS, ["abc", "a"], **options)[0] == first
@@ -72,7 +72,7 @@ def test_no_prompts_and_no_tokens_are_no_text() -> None:
         (["a", "b"], {"seed": [1]}, "one a prompt, got 1 for 2"),
         (["a"], {"max_new_tokens": -1}, "max_new_tokens is a whole number of at least 0"),
         (["a"], {"min_p": 2.0}, "min_p lies in"),
-        (["a"], {"slide": 0}, "slide lies in"),
+        (["a"], {"stride": 0}, "stride lies in"),
         (["a"], {"stop": ["", "b"]}, "not empty"),
     ],
 )

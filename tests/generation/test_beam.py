@@ -45,7 +45,7 @@ def scored(model: Model, ids: Sequence[int], penalty: float) -> float:
 def test_a_beam_wide_enough_finds_the_best_of_all_answers(seed: int, longest: int, penalty: float, V: int) -> None:
     model = random_model(seed, max(V, END + 1))
     tokens = [token for token in range(max(V, END + 1)) if token != END]
-    answers = [(*body, END) for length in range(longest) for body in product(tokens, repeat=length)]
+    answers = [(*reference, END) for length in range(longest) for reference in product(tokens, repeat=length)]
     best = max(answers, key=lambda ids: scored(model, ids, penalty))
     found = search(model, BeamOptions(10_000, penalty, longest, END)).best
     assert found.ids == best
@@ -94,7 +94,7 @@ def test_a_wider_beam_finds_what_greedy_search_misses() -> None:
     assert found.log_probabilities == pytest.approx((log(0.4), log(0.98)))
 
 
-def test_the_length_penalty_favours_longer_answers() -> None:
+def test_the_length_penalty_favors_longer_answers() -> None:
     model = table({(): [0.55, 1e-9, 0.45], (0,): [1e-9, 0.9, 0.1], (0, 1): [1e-9, 1e-9, 0.85]})
     short, long = log(0.45), log(0.55) + log(0.9) + log(0.85)
     assert short > long

@@ -6,15 +6,16 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from compyute_transformer.backend import Array, use
+from compyute_transformer.arrays import Array
+from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.errors import DtypeError, RangeError, ShapeError
 from compyute_transformer.generation import KeyValueCache, prefill, step
-from compyute_transformer.models import EncoderDecoder, EncoderDecoderConfig, VaswaniConfig, VaswaniDecoder
+from compyute_transformer.models import Transformer, TransformerConfig, TransformerLM, TransformerLMConfig
 from compyute_transformer.models.gpt import GPT, GPTConfig
 from compyute_transformer.nn.attention import Implementation
 from compyute_transformer.ops import Mask
 from compyute_transformer.ops.attention import attention, fused_attention_forward
-from compyute_transformer.verify.torch_models import randomise
+from compyute_transformer.verify.torch_models import randomize
 
 
 def cache(window: int | None = None, batch_size: int = 2, capacity: int | None = None) -> KeyValueCache:
@@ -46,13 +47,13 @@ def test_views_are_handed_out_of_memory_that_stays_where_it_is() -> None:
 
 
 @pytest.mark.parametrize(("window", "T"), [(None, 1), (3, 1), (None, 4)])
-def test_the_fused_twin_takes_the_views_as_they_lie(window: int | None, T: int) -> None:
+def test_the_fused_kernel_takes_the_views_as_they_lie(window: int | None, T: int) -> None:
     held, mask = cache(window), Mask(causal=True, window=window)
     held.blocks[0].append(draw(4, 1), draw(4, 2))
     held.advance(4)
     k, v = held.blocks[0].append(draw(T, 3), draw(T, 4))
     q = np.random.default_rng(5).normal(size=(2, 4, T, 3)).astype(np.float32)
-    with use("cpu"):  # or an error
+    with use_kernels("cpu"):  # or an error
         y, _ = fused_attention_forward(q, k, v, mask)
     np.testing.assert_allclose(y, attention(q.astype(float), k.astype(float), v.astype(float), mask), atol=1e-6)
 
@@ -138,7 +139,7 @@ def test_a_cache_without_room_or_past_the_context_is_refused(rows: int, capacity
 def test_selected_rows_go_on_each_for_itself(rows: list[int], window: int | None) -> None:
     model = GPT(GPTConfig(5, context_length=8, embed_dim=12, num_heads=4, num_layers=2, window=window))
     model.to(dtype=np.float64)
-    randomise(model)
+    randomize(model)
     read, held = [[1, 2, 3], [4, 0, 2]], KeyValueCache(model, 2)
     prefill(model, read, held)
     held.select(rows)
@@ -151,9 +152,9 @@ def test_selected_rows_go_on_each_for_itself(rows: list[int], window: int | None
 
 
 def test_padding_is_selected_too() -> None:
-    model = VaswaniDecoder(VaswaniConfig(5, context_length=8, embed_dim=12, num_heads=4, num_layers=2))
+    model = TransformerLM(TransformerLMConfig(5, context_length=8, embed_dim=12, num_heads=4, num_layers=2))
     model.to(dtype=np.float64)
-    randomise(model)
+    randomize(model)
     held = KeyValueCache(model, 3)
     texts = [[1, 2, 3, 4], [2], [3, 1]]
     prefill(model, texts, held)
@@ -176,14 +177,14 @@ def test_rows_that_are_not_there_are_refused(rows: list[int]) -> None:
 
 # --- a decoder that looks at a memory --------------------------------------------------------------------------------
 
-PAIRS = EncoderDecoderConfig(11, context_length=9, embed_dim=24, num_heads=4, num_layers=3, dropout=0.3)
+PAIRS = TransformerConfig(11, context_length=9, embed_dim=24, num_heads=4, num_layers=3, dropout=0.3)
 SOURCE, TARGET = np.random.default_rng(0).integers(0, 11, (2, 3, 9))
 LENGTHS = np.array([9, 4, 1])
 
 
-def encoder_decoder(dtype: type = np.float64, **options: Any) -> EncoderDecoder:
-    model = EncoderDecoder(replace(PAIRS, **options)).to(dtype=dtype).eval()
-    randomise(model)
+def encoder_decoder(dtype: type = np.float64, **options: Any) -> Transformer:
+    model = Transformer(replace(PAIRS, **options)).to(dtype=dtype).eval()
+    randomize(model)
     return model
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from compyute_transformer.errors import ConfigError
-from compyute_transformer.models import EncoderDecoderConfig, GPTConfig, VaswaniConfig
-from compyute_transformer.models.architectures import build_model
+from compyute_transformer.models import GPTConfig, TransformerConfig, TransformerLMConfig
+from compyute_transformer.models.registry import build_model
 
-LANGUAGE = [GPTConfig, VaswaniConfig]
-ALL = [*LANGUAGE, EncoderDecoderConfig]
+LANGUAGE = [GPTConfig, TransformerLMConfig]
+ALL = [*LANGUAGE, TransformerConfig]
 
 
 @pytest.mark.parametrize("kind", ALL)
@@ -27,7 +27,7 @@ def test_sizes_are_whole_numbers_of_at_least_one(kind: Any, field: str, wrong: o
 @pytest.mark.parametrize("kind", ALL)
 @pytest.mark.parametrize("field", ["num_kv_heads", "mlp_dim", "window"])
 def test_what_has_a_default_may_be_left_out_but_not_be_zero(kind: Any, field: str) -> None:
-    if kind is EncoderDecoderConfig and field == "window":
+    if kind is TransformerConfig and field == "window":
         with pytest.raises(TypeError, match="window"):
             kind(5, window=3)
         return

@@ -1,4 +1,4 @@
-"""GPT: its twin in PyTorch, its causality, its start, and its refusals."""
+"""GPT: its kernel in PyTorch, its causality, its start, and its refusals."""
 
 from dataclasses import replace
 from math import log, sqrt
@@ -6,10 +6,10 @@ from typing import Any, ClassVar, get_args
 
 import numpy as np
 import pytest
+from compyute_transformer.arrays import Array
 from module_checks import module_error
 from tolerances import limit
 
-from compyute_transformer.backend import Array
 from compyute_transformer.errors import ConfigError, DtypeError, RangeError, ShapeError
 from compyute_transformer.models import GPT, GPTConfig
 from compyute_transformer.nn import Module, Observer, observe
@@ -18,14 +18,14 @@ from compyute_transformer.nn.module import Phase
 from compyute_transformer.ops.loss import cross_entropy_backward, cross_entropy_forward
 from compyute_transformer.optim import SGD, AdamW
 from compyute_transformer.verify import directional_error, relative_error
-from compyute_transformer.verify.torch_models import compare_gpt, randomise
+from compyute_transformer.verify.torch_models import compare_gpt, randomize
 
 SMALL = GPTConfig(vocab_size=11, context_length=8, embed_dim=12, num_heads=3, num_layers=2)
 
 
 def model(config: GPTConfig = SMALL, dtype: Any = np.float64, seed: int = 0) -> GPT:
     made = GPT(config, seed).to(dtype=dtype)
-    randomise(made, seed)
+    randomize(made, seed)
     return made
 
 
@@ -42,7 +42,7 @@ def draw_ids(config: GPTConfig = SMALL, batch_size: int = 2, length: int | None 
     "options",
     [
         {},
-        {"tie_head": False},
+        {"tie_word_embeddings": False},
         {"bias": False},
         {"activation": "gelu"},
         {"activation": "relu"},
@@ -54,7 +54,14 @@ def draw_ids(config: GPTConfig = SMALL, batch_size: int = 2, length: int | None 
         {"num_heads": 12},
         {"num_layers": 1, "num_heads": 1, "context_length": 1},
         {"dropout": 0.2},
-        {"dropout": 0.5, "bias": False, "tie_head": False, "activation": "gelu", "window": 4, "embed_dim": 21},
+        {
+            "dropout": 0.5,
+            "bias": False,
+            "tie_word_embeddings": False,
+            "activation": "gelu",
+            "window": 4,
+            "embed_dim": 21,
+        },
     ],
     ids=str,
 )
@@ -82,7 +89,11 @@ def test_inputs_shorter_than_the_context_match_torch(length: int) -> None:
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"dropout": 0.3}, {"dropout": 0.3, "tie_head": False, "bias": False, "num_kv_heads": 1, "window": 3}],
+    [
+        {},
+        {"dropout": 0.3},
+        {"dropout": 0.3, "tie_word_embeddings": False, "bias": False, "num_kv_heads": 1, "window": 3},
+    ],
     ids=str,
 )
 def test_the_gradient_of_the_whole_flat_buffer_follows_the_differences(options: dict[str, Any], seed: int) -> None:
@@ -126,7 +137,7 @@ def test_future_tokens_change_nothing_before_them(implementation: Implementation
 
 
 def test_no_gradient_flows_from_a_position_to_the_tokens_after_it() -> None:
-    made = model(replace(SMALL, tie_head=False))
+    made = model(replace(SMALL, tie_word_embeddings=False))
     ids = np.arange(8)[None]
     dlogits = np.zeros((1, 8, 11))
     made(ids)
@@ -152,7 +163,9 @@ def test_a_shorter_input_has_the_same_logits() -> None:
     assert relative_error(made(ids[:, :5]), made(ids)[:, :5]) <= 1e-12
 
 
-@pytest.mark.parametrize("config", [SMALL, replace(SMALL, window=3, tie_head=False, dropout=0.4)], ids=["", "window"])
+@pytest.mark.parametrize(
+    "config", [SMALL, replace(SMALL, window=3, tie_word_embeddings=False, dropout=0.4)], ids=["", "window"]
+)
 def test_next_logits_are_those_of_the_last_position(config: GPTConfig) -> None:
     made, ids = model(config).eval(), draw_ids()
     assert relative_error(made.next_logits(ids), made(ids)[:, -1]) <= 1e-12
@@ -177,7 +190,9 @@ def test_next_logits_are_refused_in_training() -> None:
 
 @pytest.mark.parametrize("num_layers", [2, 6])
 def test_weights_start_as_gpt_2s(num_layers: int) -> None:
-    made = GPT(GPTConfig(512, context_length=128, embed_dim=96, num_heads=4, num_layers=num_layers, tie_head=False))
+    made = GPT(
+        GPTConfig(512, context_length=128, embed_dim=96, num_heads=4, num_layers=num_layers, tie_word_embeddings=False)
+    )
     for path, array in made.state_dict().items():
         if path.endswith("bias"):
             assert not array.any(), path
@@ -223,7 +238,7 @@ def test_all_parameters_lie_in_one_buffer_matrices_first() -> None:
     vectors = 2 * (4 * C + 3 * C + C + F + C) + 2 * C
     assert made.flat.num_decayed == matrices
     assert made.flat.data.size == made.num_parameters == matrices + vectors
-    assert GPT(replace(SMALL, tie_head=False)).num_parameters == matrices + vectors + V * C
+    assert GPT(replace(SMALL, tie_word_embeddings=False)).num_parameters == matrices + vectors + V * C
 
 
 def test_a_state_of_another_vocabulary_or_context_is_refused() -> None:
@@ -243,7 +258,7 @@ def run_backward(made: GPT) -> None:
 
 
 def test_the_gradient_of_a_tied_head_is_the_sum_of_both_uses() -> None:
-    tied, untied = model(), model(replace(SMALL, tie_head=False))
+    tied, untied = model(), model(replace(SMALL, tie_word_embeddings=False))
     untied.load_state_dict(tied.state_dict() | {"head.weight": tied.token_embedding.weight.data})
     run_backward(tied)
     run_backward(untied)
@@ -327,7 +342,7 @@ def test_ids_of_another_shape_are_refused(ids: Any, came: str) -> None:
         GPT(SMALL)(ids)
 
 
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 def test_ids_that_are_no_integers_are_refused() -> None:
     with pytest.raises(DtypeError, match="ids are integers, got float64"):
         GPT(SMALL)(np.zeros((1, 2)))

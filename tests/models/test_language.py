@@ -8,12 +8,12 @@ import pytest
 from compyute_transformer.errors import ConfigError, ShapeError
 from compyute_transformer.models import (
     GPT,
-    EncoderDecoder,
-    EncoderDecoderConfig,
     GPTConfig,
     LanguageModel,
-    VaswaniConfig,
-    VaswaniDecoder,
+    Transformer,
+    TransformerConfig,
+    TransformerLM,
+    TransformerLMConfig,
 )
 from compyute_transformer.models.language import check_evaluating, check_ids, padded, use_attention
 from compyute_transformer.nn import MultiHeadAttention
@@ -24,8 +24,8 @@ SMALL: dict[str, Any] = {"vocab_size": 5, "context_length": 6, "embed_dim": 8, "
 
 def test_both_are_language_models_and_the_encoder_decoder_is_none() -> None:
     assert isinstance(GPT(GPTConfig(**SMALL)), LanguageModel)
-    assert isinstance(VaswaniDecoder(VaswaniConfig(**SMALL)), LanguageModel)
-    assert not issubclass(EncoderDecoder, LanguageModel)
+    assert isinstance(TransformerLM(TransformerLMConfig(**SMALL)), LanguageModel)
+    assert not issubclass(Transformer, LanguageModel)
     with pytest.raises(NotImplementedError, match="LanguageModel has no next_logits"):
         LanguageModel().next_logits(np.zeros((1, 1), int))
 
@@ -38,7 +38,7 @@ def test_places_count_from_the_first_token_and_padding_is_hidden() -> None:
     assert mask.array[:, 0, 0].tolist() == [[True, True, True, True], [False, False, True, True]]
 
 
-@pytest.mark.parametrize("model", [GPT(GPTConfig(**SMALL)), EncoderDecoder(EncoderDecoderConfig(**SMALL))], ids=repr)
+@pytest.mark.parametrize("model", [GPT(GPTConfig(**SMALL)), Transformer(TransformerConfig(**SMALL))], ids=repr)
 def test_every_attention_is_switched(model: Any) -> None:
     use_attention(model, "sequential")
     found = [m.implementation for _, m in model.named_modules() if isinstance(m, MultiHeadAttention)]

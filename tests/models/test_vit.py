@@ -1,4 +1,4 @@
-"""ViT: its twin in PyTorch, one row of logits an image, its class token, its start, and its refusals."""
+"""ViT: its kernel in PyTorch, one row of logits an image, its class token, its start, and its refusals."""
 
 from dataclasses import replace
 from math import log
@@ -7,17 +7,17 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from compyute_transformer.arrays import Array
 from module_checks import module_error
 from tolerances import limit
 
-from compyute_transformer.backend import Array
 from compyute_transformer.errors import ConfigError, DtypeError, ShapeError
 from compyute_transformer.models import ViT, ViTConfig
 from compyute_transformer.nn import MultiHeadAttention
 from compyute_transformer.nn.attention import Implementation
 from compyute_transformer.ops.loss import cross_entropy_backward, cross_entropy_forward
 from compyute_transformer.verify import relative_error
-from compyute_transformer.verify.torch_models import compare, compare_training, randomise
+from compyute_transformer.verify.torch_models import compare, compare_training, randomize
 from compyute_transformer.verify.torch_modules import TorchDropout, torch_weights
 from compyute_transformer.verify.torch_vit import torch_vit
 
@@ -26,7 +26,7 @@ SMALL = ViTConfig(4, 6, 3, 5, patch_size=2, embed_dim=12, num_heads=3, num_layer
 
 def model(config: ViTConfig = SMALL, dtype: Any = np.float64, seed: int = 0) -> ViT:
     made = ViT(config, seed).to(dtype=dtype)
-    randomise(made, seed)
+    randomize(made, seed)
     return made
 
 
@@ -198,7 +198,7 @@ def test_what_is_no_array_is_refused() -> None:
         model()([[1.0]])
 
 
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 def test_bytes_are_refused() -> None:
     with pytest.raises(DtypeError, match="images: uint8"):
         model()(np.zeros((1, 4, 6, 3), np.uint8))

@@ -1,21 +1,21 @@
-"""MultiHeadAttention: one set of weights, interchangeable algorithms. Its twins of PyTorch: tests/verify."""
+"""MultiHeadAttention: one set of weights, interchangeable algorithms. Its kernels of PyTorch: tests/verify."""
 
 from typing import Any, get_args
 
 import numpy as np
 import pytest
+from compyute_transformer.arrays import Array
 from module_checks import module_error
 from tolerances import limit
 
-from compyute_transformer.backend import Array
 from compyute_transformer.errors import ConfigError, RangeError, ShapeError
 from compyute_transformer.nn import MultiHeadAttention
 from compyute_transformer.nn.attention import Implementation
 from compyute_transformer.ops import Mask
-from compyute_transformer.ops.contract import cast
 from compyute_transformer.random import DROPOUT, Generator
 from compyute_transformer.verify import relative_error
-from compyute_transformer.verify.torch_models import randomise
+from compyute_transformer.verify.registry import cast
+from compyute_transformer.verify.torch_models import randomize
 
 ALL: tuple[Implementation, ...] = get_args(Implementation)
 B, T, S, C = 2, 5, 7, 12
@@ -45,7 +45,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 def build(num_kv_heads: int | None = None, bias: bool = True, dropout: float = 0.0) -> MultiHeadAttention:
     module = MultiHeadAttention(C, 6, num_kv_heads, bias, dropout, dropout_generator=Generator(1, DROPOUT))
-    randomise(module.to(dtype=np.float64))
+    randomize(module.to(dtype=np.float64))
     return module
 
 
@@ -75,7 +75,7 @@ def test_implementations_switched_in_place_are_equal(case: str, dtype: type) -> 
     for name in ALL:
         for what, value in results["parallel"].items():
             assert results[name][what].dtype == dtype
-            assert relative_error(results[name][what], value) <= limit("twin", dtype), (name, what)
+            assert relative_error(results[name][what], value) <= limit("kernel", dtype), (name, what)
 
 
 @pytest.mark.parametrize("implementation", ALL)
@@ -178,7 +178,7 @@ def test_weights_have_the_layout_of_torch_and_biases_start_at_zero() -> None:
         ((6, 12), ShapeError, "num_kv_heads must divide num_heads"),
     ],
 )
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 def test_heads_that_do_not_divide_are_refused(heads: tuple[int, int | None], error: type, message: str) -> None:
     with pytest.raises(error, match="^MultiHeadAttention: " + message):
         MultiHeadAttention(C, *heads)
@@ -201,7 +201,7 @@ def test_an_implementation_that_does_not_exist_is_refused() -> None:
 
 
 @pytest.mark.parametrize("implementation", ALL)
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 def test_an_input_of_four_axes_is_refused(implementation: Implementation) -> None:
     module = MultiHeadAttention(C, 6, implementation=implementation)
     with pytest.raises(ShapeError, match=r"x must have shape \(any, any, any\), batch, time, width"):
@@ -282,7 +282,7 @@ def test_a_cache_in_training_or_with_a_memory_is_refused() -> None:
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_memory_projected_once_gives_what_the_memory_gives(implementation: Implementation, bias: bool) -> None:
     module = MultiHeadAttention(12, 6, 2, bias, 0.4, implementation).to(dtype=np.float64).eval()
-    randomise(module)
+    randomize(module)
     x, memory = np.random.default_rng(0).normal(size=(2, 2, 5, 12))
     for mask in (Mask(), Mask(key_lengths=np.array([5, 2])), Mask(array=np.eye(5, dtype=bool))):
         y = module(x, module.project_memory(memory), mask)

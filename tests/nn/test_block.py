@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from compyute_transformer.arrays import Array
 from module_checks import block, cross_block, module_error, post_norm_block
 from tolerances import limit
 
-from compyute_transformer.backend import Array
 from compyute_transformer.nn import Module, Observer, observe
 from compyute_transformer.nn.module import Phase
 from compyute_transformer.ops import Mask
@@ -80,7 +80,7 @@ def test_the_gradients_of_a_cross_block_follow_the_differences(
     assert error <= limit("differences", np.float64)
 
 
-def test_post_norm_normalises_what_was_added(x: Array, memory: Array) -> None:
+def test_post_norm_normalizes_what_was_added(x: Array, memory: Array) -> None:
     module = cross_block().to(dtype=np.float64).eval()
     mask = Mask(causal=True)
     y = module.attention_norm(x + module.attention(x, None, mask))

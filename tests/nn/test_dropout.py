@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from compyute_transformer.arrays import Array
 from module_checks import module_error
 from tolerances import limit
 
-from compyute_transformer.backend import Array
 from compyute_transformer.errors import RangeError
 from compyute_transformer.nn import Dropout, MultiHeadAttention
-from compyute_transformer.random import DROPOUT, Draw, Generator, default_generator, keep_mask
+from compyute_transformer.random import DROPOUT, Generator, RandomKey, default_generator, keep_mask
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def test_it_drops_what_the_next_draw_says_and_scales_the_rest(x: Array) -> None:
     module = Dropout(0.3, generator)
     for offset in range(2):
         y = module(x)
-        keep = keep_mask(Draw(9, DROPOUT, offset), 0.3, x.shape)
+        keep = keep_mask(RandomKey(9, DROPOUT, offset), 0.3, x.shape)
         assert np.array_equal(y != 0.0, keep)
         assert np.allclose(y[keep], x[keep] / 0.7, rtol=1e-15)
     assert generator.offset == 2

@@ -20,7 +20,7 @@ def test_the_weight_is_drawn_from_the_generator() -> None:
     first, second = Embedding(7, 5, generator=Generator(4)), Embedding(7, 5, generator=Generator(4))
     assert np.array_equal(first.weight.data, second.weight.data)
     assert not np.array_equal(first.weight.data, Embedding(7, 5, generator=Generator(5)).weight.data)
-    wide = Embedding(7, 5, initialise=init.normal(0.04), generator=Generator(4))
+    wide = Embedding(7, 5, weight_init=init.normal(0.04), generator=Generator(4))
     assert np.array_equal(wide.weight.data, first.weight.data * np.float32(2.0))
 
 

@@ -11,7 +11,7 @@ from compyute_transformer.nn import FeedForward, init
 from compyute_transformer.nn.feed_forward import Activation
 from compyute_transformer.random import Generator
 from compyute_transformer.verify import relative_error
-from compyute_transformer.verify.torch_models import randomise
+from compyute_transformer.verify.torch_models import randomize
 
 BENDS = {
     "gelu_tanh": torch.nn.GELU("tanh"),
@@ -24,7 +24,7 @@ BENDS = {
 @pytest.mark.parametrize("bias", [True, False])
 def test_output_and_gradients_are_those_of_torch(activation: Activation, bias: bool) -> None:
     ours = FeedForward(5, 7, bias, activation).to(dtype=np.float64)
-    randomise(ours)
+    randomize(ours)
     up, down = (torch.nn.Linear(*widths, bias, dtype=torch.float64) for widths in ((5, 7), (7, 5)))
     theirs = torch.nn.Sequential(up, BENDS[activation], down)
     names = {path: path.replace("up", "0").replace("down", "2") for path in ours.state_dict()}
@@ -49,10 +49,10 @@ def test_the_gradients_follow_the_differences(activation: Activation) -> None:
 
 
 def test_the_way_out_may_start_otherwise() -> None:
-    module = FeedForward(30, 120, initialise_out=init.normal(0.5), generator=Generator(1))
+    module = FeedForward(30, 120, out_init=init.normal(0.5), generator=Generator(1))
     assert abs(module.up.weight.data.std() - 0.02) <= 0.001
     assert abs(module.down.weight.data.std() - 0.5) <= 0.02
-    both = FeedForward(30, 120, initialise=init.normal(0.5), generator=Generator(1))
+    both = FeedForward(30, 120, weight_init=init.normal(0.5), generator=Generator(1))
     assert abs(both.up.weight.data.std() - 0.5) <= 0.02
     assert abs(both.down.weight.data.std() - 0.5) <= 0.02
 

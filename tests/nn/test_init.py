@@ -33,13 +33,13 @@ def test_xavier_is_uniform_between_its_bounds() -> None:
     assert np.abs(shares - 0.1).max() <= 4 * (0.09 / n) ** 0.5
 
 
-@pytest.mark.parametrize("initialise", [init.normal(), init.xavier_uniform()])
-def test_draws_are_float32_and_follow_the_generator(initialise: init.Initialiser) -> None:
+@pytest.mark.parametrize("weight_init", [init.normal(), init.xavier_uniform()])
+def test_draws_are_float32_and_follow_the_generator(weight_init: init.Init) -> None:
     generator = Generator(3)
-    draws = [initialise((4, 5), generator) for _ in range(3)]
+    draws = [weight_init((4, 5), generator) for _ in range(3)]
     assert all(draw.dtype == np.float32 and draw.shape == (4, 5) for draw in draws)
     assert not any(np.array_equal(a, b) for a, b in pairwise(draws))
-    assert np.array_equal(initialise((4, 5), Generator(3)), draws[0])
+    assert np.array_equal(weight_init((4, 5), Generator(3)), draws[0])
 
 
 def test_zeros_and_ones_are_float32() -> None:

@@ -10,14 +10,14 @@ from compyute_transformer.errors import ShapeError
 from compyute_transformer.nn import Linear, init
 from compyute_transformer.random import Generator
 from compyute_transformer.verify import relative_error
-from compyute_transformer.verify.torch_models import randomise
+from compyute_transformer.verify.torch_models import randomize
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_output_and_gradients_are_those_of_torch(bias: bool, dtype: type) -> None:
     ours = Linear(5, 3, bias, generator=Generator(1)).to(dtype=dtype)
-    randomise(ours)
+    randomize(ours)
     theirs = torch.nn.Linear(5, 3, bias, dtype=torch.float64 if dtype is np.float64 else torch.float32)
     theirs.load_state_dict({path: torch.from_numpy(array) for path, array in ours.state_dict().items()})
     rng = np.random.default_rng(0)
@@ -50,11 +50,11 @@ def test_biases_start_at_zero_and_weights_as_told() -> None:
     module = Linear(400, 300, generator=Generator(2))
     assert not module.bias.data.any()
     assert abs(module.weight.data.std() - 0.02) <= 0.0002
-    uniform = Linear(400, 300, initialise=init.xavier_uniform(), generator=Generator(2))
+    uniform = Linear(400, 300, weight_init=init.xavier_uniform(), generator=Generator(2))
     assert abs(uniform.weight.data.max() - (6 / 700) ** 0.5) <= 1e-4
 
 
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 def test_an_input_of_another_width_is_refused() -> None:
     with pytest.raises(ShapeError, match=r"linear: weight must have shape \(any, 4\)"):
         Linear(5, 3)(np.zeros((2, 4), dtype=np.float32))

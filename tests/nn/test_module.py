@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from compyute_transformer.arrays import Array, gpu_fault
 from module_checks import block
 
-from compyute_transformer.backend import Array, gpu_fault
 from compyute_transformer.errors import BackendError, BackwardError, DtypeError, ShapeError, StateError
 from compyute_transformer.nn import FeedForward, LayerNorm, Linear, Module, ModuleList, Observer, Parameter, observe
 from compyute_transformer.nn.module import Phase
@@ -289,7 +289,7 @@ def test_str_is_the_tree(tower: Tower) -> None:
 
 def test_forget_drops_what_was_saved(tower: Tower, x: Array) -> None:
     tower(x)
-    tower.forget()
+    tower.clear_saved()
     assert saved_count(tower) == 0
 
 
@@ -495,9 +495,9 @@ def test_the_flat_buffer_follows_a_parameter_that_is_replaced(tower: Tower, x: A
 
 def test_a_copied_module_gets_a_flat_buffer_of_its_own(tower: Tower) -> None:
     flat = tower.flat
-    twin = copy.deepcopy(tower)
-    twin.flat.data += 1.0
-    assert np.array_equal(twin.head.weight.data, tower.head.weight.data + np.float32(1.0))
+    kernel = copy.deepcopy(tower)
+    kernel.flat.data += 1.0
+    assert np.array_equal(kernel.head.weight.data, tower.head.weight.data + np.float32(1.0))
     assert tower.flat is flat
 
 
@@ -546,7 +546,7 @@ def test_a_device_that_does_not_exist_is_refused(tower: Tower) -> None:
 
 def test_without_a_gpu_moving_there_says_why_and_moves_nothing(tower: Tower, monkeypatch: pytest.MonkeyPatch) -> None:
     fault = gpu_fault() or "CuPy is installed but the machine has no NVIDIA GPU"
-    monkeypatch.setattr("compyute_transformer.backend.gpu_fault", lambda: fault)
+    monkeypatch.setattr("compyute_transformer.arrays.gpu_fault", lambda: fault)
     flat = tower.flat
     with pytest.raises(BackendError) as caught:
         tower.to("cuda")

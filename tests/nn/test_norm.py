@@ -8,14 +8,14 @@ from tolerances import limit
 
 from compyute_transformer.nn import LayerNorm
 from compyute_transformer.verify import relative_error
-from compyute_transformer.verify.torch_models import randomise
+from compyute_transformer.verify.torch_models import randomize
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("eps", [1e-5, 0.1])
 def test_output_and_gradients_are_those_of_torch_for_scales_that_differ(bias: bool, eps: float) -> None:
     ours = LayerNorm(5, bias, eps).to(dtype=np.float64)
-    randomise(ours)
+    randomize(ours)
     theirs = torch.nn.LayerNorm(5, eps, bias=bias, dtype=torch.float64)
     theirs.load_state_dict({path: torch.from_numpy(array) for path, array in ours.state_dict().items()})
     x, dy = np.random.default_rng(0).normal(size=(2, 2, 4, 5))

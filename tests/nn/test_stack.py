@@ -5,15 +5,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from compyute_transformer.arrays import Array
 from module_checks import block, post_norm_block
 
-from compyute_transformer.backend import Array, use
+from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.errors import ConfigError
 from compyute_transformer.nn import FeedForward, LayerNorm, Linear, Module, ModuleList, Observer, observe
 from compyute_transformer.nn.module import Phase
 from compyute_transformer.nn.stack import run_blocks
 from compyute_transformer.ops import Mask
-from compyute_transformer.verify.torch_models import randomise
+from compyute_transformer.verify.torch_models import randomize
 
 CAUSAL = Mask(causal=True)
 C, D, LENGTH = 6, 3, 9
@@ -40,7 +41,7 @@ class Room:
 
 def tower(build: Callable[..., Module] = block) -> ModuleList:
     blocks = ModuleList(build(seed=seed) for seed in range(3))
-    randomise(blocks)
+    randomize(blocks)
     return blocks.eval()
 
 
@@ -72,7 +73,7 @@ def test_as_one_op_they_are_what_they_are_one_by_one(build: Callable[..., Module
     y, as_one = read(blocks, x, mask)
     assert as_one
     np.testing.assert_allclose(y, together, rtol=1e-4, atol=1e-5)
-    with use("reference"):
+    with use_kernels("reference"):
         y, as_one = read(blocks, x, mask)
     assert not as_one
     np.testing.assert_allclose(y, together, rtol=1e-4, atol=1e-5)
@@ -198,7 +199,7 @@ def test_a_forward_put_in_place_of_a_part_s_own_runs() -> None:
     np.testing.assert_allclose(y, together, rtol=1e-4, atol=1e-5)
 
 
-def test_a_cache_that_only_appends_serves() -> None:
+def test_a_cache_that_only_appends_supports() -> None:
     class Appending(Room):
         extend = None  # type: ignore[assignment]
 

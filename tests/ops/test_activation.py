@@ -70,7 +70,7 @@ def test_softmax_of_hidden_scores_is_exactly_zero_with_gradient_zero() -> None:
     assert not dx[1].any()
 
 
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 def test_wrong_input_is_refused() -> None:
     with pytest.raises(RangeError, match=r"gelu: approximate is 'tanh' or 'none' .*, got 'erf'"):
         gelu(X, "erf")  # type: ignore[arg-type]

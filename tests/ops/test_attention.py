@@ -16,10 +16,10 @@ from compyute_transformer.ops.attention import (
     fused_attention_forward,
     fused_attention_weights,
 )
-from compyute_transformer.random import DROPOUT, Draw
+from compyute_transformer.random import DROPOUT, RandomKey
 
 RNG = np.random.default_rng(0)
-DRAW = Draw(7, DROPOUT, 0)
+DRAW = RandomKey(7, DROPOUT, 0)
 
 
 def inputs(B: int = 2, H: int = 3, T: int = 5, S: int = 7, D: int = 4, K: int | None = None) -> tuple[Any, Any, Any]:
@@ -179,7 +179,7 @@ def test_windows_of_zero_and_less_are_refused(window: int, causal: bool) -> None
 @pytest.mark.parametrize("probability", [-0.5, 1.0, 1.5])
 def test_dropout_of_minus_half_and_of_one_and_more_is_refused(probability: float) -> None:
     with pytest.raises(RangeError, match=rf"attention: a dropout probability lies in \[0, 1\), got {probability}"):
-        attention(*inputs(), dropout=probability, draw=DRAW)
+        attention(*inputs(), dropout=probability, key=DRAW)
 
 
 def test_dropout_without_a_draw_is_refused() -> None:
@@ -189,10 +189,10 @@ def test_dropout_without_a_draw_is_refused() -> None:
 
 def test_weights_are_kept_from_before_dropout() -> None:
     q, k, v = inputs()
-    weights = weights_of(q, k, v, Mask(causal=True), dropout=0.5, draw=DRAW)
+    weights = weights_of(q, k, v, Mask(causal=True), dropout=0.5, key=DRAW)
     assert np.abs(weights.sum(-1) - 1.0).max() < 1e-14
     assert np.array_equal(weights, weights_of(q, k, v, Mask(causal=True)))
-    assert not np.allclose(attention(q, k, v, dropout=0.5, draw=DRAW), attention(q, k, v))
+    assert not np.allclose(attention(q, k, v, dropout=0.5, key=DRAW), attention(q, k, v))
 
 
 def test_a_later_token_cannot_change_an_earlier_output_by_a_bit() -> None:
@@ -258,7 +258,7 @@ def test_grouped_heads_read_the_key_head_of_their_group() -> None:
 
 def test_a_head_drawn_alone_drops_what_it_drops_among_all() -> None:
     q, k, v = inputs()
-    together = attention(q, k, v, dropout=0.5, draw=DRAW)
+    together = attention(q, k, v, dropout=0.5, key=DRAW)
     for h in range(3):
         part = slice(h, h + 1)
         alone = attention(q[:, part], k[:, part], v[:, part], NO_MASK, 0.5, DRAW.for_head(h))
@@ -281,7 +281,7 @@ def test_the_fused_form_is_the_same_function(monkeypatch: pytest.MonkeyPatch) ->
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 @pytest.mark.parametrize("forward", [attention_forward, fused_attention_forward])
 def test_wrong_shapes_and_dtypes_are_refused(forward: Any) -> None:
     q, k, v = inputs()
@@ -303,7 +303,7 @@ def test_wrong_shapes_and_dtypes_are_refused(forward: Any) -> None:
         forward(q, k.astype(np.float32), v)
 
 
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 @pytest.mark.parametrize("backward", [attention_backward, fused_attention_backward])
 def test_a_wrong_dy_is_refused(backward: Any) -> None:
     forward = attention_forward if backward is attention_backward else fused_attention_forward

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from block_helpers import drawn
 
-from compyute_transformer.backend import use
+from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.errors import DtypeError, RangeError, ShapeError
 from compyute_transformer.nn import PostNormBlock, PreNormBlock
 from compyute_transformer.nn.attention import MultiHeadAttention
@@ -104,9 +104,9 @@ def without(given: dict[str, Any], **changed: Any) -> dict[str, Any]:
     return {**given, "weights": [*given["weights"][:-1], given["weights"][-1]._replace(**changed)]}
 
 
-@pytest.mark.usefixtures("door_only")
-@pytest.mark.parametrize("twins", ["auto", "reference"])
-def test_what_does_not_fit_is_refused(twins: Any) -> None:
+@pytest.mark.usefixtures("validation_only")
+@pytest.mark.parametrize("kernels", ["auto", "reference"])
+def test_what_does_not_fit_is_refused(kernels: Any) -> None:
     given = drawn(dtype=np.float32)
     k, v, w = given["keys"], given["values"], given["weights"][-1]
     wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
@@ -139,7 +139,7 @@ def test_what_does_not_fit_is_refused(twins: Any) -> None:
     ]
     for arguments, kind, message in wrong:
         before = [np.copy(x) for x in (*k, *v)]
-        with use(twins), pytest.raises(kind, match=message):
+        with use_kernels(kernels), pytest.raises(kind, match=message):
             blocks_step(**arguments)
         for now, then in zip((*k, *v), before, strict=True):
             np.testing.assert_array_equal(now, then, err_msg=message)

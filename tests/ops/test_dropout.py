@@ -6,9 +6,9 @@ import pytest
 from compyute_transformer import random
 from compyute_transformer.errors import DtypeError, RangeError
 from compyute_transformer.ops.dropout import dropout, dropout_backward, dropout_forward
-from compyute_transformer.random import Draw
+from compyute_transformer.random import RandomKey
 
-DRAW = Draw(7, random.DROPOUT, 3)
+DRAW = RandomKey(7, random.DROPOUT, 3)
 X = np.random.default_rng(0).normal(size=(40, 50)).astype(np.float32)
 
 
@@ -40,14 +40,14 @@ def test_probability_zero_is_the_identity() -> None:
     assert np.array_equal(dropout_backward(X, saved), X)
 
 
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 @pytest.mark.parametrize("probability", [-0.5, 1.0, 1.5])
 def test_probabilities_of_minus_half_and_of_one_and_more_are_refused(probability: float) -> None:
     with pytest.raises(RangeError, match=rf"dropout: a dropout probability lies in \[0, 1\), got {probability}"):
         dropout(X, probability, DRAW)
 
 
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 def test_integers_are_refused() -> None:
     with pytest.raises(DtypeError, match=r"dropout: .* got x: int64"):
         dropout(np.ones(3, np.int64), 0.5, DRAW)

@@ -46,7 +46,7 @@ def test_ids_of_any_integer_dtype_serve(dtype: type) -> None:
     assert np.array_equal(embedding(np.array([4, 1], dtype), WEIGHT), WEIGHT[[4, 1]])
 
 
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 @pytest.mark.parametrize("token", [-1, 5], ids=["negative", "vocabulary"])
 def test_token_ids_outside_the_vocabulary_are_refused(token: int) -> None:
     """−1 would count from the end in silence, and V would be a bare IndexError."""
@@ -54,7 +54,7 @@ def test_token_ids_outside_the_vocabulary_are_refused(token: int) -> None:
         embedding(np.array([0, token]), WEIGHT)
 
 
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 def test_ids_and_weights_of_the_wrong_kind_are_refused() -> None:
     with pytest.raises(DtypeError, match="embedding: ids are integers, got float64"):
         embedding(np.zeros(2), WEIGHT)
@@ -119,7 +119,7 @@ def test_the_backward_of_patches_is_two_matrix_products(monkeypatch: pytest.Monk
     assert (dimages.shape, dweight.shape) == (IMAGES.shape, KERNEL.shape)
 
 
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 def test_an_image_of_other_channels_is_refused() -> None:
     """One channel would broadcast into three where nobody looks."""
     with pytest.raises(ShapeError, match=r"the channels that the weight reads, 3, got 1 channels\. Convert"):
@@ -128,13 +128,13 @@ def test_an_image_of_other_channels_is_refused() -> None:
         patch_embedding(IMAGES, KERNEL[:, :11], SHIFT, 2)
 
 
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 def test_what_patches_cannot_be_cut_from_is_refused() -> None:
     with pytest.raises(ShapeError, match=r"images of 4 × 6 pixels and patches of 4 × 4\. Resize or crop"):
         patch_embedding(IMAGES, KERNEL, SHIFT, 4)
     with pytest.raises(ShapeError, match="images of 0 × 6 pixels"):
         patch_embedding(IMAGES[:, :0], KERNEL, SHIFT, 2)
-    with pytest.raises(ShapeError, match=r"\(B, height, width, channels\), got \(4, 6, 3\)\. Grey images"):
+    with pytest.raises(ShapeError, match=r"\(B, height, width, channels\), got \(4, 6, 3\)\. Gray images"):
         patch_embedding(IMAGES[0], KERNEL, SHIFT, 2)
     with pytest.raises(RangeError, match="patch_size is a whole number of at least 1, got 0"):
         patch_embedding(IMAGES, KERNEL, SHIFT, 0)
@@ -161,7 +161,7 @@ def test_the_class_token_stands_before_all_others_and_sums_its_gradient() -> Non
     assert np.array_equal(dweight, dy[0, 0] + dy[1, 0])
 
 
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 def test_a_class_token_of_another_width_is_refused() -> None:
     with pytest.raises(ShapeError, match=r"class_token: weight must have shape \(4,\)"):
         class_token_forward(np.zeros((2, 3, 4)), np.zeros(1))  # which would broadcast

@@ -30,7 +30,7 @@ def test_no_rows_give_no_outputs_and_zero_gradients() -> None:
     assert not dbias.any()
 
 
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 def test_wrong_shapes_and_dtypes_are_refused() -> None:
     with pytest.raises(ShapeError, match=r"linear: weight must have shape \(any, 5\), .* got \(5, 4\)"):
         linear(X, WEIGHT.T)

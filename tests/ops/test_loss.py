@@ -5,7 +5,7 @@ from math import log
 import numpy as np
 import pytest
 
-from compyute_transformer.backend import use
+from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.errors import DtypeError, RangeError, ShapeError
 from compyute_transformer.ops.loss import IGNORE_INDEX, cross_entropy, cross_entropy_backward, cross_entropy_forward
 
@@ -17,7 +17,7 @@ def test_no_opinion_costs_the_logarithm_of_the_vocabulary() -> None:
     assert np.isclose(cross_entropy(np.zeros((4, 65)), np.arange(4)), log(65), rtol=1e-14)
 
 
-def test_the_loss_is_the_mean_surprise_at_the_targets() -> None:
+def test_the_loss_is_the_mean_nll_at_the_targets() -> None:
     rows = zip(LOGITS.reshape(-1, 7), TARGETS.reshape(-1), strict=True)
     surprises = [-log(np.exp(z[target]) / np.exp(z).sum()) for z, target in rows]
     assert np.isclose(cross_entropy(LOGITS, TARGETS), np.mean(surprises), rtol=1e-14)
@@ -73,7 +73,7 @@ def test_the_gradient_scales_with_dloss_given_as_a_number_or_an_array() -> None:
 def test_the_gradient_may_be_written_over_the_logits(which: str) -> None:
     targets = TARGETS.copy()
     targets[0, 1] = IGNORE_INDEX
-    with use(which):
+    with use_kernels(which):
         _, saved = cross_entropy_forward(LOGITS.astype(np.float32), targets, label_smoothing=0.1)
         logits = saved.logits.copy()
         dlogits = cross_entropy_backward(1.5, saved)
@@ -86,21 +86,21 @@ def test_the_gradient_may_be_written_over_the_logits(which: str) -> None:
 def test_logits_that_may_only_be_read_are_left_alone() -> None:
     logits = LOGITS.astype(np.float32)
     logits.flags.writeable = False
-    with use("cpu"):
+    with use_kernels("cpu"):
         _, saved = cross_entropy_forward(logits, TARGETS)
         assert np.isfinite(cross_entropy_backward(1.0, saved)).all()
     with pytest.raises(ValueError, match="read-only"):
         cross_entropy_backward(1.0, saved, overwrite=True)
 
 
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 @pytest.mark.parametrize("target", [-1, 7])
 def test_targets_outside_the_vocabulary_are_refused(target: int) -> None:
     with pytest.raises(RangeError, match=rf"cross_entropy: targets lie in \[0, 7\) \(or -100.*got {target} at \(1,\)"):
         cross_entropy(LOGITS[0], np.array([0, target, 1]))
 
 
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 def test_wrong_input_is_refused() -> None:
     with pytest.raises(
         ShapeError, match=r"cross_entropy: targets must have shape \(2, 3\), one target a row of logits"

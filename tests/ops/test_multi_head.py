@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from tolerances import relative_error
 
 from compyute_transformer.errors import DtypeError, RangeError, ShapeError
-from compyute_transformer.ops import examples
 from compyute_transformer.ops.attention import Mask
-from compyute_transformer.ops.contract import REGISTRY, cast, cotangent
 from compyute_transformer.ops.multi_head import IMPLEMENTATIONS, attention_weights
+from compyute_transformer.verify import cases as examples
+from compyute_transformer.verify.registry import REGISTRY, cast, cotangent
 from compyute_transformer.verify.torch_ops import dense_mask, import_torch
 
 every_implementation = pytest.mark.parametrize("name", IMPLEMENTATIONS)
@@ -154,7 +154,7 @@ def test_a_later_token_cannot_change_an_earlier_output_by_a_bit(name: str) -> No
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 @every_implementation
 @pytest.mark.parametrize("heads", [0, -3])
 def test_numbers_of_heads_of_zero_and_less_are_refused(name: str, heads: int) -> None:
@@ -164,7 +164,7 @@ def test_numbers_of_heads_of_zero_and_less_are_refused(name: str, heads: int) ->
         forward(name, arguments() | {"num_kv_heads": heads})
 
 
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 @every_implementation
 def test_heads_that_do_not_divide_are_refused(name: str) -> None:
     with pytest.raises(
@@ -175,7 +175,7 @@ def test_heads_that_do_not_divide_are_refused(name: str) -> None:
         forward(name, arguments() | {"num_kv_heads": 2})
 
 
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 @every_implementation
 def test_inputs_of_four_axes_and_of_two_are_refused(name: str) -> None:
     x = np.zeros((2, 3, 5, 12))
@@ -186,7 +186,7 @@ def test_inputs_of_four_axes_and_of_two_are_refused(name: str) -> None:
             forward(name, arguments() | {"memory": wrong})
 
 
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 @every_implementation
 def test_no_queries_and_no_keys_are_refused_with_a_sentence(name: str) -> None:
     with pytest.raises(ShapeError, match=r"there must be at least one query, got x of shape \(2, 0, 12\)"):
@@ -195,7 +195,7 @@ def test_no_queries_and_no_keys_are_refused_with_a_sentence(name: str) -> None:
         forward(name, arguments() | {"memory": np.zeros((2, 0, 12))})
 
 
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 @every_implementation
 @pytest.mark.parametrize("shape", [(5, 4), (1, 4, 5, 5), (1, 2, 5, 5), (3, 1, 5, 5), (5, 5, 1), (2, 5, 5)])
 def test_a_mask_of_another_shape_is_refused_by_all(name: str, shape: tuple[int, ...]) -> None:
@@ -204,7 +204,7 @@ def test_a_mask_of_another_shape_is_refused_by_all(name: str, shape: tuple[int, 
         forward(name, arguments(mask=Mask(array=np.ones(shape, bool))))
 
 
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 @every_implementation
 def test_windows_and_probabilities_outside_their_range_are_refused(name: str) -> None:
     for window in (0, -2):
@@ -215,7 +215,7 @@ def test_windows_and_probabilities_outside_their_range_are_refused(name: str) ->
             forward(name, arguments(dropout=probability))
 
 
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 @every_implementation
 @pytest.mark.parametrize(
     ("argument", "shape"),
@@ -234,7 +234,7 @@ def test_weights_of_another_shape_are_refused(name: str, argument: str, shape: t
         forward(name, arguments(S=7) | {argument: np.zeros(shape)})
 
 
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 @every_implementation
 def test_dtypes_that_differ_are_refused(name: str) -> None:
     for argument in ("x", "memory", "in_weight", "in_bias", "out_weight", "out_bias"):

@@ -41,7 +41,7 @@ def test_a_large_mean_does_not_drown_the_variance_in_float32() -> None:
     assert np.abs(y - exact).max() < 1e-3  # the mean of squares less the square of the mean would be off by 0.1
 
 
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 def test_wrong_shapes_and_dtypes_are_refused() -> None:
     with pytest.raises(ShapeError, match=r"layer_norm: weight must have shape \(5,\), the width of x, got \(1,\)"):
         layer_norm(X, WEIGHT[:1])

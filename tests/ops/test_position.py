@@ -32,7 +32,7 @@ def test_positions_that_were_not_taken_have_no_gradient() -> None:
     assert np.allclose(dweight[2:5], X[0] + X[1])
 
 
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 @pytest.mark.parametrize(("length", "start"), [(8, 0), (3, 5), (1, 7), (3, -1)])
 def test_positions_past_the_context_are_refused_with_both_numbers(length: int, start: int) -> None:
     x = np.zeros((2, length, 5), np.float32)
@@ -40,13 +40,13 @@ def test_positions_past_the_context_are_refused_with_both_numbers(length: int, s
         learned_position(x, WEIGHT, start)
 
 
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 def test_a_context_of_one_does_not_broadcast() -> None:
     with pytest.raises(RangeError, match=r"\[0, 1\), the context length, got 3 positions from 0"):
         learned_position(X, WEIGHT[:1])
 
 
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 def test_wrong_shapes_and_dtypes_are_refused() -> None:
     with pytest.raises(ShapeError, match=r"learned_position: weight must have shape \(any, 5\)"):
         learned_position(X, WEIGHT[:, :4])
@@ -102,7 +102,7 @@ def test_sinusoids_are_added_from_the_start_on() -> None:
     assert np.array_equal(sinusoidal_position(X), X + table[:3])
 
 
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 def test_sinusoids_without_a_width_or_length_are_refused() -> None:
     with pytest.raises(RangeError, match="got -1 and 4"):
         sinusoids(-1, 4)

@@ -51,7 +51,7 @@ def test_a_module_whose_gradient_alone_is_not_finite_is_named(monkeypatch: pytes
         saved = kept()
         return saved._replace(x=np.full_like(saved.x, np.nan))
 
-    monkeypatch.setattr(up, "kept", poisoned)
+    monkeypatch.setattr(up, "pop_saved", poisoned)
     found = first_non_finite(language, language.state())
     assert (
         found == "the first module with a non-finite result is blocks.2.feed_forward.up (Linear), in its backward pass"

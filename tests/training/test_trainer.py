@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from training_helpers import Listener, digests, task, tiny
 
-from compyute_transformer import use
 from compyute_transformer.errors import CheckpointError, NonFiniteError
-from compyute_transformer.training import LanguageTask, RunResult, Trainer, checkpoint
-from compyute_transformer.training.events import Advanced, Evaluated, Logged, Sampled, Saved, Started
-from compyute_transformer.training.journal import read_log
+from compyute_transformer.training import LanguageTask, RunResult, Trainer
+from compyute_transformer.training.reporting.events import Advanced, Evaluated, Logged, Sampled, Saved, Started
+from compyute_transformer.training.reporting.journal import read_log
+from compyute_transformer.training.run import checkpoint
 
 
 @pytest.fixture(autouse=True)
 def reference() -> Iterator[None]:
     """Time is what is tested here: the readable ops will do, unless a test asks for more."""
-    with use("reference"):
+    with use_kernels("reference"):
         yield
 
 
@@ -90,9 +90,9 @@ def test_the_learning_rate_follows_the_schedule(tmp_path: Path) -> None:
     assert [e.learning_rate for e in listener.of(Logged)] == [schedule(step) for step in range(12)]
 
 
-@pytest.mark.parametrize(("optimizer", "twins"), [("adamw", "auto"), ("adamw", "reference"), ("sgd", "reference")])
-def test_equal_settings_give_equal_bits(tmp_path: Path, optimizer: str, twins: Any) -> None:
-    with use(twins):
+@pytest.mark.parametrize(("optimizer", "kernels"), [("adamw", "auto"), ("adamw", "reference"), ("sgd", "reference")])
+def test_equal_settings_give_equal_bits(tmp_path: Path, optimizer: str, kernels: Any) -> None:
+    with use_kernels(kernels):
         for name in ("one", "two"):
             train(tmp_path / name, optimizer=optimizer)
         train(tmp_path / "other", optimizer=optimizer, seed=1)
@@ -111,8 +111,8 @@ def test_resumed_equals_uninterrupted_with_sgd(tmp_path: Path) -> None:
     check_resumed_equals_uninterrupted(tmp_path, [3, 7], "sgd")
 
 
-def test_resumed_equals_uninterrupted_with_fast_twins(tmp_path: Path) -> None:
-    with use("auto"):
+def test_resumed_equals_uninterrupted_with_fast_kernels(tmp_path: Path) -> None:
+    with use_kernels("auto"):
         check_resumed_equals_uninterrupted(tmp_path, [5], "adamw")
 
 

@@ -11,16 +11,16 @@ from proof_helpers import annotations_off, damage
 
 import compyute_transformer
 from compyute_transformer.errors import ConfigError
-from compyute_transformer.ops.contract import REGISTRY
 from compyute_transformer.ops.norm import layer_norm_backward
 from compyute_transformer.verify.certificate import PRIVATE, certificate, write_certificate
 from compyute_transformer.verify.check import Measured
 from compyute_transformer.verify.finding import Label
 from compyute_transformer.verify.ops import Example, prepare_ops
 from compyute_transformer.verify.plan import carry_out, choose, everything
+from compyute_transformer.verify.registry import REGISTRY
 from compyute_transformer.verify.tolerances import LIMITS
 
-pytestmark = pytest.mark.usefixtures("door_only")
+pytestmark = pytest.mark.usefixtures("validation_only")
 
 
 def prove(*names: str, seed: int = 0) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def test_each_op_case_dtype_argument_and_method_has_one_row(proven: dict[str, An
             for argument in given:
                 for method in ("differences", "complex step", "adjoint", "linearity", "torch"):
                     assert (name, case.name, "float64", f"d{argument}", method) in keys
-                for method in ("linearity", "torch", "twin"):
+                for method in ("linearity", "torch", "kernel"):
                     assert (name, case.name, "float32", f"d{argument}", method) in keys
             assert (name, case.name, "float64", "y", "torch") in keys
 
@@ -65,10 +65,10 @@ def test_the_row_is_the_worst_of_several_comparisons(proven: dict[str, Any]) -> 
     (row,) = [
         r
         for r in proven["rows"]
-        if r["op"] == "gelu" and r["case"] == "tanh" and r["method"] == "twin" and r["argument"] == "dx"
+        if r["op"] == "gelu" and r["case"] == "tanh" and r["method"] == "kernel" and r["argument"] == "dx"
     ]
     example = next(e for e in prepare_ops(0)["gelu"] if e.case.name == "tanh")
-    findings = carry_out(choose(everything(0, {"gelu": [example]}), ["ops.gelu"], ["twin"])).findings
+    findings = carry_out(choose(everything(0, {"gelu": [example]}), ["ops.gelu"], ["kernel"])).findings
     errors = [finding.error for finding in findings if finding.argument == "dx"]
     assert len(errors) == 3
     assert row["error"] == max(errors)
@@ -77,11 +77,11 @@ def test_the_row_is_the_worst_of_several_comparisons(proven: dict[str, Any]) -> 
 def test_sources_are_hashed(proven: dict[str, Any]) -> None:
     op = proven["ops"]["layer_norm"]
     source = inspect.getsource(layer_norm_backward.reference)
-    assert source.startswith("@fast\ndef layer_norm_backward(")
+    assert source.startswith("@dispatched\ndef layer_norm_backward(")
     assert op["backward"] == {"name": "layer_norm_backward", "sha256": sha256(source.encode()).hexdigest()}
     assert op["module"] == "compyute_transformer.ops.norm"
     package = Path(compyute_transformer.__file__).parent
-    assert {"ops/norm.py", "ops/attention.py", "cpu/norm.py", "random.py", "backend.py"} <= set(proven["files"])
+    assert {"ops/norm.py", "ops/attention.py", "cpu/norm.py", "random.py", "dispatch.py"} <= set(proven["files"])
     for path, digest in proven["files"].items():
         assert digest == sha256((package / path).read_text(encoding="utf-8").encode()).hexdigest()
 

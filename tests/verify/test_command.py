@@ -13,7 +13,7 @@ from compyute_transformer import cli
 from compyute_transformer.training import start_run
 from compyute_transformer.verify.plan import METHODS
 
-pytestmark = pytest.mark.usefixtures("door_only")
+pytestmark = pytest.mark.usefixtures("validation_only")
 
 Verify = Callable[..., tuple[int, str, str]]
 

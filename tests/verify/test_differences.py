@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compyute_transformer.ops.contract import REGISTRY, Op
 from compyute_transformer.verify.differences import check_op, derivative, directional_error
+from compyute_transformer.verify.registry import REGISTRY, Op
 
 RNG = np.random.default_rng(0)
 A, X = RNG.normal(size=(4, 6)) / 4, RNG.normal(size=6)

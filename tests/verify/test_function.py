@@ -5,12 +5,12 @@ import pytest
 
 from compyute_transformer.models import GPT, GPTConfig
 from compyute_transformer.nn import Dropout, Linear, MultiHeadAttention
-from compyute_transformer.ops.contract import REGISTRY
 from compyute_transformer.ops.linear import linear
 from compyute_transformer.random import DROPOUT, Generator
 from compyute_transformer.verify.function import of_loss, of_module, of_op
+from compyute_transformer.verify.registry import REGISTRY
 
-pytestmark = pytest.mark.usefixtures("door_only")
+pytestmark = pytest.mark.usefixtures("validation_only")
 
 X = np.random.default_rng(0).normal(size=(2, 5, 6))
 

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from proof_helpers import damage
 
-from compyute_transformer.ops.contract import REGISTRY
 from compyute_transformer.verify.finding import Finding
 from compyute_transformer.verify.implementations import FAMILIES, tasks
+from compyute_transformer.verify.registry import REGISTRY
 
-pytestmark = pytest.mark.usefixtures("door_only")
+pytestmark = pytest.mark.usefixtures("validation_only")
 
 
 def prove(name: str) -> list[Finding]:

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from compyute_transformer.arrays import Array
 
-from compyute_transformer.backend import Array
 from compyute_transformer.errors import ConfigError
 from compyute_transformer.models import GPTConfig
 from compyute_transformer.models.language import LanguageModel
@@ -14,7 +14,7 @@ from compyute_transformer.verify.finding import Finding, Label
 from compyute_transformer.verify.models import by_flat_buffer, draw_model, flat_order, tasks
 from compyute_transformer.verify.subjects import SUBJECTS, Subject, subject_of
 
-pytestmark = pytest.mark.usefixtures("door_only")
+pytestmark = pytest.mark.usefixtures("validation_only")
 
 
 CONFIGS = SUBJECTS[GPTConfig].cases
@@ -47,7 +47,7 @@ def test_every_model_passes_by_every_method(subject: Subject) -> None:
         losses = {f"loss of step {step}" for step in range(1, 11)}
         assert by_case[case, "torch"] - inputs == parameters | {"logits", "loss"} | losses
         written = {"logits, token by token"} if issubclass(subject.model, LanguageModel) else set()
-        for method, more in (("twin", written), ("implementations", set())):
+        for method, more in (("kernel", written), ("implementations", set())):
             assert by_case[case, method] - inputs == parameters | {"logits", "loss"} | more
 
 
@@ -61,7 +61,7 @@ def test_the_subject_of_a_model_is_that_of_its_configuration() -> None:
         config = subject.cases["plain"]
         assert type(config) is kind
         assert subject_of(config) is subject_of(subject.model(config)) is subject
-    with pytest.raises(ConfigError, match=r"its twin in PyTorch, and int names none\. There are models\.GPT, "):
+    with pytest.raises(ConfigError, match=r"its kernel in PyTorch, and int names none\. There are models\.GPT, "):
         subject_of(3)
 
 
@@ -122,7 +122,7 @@ def test_a_memory_whose_gradient_is_forgotten_is_found_in_the_encoder(monkeypatc
         return dx, dmemory * (self.path != "decoder.0")
 
     monkeypatch.setattr(CrossBlock, "backward", wrong)
-    found = {name for _, name in red(prove("torch", model="models.EncoderDecoder"))}
+    found = {name for _, name in red(prove("torch", model="models.Transformer"))}
     assert "dencoder.0.attention.in_weight" in found
     assert "ddecoder.0.attention.in_weight" not in found
 
@@ -138,6 +138,6 @@ def test_seed_bug_3_attention_that_drops_nothing_is_found(monkeypatch: pytest.Mo
             self.dropout = probability
 
     monkeypatch.setattr(MultiHeadAttention, "_run", wrong)
-    for model in ("models.VaswaniDecoder", "models.EncoderDecoder"):
+    for model in ("models.TransformerLM", "models.Transformer"):
         findings = prove("torch", model=model)
         assert {f.case for f in findings if not f.passed and f.argument == "logits"} == {"dropout", "everything"}

@@ -4,15 +4,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from compyute_transformer.arrays import Array
 
 import compyute_transformer.nn as nn
-from compyute_transformer.backend import Array
 from compyute_transformer.nn import Dropout, LayerNorm, Linear, Module, MultiHeadAttention
 from compyute_transformer.nn.attention import Implementation
 from compyute_transformer.verify.finding import Finding
 from compyute_transformer.verify.modules import EXAMPLES, tasks
 
-pytestmark = pytest.mark.usefixtures("door_only")
+pytestmark = pytest.mark.usefixtures("validation_only")
 
 HOLDERS = {"Module", "ModuleList", "Observer", "Parameter", "observe", "run_blocks"}  # without a backward of their own
 
@@ -39,10 +39,10 @@ def test_every_implementation_of_attention_is_proven() -> None:
 def test_a_module_passes_by_every_method(name: str) -> None:
     findings = prove(name)
     assert [str(finding) for finding in findings if not finding.passed] == []
-    assert {f.method for f in findings} == {"differences", "complex step", "adjoint", "linearity", "torch", "twin"}
+    assert {f.method for f in findings} == {"differences", "complex step", "adjoint", "linearity", "torch", "kernel"}
     module, _ = next(example for example in EXAMPLES if example.name == name).function(np.float64, 0)
     parameters = {f"d{path}" for path, _ in module.named_parameters()}
-    for method in ("differences", "torch", "twin"):
+    for method in ("differences", "torch", "kernel"):
         assert parameters <= {finding.argument for finding in findings if finding.method == method}
 
 
@@ -79,7 +79,7 @@ def test_a_block_names_the_parameter_of_its_part(monkeypatch: pytest.MonkeyPatch
 
 def test_dropout_that_drops_others_in_its_backward_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(self: Dropout, dy: Array) -> Array:
-        saved = self.kept()
+        saved = self.pop_saved()
         return self.__class__(self.probability, self.generator)(dy) if saved is not None else dy
 
     monkeypatch.setattr(Dropout, "backward", wrong)

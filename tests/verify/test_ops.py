@@ -8,11 +8,11 @@ import pytest
 from proof_helpers import damage
 
 from compyute_transformer.ops.activation import softmax_backward
-from compyute_transformer.ops.contract import REGISTRY
 from compyute_transformer.verify.finding import Finding
 from compyute_transformer.verify.ops import Example, prepare_ops, tasks
+from compyute_transformer.verify.registry import REGISTRY
 
-pytestmark = pytest.mark.usefixtures("door_only")
+pytestmark = pytest.mark.usefixtures("validation_only")
 
 
 def prove(*names: str, seed: int = 0) -> list[Finding]:
@@ -86,17 +86,17 @@ def test_a_damaged_part_is_found_in_all_that_is_built_of_it(monkeypatch: pytest.
     assert not red(prove("fused_multi_head"))
 
 
-def test_a_damaged_twin_is_found_by_twins_and_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    twin: Any = softmax_backward.twin("cpu")
-    right = twin.py_func if hasattr(twin, "py_func") else twin
+def test_a_damaged_kernel_is_found_by_kernels_and_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel: Any = softmax_backward.kernel("cpu")
+    right = kernel.py_func if hasattr(kernel, "py_func") else kernel
 
     def wrong(dy: Any, saved: Any) -> Any:
         return right(dy, saved) * np.float32(1.01)
 
-    wrong.serves = twin.serves  # type: ignore[attr-defined]
+    wrong.supports = kernel.supports  # type: ignore[attr-defined]
     monkeypatch.setitem(softmax_backward._found, "cpu", wrong)
     found = red(prove("softmax"))
-    assert found == {("twin", "dx"), ("torch", "dx")}
+    assert found == {("kernel", "dx"), ("torch", "dx")}
 
 
 def test_a_backward_that_raises_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:

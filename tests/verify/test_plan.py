@@ -43,9 +43,9 @@ def test_what_there_is_not_is_refused_with_what_there_is() -> None:
     assert choose([task("ops.x", "complex step")], (), ["complex-step"])
 
 
-def test_everything_is_every_floor() -> None:
-    floors = {task.name.partition(".")[0] for task in everything(0)}
-    assert floors == {"ops", "nn", "attention", "models"}
+def test_everything_is_every_package() -> None:
+    packages = {task.name.partition(".")[0] for task in everything(0)}
+    assert packages == {"ops", "nn", "attention", "models"}
 
 
 def test_the_verdict_gathers_and_tells_of_each() -> None:
@@ -67,7 +67,7 @@ def test_nothing_proven_is_nothing_passed() -> None:
     assert not Verdict(not_run=[NotRun("ops.linear", "torch", "no PyTorch")]).passed
 
 
-@pytest.mark.usefixtures("door_only")
+@pytest.mark.usefixtures("validation_only")
 def test_without_pytorch_its_proofs_have_not_passed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     verdict = carry_out(choose(everything(0), ["linear", "gelu", "models"], ["torch"]))
@@ -82,10 +82,10 @@ def test_without_pytorch_its_proofs_have_not_passed(monkeypatch: pytest.MonkeyPa
     assert not verdict.passed
 
 
-def test_without_numba_twins_are_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "floor_fault", lambda floor: f"no {floor}")
-    verdict = carry_out([task("ops.linear", "twin"), task("ops.linear", "differences")])
-    assert verdict.not_run == [NotRun("ops.linear", "twin", "no cpu")]
+def test_without_numba_kernels_are_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "package_fault", lambda package: f"no {package}")
+    verdict = carry_out([task("ops.linear", "kernel"), task("ops.linear", "differences")])
+    assert verdict.not_run == [NotRun("ops.linear", "kernel", "no cpu")]
     assert verdict.passed
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from compyute_transformer.ops.attention import Mask
-from compyute_transformer.ops.contract import REGISTRY, Case, Op, map_arrays
 from compyute_transformer.verify.recipes import case_of, describe, prepare
+from compyute_transformer.verify.registry import REGISTRY, Case, Op, map_arrays
 
 
 def arrays_of(value: object) -> list[np.ndarray]:

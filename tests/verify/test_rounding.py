@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from compyute_transformer.ops.contract import REGISTRY, Case, Op
 from compyute_transformer.verify.finding import Finding, Label
 from compyute_transformer.verify.function import of_op
+from compyute_transformer.verify.registry import REGISTRY, Case, Op
 from compyute_transformer.verify.rounding import CHAINS, Bounds, gamma, roundings, unit_roundoff
 from compyute_transformer.verify.slopes import prove_linearity, prove_slopes
 from compyute_transformer.verify.tolerances import limit
 
-pytestmark = pytest.mark.usefixtures("door_only")
+pytestmark = pytest.mark.usefixtures("validation_only")
 
 
 def bounds(op: Op, case: Case, seed: int = 0) -> Bounds:
@@ -85,5 +85,5 @@ def test_a_gradient_off_by_a_billionth_breaks_its_bound() -> None:
 
 def test_what_is_no_rounded_number_keeps_its_limit() -> None:
     op = REGISTRY["relu"]
-    finding = Label("ops.relu", "vector").finding("twin", np.float32, "inputs", 0.0, 1e-5)
+    finding = Label("ops.relu", "vector").finding("kernel", np.float32, "inputs", 0.0, 1e-5)
     assert bounds(op, op.cases[0]).holding(finding) == finding

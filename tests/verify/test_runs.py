@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from training_helpers import TEXT, tiny
 
-from compyute_transformer.backend import Array
+from compyute_transformer.arrays import Array
 from compyute_transformer.data import load_pairs
 from compyute_transformer.errors import CorpusError, RunError
 from compyute_transformer.nn import LayerNorm
 from compyute_transformer.training import Settings, load_run, start_run
-from compyute_transformer.training.config import reload_data
+from compyute_transformer.training.run.config import reload_data
 from compyute_transformer.verify.plan import carry_out
 from compyute_transformer.verify.runs import batch_of, is_run, model_of, tasks_of_run
 
-pytestmark = pytest.mark.usefixtures("door_only")
+pytestmark = pytest.mark.usefixtures("validation_only")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_a_trained_model_is_proven_in_every_parameter(run: Path) -> None:
         "complex step": whole | {"all parameters"},
         "torch": whole | {"logits", "loss"},
         "implementations": whole | {"logits", "loss"},
-        "twin": whole | {"logits", "loss", "logits, token by token"},
+        "kernel": whole | {"logits", "loss", "logits, token by token"},
     }
     assert {finding.name for finding in verdict.findings} == {"run.words"} | parameters
     assert {finding.case for finding in verdict.findings} == {"step 6, best"}
@@ -141,7 +141,7 @@ def test_a_run_of_pairs_is_proven_on_its_first_validation_pairs(tmp_path: Path) 
     assert len(target) == len(kept) == 2
     verdict = carry_out(tasks_of_run(tmp_path / "run"))
     assert verdict.passed
-    assert {finding.method for finding in verdict.findings} == {"complex step", "torch", "implementations", "twin"}
+    assert {finding.method for finding in verdict.findings} == {"complex step", "torch", "implementations", "kernel"}
 
 
 def test_a_trained_classifier_of_images_is_proven_on_its_own_images(tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compyute_transformer.backend import use
-from compyute_transformer.ops.contract import REGISTRY
+from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.verify.finding import Finding, Label
 from compyute_transformer.verify.function import Function, of_op
+from compyute_transformer.verify.registry import REGISTRY
 from compyute_transformer.verify.slopes import draw, line_of, other_cotangent, prove_linearity, prove_slopes
 
-pytestmark = pytest.mark.usefixtures("door_only")
+pytestmark = pytest.mark.usefixtures("validation_only")
 
 LABEL = Label("ops.some", "case")
 A = np.random.default_rng(0).normal(size=(4, 6)) / 3
@@ -101,7 +101,7 @@ def test_every_op_of_the_registry_takes_a_complex_step() -> None:
     for op in REGISTRY.values():
         case = op.cases[0]
         function = of_op(op, case.arguments())
-        with use("reference"):
+        with use_kernels("reference"):
             for name in function.inputs:
                 line = line_of(function, [name], 0)
                 assert np.abs(line.slope_by_complex_step - line.slope_by_differences).max() < 1e-9, op.name

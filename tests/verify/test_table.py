@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compyute_transformer.ops.contract import REGISTRY
 from compyute_transformer.verify.check import Measured
 from compyute_transformer.verify.finding import Finding, Label, Task
 from compyute_transformer.verify.plan import NotRun, Verdict
+from compyute_transformer.verify.registry import REGISTRY
 from compyute_transformer.verify.table import MOST_TOLD, TableReport, rows_of, summary, to_json
 
 LINEAR, GELU = Label("ops.linear", "rows"), Label("ops.gelu", "tanh")
@@ -77,7 +77,7 @@ def test_the_last_line_is_the_verdict() -> None:
 
 
 def test_the_verdict_says_what_was_not_run() -> None:
-    other = NotRun("ops.gelu", "twin", "Numba is not installed.")
+    other = NotRun("ops.gelu", "kernel", "Numba is not installed.")
     last = "2 comparisons in 0.0 s: all that ran pass; {}"
     absent = [ABSENT, ABSENT]
     assert summary(Verdict([NEAR, FAR], absent))[-1] == last.format("2 proofs not run: PyTorch is not installed.")

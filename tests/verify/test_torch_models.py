@@ -5,16 +5,16 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from compyute_transformer.arrays import Array
 from tolerances import limit
 
-from compyute_transformer.backend import Array
 from compyute_transformer.models import GPT, GPTConfig
 from compyute_transformer.nn import LayerNorm, Linear, MultiHeadAttention
 from compyute_transformer.nn.attention import Implementation
 from compyute_transformer.ops import Mask
 from compyute_transformer.random import DROPOUT, Generator
 from compyute_transformer.verify import torch_modules
-from compyute_transformer.verify.torch_models import compare_attention, compare_gpt, compare_training, randomise
+from compyute_transformer.verify.torch_models import compare_attention, compare_gpt, compare_training, randomize
 
 SEEN = np.random.default_rng(0).random((2, 1, 5, 7)) < 0.5
 SEEN[..., 3] = True
@@ -53,7 +53,7 @@ GPTS: dict[str, dict[str, Any]] = {
         "dropout": 0.2,
         "activation": "gelu",
         "window": 3,
-        "tie_head": False,
+        "tie_word_embeddings": False,
     },
 }
 
@@ -160,22 +160,22 @@ def test_torch_gets_its_threads_back() -> None:
     assert torch.get_num_threads() == before
 
 
-def test_the_draws_of_the_twin_start_where_those_of_our_model_stand() -> None:
+def test_the_draws_of_the_kernel_start_where_those_of_our_model_stand() -> None:
     module = MultiHeadAttention(4, 2, dropout=0.3, dropout_generator=Generator(5, DROPOUT, offset=2))
     drop = torch_modules.TorchDropout(module.generator, 0.3)
     assert drop.generator == module.generator
     assert drop.generator is not module.generator
 
 
-def test_randomise_leaves_no_weight_at_its_start() -> None:
+def test_randomize_leaves_no_weight_at_its_start() -> None:
     model = GPT(config())
     before = model.state_dict()
-    randomise(model)
+    randomize(model)
     for path, array in model.state_dict().items():
         assert not (array == before[path]).any(), path
     again = GPT(config(), seed=3)
-    randomise(again)
+    randomize(again)
     same = [np.array_equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True)]
-    assert all(same), "the weights follow the seed of randomise alone"
-    randomise(again, seed=1)
+    assert all(same), "the weights follow the seed of randomize alone"
+    randomize(again, seed=1)
     assert not np.array_equal(again.state_dict()["position.weight"], model.state_dict()["position.weight"])

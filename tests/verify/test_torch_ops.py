@@ -10,7 +10,7 @@ from tolerances import assert_passed
 
 from compyute_transformer.errors import MissingExtraError
 from compyute_transformer.ops.attention import Mask
-from compyute_transformer.ops.contract import REGISTRY, Case, Op
+from compyute_transformer.verify.registry import REGISTRY, Case, Op
 from compyute_transformer.verify.torch_ops import ORACLES, compare, dense_mask, import_torch
 
 
@@ -27,11 +27,11 @@ def test_the_oracle_is_the_pinned_version() -> None:
 
 
 def test_one_oracle_at_least_serves_each_case(op: Op, case: Case) -> None:
-    assert any(oracle.serves(case.arguments()) for oracle in ORACLES[op.name])
+    assert any(oracle.supports(case.arguments()) for oracle in ORACLES[op.name])
 
 
 def test_what_runs_by_default_gives_what_pytorch_gives(op: Op, case: Case) -> None:
-    """The fast twins, where they serve; tests/ops/test_contract.py compares the readable bodies."""
+    """The kernels, where they serve; tests/ops/test_contract.py compares the references."""
     assert_passed(compare(op, case, np.float32))
 
 
@@ -55,8 +55,8 @@ def test_y_and_every_gradient_are_compared_with_every_oracle() -> None:
     ],
 )
 def test_pytorchs_own_attention_judges_most_cases(op: str, oracle: str) -> None:
-    serves = next(known.serves for known in ORACLES[op] if known.name == oracle)
-    judged = [case.name for case in REGISTRY[op].cases if serves(case.arguments())]
+    supports = next(known.supports for known in ORACLES[op] if known.name == oracle)
+    judged = [case.name for case in REGISTRY[op].cases if supports(case.arguments())]
     assert len(judged) >= 8
     assert not any("dropout" in name for name in judged)
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array
+from ..arrays import Array
+from ..environment.conditions import NO_TORCH, has_torch, survey, use_threads_of
 from ..errors import ConfigError
 from ..nn.attention import Implementation
 from ..ops.attention import (
@@ -21,10 +22,9 @@ from ..ops.attention import (
 )
 from ..ops.loss import cross_entropy_backward, cross_entropy_forward
 from ..optim.clip import global_norm
-from ..verify.torch_models import randomise
-from .ground import NO_TORCH, has_torch, survey, use_threads_of
-from .peak import peak_memory
-from .race import Contestant, Report, Result, alternate, check_arrays, check_parity
+from ..verify.torch_models import randomize
+from .candidates import Candidate, Report, Result, alternate, check_arrays, check_parity
+from .memory import peak_memory
 from .workload import OurStep, Workload, workload
 
 __all__ = ["ALGORITHMS", "LENGTHS", "bench_attention", "check_algorithms", "run_op_alone", "run_step_alone"]
@@ -56,10 +56,10 @@ def bench_attention(
         import torch  # noqa: F401  first, so that its threads begin with its own settings, not with ours
     ground, warnings = survey()
     report = Report("Attention", ground, "ms", warnings=warnings)
-    contestants = _race_steps(report, work, chosen, rounds)
-    for contestant in contestants if memory else ():
-        given = {"size": size, "overrides": dict(overrides or {}), "algorithm": contestant.mode}
-        _add_peak(report, "step", contestant, work.shape, "attention:run_step_alone", **given)
+    candidates = _race_steps(report, work, chosen, rounds)
+    for candidate in candidates if memory else ():
+        given = {"size": size, "overrides": dict(overrides or {}), "algorithm": candidate.mode}
+        _add_peak(report, "step", candidate, work.shape, "attention:run_step_alone", **given)
     if lengths and has_torch():
         use_threads_of(ground)
     elif lengths:
@@ -71,8 +71,8 @@ def bench_attention(
 
 def check_algorithms(work: Workload, algorithms: Sequence[Implementation]) -> None:
     """The loss and the norm of the gradient, dropout included, from weights drawn anew. Raises ParityError."""
-    model = work.racer.model(work.config, work.training.seed)
-    randomise(model)
+    model = work.candidate.model(work.config, work.training.seed)
+    randomize(model)
     inputs, targets = work.batches()[0]
     found = []
     for name in algorithms:
@@ -102,14 +102,14 @@ def run_op_alone(mode: str, length: int) -> None:
 # --- whole steps ---
 
 
-def _race_steps(report: Report, work: Workload, algorithms: Sequence[Implementation], rounds: int) -> list[Contestant]:
+def _race_steps(report: Report, work: Workload, algorithms: Sequence[Implementation], rounds: int) -> list[Candidate]:
     check_algorithms(work, algorithms)
     step = OurStep(work)
-    contestants = [Contestant("compyute", name, _with_algorithm(step, name)) for name in algorithms]
-    raced = alternate(contestants, rounds)
+    candidates = [Candidate("compyute", name, _with_algorithm(step, name)) for name in algorithms]
+    raced = alternate(candidates, rounds)
     report.add_times("step", work.shape, raced)
     report.add_rates("step", work.shape, raced, work.tokens, "tokens/s")
-    return contestants
+    return candidates
 
 
 def _with_algorithm(step: OurStep, name: Implementation) -> Callable[[], float]:
@@ -134,20 +134,20 @@ def _race_ops(report: Report, length: int, algorithms: Sequence[Implementation],
     if "parallel" in modes and length > LONGEST_WITH_WEIGHTS:
         modes.remove("parallel")
         report.notes.append(f"At T {length} parallel was left out: its weights would fill gigabytes.")
-    contestants = [Contestant("compyute", mode, _ours(mode, q, k, v, dy)) for mode in modes]
+    candidates = [Candidate("compyute", mode, _ours(mode, q, k, v, dy)) for mode in modes]
     if has_torch():
-        contestants.append(Contestant("torch", "sdpa", _torchs(q, k, v, dy)))
-    if not contestants:
+        candidates.append(Candidate("torch", "sdpa", _torchs(q, k, v, dy)))
+    if not candidates:
         return
     shape = f"B {BATCH}, {HEADS} heads, T {length}, D {WIDTH}, causal"
-    results = [contestant.run() for contestant in contestants]
-    for contestant, result in zip(contestants, results, strict=True):
-        check_arrays(contestant.name, result, results[0], TOLERANCE)
+    results = [candidate.run() for candidate in candidates]
+    for candidate, result in zip(candidates, results, strict=True):
+        check_arrays(candidate.name, result, results[0], TOLERANCE)
     del results
-    report.add_times(OP_ALONE, shape, alternate(contestants, rounds))
-    for contestant in contestants if memory else ():
-        given = {"mode": contestant.mode, "length": length}
-        _add_peak(report, OP_ALONE, contestant, shape, "attention:run_op_alone", **given)
+    report.add_times(OP_ALONE, shape, alternate(candidates, rounds))
+    for candidate in candidates if memory else ():
+        given = {"mode": candidate.mode, "length": length}
+        _add_peak(report, OP_ALONE, candidate, shape, "attention:run_op_alone", **given)
 
 
 def _inputs(length: int) -> tuple[Array, Array, Array, Array]:
@@ -181,6 +181,6 @@ def _torchs(q: Array, k: Array, v: Array, dy: Array) -> Callable[[], tuple[Array
     return run
 
 
-def _add_peak(report: Report, what: str, contestant: Contestant, shape: str, target: str, **given: Any) -> None:
+def _add_peak(report: Report, what: str, candidate: Candidate, shape: str, target: str, **given: Any) -> None:
     if (peak := peak_memory(target, **given)) is not None:
-        report.results.append(Result(what, contestant.provider, contestant.mode, peak / 1e6, "MB", shape))
+        report.results.append(Result(what, candidate.provider, candidate.mode, peak / 1e6, "MB", shape))

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from .race import Report
+    from .candidates import Report
 
 __all__ = ["bench"]
 
 bench = typer.Typer(
-    help="Measure: a training step beside PyTorch's, attention's algorithms, twins, generation, the ladder, the start.",
+    help="Measure: a training step beside PyTorch's, attention's algorithms, kernels, generation, the ladder, the start.",
     no_args_is_help=True,
 )
 
@@ -39,8 +39,8 @@ EmbedDim = Annotated[int | None, shape("Width of the model: the length of the ve
 NumHeads = Annotated[int | None, shape("Number of attention heads in each block. It must divide --embed-dim.")]
 NumLayers = Annotated[int | None, shape("Number of transformer blocks, one after the other.")]
 Dropout = Annotated[float | None, shape("Probability with which a value is set to zero; 0: no dropout.")]
-Rounds = Annotated[int, typer.Option(help="Number of times that each contestant is timed.")]
-Memory = Annotated[bool, typer.Option(help="Measure peak memory too, with each contestant in its own process.")]
+Rounds = Annotated[int, typer.Option(help="Number of times that each candidate is timed.")]
+Memory = Annotated[bool, typer.Option(help="Measure peak memory too, with each candidate in its own process.")]
 Csv = Annotated[Path | None, output("Add a row for every number to this file.", "--csv")]
 Plot = Annotated[Path | None, output("Draw a chart into this PNG file.", "--plot")]
 Json = Annotated[bool, output("Print JSON on the standard output, for programs.", "--json")]
@@ -60,7 +60,7 @@ def step(
     compiled: Annotated[
         bool, typer.Option("--compiled", help="Time PyTorch with torch.compile too, which takes minutes.")
     ] = False,
-    reference: Annotated[bool, typer.Option("--reference", help="Time our readable NumPy bodies too.")] = False,
+    reference: Annotated[bool, typer.Option("--reference", help="Time our readable NumPy references too.")] = False,
     rounds: Rounds = 10,
     memory: Memory = True,
     csv: Csv = None,
@@ -126,7 +126,7 @@ def ops(
     plot: Plot = None,
     json: Json = False,
 ) -> None:
-    """Time each fast twin beside its readable body, and beside a plain copy or matrix product."""
+    """Time each kernel beside its reference, and beside a plain copy or matrix product."""
     from .ops import bench_ops
 
     changes = _given(locals(), "batch_size", "context_length", "embed_dim", "num_heads", "dropout")
@@ -169,8 +169,8 @@ def ladder(
     plot: Plot = None,
     json: Json = False,
 ) -> None:
-    """Time a training step rung by rung: what does each kind of fast twin gain?"""
-    from .ladder import bench_ladder
+    """Time a training step rung by rung: what does each kind of kernel gain?"""
+    from .kernels import bench_ladder
 
     changes = _given(locals(), "batch_size", "context_length", "embed_dim", "num_heads", "num_layers", "dropout")
     _out(bench_ladder(preset, changes, rounds), csv, plot, json)
@@ -208,7 +208,7 @@ def _whole_numbers(text: str) -> list[int]:
 
 def _out(report: "Report", csv: Path | None, plot: Path | None, json: bool) -> None:
     """Print the report; write and draw it where that is asked for."""
-    from .race import write_csv
+    from .candidates import write_csv
 
     if json:
         from json import dumps
@@ -217,7 +217,7 @@ def _out(report: "Report", csv: Path | None, plot: Path | None, json: bool) -> N
     else:
         from rich.console import Console
 
-        from .show import show
+        from .report import show
 
         show(report, Console(highlight=False))
     if csv is not None:

@@ -7,12 +7,12 @@ and its time counts.
 from collections.abc import Mapping
 from functools import partial
 
-from ..data.characters import CharacterTokenizer
+from ..data.text.characters import CharacterTokenizer
+from ..environment.conditions import survey, use_threads_of
 from ..errors import ParityError, RangeError
-from ..generation.generate import generate
+from ..generation.text import generate
 from ..models.gpt import GPT
-from .ground import survey, use_threads_of
-from .race import Contestant, Report, alternate
+from .candidates import Candidate, Report, alternate
 from .transformers_gpt import NO_TRANSFORMERS, has_transformers, transformers_writer
 from .workload import workload
 
@@ -49,26 +49,26 @@ def bench_generate(
     model, tokenizer = GPT(config).eval(), CharacterTokenizer.train(_characters(config.vocab_size))
     prompt = tokenizer.decode([token % config.vocab_size for token in range(prompt_tokens)])
     write = partial(generate, model, tokenizer, prompt, max_new_tokens=new_tokens, temperature=0.0)
-    contestants = [Contestant("compyute", "cached", partial(write, cached=True))]
+    candidates = [Candidate("compyute", "cached", partial(write, cached=True))]
     if anew:
-        contestants.append(Contestant("compyute", "anew", partial(write, cached=False)))
+        candidates.append(Candidate("compyute", "anew", partial(write, cached=False)))
     if rival:
         theirs = transformers_writer(model, tokenizer.encode(prompt).tolist(), new_tokens)
-        contestants.append(Contestant("transformers", "generate", lambda: tokenizer.decode(theirs())))
+        candidates.append(Candidate("transformers", "generate", lambda: tokenizer.decode(theirs())))
     else:
         report.notes.append(NO_TRANSFORMERS)
-    first, *others = [(contestant, contestant.run()) for contestant in contestants]
-    for contestant, text in others:
+    first, *others = [(candidate, candidate.run()) for candidate in candidates]
+    for candidate, text in others:
         if text != first[1]:
             raise ParityError(
-                f"bench generate: contestants write the same text before they are timed; {contestant.name} writes "
+                f"bench generate: candidates write the same text before they are timed; {candidate.name} writes "
                 f"another than {first[0].name}. Nothing was timed: one of the two is wrong."
             )
     shape = (
         f"{prompt_tokens} tokens read, {new_tokens} written, C {config.embed_dim}, {config.num_heads} heads, "
         f"{config.num_layers} blocks, V {config.vocab_size}"
     )
-    raced = alternate(contestants, rounds, warm_up=0)
+    raced = alternate(candidates, rounds, warm_up=0)
     report.add_times("generate", shape, raced)
     report.add_rates("generate", shape, raced, new_tokens, "tokens/s")
     return report

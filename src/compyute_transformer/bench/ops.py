@@ -1,4 +1,4 @@
-"""Ops: each fast twin beside its readable body, and beside what the machine can do at best.
+"""Ops: each kernel beside its reference, and beside what the machine can do at best.
 
 What moves numbers is held to a plain copy that reads and writes as many bytes; what multiplies matrices, to NumPy's
 matrix product. The yardstick runs in the same race, so that the share is of what the machine gave at that moment.
@@ -11,15 +11,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..backend import Array, floor_fault
+from ..arrays import Array
+from ..dispatch import package_fault
+from ..environment.conditions import survey
 from ..errors import ConfigError
 from ..models.gpt import GPT
-from ..ops import examples
 from ..ops.attention import Mask
-from ..ops.contract import REGISTRY, Op, cast, cotangent, map_arrays
 from ..optim.adamw import adamw_update
-from .ground import survey
-from .race import Contestant, Report, Result, alternate, check_arrays, ratio
+from ..verify import cases as examples
+from ..verify.registry import REGISTRY, Op, cast, cotangent, map_arrays
+from .candidates import Candidate, Report, Result, alternate, check_arrays, ratio
 from .workload import Workload, workload
 
 __all__ = ["Piece", "bench_ops", "bytes_moved", "pieces"]
@@ -31,12 +32,12 @@ GEMM = (4096, 384, 1536)  # rows, inputs, outputs of the yardstick: those of a f
 
 @dataclass(frozen=True)
 class Piece:
-    """A twin at work. amount: bytes that must be moved (yardstick "copy"), or floating-point operations ("gemm")."""
+    """A kernel at work. amount: bytes that must be moved (yardstick "copy"), or floating-point operations ("gemm")."""
 
     name: str
     shape: str
-    twin: Callable[[], Any]
-    body: Callable[[], Any]
+    kernel: Callable[[], Any]
+    reference: Callable[[], Any]
     amount: float
     yardstick: Literal["copy", "gemm"]
 
@@ -47,16 +48,16 @@ def bench_ops(
     overrides: Mapping[str, object] | None = None,
     rounds: int = 10,
 ) -> Report:
-    """Time, rate and share of the yardstick of every twin, at the shapes of a size. names: only these ops."""
+    """Time, rate and share of the yardstick of every kernel, at the shapes of a size. names: only these ops."""
     work = workload(size, overrides)
     known = [*REGISTRY, "adamw_update"]
     for name in names:
         if name not in known:
             raise ConfigError(f"bench ops: an op is one of {', '.join(known)}, got {name!r}.")
     ground, warnings = survey()
-    report = Report(f"Fast twins, at the shapes of {size}", ground, "% of the yardstick", warnings=warnings)
-    if fault := floor_fault("cpu"):
-        report.notes.append(f"There are no fast twins to time. {fault}.")
+    report = Report(f"Fast kernels, at the shapes of {size}", ground, "% of the yardstick", warnings=warnings)
+    if fault := package_fault("cpu"):
+        report.notes.append(f"There are no kernels to time. {fault}.")
         return report
     with ThreadPoolExecutor(ground.threads) as threads:
         for piece in pieces(work, names):
@@ -65,19 +66,19 @@ def bench_ops(
 
 
 def _race(report: Report, piece: Piece, rounds: int, threads: ThreadPoolExecutor, count: int) -> None:
-    check_arrays(piece.name, piece.twin(), piece.body(), TOLERANCE)
+    check_arrays(piece.name, piece.kernel(), piece.reference(), TOLERANCE)
     run, amount = _copy(piece.amount, threads, count) if piece.yardstick == "copy" else _gemm()
-    twin = Contestant("compyute", "twin", piece.twin)
-    body = Contestant("compyute", "body", piece.body)
-    yardstick = Contestant("numpy", piece.yardstick, run)
-    raced = alternate([twin, body, yardstick], rounds)
+    kernel = Candidate("compyute", "kernel", piece.kernel)
+    reference = Candidate("compyute", "reference", piece.reference)
+    yardstick = Candidate("numpy", piece.yardstick, run)
+    raced = alternate([kernel, reference, yardstick], rounds)
     of_yardstick = raced.pop(yardstick)
     report.add_times(piece.name, piece.shape, raced)
     unit = UNITS[piece.yardstick]
     report.add_rates(piece.name, piece.shape, raced, piece.amount / 1e9, unit)
     report.add_rates(piece.name, piece.shape, {yardstick: of_yardstick}, amount / 1e9, unit)
-    share = ratio(of_yardstick, raced[twin]).map(lambda times: 100 * times * piece.amount / amount)
-    report.results.append(Result.median(piece.name, twin, share, "% of the yardstick", piece.shape))
+    share = ratio(of_yardstick, raced[kernel]).map(lambda times: 100 * times * piece.amount / amount)
+    report.results.append(Result.median(piece.name, kernel, share, "% of the yardstick", piece.shape))
 
 
 def _copy(amount: float, threads: ThreadPoolExecutor, count: int) -> tuple[Callable[[], object], float]:
@@ -107,7 +108,7 @@ def _gemm() -> tuple[Callable[[], object], float]:
 
 
 def pieces(work: Workload, names: Sequence[str] = ()) -> Iterator[Piece]:
-    """The forward and the backward of every op that have a twin, then AdamW."""
+    """The forward and the backward of every op that have a kernel, then AdamW."""
     for op in REGISTRY.values():
         if not names or op.name in names:
             yield from _of_op(op, work)
@@ -116,20 +117,20 @@ def pieces(work: Workload, names: Sequence[str] = ()) -> Iterator[Piece]:
 
 
 def _of_op(op: Op, work: Workload) -> Iterator[Piece]:
-    twins = [name for name in ("forward", "backward") if _has_twin(getattr(op, name))]
-    if not twins:
+    kernels = [name for name in ("forward", "backward") if _has_kernel(getattr(op, name))]
+    if not kernels:
         return
     arguments, shape, flops = _sized(op, work)
     y, saved = op.forward(**arguments)
     dy = cotangent(y)
-    if "forward" in twins:
+    if "forward" in kernels:
         amount = flops or bytes_moved(arguments, (y, saved))
         run: Any = op.forward
         yield Piece(
             f"{op.name}_forward", shape, lambda: run(**arguments)[0], lambda: run.reference(**arguments)[0],
             amount, "gemm" if flops else "copy",
         )  # fmt: skip
-    if "backward" in twins:
+    if "backward" in kernels:
         gradients: Any = op.backward
         amount = flops * BACKWARD[op.name] if flops else bytes_moved((dy, saved), gradients(dy, saved))
         yield Piece(
@@ -142,8 +143,8 @@ def _of_op(op: Op, work: Workload) -> Iterator[Piece]:
 BACKWARD = {"linear": 2.0, "fused_attention": 2.5, "attention": 2.0}
 
 
-def _has_twin(function: Any) -> bool:
-    return hasattr(function, "twin") and function.twin("cpu") is not None
+def _has_kernel(function: Any) -> bool:
+    return hasattr(function, "kernel") and function.kernel("cpu") is not None
 
 
 def _sized(op: Op, work: Workload) -> tuple[examples.Arguments, str, float]:

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import MissingExtraError, RangeError
-from .race import Report, Result
-from .show import number
+from .candidates import Report, Result
+from .report import number
 
 __all__ = ["plot"]
 
-COLOURS = {"compyute": "#c2410c", "torch": "#64748b"}
+COLORS = {"compyute": "#c2410c", "torch": "#64748b"}
 OTHER = "#a8a29e"
 BAR, MARGIN, WIDTH = 0.34, 0.62, 8.0  # inches
 
@@ -69,7 +69,7 @@ def _panels(report: Report) -> dict[str, list[Bar]]:
 def _draw(axis: Any, title: str, bars: list[Bar]) -> None:
     values = [bar.result.value for bar in bars]
     ends = [bar.result.spread.p80 if bar.result.spread else bar.result.value for bar in bars]
-    axis.barh(range(len(bars)), values, height=0.66, color=[COLOURS.get(bar.result.provider, OTHER) for bar in bars])
+    axis.barh(range(len(bars)), values, height=0.66, color=[COLORS.get(bar.result.provider, OTHER) for bar in bars])
     for place, bar in enumerate(bars):
         if spread := bar.result.spread:
             axis.plot([spread.p20, spread.p80], [place, place], color="black", linewidth=1.2)

@@ -10,9 +10,9 @@ import subprocess
 import sys
 from tempfile import TemporaryDirectory
 
+from ..environment.conditions import survey
 from ..errors import CompyuteError
-from .ground import survey
-from .race import Report, Result, Spread
+from .candidates import Report, Result, Spread
 
 __all__ = ["bench_startup"]
 

@@ -8,10 +8,10 @@ or the race is refused.
 from collections.abc import Mapping, Sequence
 from shutil import which
 
-from ..verify.torch_models import randomise
-from .ground import NO_TORCH, has_torch, survey, use_threads_of
-from .peak import peak_memory
-from .race import Contestant, Report, Result, alternate, check_parity
+from ..environment.conditions import NO_TORCH, has_torch, survey, use_threads_of
+from ..verify.torch_models import randomize
+from .candidates import Candidate, Report, Result, alternate, check_parity
+from .memory import peak_memory
 from .workload import OurStep, Workload, workload
 
 __all__ = ["TOLERANCES", "bench_step", "check_steps", "run_alone"]
@@ -32,7 +32,7 @@ def bench_step(
     rounds: int = 10,
     memory: bool = True,
 ) -> Report:
-    """Time, tokens a second and peak memory of a step. modes: of PyTorch's. reference: the readable bodies as well."""
+    """Time, tokens a second and peak memory of a step. modes: of PyTorch's. reference: the references as well."""
     work = workload(size, overrides, vocab_size)
     torch_is_here = has_torch()
     if torch_is_here:
@@ -44,11 +44,11 @@ def bench_step(
         use_threads_of(ground)
     for mode in modes:
         check_steps(work, mode)
-    contestants = _contestants(work, modes, reference)
-    raced = alternate(contestants, rounds)
+    candidates = _candidates(work, modes, reference)
+    raced = alternate(candidates, rounds)
     report.add_times("step", work.shape, raced)
-    report.add_rates("step", work.shape, raced, work.tokens, work.racer.unit)
-    contestants.clear()
+    report.add_rates("step", work.shape, raced, work.tokens, work.candidate.unit)
+    candidates.clear()
     raced.clear()  # which held the models
     if memory:
         for provider, mode in [("compyute", "auto"), *(("torch", mode) for mode in modes)]:
@@ -70,8 +70,8 @@ def check_steps(work: Workload, mode: str) -> None:
     from .torch_step import TorchStep
 
     work = work.without_dropout()
-    model = work.racer.model(work.config, work.training.seed)
-    randomise(model)
+    model = work.candidate.model(work.config, work.training.seed)
+    randomize(model)
     theirs = TorchStep(work, model.state_dict(), mode)
     theirs.exact = True
     ours = OurStep(work, model)
@@ -82,7 +82,7 @@ def check_steps(work: Workload, mode: str) -> None:
 
 
 def run_alone(size: str, overrides: Mapping[str, object], vocab_size: int | None, provider: str, mode: str) -> None:
-    """A few steps of one contestant, for the peak of its memory."""
+    """A few steps of one candidate, for the peak of its memory."""
     work = workload(size, overrides, vocab_size)
     if provider == "torch":
         from .torch_step import TorchStep
@@ -104,14 +104,14 @@ def _that_can_run(modes: Sequence[str], torch_is_here: bool, report: Report) -> 
     return list(modes)
 
 
-def _contestants(work: Workload, modes: Sequence[str], reference: bool) -> list[Contestant]:
+def _candidates(work: Workload, modes: Sequence[str], reference: bool) -> list[Candidate]:
     ours = OurStep(work)
-    contestants = [Contestant("compyute", "auto", ours)]
+    candidates = [Candidate("compyute", "auto", ours)]
     if reference:
-        contestants.append(Contestant("compyute", "reference", OurStep(work, reference=True)))
+        candidates.append(Candidate("compyute", "reference", OurStep(work, reference=True)))
     if modes:
         from .torch_step import TorchStep
 
         state = ours.model.state_dict()
-        contestants += [Contestant("torch", mode, TorchStep(work, state, mode)) for mode in modes]
-    return contestants
+        candidates += [Candidate("torch", mode, TorchStep(work, state, mode)) for mode in modes]
+    return candidates

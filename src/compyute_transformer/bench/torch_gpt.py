@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..backend import Array
+from ..arrays import Array
 from ..errors import ConfigError
 from ..models.gpt import GPTConfig
 from ..models.vit import ViTConfig
@@ -62,10 +62,14 @@ class TorchGPT(nn.Module):  # type: ignore[misc]
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        if config.num_kv_heads not in (None, config.num_heads) or config.window is not None or not config.tie_head:
+        if (
+            config.num_kv_heads not in (None, config.num_heads)
+            or config.window is not None
+            or not config.tie_word_embeddings
+        ):
             raise ConfigError(
                 "TorchGPT: the race is between plain GPTs: every head its own keys, no window, a tied head; got "
-                f"num_kv_heads {config.num_kv_heads}, window {config.window}, tie_head {config.tie_head}."
+                f"num_kv_heads {config.num_kv_heads}, window {config.window}, tie_word_embeddings {config.tie_word_embeddings}."
             )
         self.tokens = nn.Embedding(config.vocab_size, config.embed_dim)
         self.positions = nn.Embedding(config.context_length, config.embed_dim)

@@ -1,4 +1,4 @@
-"""A step of training in PyTorch, of whichever twin the workload names: fused AdamW, autocast or compiled on request.
+"""A step of training in PyTorch, of whichever kernel the workload names: fused AdamW, autocast or compiled on request.
 
 Imported only where PyTorch is installed.
 """
@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..backend import Array
+from ..arrays import Array
 from .workload import Workload
 
-__all__ = ["TorchStep", "twin_of"]
+__all__ = ["TorchStep", "kernel_of"]
 
 
-def twin_of(work: Workload) -> Any:
-    """The twin in PyTorch of the workload's model, with weights of its own."""
-    module, name = work.racer.twin.split(":")
+def kernel_of(work: Workload) -> Any:
+    """The kernel in PyTorch of the workload's model, with weights of its own."""
+    module, name = work.candidate.kernel.split(":")
     return getattr(import_module(f".{module}", __package__), name)(work.config)
 
 
@@ -34,7 +34,7 @@ class TorchStep:
 
     def __init__(self, work: Workload, state: Mapping[str, Array], mode: str = "eager") -> None:
         training = work.training
-        self.model = twin_of(work)
+        self.model = kernel_of(work)
         self.model.load(state)
         self.run = torch.compile(self.model) if mode == "compiled" else self.model
         self.mode, self.clip, self.norm, self.index = mode, training.clip, 0.0, 0

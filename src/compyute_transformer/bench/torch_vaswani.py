@@ -1,4 +1,4 @@
-"""The EncoderDecoder of `models.encoder_decoder` as PyTorch is meant to be written, for the race.
+"""The Transformer of `models.transformer` as PyTorch is meant to be written, for the race.
 
 nn.Linear, fused attention, nn.LayerNorm; it computes what ours does, from our weights. Imported only where PyTorch is
 installed.
@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..backend import Array
+from ..arrays import Array
 from ..errors import ConfigError
-from ..models.encoder_decoder import EncoderDecoderConfig
+from ..models.transformer import TransformerConfig
 from ..ops.position import sinusoids
 
 __all__ = ["TorchEncoderDecoder"]
@@ -25,7 +25,7 @@ Tensor: TypeAlias = Any  # torch's types are not checked: it need not be install
 class Attention(nn.Module):  # type: ignore[misc]
     """From x to x itself, or to a memory."""
 
-    def __init__(self, config: EncoderDecoderConfig, cross: bool = False) -> None:
+    def __init__(self, config: TransformerConfig, cross: bool = False) -> None:
         super().__init__()
         C, self.heads, self.dropout = config.embed_dim, config.num_heads, config.dropout
         if cross:
@@ -47,9 +47,9 @@ class Attention(nn.Module):  # type: ignore[misc]
 
 
 class Block(nn.Module):  # type: ignore[misc]
-    """Attention, in a decoder a look at the memory, and feed-forward, each added to what came and normalised."""
+    """Attention, in a decoder a look at the memory, and feed-forward, each added to what came and normalized."""
 
-    def __init__(self, config: EncoderDecoderConfig, cross: bool) -> None:
+    def __init__(self, config: TransformerConfig, cross: bool) -> None:
         super().__init__()
         C, hidden = config.embed_dim, config.mlp_dim or 4 * config.embed_dim
         names = ("attention", "cross_attention", "feed_forward") if cross else ("attention", "feed_forward")
@@ -79,7 +79,7 @@ class Block(nn.Module):  # type: ignore[misc]
 class TorchEncoderDecoder(nn.Module):  # type: ignore[misc]
     """Source (B, S), target (B, T) and the lengths of sources (B) in, logits (B, T, V) out."""
 
-    def __init__(self, config: EncoderDecoderConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         if config.num_kv_heads not in (None, config.num_heads):
             raise ConfigError(

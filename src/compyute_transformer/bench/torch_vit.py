@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from ..backend import Array
+from ..arrays import Array
 from ..models.vit import ViTConfig
 from .torch_gpt import Block
 

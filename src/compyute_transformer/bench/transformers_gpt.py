@@ -36,7 +36,7 @@ def transformers_writer(model: GPT, ids: list[int], max_new_tokens: int) -> Call
     ours = model.next_logits(np.array([ids], np.int32))[0]
     if not (error := float(abs(logits - ours).max())) <= TOLERANCE:
         raise ParityError(
-            f"bench generate: contestants have the same logits before they are timed; those of transformers differ by "
+            f"bench generate: candidates have the same logits before they are timed; those of transformers differ by "
             f"{error:.2g}, more than {TOLERANCE:g}. Nothing was timed: one of the two is wrong."
         )
 
@@ -61,7 +61,7 @@ def _with_our_weights(model: GPT) -> Any:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = model.config
-    if config.mlp_dim not in (None, 4 * config.embed_dim) or config.window or not config.tie_head:
+    if config.mlp_dim not in (None, 4 * config.embed_dim) or config.window or not config.tie_word_embeddings:
         raise ConfigError(
             "bench generate: transformers' GPT-2 has a tied head, no window and an mlp_dim of 4 · embed_dim."
         )

@@ -1,8 +1,8 @@
-"""Workload: a model, its data and its optimiser, as a preset and flags describe them; and our step of training.
+"""Workload: a model, its data and its optimizer, as a preset and flags describe them; and our step of training.
 
     workload("shakespeare", {"dropout": 0.0}) -> Workload -> OurStep(workload)() -> the loss
 
-The data are random: what a step costs does not depend on what they say. A model races once it is in `RACERS`.
+The data are random: what a step costs does not depend on what they say. A model races once it is in `CANDIDATES`.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,17 +12,18 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..backend import Array, use
+from ..arrays import Array
+from ..dispatch import use_kernels
 from ..errors import ConfigError
-from ..models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from ..models.gpt import GPT, GPTConfig
+from ..models.transformer import Transformer, TransformerConfig
 from ..models.vit import ViT, ViTConfig
 from ..ops.loss import IGNORE_INDEX, cross_entropy_backward, cross_entropy_forward
 from ..optim import AdamW, clip_by_global_norm
 from ..optim.clip import global_norm
-from ..training.settings import Settings, TrainingSettings
+from ..training.settings.settings import Settings, TrainingSettings
 
-__all__ = ["RACERS", "SIZES", "STEP_SIZES", "Batch", "OurStep", "Racer", "Workload", "workload"]
+__all__ = ["CANDIDATES", "SIZES", "STEP_SIZES", "Batch", "Candidate", "OurStep", "Workload", "workload"]
 
 BATCHES = 4  # drawn before the race and used in turn, so that drawing them is no part of it
 
@@ -68,21 +69,21 @@ class Workload:
     training: TrainingSettings
 
     @property
-    def racer(self) -> "Racer":
+    def candidate(self) -> "Candidate":
         """The model that it is about."""
-        return RACERS[type(self.config)]
+        return CANDIDATES[type(self.config)]
 
     @property
     def tokens(self) -> int:
         """How many a step sees; images, where the model sees those."""
-        return self.training.batch_size * self.racer.items(self.config)
+        return self.training.batch_size * self.candidate.items(self.config)
 
     @property
     def shape(self) -> str:
         """In a few words, for a table."""
         c = self.config
         return (
-            f"B {self.training.batch_size}, {self.racer.lengths(c)}, C {c.embed_dim}, {c.num_heads} heads, "
+            f"B {self.training.batch_size}, {self.candidate.lengths(c)}, C {c.embed_dim}, {c.num_heads} heads, "
             f"{c.num_layers} blocks, dropout {c.dropout:g}"
         )
 
@@ -94,21 +95,21 @@ class Workload:
     def batches(self) -> list[Batch]:
         """Random inputs and targets."""
         rng = np.random.default_rng([self.training.seed, 5])
-        return [self.racer.batch(self.config, rng, self.training.batch_size) for _ in range(BATCHES)]
+        return [self.candidate.batch(self.config, rng, self.training.batch_size) for _ in range(BATCHES)]
 
 
 @dataclass(frozen=True)
-class Racer:
+class Candidate:
     """A model that races.
 
     model: ours, from a configuration and a seed. batch: from a configuration, a generator and the number of rows.
-    twin: where the same in PyTorch is found in this package, "module:Class"; it is imported only where PyTorch is.
+    kernel: where the same in PyTorch is found in this package, "module:Class"; it is imported only where PyTorch is.
     items, unit: how much of what a row holds that a rate counts. lengths: the shape of a row in words.
     """
 
     model: Callable[..., Any]
     batch: Callable[[Any, np.random.Generator, int], Batch]
-    twin: str
+    kernel: str
     items: Callable[[Any], int]
     lengths: Callable[[Any], str]
     unit: str = "tokens/s"
@@ -120,7 +121,7 @@ def text_batch(config: GPTConfig, rng: np.random.Generator, rows: int) -> Batch:
     return (x,), y
 
 
-def pairs_batch(config: EncoderDecoderConfig, rng: np.random.Generator, rows: int) -> Batch:
+def pairs_batch(config: TransformerConfig, rng: np.random.Generator, rows: int) -> Batch:
     """Source, target and the lengths of sources, from half the context to all of it; padded targets are not scored."""
     L = config.context_length
     source, target, targets = rng.integers(0, config.vocab_size, (3, rows, L))
@@ -135,22 +136,22 @@ def images_batch(config: ViTConfig, rng: np.random.Generator, rows: int) -> Batc
     return (images.astype(np.float32),), rng.integers(0, config.num_classes, rows)
 
 
-RACERS: dict[type, Racer] = {
-    GPTConfig: Racer(
+CANDIDATES: dict[type, Candidate] = {
+    GPTConfig: Candidate(
         GPT,
         text_batch,
         "torch_gpt:TorchGPT",
         lambda c: c.context_length,
         lambda c: f"T {c.context_length}, V {c.vocab_size}",
     ),
-    EncoderDecoderConfig: Racer(
-        EncoderDecoder,
+    TransformerConfig: Candidate(
+        Transformer,
         pairs_batch,
         "torch_vaswani:TorchEncoderDecoder",
         lambda c: 2 * c.context_length,
         lambda c: f"S {c.context_length}, T {c.context_length}, V {c.vocab_size}",
     ),
-    ViTConfig: Racer(
+    ViTConfig: Candidate(
         ViT,
         images_batch,
         "torch_vit:TorchViT",
@@ -174,12 +175,12 @@ def workload(size: str, overrides: Mapping[str, object] | None = None, vocab_siz
 class OurStep:
     """One step of training, as the trainer takes it: forward, loss, backward, clip, AdamW. Returns the loss.
 
-    norm: the length of the last gradient, before it was clipped. twins: as `backend.use` has it.
+    norm: the length of the last gradient, before it was clipped. kernels: as `dispatch.use` has it.
     """
 
     def __init__(self, work: Workload, model: Any = None, reference: bool = False) -> None:
         training = work.training
-        self.model = model or work.racer.model(work.config, training.seed)
+        self.model = model or work.candidate.model(work.config, training.seed)
         betas = (training.beta1, training.beta2)
         self.optimizer = AdamW(self.model.flat, training.learning_rate, betas, weight_decay=training.weight_decay)
         self.batches, self.index = work.batches(), 0
@@ -190,8 +191,8 @@ class OurStep:
         """Take the step."""
         inputs, targets = self.batches[self.index % BATCHES]
         self.index += 1
-        twins: AbstractContextManager[None] = use("reference") if self.reference else nullcontext()
-        with twins:
+        kernels: AbstractContextManager[None] = use_kernels("reference") if self.reference else nullcontext()
+        with kernels:
             self.model.zero_grad()
             loss, saved = cross_entropy_forward(self.model(*inputs), targets, label_smoothing=self.label_smoothing)
             self.model.backward(cross_entropy_backward(1.0, saved, overwrite=True))

@@ -60,7 +60,7 @@ app.command("eval")(evaluate)
 app.add_typer(bench, name="bench")
 
 
-METHODS = "differences, complex-step, adjoint, linearity, torch, twin, device or implementations"
+METHODS = "differences, complex-step, adjoint, linearity, torch, kernel, device or implementations"
 
 
 @app.command()
@@ -100,9 +100,9 @@ def verify(
 @app.command()
 def doctor(json: Json = False) -> None:
     """Say what this machine is, what holds speed back, and what to install."""
-    from ..bench.doctor import show as show_machine
-    from ..bench.doctor import to_dict
-    from ..bench.machine import examine
+    from ..environment.doctor import show as show_machine
+    from ..environment.doctor import to_dict
+    from ..environment.machine import examine
 
     machine = examine()
     if json:

@@ -29,7 +29,7 @@ def evaluate(
 ) -> None:
     """Judge a trained model by data it was not trained on."""
     from ..training import evaluate_run
-    from ..training.report import describe_metrics
+    from ..training.reporting.reporters import describe_metrics
 
     result = evaluate_run(run, text or (), checkpoint, device)
     if picture is not None:

@@ -13,7 +13,7 @@ from .options import Checkpoint, Json, OnDevice, RunFolder
 __all__ = ["generate"]
 
 # Options that one kind of run has and the other refuses.
-OF_LANGUAGE = ("slide",)
+OF_LANGUAGE = ("stride",)
 OF_TRANSLATION = ("beam", "length_penalty")
 # A translation is searched for, unless one of these is given: then it is written token by token.
 DRAWING = ("temperature", "top_k", "top_p", "min_p", "seed")  # each token is drawn
@@ -51,7 +51,7 @@ def generate(
         list[str] | None,
         typer.Option(help="Stop before this text would appear, taken as it stands; may be given several times."),
     ] = None,
-    slide: Annotated[
+    stride: Annotated[
         int,
         typer.Option(
             help="When the text outgrows the context, forget this many of its oldest tokens at a time; more is faster."
@@ -69,7 +69,7 @@ def generate(
     ] = 1,
     length_penalty: Annotated[
         float,
-        typer.Option(help="Translation, with --beam: the higher, the more are long answers favoured; 0: not at all."),
+        typer.Option(help="Translation, with --beam: the higher, the more are long answers favored; 0: not at all."),
     ] = 0.6,
     attention: Annotated[
         Path | None,
@@ -134,7 +134,7 @@ def generate(
     if translates:
         pieces = stream_translation(loaded.model, loaded.tokenizer, prompt, **options)
     else:
-        pieces = stream(loaded.model, loaded.tokenizer, prompt, slide=slide, **options)
+        pieces = stream(loaded.model, loaded.tokenizer, prompt, stride=stride, **options)
     pictures = draw_attention_of(loaded, prompt, (), attention) if attention is not None and not translates else []
     if json:
         text = "".join(pieces)
@@ -194,7 +194,7 @@ def translated(
     """Print what a run answers to a prompt, and draw where it looked."""
     from time import perf_counter
 
-    from ..generation.translate import translate
+    from ..generation.translation import translate
 
     began = perf_counter()
     answer = translate(

@@ -10,7 +10,7 @@ __all__ = ["note", "print_json", "show"]
 
 def show(text: str) -> None:
     """Print a piece of text at once, without what would steer a terminal."""
-    from ..training.report import printable
+    from ..training.reporting.reporters import printable
 
     sys.stdout.write(printable(text, sys.stdout))
     sys.stdout.flush()

@@ -130,7 +130,9 @@ def train(
     window: Annotated[
         Any, model("Let a token attend to only this many positions up to its own; none: to all.", **or_none(int))
     ] = None,
-    tie_head: Annotated[bool | None, model("Use one matrix for the token embedding and the output layer.")] = None,
+    tie_word_embeddings: Annotated[
+        bool | None, model("Use one matrix for the token embedding and the output layer.")
+    ] = None,
     attention: Annotated[
         Attention | None,
         model(
@@ -148,7 +150,7 @@ def train(
         int | None,
         training("Number of batches whose gradients make one step together: a larger batch in the same memory."),
     ] = None,
-    optimizer: Annotated[Optimizer | None, training("Optimiser that updates the weights.")] = None,
+    optimizer: Annotated[Optimizer | None, training("Optimizer that updates the weights.")] = None,
     learning_rate: Annotated[float | None, training("Highest learning rate, at the end of the warm-up.")] = None,
     min_learning_rate: Annotated[
         float | None, training("Learning rate at the last step, with linear and cosine decay.")
@@ -207,10 +209,10 @@ def train(
     To see the values of a preset: compyute train --preset cpu --show
     """
     from ..training import Settings, load_config, reporter_for, resume_run, start_run, unused_name
-    from ..training.advice import what_next
-    from ..training.kinds import name_for, preset_for
-    from ..training.report import tell
-    from ..training.settings import SECTION_OF
+    from ..training.reporting.next_steps import next_steps
+    from ..training.reporting.reporters import tell
+    from ..training.settings.settings import SECTION_OF
+    from ..training.tasks.registry import name_for, preset_for
 
     given = {key: value for key, value in context.params.items() if key in SECTION_OF and value is not None}
     if resume is not None and (text or corpus or preset or config or name is not None):
@@ -245,6 +247,6 @@ def train(
         terminal.note(str(stop) or "Stopped before the training began.", style="")
         raise typer.Exit(INTERRUPTED) from stop
     if not json:
-        tell(sys.stdout, what_next(result))
+        tell(sys.stdout, next_steps(result))
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array
+from ..arrays import Array
 
 __all__ = ["empty", "empty_like", "release"]
 

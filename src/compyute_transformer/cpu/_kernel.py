@@ -1,4 +1,4 @@
-"""Shared: how a kernel is compiled, how its work is divided, and what a twin says of the arguments it serves.
+"""Shared: how a kernel is compiled, how its work is divided, and what a kernel says of the arguments it supports.
 
 One pool of threads does everything, Numba's: the matrix products inside a kernel are single-threaded BLAS calls, one
 for each share of the rows. Two pools, Numba's and the BLAS's own, would each spin for work while the other has it.
@@ -16,7 +16,7 @@ pool takes 3 µs to be told, so what generation runs for each token has a kernel
 Work is divided into shares that do not depend on the number of threads where a sum crosses them, so that the results do
 not depend on it either.
 
-A loop that is to vectorise runs from 0 over a slice, `part = x[start:stop]; for i in range(part.size)`, never over
+A loop that is to vectorize runs from 0 over a slice, `part = x[start:stop]; for i in range(part.size)`, never over
 `range(start, stop)`: an index that might be negative counts from the end in NumPy, and for that possibility the
 compiler turns every load into a gather and every store into a scatter. That alone made GELU four times as slow.
 """
@@ -34,23 +34,23 @@ if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():  # read when t
 import numba
 from numba.core import event
 
-from ..backend import Array
+from ..arrays import Array
 
 __all__ = [
     "FASTMATH",
     "SHARES",
+    "compile_kernel",
+    "compile_parallel",
     "is_float32",
     "is_ready",
-    "kernel",
-    "parallel_kernel",
     "pool_for",
-    "serves",
+    "supports",
     "worth_threads",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# Sums may be reordered and products contracted, so that loops vectorise; NaN and infinity keep their meaning.
+# Sums may be reordered and products contracted, so that loops vectorize; NaN and infinity keep their meaning.
 FASTMATH = {"reassoc", "contract", "arcp", "nsz", "afn"}
 
 # Elements of a sweep that are worth the other threads' waking; 0.4 ns each.
@@ -59,8 +59,8 @@ WORTH_THREADS = 1 << 18
 # Sums over rows are gathered in this many partial sums, whatever the number of threads, then added in order.
 SHARES = 16
 
-kernel: Callable[[F], F] = numba.njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True)
-parallel_kernel: Callable[[F], F] = numba.njit(
+compile_kernel: Callable[[F], F] = numba.njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True)
+compile_parallel: Callable[[F], F] = numba.njit(
     cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True, parallel=True
 )
 
@@ -117,15 +117,15 @@ def is_ready(*arrays: Array | None) -> bool:
 
 
 def is_float32(array: Array) -> bool:
-    """Float32, however it lies in memory: for twins that copy what is not in one piece."""
+    """Float32, however it lies in memory: for kernels that copy what is not in one piece."""
     return bool(array.dtype == np.float32)
 
 
-def serves(condition: Callable[..., bool]) -> Callable[[F], F]:
-    """Say of a twin when it serves: `condition` takes the twin's arguments."""
+def supports(condition: Callable[..., bool]) -> Callable[[F], F]:
+    """Say of a kernel when it serves: `condition` takes the kernel's arguments."""
 
-    def mark(twin: F) -> F:
-        twin.serves = condition  # type: ignore[attr-defined]
-        return twin
+    def mark(kernel: F) -> F:
+        kernel.supports = condition  # type: ignore[attr-defined]
+        return kernel
 
     return mark

@@ -1,4 +1,4 @@
-"""Shared: how many threads the kernels run on, and the BLAS of NumPy and of SciPy; `backend.set_threads` comes here.
+"""Shared: how many threads the kernels run on, and the BLAS of NumPy and of SciPy; `threads.set_threads` comes here.
 
 The environment's variables are read once, when a library loads. Afterwards only the library itself can be asked and
 told, which is done here: Numba through its own functions, OpenBLAS through those that its shared library exports.
@@ -57,13 +57,13 @@ def most() -> int:
 
 
 def threads() -> int:
-    """See `backend.threads`."""
+    """See `threads.threads`."""
     pool = of_numba() or of_blas("numpy")
     return pool.get() if pool else 1
 
 
 def set_threads(count: int, override: bool) -> None:
-    """See `backend.set_threads`."""
+    """See `threads.set_threads`."""
     pools = [(of_numba(), NUMBA_VARIABLES), (of_blas("numpy"), BLAS_VARIABLES), (of_blas("scipy"), BLAS_VARIABLES)]
     for pool, variables in pools:
         if pool is not None and (override or not any(os.environ.get(name) for name in variables)):

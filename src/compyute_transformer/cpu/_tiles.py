@@ -7,7 +7,7 @@ import numpy as np
 from numba import carray, njit, prange
 
 from ._blas import AS_IT_IS, TRANSPOSED, pointer, prefetch, sgemm
-from ._kernel import kernel, parallel_kernel
+from ._kernel import compile_kernel, compile_parallel
 from ._vector import exp, highest, random_row
 
 __all__ = ["KEYS", "LOWEST", "OPTIONS", "QUERIES", "ZERO", "backward", "few", "few_task", "forward"]
@@ -53,7 +53,7 @@ def _columns(block, start, rows, T, S, causal, window, length):
     return first, max(0, min(block + KEYS, last) - first)
 
 
-@kernel
+@compile_kernel
 def _transpose(at, rows, ld, columns, turned):
     """turned[c, r] = the float32 at row r, column c of a matrix at an address, whose rows lie ld floats apart."""
     matrix = carray(pointer(at), (rows, ld))
@@ -65,7 +65,7 @@ def _transpose(at, rows, ld, columns, turned):
             turned[c, r] = row[c]
 
 
-@kernel
+@compile_kernel
 def _forward_task(task, options, lengths, bias, y, logsumexp):
     o = options[0]
     address, H, K, T, S, D, scale, keep_scale = o.address, o.H, o.K, o.T, o.S, o.D, o.scale, o.keep_scale
@@ -147,13 +147,13 @@ def _forward_task(task, options, lengths, bias, y, logsumexp):
                 part[d] *= share
 
 
-@parallel_kernel
+@compile_parallel
 def forward(options, lengths, bias, y, logsumexp):
     for task in prange(options[0].B * options[0].H):
         _forward_task(np.int64(task), options, lengths, bias, y, logsumexp)  # else compiled for unsigned as well
 
 
-@kernel
+@compile_kernel
 def few_task(task, options, lengths, bias, y, logsumexp):
     o = options[0]
     H, K, T, S, D, scale = o.H, o.K, o.T, o.S, o.D, o.scale
@@ -190,13 +190,13 @@ def few_task(task, options, lengths, bias, y, logsumexp):
                 out[d] += weight * value[d]
 
 
-@parallel_kernel
+@compile_parallel
 def few(options, lengths, bias, y, logsumexp):
     for task in prange(options[0].B * options[0].H):
         few_task(np.int64(task), options, lengths, bias, y, logsumexp)
 
 
-@kernel
+@compile_kernel
 def _backward_task(task, options, lengths, bias, y, logsumexp, dy, dq, dk, dv, q_from, k_from, v_from):
     o = options[0]
     address, H, K, T, S, D, scale, keep_scale = o.address, o.H, o.K, o.T, o.S, o.D, o.scale, o.keep_scale
@@ -295,7 +295,7 @@ def _backward_task(task, options, lengths, bias, y, logsumexp, dy, dq, dk, dv, q
                 )  # fmt: skip
 
 
-@parallel_kernel
+@compile_parallel
 def backward(options, lengths, bias, y, logsumexp, dy, dq, dk, dv, q_from, k_from, v_from):
     for task in prange(options[0].B * options[0].K):
         _backward_task(np.int64(task), options, lengths, bias, y, logsumexp, dy, dq, dk, dv, q_from, k_from, v_from)

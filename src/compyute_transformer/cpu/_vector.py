@@ -1,4 +1,4 @@
-"""Shared: exp and its kin as polynomials that vectorise, a maximum that does, and Philox, a row at a time.
+"""Shared: exp and its kin as polynomials that vectorize, a maximum that does, and Philox, a row at a time.
 
 `np.exp` inside a Numba loop calls the C library for each element. Range reduction, a polynomial of degree 6 and a shift
 into the exponent stay in vector registers; the relative error is below 5e-7.
@@ -86,7 +86,7 @@ def normal_cdf_and_pdf(x):
 
 @intrinsic
 def _higher(typingctx: Any, a: Any, b: Any) -> Any:
-    # Python's max is a comparison and a choice, which the compiler does not vectorise as a reduction; this it does
+    # Python's max is a comparison and a choice, which the compiler does not vectorize as a reduction; this it does
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         float32 = ir.FloatType()
         kind = ir.FunctionType(float32, [float32, float32])

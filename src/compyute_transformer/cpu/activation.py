@@ -1,29 +1,22 @@
-"""Activation on a CPU: one sweep each way, with an exponential that vectorises.
+"""Activation on a CPU: one sweep each way, with an exponential that vectorizes.
 
 1. NumPy: GELU on (4096, 1536) is nine passes and a call of the C library's tanh or erf for each element.
 2. One sweep with np.exp: the call remains. 3. One sweep with `_vector.exp`: 12.2 ms on one core.
 4. The loop over a slice (see `_kernel`), so that it loads where it gathered before, and ½ (1 + tanh u) as the logistic
    of 2u, one division instead of two steps: 2.6 ms, backward 16.1 -> 3.2 ms (one core of a Zen 4, 2026-11-24).
 The exact GELU needs Φ(x) and, in the backward, φ(x): one exponential gives both; 3.2 ms.
-The softmax over slices, with a maximum that vectorises: 2.8 -> 1.3 ms for (24576, 256) on two cores.
+The softmax over slices, with a maximum that vectorizes: 2.8 -> 1.3 ms for (24576, 256) on two cores.
 Bias and GELU within the matrix product were left out: what is left to win is one read, 0.4% of a training step.
 """
 
 import numpy as np
 from numba import prange
 
-from ..backend import Array
-from ..ops.activation import (
-    CUBIC,
-    SQRT_2_OVER_PI,
-    Approximation,
-    GeluSaved,
-    SoftmaxSaved,
-    check_gelu,
-)
-from ..ops.door import check_gradient
+from ..arrays import Array
+from ..ops._checks import check_gradient
+from ..ops.activation import CUBIC, SQRT_2_OVER_PI, Approximation, GeluSaved, SoftmaxSaved, check_gelu
 from ._buffers import empty
-from ._kernel import is_ready, kernel, parallel_kernel, pool_for, serves, worth_threads
+from ._kernel import compile_kernel, compile_parallel, is_ready, pool_for, supports, worth_threads
 from ._vector import exp, highest, logistic, normal_cdf_and_pdf
 
 __all__ = [
@@ -39,7 +32,7 @@ TWICE_SCALE, CUBE = np.float32(2.0 * SQRT_2_OVER_PI), np.float32(CUBIC)
 CHUNK = 4096  # elements a task: 16 kB, half of a first-level cache
 
 
-@kernel
+@compile_kernel
 def gelu_part(a, use_tanh, b):
     if use_tanh:
         for i in range(a.size):
@@ -50,14 +43,14 @@ def gelu_part(a, use_tanh, b):
             b[i] = a[i] * below
 
 
-@parallel_kernel
+@compile_parallel
 def _gelu_forward(x, use_tanh, y):
     for chunk in prange((x.size + CHUNK - 1) // CHUNK):
         start, stop = chunk * CHUNK, min(x.size, (chunk + 1) * CHUNK)
         gelu_part(x[start:stop], use_tanh, y[start:stop])
 
 
-@parallel_kernel
+@compile_parallel
 def _gelu_backward(dy, x, use_tanh, dx):
     for chunk in prange((x.size + CHUNK - 1) // CHUNK):
         start, stop = chunk * CHUNK, min(x.size, (chunk + 1) * CHUNK)
@@ -73,7 +66,7 @@ def _gelu_backward(dy, x, use_tanh, dx):
                 da[i] = db[i] * (below + a[i] * density)
 
 
-@serves(lambda x, approximate="tanh": is_ready(x))
+@supports(lambda x, approximate="tanh": is_ready(x))
 def gelu_forward(x: Array, approximate: Approximation = "tanh") -> tuple[Array, GeluSaved]:
     check_gelu(x, approximate)
     y = empty(x.shape)
@@ -82,7 +75,7 @@ def gelu_forward(x: Array, approximate: Approximation = "tanh") -> tuple[Array, 
     return y, GeluSaved(x, approximate)
 
 
-@serves(lambda dy, saved: is_ready(dy, saved.x))
+@supports(lambda dy, saved: is_ready(dy, saved.x))
 def gelu_backward(dy: Array, saved: GeluSaved) -> Array:
     check_gradient("gelu_backward", dy, saved.x, saved.x.shape)
     dx = empty(dy.shape)
@@ -91,7 +84,7 @@ def gelu_backward(dy: Array, saved: GeluSaved) -> Array:
     return dx
 
 
-@parallel_kernel
+@compile_parallel
 def _softmax_forward(x, y):
     for n in prange(x.shape[0]):
         a, b = x[n], y[n]
@@ -108,7 +101,7 @@ def _softmax_forward(x, y):
             b[c] *= scale
 
 
-@parallel_kernel
+@compile_parallel
 def _softmax_backward(dy, y, dx):
     for n in prange(y.shape[0]):
         b, da, db = y[n], dx[n], dy[n]
@@ -119,7 +112,7 @@ def _softmax_backward(dy, y, dx):
             da[c] = b[c] * (db[c] - total)
 
 
-@serves(lambda x: is_ready(x) and x.ndim > 0 and x.size > 0)
+@supports(lambda x: is_ready(x) and x.ndim > 0 and x.size > 0)
 def softmax_forward(x: Array) -> tuple[Array, SoftmaxSaved]:
     y = empty(x.shape)
     with pool_for(x.size):
@@ -127,7 +120,7 @@ def softmax_forward(x: Array) -> tuple[Array, SoftmaxSaved]:
     return y, SoftmaxSaved(y)
 
 
-@serves(lambda dy, saved: is_ready(dy, saved.y) and dy.size > 0)
+@supports(lambda dy, saved: is_ready(dy, saved.y) and dy.size > 0)
 def softmax_backward(dy: Array, saved: SoftmaxSaved) -> Array:
     check_gradient("softmax_backward", dy, saved.y, saved.y.shape)
     C, dx = dy.shape[-1], empty(dy.shape)

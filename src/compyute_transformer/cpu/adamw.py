@@ -2,21 +2,21 @@
 
 1. NumPy: fourteen passes over the flat buffers, six of them with temporaries. 2. One sweep: 26 ms for 10.8 million
 weights on one core. 3. Decay in a loop of its own over what is in cache, so that the other has no condition and
-vectorises, over slices: 7.6 ms, 40 GB/s (one core of a Zen 4, 2026-11-24).
+vectorizes, over slices: 7.6 ms, 40 GB/s (one core of a Zen 4, 2026-11-24).
 """
 
 import numpy as np
 from numba import prange
 
-from ..backend import Array
-from ._kernel import is_ready, parallel_kernel, pool_for, serves
+from ..arrays import Array
+from ._kernel import compile_parallel, is_ready, pool_for, supports
 
 __all__ = ["adamw_update"]
 
 CHUNK = 1 << 12  # elements a task: four streams of 16 kB, so that the second loop finds its weights in cache
 
 
-@parallel_kernel
+@compile_parallel
 def _update(weight, gradient, first, second, rate, size_scale, beta1, rest1, beta2, rest2, eps, shrink, num_decayed):
     for chunk in prange((weight.size + CHUNK - 1) // CHUNK):
         start, stop = chunk * CHUNK, min(weight.size, (chunk + 1) * CHUNK)
@@ -30,11 +30,11 @@ def _update(weight, gradient, first, second, rate, size_scale, beta1, rest1, bet
             w[i] -= rate * m[i] / (np.sqrt(v[i]) * size_scale + eps)
 
 
-def _serves(weight: Array, gradient: Array, first_moment: Array, second_moment: Array, *_: object) -> bool:
+def _supports(weight: Array, gradient: Array, first_moment: Array, second_moment: Array, *_: object) -> bool:
     return is_ready(weight, gradient, first_moment, second_moment)
 
 
-@serves(_serves)
+@supports(_supports)
 def adamw_update(
     weight: Array,
     gradient: Array,

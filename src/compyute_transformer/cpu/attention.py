@@ -1,10 +1,10 @@
 """Attention on a CPU: tiles of 32 queries by 256 keys that stay in the second-level cache, and no (T, S) matrix.
 
-1. NumPy: batched products over whole (T, S) matrices, masked, exponentiated and normalised in seven passes over them.
+1. NumPy: batched products over whole (T, S) matrices, masked, exponentiated and normalized in seven passes over them.
 2. One (batch, head) a task, in the backward one (batch, key/value head), and for each tile of queries only the keys
    that some of them see: causal masks leave half the work. The tile's products are single-threaded BLAS calls on q, k
    and v as they lie in the packed projection (k and v until 6.). A running maximum and sum make the softmax (Milakov,
-   Gimelshein 2018), the exponential vectorises, and dropout draws its bits a row at a time.
+   Gimelshein 2018), the exponential vectorizes, and dropout draws its bits a row at a time.
 3. The backward rebuilds each tile from the kept logsumexp: five products instead of two, and no memory.
 4. Every loop over a row of a tile over a slice (see `_kernel`): for 96 causal heads of (256, 64), one core of a Zen 4,
    2026-11-24, forward 24.1 -> 17.6 ms (with dropout 34.9 -> 20.2), backward 45.3 -> 35.9 (49.0 -> 37.3).
@@ -12,7 +12,7 @@
 6. The keys, and in the backward the values, of a block transposed once: the BLAS has a kernel for small products, up to
    a million multiplications, which gives 113 GFLOP/s where the left matrix lies as it is, and 77 where it is asked to
    transpose it. Blocks of keys outside, tiles of queries inside, so that one transposed block serves all queries, and
-   what the backward adds to dk and dv stays in cache. A maximum that vectorises (see `_vector`): 0.43 -> 0.05 ns a
+   what the backward adds to dk and dv stays in cache. A maximum that vectorizes (see `_vector`): 0.43 -> 0.05 ns a
    score. Forward and backward of 16 heads of (1024, 64) on one core: 33.0 -> 28.5 and 76.1 -> 66.7 ms.
 7. Rows of keys lie pages apart in the packed projection, and no processor foresees that: asking for them ahead of their
    use takes the transposition of 96 heads from 1.6 to 0.8 ms. Asking for queries and values gained nothing.
@@ -27,14 +27,14 @@ from math import sqrt
 
 import numpy as np
 
-from ..backend import Array
+from ..arrays import Array
+from ..ops._checks import check_gradient
 from ..ops.attention import NO_MASK, FusedAttentionSaved, Mask, check_attention
-from ..ops.door import check_gradient
-from ..random import Draw, dropout_threshold
+from ..random import RandomKey, dropout_threshold
 from . import _tiles
 from ._blas import sgemm_address, single_threaded
 from ._buffers import empty
-from ._kernel import pool_for, serves
+from ._kernel import pool_for, supports
 from ._tiles import LOWEST, OPTIONS, ZERO
 
 __all__ = ["arguments", "fused_attention_backward", "fused_attention_forward", "is_strided"]
@@ -55,7 +55,7 @@ def is_strided(x: Array) -> bool:
 
 
 def arguments(
-    q: Array, k: Array, v: Array, mask: Mask, dropout: float, draw: Draw | None
+    q: Array, k: Array, v: Array, mask: Mask, dropout: float, key: RandomKey | None
 ) -> tuple[Array, Array, Array]:
     """What the kernels of `_tiles` take first: options, lengths, bias."""
     B, H, T, D = q.shape
@@ -67,7 +67,7 @@ def arguments(
         bias = bias if bias.ndim == 4 else bias[None, None]
         bias = np.ascontiguousarray(np.broadcast_to(bias, (*bias.shape[:3], S)), np.float32)
         bias_steps = [s // 4 if n > 1 else 0 for n, s in zip(bias.shape[:3], bias.strides[:3], strict=True)]
-    draw = draw or Draw(0, 0, 0)
+    key = key or RandomKey(0, 0, 0)
     options = np.zeros(1, OPTIONS)
     options[0] = (
         sgemm_address(),
@@ -75,8 +75,8 @@ def arguments(
         *(stride // 4 for x in (q, k, v) for stride in x.strides[:3]),
         *(B, H, K, T, S, D),
         *(mask.causal, mask.window or 0, mask.array is not None, *bias_steps),
-        *(dropout_threshold(dropout), draw.seed & 0xFFFFFFFF, draw.seed >> 32, draw.offset),
-        (draw.stream << 16) + draw.head,
+        *(dropout_threshold(dropout), key.seed & 0xFFFFFFFF, key.seed >> 32, key.offset),
+        (key.stream << 16) + key.head,
         1.0 / sqrt(D),
         1.0 / (1.0 - dropout),
     )
@@ -85,20 +85,20 @@ def arguments(
     return options, lengths, bias
 
 
-def _forward_serves(
-    q: Array, k: Array, v: Array, mask: Mask = NO_MASK, dropout: float = 0.0, draw: Draw | None = None
+def _forward_supports(
+    q: Array, k: Array, v: Array, mask: Mask = NO_MASK, dropout: float = 0.0, key: RandomKey | None = None
 ) -> bool:
     return all(x.ndim == 4 and is_strided(x) for x in (q, k, v))
 
 
-@serves(_forward_serves)
+@supports(_forward_supports)
 def fused_attention_forward(
-    q: Array, k: Array, v: Array, mask: Mask = NO_MASK, dropout: float = 0.0, draw: Draw | None = None
+    q: Array, k: Array, v: Array, mask: Mask = NO_MASK, dropout: float = 0.0, key: RandomKey | None = None
 ) -> tuple[Array, FusedAttentionSaved]:
-    check_attention(q, k, v, mask, dropout, draw)
+    check_attention(q, k, v, mask, dropout, key)
     B, H, T, D = q.shape
     y, logsumexp = empty((B, T, H, D)), np.empty((B, H, T), np.float32)
-    given = (*arguments(q, k, v, mask, dropout, draw), y, logsumexp)
+    given = (*arguments(q, k, v, mask, dropout, key), y, logsumexp)
     if T <= FEW and dropout == 0.0:
         with pool_for(2 * B * H * T * k.shape[2] * D):
             _tiles.few(*given)
@@ -106,12 +106,12 @@ def fused_attention_forward(
         with single_threaded, pool_for(B * H * T * k.shape[2] * D // PRODUCTS):
             _tiles.forward(*given)
     y = y.swapaxes(1, 2)  # as the output projection wants to read it: merging the heads is a view
-    return y, FusedAttentionSaved(q, k, v, y, logsumexp, mask, dropout, draw)
+    return y, FusedAttentionSaved(q, k, v, y, logsumexp, mask, dropout, key)
 
 
-@serves(lambda dy, saved: _forward_serves(saved.q, saved.k, saved.v) and is_strided(dy) and is_strided(saved.y))
+@supports(lambda dy, saved: _forward_supports(saved.q, saved.k, saved.v) and is_strided(dy) and is_strided(saved.y))
 def fused_attention_backward(dy: Array, saved: FusedAttentionSaved) -> tuple[Array, Array, Array]:
-    q, k, v, y, logsumexp, mask, dropout, draw = saved
+    q, k, v, y, logsumexp, mask, dropout, key = saved
     check_gradient("fused_attention_backward", dy, q, q.shape)
     B, H, T, D = q.shape
     K, S = k.shape[1:3]
@@ -124,7 +124,7 @@ def fused_attention_backward(dy: Array, saved: FusedAttentionSaved) -> tuple[Arr
     by_time = [np.ascontiguousarray(x.swapaxes(1, 2)) for x in (y, dy)]
     with single_threaded, pool_for(B * H * T * S * D // PRODUCTS):
         _tiles.backward(
-            *arguments(q, k, v, mask, dropout, draw),
+            *arguments(q, k, v, mask, dropout, key),
             by_time[0],
             np.ascontiguousarray(logsumexp),
             by_time[1],

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 import numpy as np
 from numba import carray, get_num_threads, prange
 
-from ..backend import Array
+from ..arrays import Array
 from ..ops.activation import Activation
 from ..ops.attention import Mask, check_mask
 from ..ops.block import NAMES, BlockWeights, each_shape, each_weight, is_bias
 from ._blas import pointer
-from ._kernel import is_float32, is_ready, kernel, parallel_kernel, pool_for, serves
+from ._kernel import compile_kernel, compile_parallel, is_float32, is_ready, pool_for, supports
 from ._tiles import few_task
 from .activation import gelu_part
 from .attention import arguments, is_strided
@@ -33,7 +33,7 @@ GELU_TANH, GELU, RELU = range(3)
 CODES: dict[Activation, int] = {"gelu_tanh": GELU_TANH, "gelu": GELU, "relu": RELU}
 
 
-@kernel
+@compile_kernel
 def _note(places, norm_1, shift_1, w_in, b_in, w_out, b_out, norm_2, shift_2, w_up, b_up, w_down, b_down):
     """Write down where a block's weights lie, in a sixteenth of the time that asking each array takes from Python."""
     places[0], places[1], places[2] = norm_1.ctypes.data, shift_1.ctypes.data, w_in.ctypes.data
@@ -42,7 +42,7 @@ def _note(places, norm_1, shift_1, w_in, b_in, w_out, b_out, norm_2, shift_2, w_
     places[9], places[10], places[11] = b_up.ctypes.data, w_down.ctypes.data, b_down.ctypes.data
 
 
-@kernel
+@compile_kernel
 def _remember(packed, options):
     """Write the keys and values among the columns of packed (B·T, (H + 2K)·D) to the end of k and v."""
     o = options[0]
@@ -58,7 +58,7 @@ def _remember(packed, options):
                     key[d], value[d] = own_key[d], own_value[d]
 
 
-@kernel
+@compile_kernel
 def _add_product(x, weight, bias, stream, y, first, last):
     """Columns [first, last) of y = stream + x weightᵀ + bias."""
     few_rows_share(x, weight, bias, True, y, first, last)
@@ -68,7 +68,7 @@ def _add_product(x, weight, bias, stream, y, first, last):
             b[i] += a[i]
 
 
-@kernel
+@compile_kernel
 def _bent_product(x, weight, bias, activation, y, first, last):
     """Columns [first, last) of y = activation(x weightᵀ + bias)."""
     few_rows_share(x, weight, bias, True, y, first, last)
@@ -81,7 +81,7 @@ def _bent_product(x, weight, bias, activation, y, first, last):
             gelu_part(part, activation == GELU_TANH, part)
 
 
-@parallel_kernel
+@compile_parallel
 def _step(places, eps, F, packed, options, lengths, bias, activation, norm_first, x, shares):
     """Transform x in place; the steps of `ops.block`, one after the other."""
     o = options[0]
@@ -130,7 +130,7 @@ def _step(places, eps, F, packed, options, lengths, bias, activation, norm_first
             norm_rows(x, norm_2, shift_2, True, eps_2, x, mean, rstd)
 
 
-def _serves(
+def _supports(
     x: Array,
     weights: Sequence[BlockWeights],
     keys: Sequence[Array],
@@ -140,7 +140,7 @@ def _serves(
     activation: Activation = "gelu_tanh",
     norm_first: bool = True,
 ) -> bool:
-    # all that `check_blocks_step` asks for but the mask, and blocks that are alike: elsewhere the body speaks
+    # all that `check_blocks_step` asks for but the mask, and blocks that are alike: elsewhere the reference speaks
     if not (
         x.ndim == 3
         and x.size > 0
@@ -171,7 +171,7 @@ def _serves(
     return True
 
 
-@serves(_serves)
+@supports(_supports)
 def blocks_step(
     x: Array,
     weights: Sequence[BlockWeights],

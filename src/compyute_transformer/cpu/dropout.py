@@ -12,12 +12,12 @@ from math import prod
 import numpy as np
 from numba import prange
 
-from ..backend import Array
-from ..ops.door import check_probability
+from ..arrays import Array
+from ..ops._checks import check_probability
 from ..ops.dropout import DropoutSaved
-from ..random import Draw, dropout_threshold
+from ..random import RandomKey, dropout_threshold
 from ._buffers import empty
-from ._kernel import is_ready, parallel_kernel, pool_for, serves
+from ._kernel import compile_parallel, is_ready, pool_for, supports
 from ._vector import random_row
 
 __all__ = ["dropout_backward", "dropout_forward"]
@@ -26,7 +26,7 @@ ZERO = np.float32(0.0)
 ROWS, BLOCK = 32, 1024  # rows a task, columns drawn at a time
 
 
-@parallel_kernel
+@compile_parallel
 def _keep_and_scale(x, heads, per_head, threshold, scale, seed_low, seed_high, offset, stream_head, y):
     # row n of x is row (n // (heads · per_head)) · per_head + n % per_head of head (n // per_head) % heads
     N, C = x.shape
@@ -43,7 +43,7 @@ def _keep_and_scale(x, heads, per_head, threshold, scale, seed_low, seed_high, o
                     kept[i] = given[i] * scale if bits[i] >= threshold else ZERO
 
 
-def _run(x: Array, probability: float, draw: Draw) -> Array:
+def _run(x: Array, probability: float, key: RandomKey) -> Array:
     if probability == 0.0:
         return x
     y = empty(x.shape)
@@ -56,21 +56,21 @@ def _run(x: Array, probability: float, draw: Draw) -> Array:
             per_head,
             np.uint32(dropout_threshold(probability)),
             np.float32(1.0 / (1.0 - probability)),
-            draw.seed & 0xFFFFFFFF,
-            draw.seed >> 32,
-            draw.offset,
-            (draw.stream << 16) + draw.head,
+            key.seed & 0xFFFFFFFF,
+            key.seed >> 32,
+            key.offset,
+            (key.stream << 16) + key.head,
             y.reshape(-1, C),
         )
     return y
 
 
-@serves(lambda x, probability, draw: is_ready(x) and x.size > 0)
-def dropout_forward(x: Array, probability: float, draw: Draw) -> tuple[Array, DropoutSaved]:
+@supports(lambda x, probability, key: is_ready(x) and x.size > 0)
+def dropout_forward(x: Array, probability: float, key: RandomKey) -> tuple[Array, DropoutSaved]:
     check_probability("dropout", probability)
-    return _run(x, probability, draw), DropoutSaved(probability, draw)
+    return _run(x, probability, key), DropoutSaved(probability, key)
 
 
-@serves(lambda dy, saved: is_ready(dy) and dy.size > 0)
+@supports(lambda dy, saved: is_ready(dy) and dy.size > 0)
 def dropout_backward(dy: Array, saved: DropoutSaved) -> Array:
-    return _run(dy, saved.probability, saved.draw)
+    return _run(dy, saved.probability, saved.key)

@@ -10,11 +10,11 @@ part to them, so that no two threads write to one place and the order of a sum i
 import numpy as np
 from numba import get_num_threads, prange
 
-from ..backend import Array
-from ..ops.door import check_shape
+from ..arrays import Array
+from ..ops._checks import check_shape
 from ..ops.embedding import EmbeddingSaved
 from ._buffers import empty
-from ._kernel import is_ready, parallel_kernel, pool_for, serves
+from ._kernel import compile_parallel, is_ready, pool_for, supports
 
 __all__ = ["embedding_backward"]
 
@@ -22,7 +22,7 @@ ZERO = np.float32(0.0)
 IN_CACHE = 1 << 20  # bytes
 
 
-@parallel_kernel
+@compile_parallel
 def _backward(ids, dy, dweight, shares):
     C = dy.shape[1]
     for share in prange(shares):
@@ -35,7 +35,7 @@ def _backward(ids, dy, dweight, shares):
                 sums[c] += row[c]
 
 
-@parallel_kernel
+@compile_parallel
 def _backward_in_cache(ids, dy, dweight, shares):
     C = dy.shape[1]
     for share in prange(shares):
@@ -48,7 +48,7 @@ def _backward_in_cache(ids, dy, dweight, shares):
         dweight[:, first:last] = sums
 
 
-@serves(lambda dy, saved: is_ready(dy) and dy.size > 0)
+@supports(lambda dy, saved: is_ready(dy) and dy.size > 0)
 def embedding_backward(dy: Array, saved: EmbeddingSaved) -> Array:
     ids, num_embeddings = saved
     C = dy.shape[-1]

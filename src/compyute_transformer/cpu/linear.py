@@ -4,7 +4,7 @@
 2. One pool: a share of rows a thread. The bias is laid into y first and the product adds to it (beta = 1), which costs
    nothing: with beta = 0 the BLAS writes zeros in its place. The backward sums db beside its share of dW's rows.
 3. For up to 16 rows, as in generation, the time is that of reading the weight once, and the BLAS, made for matrices,
-   reads at a fraction of the speed of memory. A plain loop of dot products vectorises: 24 GB/s on one core where
+   reads at a fraction of the speed of memory. A plain loop of dot products vectorizes: 24 GB/s on one core where
    the BLAS read 4 to 11 (384 to 768 wide, one row). Small weights are not worth waking the other threads for.
    Two rows of the weight by four of x at once, so that the numbers are loaded less often than they are used: the
    products of GPT-2's 12 blocks for 8 rows 30.8 -> 22.1 ms, for 16 rows 51.2 -> 32.3 (2 cores).
@@ -19,12 +19,12 @@ both packed anew for each 4096 rows. Tried for dW and no better: computing its t
 import numpy as np
 from numba import get_num_threads, prange
 
-from ..backend import Array
-from ..ops.door import check_gradient
+from ..arrays import Array
+from ..ops._checks import check_gradient
 from ..ops.linear import LinearSaved, check_linear
 from ._blas import AS_IT_IS, TRANSPOSED, sgemm, sgemm_address, single_threaded
 from ._buffers import empty
-from ._kernel import is_float32, is_ready, kernel, parallel_kernel, pool_for, serves
+from ._kernel import compile_kernel, compile_parallel, is_float32, is_ready, pool_for, supports
 
 __all__ = ["FEW_ROWS", "columns_of", "few_rows_share", "linear_backward", "linear_forward"]
 
@@ -34,7 +34,7 @@ WORTH_THREADS = 1 << 18  # elements of a weight: 1 MB, read in about 40 µs
 PRODUCTS = 20  # of a matrix product, in the time of one element of a sweep
 
 
-@parallel_kernel
+@compile_parallel
 def _forward(address, x, weight, bias, has_bias, y, shares):
     N, I = x.shape  # noqa: E741
     O = weight.shape[0]  # noqa: E741
@@ -58,7 +58,7 @@ def _forward(address, x, weight, bias, has_bias, y, shares):
             )  # fmt: skip
 
 
-@kernel
+@compile_kernel
 def _product(a, b):
     total = ZERO
     for i in range(a.size):
@@ -66,7 +66,7 @@ def _product(a, b):
     return total
 
 
-@kernel
+@compile_kernel
 def _products(a, b, x, n, y, o):
     """Eight products at once, of two rows of a weight and four of x: six loads where eight take sixteen."""
     x0, x1, x2, x3 = x[n], x[n + 1], x[n + 2], x[n + 3]
@@ -84,7 +84,7 @@ def _products(a, b, x, n, y, o):
     y[n, o + 1], y[n + 1, o + 1], y[n + 2, o + 1], y[n + 3, o + 1] = b0, b1, b2, b3
 
 
-@kernel
+@compile_kernel
 def few_rows_share(x, weight, bias, has_bias, y, first, last):
     """Columns [first, last) of y = x weightᵀ + bias, where reading the weight is what takes the time."""
     N = x.shape[0]
@@ -107,21 +107,21 @@ def few_rows_share(x, weight, bias, has_bias, y, first, last):
                 part[o] += added[o]
 
 
-@kernel
+@compile_kernel
 def columns_of(share, shares, O):  # noqa: E741
     """The columns [first, last) of a share: pairs stay together, so that how many shares there are changes no sum."""
     pairs = O // 2
     return 2 * (pairs * share // shares), O if share == shares - 1 else 2 * (pairs * (share + 1) // shares)
 
 
-@parallel_kernel
+@compile_parallel
 def _few_rows(x, weight, bias, has_bias, y, shares):
     for share in prange(shares):
         first, last = columns_of(share, shares, weight.shape[0])
         few_rows_share(x, weight, bias, has_bias, y, first, last)
 
 
-@parallel_kernel
+@compile_parallel
 def _backward(address, dy, x, weight, dx, dweight, dbias, has_bias, shares):
     N, I = x.shape  # noqa: E741
     O = weight.shape[0]  # noqa: E741
@@ -149,11 +149,11 @@ def _backward(address, dy, x, weight, dx, dweight, dbias, has_bias, shares):
                     sums[o] += row[o]
 
 
-def _forward_serves(x: Array, weight: Array, bias: Array | None = None) -> bool:
+def _forward_supports(x: Array, weight: Array, bias: Array | None = None) -> bool:
     return is_float32(x) and is_ready(weight, bias) and x.ndim > 0 and x.size > 0 and weight.size > 0
 
 
-@serves(_forward_serves)
+@supports(_forward_supports)
 def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, LinearSaved]:
     check_linear(x, weight, bias)
     x = np.ascontiguousarray(x)  # a part of a larger array, such as a class token: a copy is less than the product
@@ -171,11 +171,11 @@ def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[
     return y, LinearSaved(x, weight, bias is not None)
 
 
-def _backward_serves(dy: Array, saved: LinearSaved) -> bool:
+def _backward_supports(dy: Array, saved: LinearSaved) -> bool:
     return is_float32(dy) and is_ready(saved.x, saved.weight) and saved.x.size > 0 and dy.size > 0
 
 
-@serves(_backward_serves)
+@supports(_backward_supports)
 def linear_backward(dy: Array, saved: LinearSaved) -> tuple[Array, Array, Array | None]:
     x, weight, has_bias = saved
     check_gradient("linear_backward", dy, x, (*x.shape[:-1], weight.shape[0]))

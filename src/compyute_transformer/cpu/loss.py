@@ -8,10 +8,10 @@
 import numpy as np
 from numba import prange
 
-from ..backend import Array
+from ..arrays import Array
 from ..ops.loss import IGNORE_INDEX, CrossEntropySaved, check_cross_entropy
 from ._buffers import empty
-from ._kernel import is_ready, kernel, parallel_kernel, pool_for, serves
+from ._kernel import compile_kernel, compile_parallel, is_ready, pool_for, supports
 from ._vector import exp, highest
 
 __all__ = ["cross_entropy_backward", "cross_entropy_forward"]
@@ -19,8 +19,8 @@ __all__ = ["cross_entropy_backward", "cross_entropy_forward"]
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 
 
-@parallel_kernel
-def _forward(logits, targets, ignore_index, label_smoothing, surprise, logsumexp):
+@compile_parallel
+def _forward(logits, targets, ignore_index, label_smoothing, nll, logsumexp):
     N, V = logits.shape
     for n in prange(N):
         row = logits[n]
@@ -31,13 +31,13 @@ def _forward(logits, targets, ignore_index, label_smoothing, surprise, logsumexp
             sum_logits += row[v]
         logsumexp[n] = top + np.log(total)
         if targets[n] == ignore_index:
-            surprise[n] = ZERO
+            nll[n] = ZERO
         else:
             smooth = label_smoothing * (sum_logits / np.float32(V)) if label_smoothing > ZERO else ZERO
-            surprise[n] = logsumexp[n] - (ONE - label_smoothing) * logits[n, targets[n]] - smooth
+            nll[n] = logsumexp[n] - (ONE - label_smoothing) * logits[n, targets[n]] - smooth
 
 
-@kernel
+@compile_kernel
 def _backward_row(row, target, logsumexp, label_smoothing, scale, drow):
     share = label_smoothing / np.float32(row.size)
     for v in range(row.size):
@@ -45,16 +45,16 @@ def _backward_row(row, target, logsumexp, label_smoothing, scale, drow):
     drow[target] -= (ONE - label_smoothing) * scale
 
 
-@kernel
+@compile_kernel
 def _backward_row_over(row, target, logsumexp, label_smoothing, scale):
-    # not the above with one array twice: the compiler does not vectorise what may overlap
+    # not the above with one array twice: the compiler does not vectorize what may overlap
     share = label_smoothing / np.float32(row.size)
     for v in range(row.size):
         row[v] = (exp(row[v] - logsumexp) - share) * scale
     row[target] -= (ONE - label_smoothing) * scale
 
 
-@parallel_kernel
+@compile_parallel
 def _backward(logits, targets, logsumexp, ignore_index, label_smoothing, scale, dlogits):
     for n in prange(targets.size):
         if targets[n] == ignore_index:
@@ -63,7 +63,7 @@ def _backward(logits, targets, logsumexp, ignore_index, label_smoothing, scale, 
             _backward_row(logits[n], targets[n], logsumexp[n], label_smoothing, scale, dlogits[n])
 
 
-@parallel_kernel
+@compile_parallel
 def _backward_over(logits, targets, logsumexp, ignore_index, label_smoothing, scale):
     for n in prange(targets.size):
         if targets[n] == ignore_index:
@@ -72,29 +72,27 @@ def _backward_over(logits, targets, logsumexp, ignore_index, label_smoothing, sc
             _backward_row_over(logits[n], targets[n], logsumexp[n], label_smoothing, scale)
 
 
-@serves(lambda logits, targets, ignore_index=IGNORE_INDEX, label_smoothing=0.0: is_ready(logits) and logits.size > 0)
+@supports(lambda logits, targets, ignore_index=IGNORE_INDEX, label_smoothing=0.0: is_ready(logits) and logits.size > 0)
 def cross_entropy_forward(
     logits: Array, targets: Array, ignore_index: int = IGNORE_INDEX, label_smoothing: float = 0.0
 ) -> tuple[Array, CrossEntropySaved]:
     check_cross_entropy(logits, targets, ignore_index, label_smoothing)
     V = logits.shape[-1]
-    surprise, logsumexp = np.empty(targets.size, np.float32), np.empty(targets.shape, np.float32)
+    nll, logsumexp = np.empty(targets.size, np.float32), np.empty(targets.shape, np.float32)
     flat = np.ascontiguousarray(targets, np.int64).reshape(-1)
     with pool_for(logits.size):
-        _forward(
-            logits.reshape(-1, V), flat, ignore_index, np.float32(label_smoothing), surprise, logsumexp.reshape(-1)
-        )
+        _forward(logits.reshape(-1, V), flat, ignore_index, np.float32(label_smoothing), nll, logsumexp.reshape(-1))
     num_scored = int((flat != ignore_index).sum())
-    loss = surprise.sum() / np.float32(max(num_scored, 1))
+    loss = nll.sum() / np.float32(max(num_scored, 1))
     return loss, CrossEntropySaved(logits, targets, logsumexp, num_scored, ignore_index, label_smoothing)
 
 
-def _backward_serves(dloss: Array | float, saved: CrossEntropySaved, overwrite: bool = False) -> bool:
+def _backward_supports(dloss: Array | float, saved: CrossEntropySaved, overwrite: bool = False) -> bool:
     logits = saved.logits
     return is_ready(logits) and logits.size > 0 and (logits.flags.writeable or not overwrite)
 
 
-@serves(_backward_serves)
+@supports(_backward_supports)
 def cross_entropy_backward(dloss: Array | float, saved: CrossEntropySaved, overwrite: bool = False) -> Array:
     logits, targets, logsumexp, num_scored, ignore_index, label_smoothing = saved
     V = logits.shape[-1]

@@ -7,11 +7,11 @@
 
 import numpy as np
 
-from ..backend import Array
+from ..arrays import Array
 from ..ops.attention import fused_attention_backward
 from ..ops.linear import linear_backward
 from ..ops.multi_head import FusedSaved, Gradients, project_backward, split_heads
-from ._kernel import is_ready, serves
+from ._kernel import is_ready, supports
 
 __all__ = ["fused_multi_head_backward", "side_by_side"]
 
@@ -29,7 +29,7 @@ def side_by_side(*parts: Array) -> Array | None:
     return np.lib.stride_tricks.as_strided(parts[0], (B, T, row // 4), (T * row, row, 4))
 
 
-@serves(lambda dy, saved: is_ready(dy) and is_ready(saved.projection.x.x))
+@supports(lambda dy, saved: is_ready(dy) and is_ready(saved.projection.x.x))
 def fused_multi_head_backward(dy: Array, saved: FusedSaved) -> Gradients:
     projection, attention_saved, out_saved = saved
     dmerged, dout_weight, dout_bias = linear_backward(dy, out_saved)

@@ -9,18 +9,18 @@
 import numpy as np
 from numba import prange
 
-from ..backend import Array
-from ..ops.door import check_gradient
+from ..arrays import Array
+from ..ops._checks import check_gradient
 from ..ops.norm import LayerNormSaved, check_layer_norm
 from ._buffers import empty
-from ._kernel import SHARES, is_float32, is_ready, kernel, parallel_kernel, pool_for, serves, worth_threads
+from ._kernel import SHARES, compile_kernel, compile_parallel, is_float32, is_ready, pool_for, supports, worth_threads
 
 __all__ = ["layer_norm_backward", "layer_norm_forward", "norm_rows"]
 
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 
 
-@kernel
+@compile_kernel
 def norm_rows(x, weight, bias, has_bias, eps, y, mean, rstd):
     N, C = x.shape
     for n in range(N):
@@ -42,7 +42,7 @@ def norm_rows(x, weight, bias, has_bias, eps, y, mean, rstd):
                 b[c] = (a[c] - m) * r * weight[c]
 
 
-@parallel_kernel
+@compile_parallel
 def _forward(x, weight, bias, has_bias, eps, y, mean, rstd):
     N = x.shape[0]
     for share in prange(SHARES):
@@ -50,7 +50,7 @@ def _forward(x, weight, bias, has_bias, eps, y, mean, rstd):
         norm_rows(x[a:b], weight, bias, has_bias, eps, y[a:b], mean[a:b], rstd[a:b])
 
 
-@parallel_kernel
+@compile_parallel
 def _backward(dy, x, weight, mean, rstd, dx, dweights, dbiases):
     N, C = x.shape
     for share in prange(SHARES):
@@ -73,7 +73,7 @@ def _backward(dy, x, weight, mean, rstd, dx, dweights, dbiases):
                 dbiases[share, c] += dy[n, c]
 
 
-@serves(lambda x, weight, bias=None, eps=1e-5: is_float32(x) and is_ready(weight, bias) and x.size > 0)
+@supports(lambda x, weight, bias=None, eps=1e-5: is_float32(x) and is_ready(weight, bias) and x.size > 0)
 def layer_norm_forward(
     x: Array, weight: Array, bias: Array | None = None, eps: float = 1e-5
 ) -> tuple[Array, LayerNormSaved]:
@@ -96,7 +96,7 @@ def layer_norm_forward(
     return y, LayerNormSaved(x, weight, mean, rstd, has_bias)
 
 
-@serves(lambda dy, saved: is_float32(dy) and is_ready(*saved[:4]) and dy.size > 0)
+@supports(lambda dy, saved: is_float32(dy) and is_ready(*saved[:4]) and dy.size > 0)
 def layer_norm_backward(dy: Array, saved: LayerNormSaved) -> tuple[Array, Array, Array | None]:
     x, weight, mean, rstd, has_bias = saved
     check_gradient("layer_norm_backward", dy, x, x.shape)

@@ -13,16 +13,16 @@ image_files  how an image file is found, looked at and read
 image_batches  bytes of images become floats: shuffled epochs, and what is fixed before training
 """
 
-from .batches import IGNORE_INDEX, TokenBatches, validation_windows
-from .bpe import BytePairTokenizer
-from .characters import CharacterTokenizer
-from .corpus import Corpus, load_corpus, load_corpus_by_name
-from .dates import date_pairs
-from .image_batches import ImageBatches, ImageEncoder, ordered_batches
-from .images import Images, load_images
-from .pair_batches import EncodedPairs, PairBatch, PairBatches, SpecialTokens, pair_batches, special_tokens
-from .pairs import Pair, Pairs, load_pairs
-from .tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from .images.batches import ImageBatches, ImageEncoder, ordered_batches
+from .images.corpus import Images, load_images
+from .pairs.batches import EncodedPairs, PairBatch, PairBatches, SpecialTokens, pair_batches, special_tokens
+from .pairs.corpus import Pair, Pairs, load_pairs
+from .pairs.dates import date_pairs
+from .text.batches import IGNORE_INDEX, TokenBatches, validation_windows
+from .text.bpe import BytePairTokenizer
+from .text.characters import CharacterTokenizer
+from .text.corpus import Corpus, load_corpus, load_corpus_by_name
+from .text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 __all__ = [
     "IGNORE_INDEX",

@@ -14,10 +14,10 @@ attention  who looked at whom, as arrays and as a picture
 from .attention import attention_maps, draw_attention, named_attention_maps
 from .batch import generate_batch
 from .cache import KeyValueCache
-from .generate import TextStream, generate, stream
-from .read import prefill, step
-from .sample import probabilities, sample
-from .translate import Answer, stream_translation, translate
+from .decode import prefill, step
+from .sampling import probabilities, sample
+from .text import TextStream, generate, stream
+from .translation import Answer, stream_translation, translate
 
 __all__ = [
     "Answer",

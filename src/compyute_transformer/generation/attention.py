@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..backend import Array, to_device, to_numpy
-from ..data.pair_batches import special_tokens
-from ..data.tokenizer import Tokenizer
+from ..arrays import Array, to_device, to_numpy
+from ..data.pairs.batches import special_tokens
+from ..data.text.tokenizer import Tokenizer
 from ..errors import MissingExtraError, RangeError, ShapeError
-from ..models.encoder_decoder import EncoderDecoder
 from ..models.language import LanguageModel
+from ..models.transformer import Transformer
 from ..nn.attention import MultiHeadAttention
 from ..nn.module import Module, Observer, Phase, observe
-from .generate import start_of
-from .read import evaluating
+from .decode import evaluating
+from .text import start_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +33,7 @@ __all__ = [
 MOST_LABELS = 32  # more tokens than this are numbered, not written out
 LONGEST_LABEL = 12
 INK, FAINT, HIDDEN = "#1b2a41", "#8a94a6", "#eef0f4"
-COLOURS = ["#ffffff", "#cfe3f5", "#7fb6e6", "#2f7fc9", "#123f7a", "#0b1f3f"]  # from no weight to all of it
+COLORS = ["#ffffff", "#cfe3f5", "#7fb6e6", "#2f7fc9", "#123f7a", "#0b1f3f"]  # from no weight to all of it
 WHITESPACE = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"}
 
 
@@ -82,7 +82,7 @@ def draw_attention(
 ) -> "Figure":
     """A picture of attention maps: a row of panels a block, a column a head; in each a row a query, a column a key.
 
-    The darker, the more attention; grey is what a query may not see. The scale is that of the square root, so that
+    The darker, the more attention; gray is what a query may not see. The scale is that of the square root, so that
     small weights show too.
 
     maps: of `attention_maps`, all of one shape. labels: one a token, see `token_labels`; up to 32 are written along an
@@ -110,13 +110,13 @@ def draw_attention(
         figsize=(heads * width + 1.6, blocks * height + 1.3), layout="compressed", facecolor="white"
     )
     panels: Any = figure.subplots(blocks, heads, squeeze=False, sharex=True, sharey=True)
-    colour_map = colors.LinearSegmentedColormap.from_list("attention", COLOURS).with_extremes(bad=HIDDEN)
+    color_map = colors.LinearSegmentedColormap.from_list("attention", COLORS).with_extremes(bad=HIDDEN)
     scale = colors.PowerNorm(0.5, vmin=0.0, vmax=1.0)
     for block, head in np.ndindex(blocks, heads):
         panel = panels[block, head]
         hidden = ~weights[block].any(axis=0)  # where no head looked, none may
         visible = np.ma.masked_array(weights[block][head].astype(np.float64), hidden)
-        image = panel.imshow(visible, cmap=colour_map, norm=scale, interpolation="nearest", aspect="equal")
+        image = panel.imshow(visible, cmap=color_map, norm=scale, interpolation="nearest", aspect="equal")
         panel.tick_params(labelsize=7, color=FAINT, labelcolor=INK, pad=2)
         panel.spines[:].set(color=FAINT, linewidth=0.5)
         if block == 0:
@@ -155,7 +155,7 @@ def draw_prompt(model: LanguageModel, tokenizer: Tokenizer, prompt: str, path: P
 
 
 def draw_translation(
-    model: EncoderDecoder, tokenizer: Tokenizer, source: str, answer: Sequence[int], path: Path
+    model: Transformer, tokenizer: Tokenizer, source: str, answer: Sequence[int], path: Path
 ) -> list[Path]:
     """Draw who looks at whom in a translation: within the source, within the answer, and from the answer at the source.
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from ..data.tokenizer import Tokenizer
+from ..data.text.tokenizer import Tokenizer
 from ..errors import RangeError
 from ..models.language import LanguageModel
 from ..random import SAMPLING, Generator
-from .generate import check_generation, start_of
-from .pieces import StopTexts, WholeCharacters
-from .read import Reader
-from .sample import check_sampling, sample
+from .decode import Reader
+from .detokenize import StopTexts, WholeCharacters
+from .sampling import check_sampling, sample
+from .text import check_generation, start_of
 
 __all__ = ["generate_batch"]
 
@@ -27,7 +27,7 @@ def generate_batch(
     repetition_penalty: float = 1.0,
     seed: int | Sequence[int] = 0,
     stop: Sequence[str] = (),
-    slide: int = 1,
+    stride: int = 1,
     cached: bool = True,
 ) -> list[str]:
     """The texts that follow prompts, which may differ in length, as `generate` gives them one by one.
@@ -47,7 +47,7 @@ def generate_batch(
         raise RangeError(f"generate_batch: one seed for all or one a prompt, got {len(seeds)} for {len(prompts)}.")
     rows = [_Row(tokenizer, prompt, seed, stop) for prompt, seed in zip(prompts, seeds, strict=True)]
     longest = max((len(row.ids) for row in rows), default=0) + max_new_tokens
-    reader = Reader(model, slide, cached, longest)
+    reader = Reader(model, stride, cached, longest)
     for _ in range(max_new_tokens):
         writing = [row for row in rows if not row.stops.found]
         if not writing:
@@ -63,7 +63,7 @@ def generate_batch(
                     min_p,
                     repetition_penalty,
                     row.ids,
-                    draw=row.draws.next(),
+                    key=row.draws.next(),
                 )[0]
             )
     return [row.finish() for row in rows]

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RangeError
-from .sample import where_highest
+from .sampling import where_highest
 
-__all__ = ["Beam", "BeamOptions", "Beginning", "length_divisor"]
+__all__ = ["Beam", "BeamOptions", "Hypothesis", "length_divisor"]
 
 
 def length_divisor(length: int, length_penalty: float) -> float:
@@ -50,7 +50,7 @@ class BeamOptions(NamedTuple):
             raise RangeError(f"translate: length_penalty is finite and at least 0, got {self.length_penalty}.")
 
 
-class Beginning(NamedTuple):
+class Hypothesis(NamedTuple):
     """Tokens written so far, END among them once it has come; the log-probability of each, and of all."""
 
     ids: tuple[int, ...] = ()
@@ -67,8 +67,8 @@ class Beam:
 
     def __init__(self, options: BeamOptions) -> None:
         self.options = options
-        self.open = [Beginning()]
-        self.ended: list[Beginning] = []
+        self.open = [Hypothesis()]
+        self.ended: list[Hypothesis] = []
 
     def extend(self, log_p: NDArray[np.float64]) -> list[int]:
         """Lengthen what is open by log-probabilities (len(open), V) of the next token, −∞ for one that never comes.
@@ -80,7 +80,7 @@ class Beam:
         for candidate in where_highest(totals, self.options.beam_size - len(self.ended)):
             parent, token = divmod(candidate, log_p.shape[1])
             ids, each, _ = self.open[parent]
-            longer = Beginning((*ids, token), (*each, float(log_p[parent, token])), float(totals[candidate]))
+            longer = Hypothesis((*ids, token), (*each, float(log_p[parent, token])), float(totals[candidate]))
             if token == self.options.end:
                 self.ended.append(longer)
             else:
@@ -99,6 +99,6 @@ class Beam:
         return bool(self.ended) and self.best.score(self.options) >= hope
 
     @property
-    def best(self) -> Beginning:
+    def best(self) -> Hypothesis:
         """The answer with the best score, the first of equals; the best beginning where there is no answer."""
         return max(self.ended or self.open, key=lambda found: found.score(self.options))

@@ -13,15 +13,15 @@ A decoder that looks at a memory also keeps, a block each, what it projected of 
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from ..backend import Array, array_module
+from ..arrays import Array, array_module
 from ..errors import DtypeError, RangeError, ShapeError
-from ..models.encoder_decoder import EncoderDecoder
 from ..models.language import LanguageModel
+from ..models.transformer import Transformer
 from ..nn.attention import ProjectedMemory
 
 __all__ = ["BlockCache", "KeyValueCache"]
 
-Decoder: TypeAlias = LanguageModel | EncoderDecoder
+Decoder: TypeAlias = LanguageModel | Transformer
 
 
 class KeyValueCache:

@@ -1,1 +1,1 @@
-"""Fast twins for an NVIDIA GPU belong here. There are none yet: on CuPy's arrays every op runs its readable body."""
+"""Fast kernels for an NVIDIA GPU belong here. There are none yet: on CuPy's arrays every op runs its reference."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 
-from ..backend import Array
+from ..arrays import Array
 from ..nn import init
 from ..nn.attention import AttentionCache, Implementation, MultiHeadAttention
 from ..nn.block import PreNormBlock
@@ -18,7 +18,7 @@ from ..nn.position import LearnedPosition
 from ..nn.stack import run_blocks
 from ..ops.attention import Mask
 from ..ops.embedding import embedding
-from ..random import DROPOUT, INITIALISATION, Generator
+from ..random import DROPOUT, INITIALIZATION, Generator
 from .config import check_config
 from .language import LanguageModel, check_evaluating, check_ids, padded
 
@@ -44,7 +44,7 @@ class GPTConfig:
     bias: bool = True  # in linears and norms; nanoGPT trains without, GPT-2 with
     activation: Activation = "gelu_tanh"
     window: int | None = None
-    tie_head: bool = True  # the head reads with the matrix that the embedding writes with
+    tie_word_embeddings: bool = True  # the head reads with the matrix that the embedding writes with
     attention: Implementation = "auto"
 
     def __post_init__(self) -> None:
@@ -70,7 +70,7 @@ class GPT(LanguageModel):
         super().__init__()
         self.config = config
         self.generator = Generator(seed, DROPOUT)
-        weights = Generator(seed, INITIALISATION)
+        weights = Generator(seed, INITIALIZATION)
         C = config.embed_dim
         self.mask = Mask(causal=True, window=config.window)
         self.token_embedding = Embedding(config.vocab_size, C, generator=weights)
@@ -79,7 +79,7 @@ class GPT(LanguageModel):
         self.blocks = ModuleList(self._block(weights) for _ in range(config.num_layers))
         self.norm = LayerNorm(C, config.bias)
         self.head = Linear(C, config.vocab_size, bias=False, generator=weights)
-        if config.tie_head:
+        if config.tie_word_embeddings:
             self.head.weight = self.token_embedding.weight
         _ = self.flat  # lay all parameters into one buffer
 
@@ -95,7 +95,7 @@ class GPT(LanguageModel):
                 config.bias,
                 config.dropout,
                 config.attention,
-                initialise_out=to_stream,
+                out_init=to_stream,
                 generator=weights,
                 dropout_generator=self.generator,
             ),
@@ -106,7 +106,7 @@ class GPT(LanguageModel):
                 config.mlp_dim or 4 * C,
                 config.bias,
                 config.activation,
-                initialise_out=to_stream,
+                out_init=to_stream,
                 generator=weights,
             ),
             Dropout(config.dropout, self.generator),

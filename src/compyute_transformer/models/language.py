@@ -6,7 +6,7 @@ And the checks and switches that other models share with it.
 from collections.abc import Sequence
 from typing import Protocol
 
-from ..backend import Array, array_module
+from ..arrays import Array, array_module
 from ..errors import ConfigError, RangeError, ShapeError
 from ..nn.attention import AttentionCache, Implementation, MultiHeadAttention
 from ..nn.embedding import Embedding

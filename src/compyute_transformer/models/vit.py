@@ -5,7 +5,7 @@ Dosovitskiy et al. 2021, "An image is worth 16x16 words: transformers for image 
 
 from dataclasses import dataclass
 
-from ..backend import Array, array_module
+from ..arrays import Array, array_module
 from ..errors import ConfigError, ShapeError
 from ..nn import init
 from ..nn.attention import Implementation, MultiHeadAttention
@@ -17,7 +17,7 @@ from ..nn.linear import Linear
 from ..nn.module import Module, ModuleList
 from ..nn.norm import LayerNorm
 from ..nn.position import LearnedPosition
-from ..random import DROPOUT, INITIALISATION, Generator
+from ..random import DROPOUT, INITIALIZATION, Generator
 from .config import check_config
 from .language import use_attention
 
@@ -28,7 +28,7 @@ __all__ = ["ViT", "ViTConfig"]
 class ViTConfig:
     """The shape of a ViT. All of it is saved with a run.
 
-    channels: 1 of grey images, 3 of coloured ones. mlp_dim None means 4 · embed_dim.
+    channels: 1 of gray images, 3 of colored ones. mlp_dim None means 4 · embed_dim.
     """
 
     image_height: int
@@ -77,7 +77,7 @@ class ViT(Module):
         super().__init__()
         self.config = config
         self.generator = Generator(seed, DROPOUT)
-        weights = Generator(seed, INITIALISATION)
+        weights = Generator(seed, INITIALIZATION)
         C, to_be_seen = config.embed_dim, init.normal(0.5)
         self.patch_embedding = PatchEmbedding(config.patch_size, config.channels, C, config.bias, generator=weights)
         self.class_token = ClassToken(C, to_be_seen, weights)
@@ -100,7 +100,7 @@ class ViT(Module):
                 config.bias,
                 config.dropout,
                 config.attention,
-                initialise=xavier,
+                weight_init=xavier,
                 generator=weights,
                 dropout_generator=self.generator,
             ),
@@ -111,7 +111,7 @@ class ViT(Module):
                 config.mlp_dim or 4 * C,
                 config.bias,
                 config.activation,
-                initialise=xavier,
+                weight_init=xavier,
                 generator=weights,
             ),
             Dropout(config.dropout, self.generator),

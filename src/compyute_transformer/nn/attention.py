@@ -2,10 +2,10 @@
 
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
-from ..backend import Array, array_module
+from ..arrays import Array, array_module
 from ..errors import ConfigError
+from ..ops._checks import check_heads, check_probability, check_shape
 from ..ops.attention import NO_MASK, Mask, attention, fused_attention_forward
-from ..ops.door import check_heads, check_probability, check_shape
 from ..ops.linear import linear
 from ..ops.multi_head import IMPLEMENTATIONS, attention_weights, merge_heads, project_forward, split_heads
 from ..random import DROPOUT, Generator, default_generator
@@ -49,8 +49,8 @@ class MultiHeadAttention(Module):
         bias: bool = True,
         dropout: float = 0.0,
         implementation: Implementation = "auto",
-        initialise: init.Initialiser | None = None,
-        initialise_out: init.Initialiser | None = None,
+        weight_init: init.Init | None = None,
+        out_init: init.Init | None = None,
         generator: Generator | None = None,
         dropout_generator: Generator | None = None,
     ) -> None:
@@ -64,10 +64,10 @@ class MultiHeadAttention(Module):
         self.generator = dropout_generator or default_generator(DROPOUT)
         generator = generator or default_generator()
         rows = embed_dim // num_heads * (num_heads + 2 * self.num_kv_heads)
-        draw = initialise or init.normal()
-        self.in_weight = Parameter(draw((rows, embed_dim), generator))
+        weight_init = weight_init or init.normal()
+        self.in_weight = Parameter(weight_init((rows, embed_dim), generator))
         self.in_bias = Parameter(init.zeros((rows,))) if bias else None
-        self.out_weight = Parameter((initialise_out or draw)((embed_dim, embed_dim), generator))
+        self.out_weight = Parameter((out_init or weight_init)((embed_dim, embed_dim), generator))
         self.out_bias = Parameter(init.zeros((embed_dim,))) if bias else None
 
     @property
@@ -123,8 +123,8 @@ class MultiHeadAttention(Module):
     def _algorithm(self, x: Array) -> Implementation:
         if self.implementation != "auto":
             return self.implementation
-        # without a fast twin, keeping the weights is faster than building them twice
-        return "fused" if fused_attention_forward.has_twin(x) else "parallel"
+        # without a kernel, keeping the weights is faster than building them twice
+        return "fused" if fused_attention_forward.has_kernel(x) else "parallel"
 
     def _run(self, x: Array, memory: Array | None, mask: Mask) -> tuple[Array, Any]:
         name = self._algorithm(x)
@@ -143,7 +143,7 @@ class MultiHeadAttention(Module):
             dropout,
             self.generator.next() if dropout else None,
         )
-        self.keep((name, saved))
+        self.save_for_backward((name, saved))
         return y, saved
 
     def _run_cached(
@@ -183,7 +183,7 @@ class MultiHeadAttention(Module):
 
     def backward(self, dy: Array) -> tuple[Array, Array | None]:
         """The gradients of x and of the memory, None in self-attention."""
-        name, saved = self.kept()
+        name, saved = self.pop_saved()
         _, backward = IMPLEMENTATIONS[name]
         dx, dmemory, din_weight, din_bias, dout_weight, dout_bias = backward(dy, saved)
         self.in_weight.accumulate(din_weight)

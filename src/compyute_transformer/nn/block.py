@@ -9,7 +9,7 @@ The mask goes to attention by position, not by name: what an observer is shown a
 
 from typing import Protocol
 
-from ..backend import Array
+from ..arrays import Array
 from ..ops.attention import NO_MASK, Mask
 from .attention import AttentionCache, MultiHeadAttention, ProjectedMemory
 from .dropout import Dropout
@@ -23,7 +23,7 @@ __all__ = ["CrossBlock", "CrossCache", "PostNormBlock", "PreNormBlock"]
 class PreNormBlock(Module):
     """x ← x + dropout(attention(norm(x))); x ← x + dropout(feed_forward(norm(x))).
 
-    The stream itself is never normalised, so the gradient of its end is part of that of its beginning, whatever the
+    The stream itself is never normalized, so the gradient of its end is part of that of its beginning, whatever the
     branches do (Radford et al. 2019; Xiong et al. 2020, "On layer normalization in the transformer architecture").
     """
 
@@ -72,7 +72,7 @@ class PreNormBlock(Module):
 class PostNormBlock(Module):
     """x ← norm(x + dropout(attention(x))); x ← norm(x + dropout(feed_forward(x))).
 
-    The stream is normalised after each addition, so what leaves the block has mean 0 and variance 1 before the last
+    The stream is normalized after each addition, so what leaves the block has mean 0 and variance 1 before the last
     scale and shift, and no further norm is needed after the last block (Vaswani et al. 2017, section 3.1).
     """
 

@@ -1,7 +1,7 @@
 """Dropout: a probability, a generator, and `ops.dropout`."""
 
-from ..backend import Array
-from ..ops.door import check_probability
+from ..arrays import Array
+from ..ops._checks import check_probability
 from ..ops.dropout import dropout_backward, dropout_forward
 from ..random import DROPOUT, Generator, default_generator
 from .module import Module
@@ -24,13 +24,13 @@ class Dropout(Module):
     def forward(self, x: Array) -> Array:
         """Drop elements of x, of any shape."""
         if not self.training or self.probability == 0.0:
-            self.keep(None)
+            self.save_for_backward(None)
             return x
         y, saved = dropout_forward(x, self.probability, self.generator.next())
-        self.keep(saved)
+        self.save_for_backward(saved)
         return y
 
     def backward(self, dy: Array) -> Array:
         """The gradient of x."""
-        saved = self.kept()
+        saved = self.pop_saved()
         return dy if saved is None else dropout_backward(dy, saved)

@@ -1,6 +1,6 @@
 """Embedding: a row of weights for each id, a projection of each patch, a vector before all; and `ops.embedding`."""
 
-from ..backend import Array
+from ..arrays import Array
 from ..ops.embedding import (
     class_token_backward,
     class_token_forward,
@@ -19,35 +19,35 @@ __all__ = ["ClassToken", "Embedding", "PatchEmbedding"]
 class Embedding(Module):
     """y = weight[ids].
 
-    weight: (num_embeddings, embed_dim), drawn by `initialise`.
+    weight: (num_embeddings, embed_dim), drawn by `weight_init`.
     """
 
     def __init__(
         self,
         num_embeddings: int,
         embed_dim: int,
-        initialise: init.Initialiser | None = None,
+        weight_init: init.Init | None = None,
         generator: Generator | None = None,
     ) -> None:
         super().__init__()
-        draw = initialise or init.normal()
-        self.weight = Parameter(draw((num_embeddings, embed_dim), generator or default_generator()))
+        weight_init = weight_init or init.normal()
+        self.weight = Parameter(weight_init((num_embeddings, embed_dim), generator or default_generator()))
 
     def forward(self, ids: Array) -> Array:
         """Map integers (*rows) to vectors (*rows, embed_dim)."""
         y, saved = embedding_forward(ids, self.weight.data)
-        self.keep(saved)
+        self.save_for_backward(saved)
         return y
 
     def backward(self, dy: Array) -> None:
         """Ids have no gradient."""
-        self.weight.accumulate(embedding_backward(dy, self.kept()))
+        self.weight.accumulate(embedding_backward(dy, self.pop_saved()))
 
 
 class PatchEmbedding(Module):
     """y[b, n] = W patch[b, n] + bias, of square patches that do not overlap.
 
-    weight: (embed_dim, patch_size² · channels), drawn by `initialise`; by default normal with variance 1 / columns, so
+    weight: (embed_dim, patch_size² · channels), drawn by `weight_init`; by default normal with variance 1 / columns, so
     that y is as large as the pixels. bias: (embed_dim), zeros; None without.
     """
 
@@ -57,26 +57,26 @@ class PatchEmbedding(Module):
         channels: int,
         embed_dim: int,
         bias: bool = True,
-        initialise: init.Initialiser | None = None,
+        weight_init: init.Init | None = None,
         generator: Generator | None = None,
     ) -> None:
         super().__init__()
         self.patch_size = patch_size
         pixels = patch_size**2 * channels
-        draw = initialise or init.normal(pixels**-0.5)
-        self.weight = Parameter(draw((embed_dim, pixels), generator or default_generator()))
+        weight_init = weight_init or init.normal(pixels**-0.5)
+        self.weight = Parameter(weight_init((embed_dim, pixels), generator or default_generator()))
         self.bias = Parameter(init.zeros((embed_dim,))) if bias else None
 
     def forward(self, images: Array) -> Array:
         """Map images (B, height, width, channels) to one vector a patch, (B, N, embed_dim)."""
         bias = self.bias.data if self.bias else None
         y, saved = patch_embedding_forward(images, self.weight.data, bias, self.patch_size)
-        self.keep(saved)
+        self.save_for_backward(saved)
         return y
 
     def backward(self, dy: Array) -> Array:
         """The gradient of the images."""
-        dimages, dweight, dbias = patch_embedding_backward(dy, self.kept())
+        dimages, dweight, dbias = patch_embedding_backward(dy, self.pop_saved())
         self.weight.accumulate(dweight)
         if self.bias:
             self.bias.accumulate(dbias)
@@ -86,24 +86,24 @@ class PatchEmbedding(Module):
 class ClassToken(Module):
     """Put one learned vector before all others.
 
-    weight: (embed_dim), drawn by `initialise`.
+    weight: (embed_dim), drawn by `weight_init`.
     """
 
     def __init__(
-        self, embed_dim: int, initialise: init.Initialiser | None = None, generator: Generator | None = None
+        self, embed_dim: int, weight_init: init.Init | None = None, generator: Generator | None = None
     ) -> None:
         super().__init__()
-        draw = initialise or init.normal()
-        self.weight = Parameter(draw((embed_dim,), generator or default_generator()))
+        weight_init = weight_init or init.normal()
+        self.weight = Parameter(weight_init((embed_dim,), generator or default_generator()))
 
     def forward(self, x: Array) -> Array:
         """Map (B, N, embed_dim) to (B, N + 1, embed_dim)."""
         y, saved = class_token_forward(x, self.weight.data)
-        self.keep(saved)
+        self.save_for_backward(saved)
         return y
 
     def backward(self, dy: Array) -> Array:
         """The gradient of x."""
-        dx, dweight = class_token_backward(dy, self.kept())
+        dx, dweight = class_token_backward(dy, self.pop_saved())
         self.weight.accumulate(dweight)
         return dx

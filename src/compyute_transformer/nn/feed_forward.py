@@ -2,7 +2,7 @@
 
 from typing import get_args
 
-from ..backend import Array
+from ..arrays import Array
 from ..errors import ConfigError
 from ..ops.activation import ACTIVATIONS, Activation
 from ..random import Generator
@@ -25,8 +25,8 @@ class FeedForward(Module):
         mlp_dim: int,
         bias: bool = True,
         activation: Activation = "gelu_tanh",
-        initialise: init.Initialiser | None = None,
-        initialise_out: init.Initialiser | None = None,
+        weight_init: init.Init | None = None,
+        out_init: init.Init | None = None,
         generator: Generator | None = None,
     ) -> None:
         super().__init__()
@@ -35,18 +35,18 @@ class FeedForward(Module):
                 f"FeedForward: an activation is one of {', '.join(get_args(Activation))}, got {activation!r}."
             )
         self.activation = activation
-        self.up = Linear(embed_dim, mlp_dim, bias, initialise, generator)
-        self.down = Linear(mlp_dim, embed_dim, bias, initialise_out or initialise, generator)
+        self.up = Linear(embed_dim, mlp_dim, bias, weight_init, generator)
+        self.down = Linear(mlp_dim, embed_dim, bias, out_init or weight_init, generator)
 
     def forward(self, x: Array) -> Array:
         """Map (*rows, embed_dim) to the same shape."""
         bend, _ = ACTIVATIONS[self.activation]
         hidden, saved = bend(self.up(x))
-        self.keep(saved)
+        self.save_for_backward(saved)
         return self.down(hidden)
 
     def backward(self, dy: Array) -> Array:
         """The gradient of x."""
         _, unbend = ACTIVATIONS[self.activation]
         dhidden = self.down.backward(dy)
-        return self.up.backward(unbend(dhidden, self.kept()))
+        return self.up.backward(unbend(dhidden, self.pop_saved()))

@@ -1,6 +1,6 @@
 """Initial weights, in float32.
 
-`normal` and `xavier_uniform` return an initialiser, (shape, generator) -> array, which draws from Philox; `zeros` and
+`normal` and `xavier_uniform` return an initializer, (shape, generator) -> array, which draws from Philox; `zeros` and
 `ones` draw nothing, and return the array.
 """
 
@@ -11,31 +11,31 @@ from typing import TypeAlias
 import numpy as np
 
 from .. import random
-from ..backend import Array
+from ..arrays import Array
 from ..random import Generator
 
-__all__ = ["Initialiser", "normal", "ones", "xavier_uniform", "zeros"]
+__all__ = ["Init", "normal", "ones", "xavier_uniform", "zeros"]
 
-Initialiser: TypeAlias = Callable[[tuple[int, ...], Generator], Array]
+Init: TypeAlias = Callable[[tuple[int, ...], Generator], Array]
 
 
-def normal(std: float = 0.02) -> Initialiser:
+def normal(std: float = 0.02) -> Init:
     """Normal with mean 0. std 0.02 is GPT-2's (Radford et al. 2019)."""
 
-    def initialise(shape: tuple[int, ...], generator: Generator) -> Array:
+    def weight_init(shape: tuple[int, ...], generator: Generator) -> Array:
         return random.normal(generator.next(), shape) * np.float32(std)
 
-    return initialise
+    return weight_init
 
 
-def xavier_uniform() -> Initialiser:
+def xavier_uniform() -> Init:
     """Uniform on ±√(6 / (inputs + outputs)) for a matrix (outputs, inputs) (Glorot, Bengio 2010)."""
 
-    def initialise(shape: tuple[int, ...], generator: Generator) -> Array:
+    def weight_init(shape: tuple[int, ...], generator: Generator) -> Array:
         bound = sqrt(6.0 / (shape[0] + shape[1]))
         return (random.uniform(generator.next(), shape) * 2 - 1) * np.float32(bound)
 
-    return initialise
+    return weight_init
 
 
 def zeros(shape: tuple[int, ...]) -> Array:

@@ -1,6 +1,6 @@
 """Linear: a weight, a bias, and `ops.linear`."""
 
-from ..backend import Array
+from ..arrays import Array
 from ..ops.linear import linear_backward, linear_forward
 from ..random import Generator, default_generator
 from . import init
@@ -12,7 +12,7 @@ __all__ = ["Linear"]
 class Linear(Module):
     """y = x Wᵀ + b.
 
-    weight: (out_features, in_features), drawn by `initialise`. bias: (out_features), zeros; None without.
+    weight: (out_features, in_features), drawn by `weight_init`. bias: (out_features), zeros; None without.
     """
 
     def __init__(
@@ -20,23 +20,23 @@ class Linear(Module):
         in_features: int,
         out_features: int,
         bias: bool = True,
-        initialise: init.Initialiser | None = None,
+        weight_init: init.Init | None = None,
         generator: Generator | None = None,
     ) -> None:
         super().__init__()
-        draw = initialise or init.normal()
-        self.weight = Parameter(draw((out_features, in_features), generator or default_generator()))
+        weight_init = weight_init or init.normal()
+        self.weight = Parameter(weight_init((out_features, in_features), generator or default_generator()))
         self.bias = Parameter(init.zeros((out_features,))) if bias else None
 
     def forward(self, x: Array) -> Array:
         """Map (*rows, in_features) to (*rows, out_features)."""
         y, saved = linear_forward(x, self.weight.data, self.bias.data if self.bias else None)
-        self.keep(saved)
+        self.save_for_backward(saved)
         return y
 
     def backward(self, dy: Array) -> Array:
         """The gradient of x."""
-        dx, dweight, dbias = linear_backward(dy, self.kept())
+        dx, dweight, dbias = linear_backward(dy, self.pop_saved())
         self.weight.accumulate(dweight)
         if self.bias:
             self.bias.accumulate(dbias)

@@ -5,11 +5,11 @@ A leaf module calls an op and keeps what the op's backward needs:
     class Linear(Module):
         def forward(self, x):
             y, saved = linear_forward(x, self.weight.data, self.bias.data)
-            self.keep(saved)
+            self.save_for_backward(saved)
             return y
 
         def backward(self, dy):
-            dx, dweight, dbias = linear_backward(dy, self.kept())
+            dx, dweight, dbias = linear_backward(dy, self.pop_saved())
             self.weight.accumulate(dweight)
             self.bias.accumulate(dbias)
             return dx
@@ -27,7 +27,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from ..backend import Array, Device, array_module, device_of, to_device, to_numpy
+from ..arrays import Array, Device, array_module, device_of, to_device, to_numpy
 from ..errors import BackwardError, DtypeError, ShapeError, StateError
 
 __all__ = ["Flat", "Module", "ModuleList", "Observer", "Parameter", "observe"]
@@ -74,7 +74,7 @@ class Parameter:
 class Flat:
     """All parameters of a model in one array, and all their gradients in another; each parameter keeps views.
 
-    The optimiser, the clip and the checkpoint each touch one array instead of hundreds. Matrices come first: they are
+    The optimizer, the clip and the checkpoint each touch one array instead of hundreds. Matrices come first: they are
     decayed, vectors (biases, the scales of norms) are not.
 
     data, grad: the two arrays, one axis. num_decayed: how many elements, from the start, belong to matrices.
@@ -200,12 +200,12 @@ class Module:
         """Run `forward`."""
         return self.forward(*args, **kwargs)
 
-    def keep(self, saved: Any) -> None:
+    def save_for_backward(self, saved: Any) -> None:
         """Put what the backward needs on top of the stack; in `eval()` nothing is kept."""
         if self.training:
             self._saved.append(saved)
 
-    def kept(self) -> Any:
+    def pop_saved(self) -> Any:
         """Take from the stack what the latest forward saved that no backward has taken.
 
         Raises:
@@ -218,7 +218,7 @@ class Module:
             )
         return self._saved.pop()
 
-    def forget(self) -> None:
+    def clear_saved(self) -> None:
         """Drop what forwards saved for backwards that will not come."""
         for module in self.modules():
             module._saved.clear()
@@ -317,7 +317,7 @@ class Module:
     def to(self, device: Device | None = None, dtype: Any = None) -> Self:
         """Move the parameters to a device and convert them to a float dtype; flat buffers are laid anew.
 
-        Gradients are dropped. An optimiser made before holds the old buffers: make it after.
+        Gradients are dropped. An optimizer made before holds the old buffers: make it after.
 
         Raises:
             BackendError: the device cannot be used. DtypeError: the dtype holds no floats.

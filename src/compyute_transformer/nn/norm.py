@@ -1,6 +1,6 @@
 """Norm: a scale, a shift, and `ops.layer_norm`."""
 
-from ..backend import Array
+from ..arrays import Array
 from ..ops.norm import layer_norm_backward, layer_norm_forward
 from . import init
 from .module import Module, Parameter
@@ -21,14 +21,14 @@ class LayerNorm(Module):
         self.eps = eps
 
     def forward(self, x: Array) -> Array:
-        """Normalise the rows of x (*rows, embed_dim)."""
+        """Normalize the rows of x (*rows, embed_dim)."""
         y, saved = layer_norm_forward(x, self.weight.data, self.bias.data if self.bias else None, self.eps)
-        self.keep(saved)
+        self.save_for_backward(saved)
         return y
 
     def backward(self, dy: Array) -> Array:
         """The gradient of x."""
-        dx, dweight, dbias = layer_norm_backward(dy, self.kept())
+        dx, dweight, dbias = layer_norm_backward(dy, self.pop_saved())
         self.weight.accumulate(dweight)
         if self.bias:
             self.bias.accumulate(dbias)

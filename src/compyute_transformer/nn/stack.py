@@ -1,4 +1,4 @@
-"""Stack: blocks one after the other, each with its cache if there is one; where a fast twin can, all of them as one op.
+"""Stack: blocks one after the other, each with its cache if there is one; where a kernel can, all of them as one op.
 
 A few positions behind a cache, as in generation, cost little more than reading the weights: what lies between the ops
 is worth saving then, and `ops.block.blocks_step` is all blocks in one. It is the same function of the same weights.
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import repeat
 from typing import Any
 
-from ..backend import Array
+from ..arrays import Array
 from ..ops.attention import Mask
 from ..ops.block import BlockWeights, NormWeights, blocks_step
 from .attention import AttentionCache, MultiHeadAttention
@@ -35,18 +35,18 @@ PARTS = {
 def run_blocks(blocks: ModuleList, x: Array, mask: Mask, caches: Sequence[AttentionCache] | None = None) -> Array:
     """Transform x (B, T, C) by blocks that attend to themselves, one after the other. caches: one for each block.
 
-    As one op where a fast twin serves, caches are given that have `extend`, as `generation.cache.BlockCache` does, and
+    As one op where a kernel supports, caches are given that have `extend`, as `generation.cache.BlockCache` does, and
     running the blocks would be nothing else: they are alike, of the library's own parts, in `eval()`, their attention
     is "auto" or "fused", and no observer watches one of them.
     """
     extends: list[Any] = [getattr(cache, "extend", None) for cache in caches or ()]
-    if extends and all(extends) and blocks_step.has_twin(x) and _are_one_op(blocks):
+    if extends and all(extends) and blocks_step.has_kernel(x) and _are_one_op(blocks):
         keys, values = zip(*(extend(x.shape[1]) for extend in extends), strict=True)
         if mask.array is not None:  # it is about all positions; the cache may know that only the last are seen
             mask = mask._replace(array=mask.array[..., -keys[0].shape[2] :])
         given = x, [_weights(block) for block in blocks], keys, values, mask, *_options(blocks[0])
-        if (twin := blocks_step.serving(*given)) is not None:
-            return twin(*given)
+        if (kernel := blocks_step.kernel_of(*given)) is not None:
+            return kernel(*given)
     for block, cache in zip(blocks, caches or repeat(None, len(blocks)), strict=True):
         x = block(x, mask, cache)
     return x

@@ -7,9 +7,10 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from jaxtyping import Float
 
-from ..backend import Array, array_module, erf, fast
+from ..arrays import Array, array_module, erf
+from ..dispatch import dispatched
 from ..errors import RangeError
-from .door import check_floats, check_gradient, check_last_axis, check_shape
+from ._checks import check_floats, check_gradient, check_last_axis, check_shape
 
 __all__ = [
     "ACTIVATIONS",
@@ -39,7 +40,7 @@ class ReluSaved(NamedTuple):
     positive: Array
 
 
-@fast
+@dispatched
 def relu_forward(x: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], ReluSaved]:
     """Keep what is positive.
 
@@ -59,7 +60,7 @@ def relu_forward(x: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Rel
     return xp.maximum(x, x.dtype.type(0)), ReluSaved(x > 0)
 
 
-@fast
+@dispatched
 def relu_backward(dy: Float[Array, "*shape"], saved: ReluSaved) -> Float[Array, "*shape"]:
     """Gradient of `relu_forward`: dx."""
     check_shape("relu_backward", "dy", dy, saved.positive.shape, "the shape of y")
@@ -82,7 +83,7 @@ SQRT_2_OVER_PI = sqrt(2.0 / pi)
 CUBIC = 0.044715
 
 
-@fast
+@dispatched
 def gelu_forward(
     x: Float[Array, "*shape"], approximate: Approximation = "tanh"
 ) -> tuple[Float[Array, "*shape"], GeluSaved]:
@@ -111,7 +112,7 @@ def gelu_forward(
     return y, GeluSaved(x, approximate)
 
 
-@fast
+@dispatched
 def gelu_backward(dy: Float[Array, "*shape"], saved: GeluSaved) -> Float[Array, "*shape"]:
     """Gradient of `gelu_forward`: dx."""
     x, approximate = saved
@@ -128,7 +129,7 @@ def gelu_backward(dy: Float[Array, "*shape"], saved: GeluSaved) -> Float[Array, 
 
 
 def check_gelu(x: Array, approximate: str) -> None:
-    """Refuse what `gelu_forward` cannot bend."""
+    """Refuse what `gelu_forward` cannot activation_forward."""
     check_floats("gelu", x=x)
     if approximate not in get_args(Approximation):
         raise RangeError(f"gelu: approximate is 'tanh' or 'none' (exact), got {approximate!r}.")
@@ -153,7 +154,7 @@ class SoftmaxSaved(NamedTuple):
     y: Array
 
 
-@fast
+@dispatched
 def softmax_forward(x: Float[Array, "*rows C"]) -> tuple[Float[Array, "*rows C"], SoftmaxSaved]:
     """Turn each row of scores into shares that sum to one.
 
@@ -181,7 +182,7 @@ def softmax_forward(x: Float[Array, "*rows C"]) -> tuple[Float[Array, "*rows C"]
     return y, SoftmaxSaved(y)
 
 
-@fast
+@dispatched
 def softmax_backward(dy: Float[Array, "*rows C"], saved: SoftmaxSaved) -> Float[Array, "*rows C"]:
     """Gradient of `softmax_forward`: dx."""
     y = saved.y

@@ -5,11 +5,12 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Bool, Float
 
-from ..backend import Array, array_module, fast
+from ..arrays import Array, array_module
+from ..dispatch import dispatched
 from ..errors import DtypeError, RangeError, ShapeError
-from ..random import Draw, keep_mask
+from ..random import RandomKey, keep_mask
+from ._checks import check_floats, check_gradient, check_heads, check_probability, check_shape
 from .activation import SoftmaxSaved, softmax_backward, softmax_forward
-from .door import check_floats, check_gradient, check_heads, check_probability, check_shape
 
 __all__ = [
     "NO_MASK",
@@ -56,24 +57,24 @@ NO_MASK = Mask()
 
 
 class AttentionSaved(NamedTuple):
-    """q, k, v: the inputs. weights: (B, H, T, S), before dropout. dropout, draw: what was dropped."""
+    """q, k, v: the inputs. weights: (B, H, T, S), before dropout. dropout, key: what was dropped."""
 
     q: Array
     k: Array
     v: Array
     weights: Array
     dropout: float
-    draw: Draw | None
+    key: RandomKey | None
 
 
-@fast
+@dispatched
 def attention_forward(
     q: Float[Array, "B H T D"],
     k: Float[Array, "B K S D"],
     v: Float[Array, "B K S D"],
     mask: Mask = NO_MASK,
     dropout: float = 0.0,
-    draw: Draw | None = None,
+    key: RandomKey | None = None,
 ) -> tuple[Float[Array, "B H T D"], AttentionSaved]:
     """Scaled dot-product attention.
 
@@ -93,25 +94,25 @@ def attention_forward(
     Source:
         Vaswani et al. 2017, section 3.2.1: D, the width of a head, is their d_k. Ainslie et al. 2023, "GQA".
     """
-    check_attention(q, k, v, mask, dropout, draw)
+    check_attention(q, k, v, mask, dropout, key)
     group = q.shape[1] // k.shape[1]
     scores = masked_scores(q, k, mask)
     weights, _ = softmax_forward(scores)
-    dropped = drop_weights(weights, dropout, draw)
+    dropped = drop_weights(weights, dropout, key)
     y = dropped @ repeat_heads(v, group)
-    return y, AttentionSaved(q, k, v, weights, dropout, draw)
+    return y, AttentionSaved(q, k, v, weights, dropout, key)
 
 
-@fast
+@dispatched
 def attention_backward(
     dy: Float[Array, "B H T D"], saved: AttentionSaved
 ) -> tuple[Float[Array, "B H T D"], Float[Array, "B K S D"], Float[Array, "B K S D"]]:
     """Gradients of `attention_forward`: dq, dk, dv."""
-    q, k, v, weights, dropout, draw = saved
+    q, k, v, weights, dropout, key = saved
     check_gradient("attention_backward", dy, q, q.shape)
     group = q.shape[1] // k.shape[1]
-    dv = drop_weights(weights, dropout, draw).swapaxes(2, 3) @ dy
-    dweights = drop_weights(dy @ repeat_heads(v, group).swapaxes(2, 3), dropout, draw)
+    dv = drop_weights(weights, dropout, key).swapaxes(2, 3) @ dy
+    dweights = drop_weights(dy @ repeat_heads(v, group).swapaxes(2, 3), dropout, key)
     dscores = softmax_backward(dweights, SoftmaxSaved(weights))
     dscores *= dscores.dtype.type(1.0 / sqrt(q.shape[3]))
     dq = dscores @ repeat_heads(k, group)
@@ -125,14 +126,14 @@ def attention(
     v: Float[Array, "B K S D"],
     mask: Mask = NO_MASK,
     dropout: float = 0.0,
-    draw: Draw | None = None,
+    key: RandomKey | None = None,
 ) -> Float[Array, "B H T D"]:
     """`attention_forward` for people who want no gradient."""
-    return attention_forward(q, k, v, mask, dropout, draw)[0]
+    return attention_forward(q, k, v, mask, dropout, key)[0]
 
 
 class FusedAttentionSaved(NamedTuple):
-    """q, k, v: the inputs. y: the output. logsumexp: (B, H, T). mask, dropout, draw: as given."""
+    """q, k, v: the inputs. y: the output. logsumexp: (B, H, T). mask, dropout, key: as given."""
 
     q: Array
     k: Array
@@ -141,19 +142,19 @@ class FusedAttentionSaved(NamedTuple):
     logsumexp: Array
     mask: Mask
     dropout: float
-    draw: Draw | None
+    key: RandomKey | None
 
 
-@fast
+@dispatched
 def fused_attention_forward(
     q: Float[Array, "B H T D"],
     k: Float[Array, "B K S D"],
     v: Float[Array, "B K S D"],
     mask: Mask = NO_MASK,
     dropout: float = 0.0,
-    draw: Draw | None = None,
+    key: RandomKey | None = None,
 ) -> tuple[Float[Array, "B H T D"], FusedAttentionSaved]:
-    """`attention_forward` that keeps one number a query instead of its weights; fast twins build no (T, S) matrix.
+    """`attention_forward` that keeps one number a query instead of its weights; kernels build no (T, S) matrix.
 
     ℓ = logsumexp(Z) over keys, Z = q kᵀ/√D + mask; y = dropout(exp(Z − ℓ)) v
     P = exp(Z − ℓ) is rebuilt; δ = Σ_d dy · y = Σ_s dP · P; dZ = P · (dP − δ); the rest as in `attention_forward`
@@ -167,28 +168,28 @@ def fused_attention_forward(
     Source:
         Dao et al. 2022, "FlashAttention": ℓ is their L, δ their D; Milakov, Gimelshein 2018 for the running softmax.
     """
-    check_attention(q, k, v, mask, dropout, draw)
+    check_attention(q, k, v, mask, dropout, key)
     xp, group = array_module(q), q.shape[1] // k.shape[1]
     scores = masked_scores(q, k, mask)
     highest = scores.max(-1, keepdims=True)
     seen = highest.real != -xp.inf
     total = xp.exp(scores - xp.where(seen, highest, scores.dtype.type(0))).sum(-1, keepdims=True)
     logsumexp = xp.where(seen, highest + xp.log(xp.where(seen, total, 1)), scores.dtype.type(xp.inf))
-    y = drop_weights(xp.exp(scores - logsumexp), dropout, draw) @ repeat_heads(v, group)
-    return y, FusedAttentionSaved(q, k, v, y, logsumexp[..., 0], mask, dropout, draw)
+    y = drop_weights(xp.exp(scores - logsumexp), dropout, key) @ repeat_heads(v, group)
+    return y, FusedAttentionSaved(q, k, v, y, logsumexp[..., 0], mask, dropout, key)
 
 
-@fast
+@dispatched
 def fused_attention_backward(
     dy: Float[Array, "B H T D"], saved: FusedAttentionSaved
 ) -> tuple[Float[Array, "B H T D"], Float[Array, "B K S D"], Float[Array, "B K S D"]]:
     """Gradients of `fused_attention_forward`: dq, dk, dv."""
-    q, k, v, y, _, _, dropout, draw = saved
+    q, k, v, y, _, _, dropout, key = saved
     check_gradient("fused_attention_backward", dy, q, q.shape)
     group = q.shape[1] // k.shape[1]
     weights = fused_attention_weights(saved)
-    dv = drop_weights(weights, dropout, draw).swapaxes(2, 3) @ dy
-    dweights = drop_weights(dy @ repeat_heads(v, group).swapaxes(2, 3), dropout, draw)
+    dv = drop_weights(weights, dropout, key).swapaxes(2, 3) @ dy
+    dweights = drop_weights(dy @ repeat_heads(v, group).swapaxes(2, 3), dropout, key)
     dscores = weights * (dweights - (dy * y).sum(-1, keepdims=True))
     dscores *= dscores.dtype.type(1.0 / sqrt(q.shape[3]))
     dq = dscores @ repeat_heads(k, group)
@@ -225,11 +226,11 @@ def sum_heads(dx: Array, group: int) -> Array:
     return summed
 
 
-def drop_weights(weights: Array, probability: float, draw: Draw | None) -> Array:
+def drop_weights(weights: Array, probability: float, key: RandomKey | None) -> Array:
     """Dropout on attention weights, or on their gradient: the same elements are dropped, the rest scaled up."""
-    if probability == 0.0 or draw is None:
+    if probability == 0.0 or key is None:
         return weights
-    keep = keep_mask(draw, probability, weights.shape, array_module(weights))
+    keep = keep_mask(key, probability, weights.shape, array_module(weights))
     dropped: Array = weights * keep * weights.dtype.type(1.0 / (1.0 - probability))
     return dropped
 
@@ -298,7 +299,7 @@ def check_mask(mask: Mask, shape: tuple[int, ...]) -> None:
             )
 
 
-def check_attention(q: Array, k: Array, v: Array, mask: Mask, dropout: float, draw: Draw | None) -> None:
+def check_attention(q: Array, k: Array, v: Array, mask: Mask, dropout: float, key: RandomKey | None) -> None:
     """Refuse queries, keys, values and a mask that do not fit each other."""
     check_floats("attention", q=q, k=k, v=v)
     check_shape("attention", "q", q, (None, None, None, None), "batch, heads, time, head width")
@@ -308,6 +309,6 @@ def check_attention(q: Array, k: Array, v: Array, mask: Mask, dropout: float, dr
     check_probability("attention", dropout)
     if k.shape[2] == 0:
         raise ShapeError("attention: there must be at least one key, got none.")
-    if dropout and draw is None:
+    if dropout and key is None:
         raise RangeError(f"attention: dropout {dropout} needs a draw. Pass Generator(seed).next().")
     check_mask(mask, (*q.shape[:3], k.shape[2]))

@@ -1,8 +1,8 @@
 """Block: a few more positions through a stack of transformer blocks, behind the keys and values of what was read.
 
-Nothing new is computed here: the body is the composition of `layer_norm`, `linear`, `attention` and an activation that
+Nothing new is computed here: the reference is the composition of `layer_norm`, `linear`, `attention` and an activation that
 `nn.block` writes down module by module. It is an op of its own for the sake of generation, where a token costs so
-little that calling a dozen kernels a block takes a fifth of its time: a fast twin runs the whole stack as one. There is
+little that calling a dozen kernels a block takes a fifth of its time: a kernel runs the whole stack as one. There is
 no backward, since nothing is learned while text is written.
 """
 
@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 from jaxtyping import Float
 
-from ..backend import Array, fast
+from ..arrays import Array
+from ..dispatch import dispatched
 from ..errors import RangeError, ShapeError
+from ._checks import check_floats, check_heads, check_shape
 from .activation import ACTIVATIONS, Activation
 from .attention import Mask, attention, check_mask
-from .door import check_floats, check_heads, check_shape
 from .linear import linear
 from .multi_head import merge_heads, project_forward
 from .norm import layer_norm
@@ -58,7 +59,7 @@ class BlockWeights(NamedTuple):
     down_bias: Array | None
 
 
-@fast
+@dispatched
 def blocks_step(
     x: Float[Array, "B T C"],
     weights: Sequence[BlockWeights],
@@ -91,7 +92,7 @@ def blocks_step(
         Radford et al. 2019, section 2.3, for the norm first; Vaswani et al. 2017, section 3.1, for the norm last.
     """
     check_blocks_step(x, weights, keys, values, mask, num_heads, activation)
-    T, (bend, _) = x.shape[1], ACTIVATIONS[activation]
+    T, (activation_forward, _) = x.shape[1], ACTIVATIONS[activation]
     for w, k, v in zip(weights, keys, values, strict=True):
         read = layer_norm(x, *w.attention_norm) if norm_first else x
         own, _ = project_forward(read, None, w.in_weight, w.in_bias, num_heads, k.shape[1], k.shape[3])
@@ -101,7 +102,7 @@ def blocks_step(
         x = x if norm_first else layer_norm(x, *w.attention_norm)
 
         read = layer_norm(x, *w.feed_forward_norm) if norm_first else x
-        hidden, _ = bend(linear(read, w.up_weight, w.up_bias))
+        hidden, _ = activation_forward(linear(read, w.up_weight, w.up_bias))
         x = x + linear(hidden, w.down_weight, w.down_bias)
         x = x if norm_first else layer_norm(x, *w.feed_forward_norm)
     return x

@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 from jaxtyping import Float
 
-from ..backend import Array, array_module, fast
-from ..random import Draw, keep_mask
-from .door import check_floats, check_probability
+from ..arrays import Array, array_module
+from ..dispatch import dispatched
+from ..random import RandomKey, keep_mask
+from ._checks import check_floats, check_probability
 
 __all__ = ["DropoutSaved", "dropout", "dropout_backward", "dropout_forward"]
 
@@ -15,16 +16,16 @@ class DropoutSaved(NamedTuple):
     """probability: of dropping. draw: which random numbers decided; the mask is drawn again, not kept."""
 
     probability: float
-    draw: Draw
+    key: RandomKey
 
 
-@fast
+@dispatched
 def dropout_forward(
-    x: Float[Array, "*shape"], probability: float, draw: Draw
+    x: Float[Array, "*shape"], probability: float, key: RandomKey
 ) -> tuple[Float[Array, "*shape"], DropoutSaved]:
     """Drop each element with the given probability and scale up the rest, so that the expectation stays.
 
-    y = keep · x / (1 − p), keep drawn by `random.keep_mask(draw, p, x.shape)`
+    y = keep · x / (1 − p), keep drawn by `random.keep_mask(key, p, x.shape)`
     dx = keep · dy / (1 − p)
 
     Shapes:
@@ -38,22 +39,22 @@ def dropout_forward(
     """
     check_floats("dropout", x=x)
     check_probability("dropout", probability)
-    return _keep_and_scale(x, probability, draw), DropoutSaved(probability, draw)
+    return _keep_and_scale(x, probability, key), DropoutSaved(probability, key)
 
 
-@fast
+@dispatched
 def dropout_backward(dy: Float[Array, "*shape"], saved: DropoutSaved) -> Float[Array, "*shape"]:
     """Gradient of `dropout_forward`: dx."""
-    return _keep_and_scale(dy, saved.probability, saved.draw)
+    return _keep_and_scale(dy, saved.probability, saved.key)
 
 
-def _keep_and_scale(x: Array, probability: float, draw: Draw) -> Array:
+def _keep_and_scale(x: Array, probability: float, key: RandomKey) -> Array:
     if probability == 0.0:
         return x
-    keep = keep_mask(draw, probability, x.shape, array_module(x))
+    keep = keep_mask(key, probability, x.shape, array_module(x))
     return x * keep * x.dtype.type(1.0 / (1.0 - probability))
 
 
-def dropout(x: Float[Array, "*shape"], probability: float, draw: Draw) -> Float[Array, "*shape"]:
+def dropout(x: Float[Array, "*shape"], probability: float, key: RandomKey) -> Float[Array, "*shape"]:
     """`dropout_forward` for people who want no gradient."""
-    return dropout_forward(x, probability, draw)[0]
+    return dropout_forward(x, probability, key)[0]

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from jaxtyping import Float, Integer
 
-from ..backend import Array, array_module, fast
+from ..arrays import Array, array_module
+from ..dispatch import dispatched
 from ..errors import RangeError, ShapeError
-from .door import check_floats, check_gradient, check_ids, check_shape
+from ._checks import check_floats, check_gradient, check_ids, check_shape
 from .linear import LinearSaved, linear_backward, linear_forward
 
 __all__ = [
@@ -38,7 +39,7 @@ class EmbeddingSaved(NamedTuple):
     num_embeddings: int
 
 
-@fast
+@dispatched
 def embedding_forward(
     ids: Integer[Array, "*rows"], weight: Float[Array, "V C"]
 ) -> tuple[Float[Array, "*rows C"], EmbeddingSaved]:
@@ -63,7 +64,7 @@ def embedding_forward(
     return weight[ids], EmbeddingSaved(ids, weight.shape[0])
 
 
-@fast
+@dispatched
 def embedding_backward(dy: Float[Array, "*rows C"], saved: EmbeddingSaved) -> Float[Array, "V C"]:
     """Gradient of `embedding_forward`: dweight. Ids have no gradient."""
     ids, num_embeddings = saved
@@ -162,7 +163,7 @@ def check_patches(images: Array, weight: Array, bias: Array | None, patch_size: 
     if images.ndim != 4:
         raise ShapeError(
             f"{op}: images have shape (B, height, width, channels), got {tuple(images.shape)}. "
-            "Grey images have one channel: images[..., None]."
+            "Gray images have one channel: images[..., None]."
         )
     if patch_size < 1:
         raise RangeError(f"{op}: patch_size is a whole number of at least 1, got {patch_size}.")
@@ -176,7 +177,7 @@ def check_patches(images: Array, weight: Array, bias: Array | None, patch_size: 
     if weight.ndim == 2 and read != channels and not rest:
         raise ShapeError(
             f"{op}: images have the channels that the weight reads, {read}, got {channels} channels. "
-            "Convert the images (a grey one to colour: images.repeat(3, axis=-1)), or build the model for them."
+            "Convert the images (a gray one to color: images.repeat(3, axis=-1)), or build the model for them."
         )
     check_shape(op, "weight", weight, (None, patch_size**2 * channels), "width by the numbers of a patch")
     if bias is not None:
@@ -190,7 +191,7 @@ class ClassTokenSaved(NamedTuple):
     """Nothing: the gradient is cut where the vector was put in."""
 
 
-@fast
+@dispatched
 def class_token_forward(
     x: Float[Array, "B N C"], weight: Float[Array, "C"]
 ) -> tuple[Float[Array, "B M C"], ClassTokenSaved]:
@@ -215,7 +216,7 @@ def class_token_forward(
     return xp.concatenate([first, x], axis=1), ClassTokenSaved()
 
 
-@fast
+@dispatched
 def class_token_backward(
     dy: Float[Array, "B M C"], saved: ClassTokenSaved
 ) -> tuple[Float[Array, "B N C"], Float[Array, "C"]]:

@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 from jaxtyping import Float
 
-from ..backend import Array, fast
+from ..arrays import Array
+from ..dispatch import dispatched
 from ..errors import ShapeError
-from .door import check_floats, check_gradient, check_shape
+from ._checks import check_floats, check_gradient, check_shape
 
 __all__ = ["LinearSaved", "linear", "linear_backward", "linear_forward"]
 
@@ -19,7 +20,7 @@ class LinearSaved(NamedTuple):
     has_bias: bool
 
 
-@fast
+@dispatched
 def linear_forward(
     x: Float[Array, "*rows I"], weight: Float[Array, "O I"], bias: Float[Array, "O"] | None = None
 ) -> tuple[Float[Array, "*rows O"], LinearSaved]:
@@ -44,7 +45,7 @@ def linear_forward(
     return y.reshape(*x.shape[:-1], weight.shape[0]), LinearSaved(x, weight, bias is not None)
 
 
-@fast
+@dispatched
 def linear_backward(
     dy: Float[Array, "*rows O"], saved: LinearSaved
 ) -> tuple[Float[Array, "*rows I"], Float[Array, "O I"], Float[Array, "O"] | None]:

@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 from jaxtyping import Float, Integer
 
-from ..backend import Array, array_module, fast
+from ..arrays import Array, array_module
+from ..dispatch import dispatched
 from ..errors import RangeError
-from .door import check_floats, check_ids, check_last_axis, check_shape
+from ._checks import check_floats, check_ids, check_last_axis, check_shape
 
 __all__ = [
     "IGNORE_INDEX",
@@ -30,14 +31,14 @@ class CrossEntropySaved(NamedTuple):
     label_smoothing: float
 
 
-@fast
+@dispatched
 def cross_entropy_forward(
     logits: Float[Array, "*rows V"],
     targets: Integer[Array, "*rows"],
     ignore_index: int = IGNORE_INDEX,
     label_smoothing: float = 0.0,
 ) -> tuple[Float[Array, ""], CrossEntropySaved]:
-    """Mean surprise, in nats, at the targets, over the rows that are scored.
+    """Mean nll, in nats, at the targets, over the rows that are scored.
 
     L = mean_r [ logsumexp(z_r) − (1 − ε) z_r[target_r] − ε mean_v z_r[v] ]
     dz_r = dL/rows scored · (softmax(z_r) − (1 − ε) onehot(target_r) − ε/V); zero in rows that are ignored
@@ -61,14 +62,14 @@ def cross_entropy_forward(
     scored = targets != ignore_index
     num_scored = int(scored.sum())
     at_target = xp.take_along_axis(logits, xp.where(scored, targets, 0)[..., None], -1)[..., 0]
-    surprise = logsumexp - (1.0 - label_smoothing) * at_target
+    nll = logsumexp - (1.0 - label_smoothing) * at_target
     if label_smoothing:
-        surprise -= label_smoothing * logits.mean(-1)
-    loss = xp.where(scored, surprise, logits.dtype.type(0)).sum() / logits.dtype.type(max(num_scored, 1))
+        nll -= label_smoothing * logits.mean(-1)
+    loss = xp.where(scored, nll, logits.dtype.type(0)).sum() / logits.dtype.type(max(num_scored, 1))
     return loss, CrossEntropySaved(logits, targets, logsumexp, num_scored, ignore_index, label_smoothing)
 
 
-@fast
+@dispatched
 def cross_entropy_backward(
     dloss: Float[Array, ""] | float, saved: CrossEntropySaved, overwrite: bool = False
 ) -> Float[Array, "*rows V"]:

@@ -3,7 +3,7 @@
     sequential      each head projects its own q, k, v and attends, head after head
     semiparallel    q, k, v are projected for all heads at once; then head after head attends
     parallel        projections and heads are batched matrix products
-    fused           as parallel, but no attention weights are kept, and fast twins never build them
+    fused           as parallel, but no attention weights are kept, and kernels never build them
 
 All compute the same function of the same parameters, in the layout of torch.nn.MultiheadAttention:
 
@@ -21,9 +21,11 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from jaxtyping import Float
 
-from ..backend import Array, array_module, fast
+from ..arrays import Array, array_module
+from ..dispatch import dispatched
 from ..errors import ShapeError
-from ..random import Draw
+from ..random import RandomKey
+from ._checks import check_floats, check_heads, check_shape
 from .attention import (
     NO_MASK,
     AttentionSaved,
@@ -36,7 +38,6 @@ from .attention import (
     fused_attention_forward,
     fused_attention_weights,
 )
-from .door import check_floats, check_heads, check_shape
 from .linear import LinearSaved, linear_backward, linear_forward
 
 __all__ = [
@@ -96,7 +97,7 @@ def sequential_multi_head_forward(
     num_kv_heads: int | None = None,
     mask: Mask = NO_MASK,
     dropout: float = 0.0,
-    draw: Draw | None = None,
+    key: RandomKey | None = None,
 ) -> tuple[X, SequentialSaved]:
     """Multi-head attention, each head on its own from projection to output (formula in the module's docstring).
 
@@ -122,8 +123,8 @@ def sequential_multi_head_forward(
         q, q_saved = linear_forward(x, in_weight[q_rows], None if in_bias is None else in_bias[q_rows])
         k, k_saved = linear_forward(m, in_weight[k_rows], None if in_bias is None else in_bias[k_rows])
         v, v_saved = linear_forward(m, in_weight[v_rows], None if in_bias is None else in_bias[v_rows])
-        head_draw = None if draw is None else draw.for_head(h)
-        y, attention_saved = attention_forward(q[:, None], k[:, None], v[:, None], mask.for_head(h), dropout, head_draw)
+        head_key = None if key is None else key.for_head(h)
+        y, attention_saved = attention_forward(q[:, None], k[:, None], v[:, None], mask.for_head(h), dropout, head_key)
         outputs.append(y[:, 0])
         heads.append(HeadSaved(q_saved, k_saved, v_saved, attention_saved, rows))
     y, out_saved = linear_forward(xp.concatenate(outputs, axis=-1), out_weight, out_bias)
@@ -237,7 +238,7 @@ def semiparallel_multi_head_forward(
     num_kv_heads: int | None = None,
     mask: Mask = NO_MASK,
     dropout: float = 0.0,
-    draw: Draw | None = None,
+    key: RandomKey | None = None,
 ) -> tuple[X, SemiparallelSaved]:
     """Multi-head attention, projected for all heads at once, then head after head.
 
@@ -253,9 +254,9 @@ def semiparallel_multi_head_forward(
     outputs, heads = [], []
     for h in range(num_heads):
         g = h * num_kv_heads // num_heads
-        head_draw = None if draw is None else draw.for_head(h)
+        head_key = None if key is None else key.for_head(h)
         y, attention_saved = attention_forward(
-            q[:, h : h + 1], k[:, g : g + 1], v[:, g : g + 1], mask.for_head(h), dropout, head_draw
+            q[:, h : h + 1], k[:, g : g + 1], v[:, g : g + 1], mask.for_head(h), dropout, head_key
         )
         outputs.append(y)
         heads.append(attention_saved)
@@ -304,7 +305,7 @@ def parallel_multi_head_forward(
     num_kv_heads: int | None = None,
     mask: Mask = NO_MASK,
     dropout: float = 0.0,
-    draw: Draw | None = None,
+    key: RandomKey | None = None,
 ) -> tuple[X, ParallelSaved]:
     """Multi-head attention, all heads at once throughout.
 
@@ -317,7 +318,7 @@ def parallel_multi_head_forward(
         x, memory, in_weight, in_bias, out_weight, out_bias, num_heads, num_kv_heads, mask
     )
     (q, k, v), projection = project_forward(x, memory, in_weight, in_bias, num_heads, num_kv_heads, D)
-    heads, attention_saved = attention_forward(q, k, v, mask, dropout, draw)
+    heads, attention_saved = attention_forward(q, k, v, mask, dropout, key)
     y, out_saved = linear_forward(merge_heads(heads), out_weight, out_bias)
     return y, ParallelSaved(projection, attention_saved, out_saved)
 
@@ -354,7 +355,7 @@ def fused_multi_head_forward(
     num_kv_heads: int | None = None,
     mask: Mask = NO_MASK,
     dropout: float = 0.0,
-    draw: Draw | None = None,
+    key: RandomKey | None = None,
 ) -> tuple[X, FusedSaved]:
     """Multi-head attention, all heads at once, with `fused_attention_forward` in the middle.
 
@@ -367,12 +368,12 @@ def fused_multi_head_forward(
         x, memory, in_weight, in_bias, out_weight, out_bias, num_heads, num_kv_heads, mask
     )
     (q, k, v), projection = project_forward(x, memory, in_weight, in_bias, num_heads, num_kv_heads, D)
-    heads, attention_saved = fused_attention_forward(q, k, v, mask, dropout, draw)
+    heads, attention_saved = fused_attention_forward(q, k, v, mask, dropout, key)
     y, out_saved = linear_forward(merge_heads(heads), out_weight, out_bias)
     return y, FusedSaved(projection, attention_saved, out_saved)
 
 
-@fast
+@dispatched
 def fused_multi_head_backward(dy: X, saved: FusedSaved) -> Gradients:
     """Gradients of `fused_multi_head_forward`: dx, dmemory, din_weight, din_bias, dout_weight, dout_bias."""
     projection, attention_saved, out_saved = saved

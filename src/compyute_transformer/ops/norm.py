@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 from jaxtyping import Float
 
-from ..backend import Array, fast
-from .door import check_floats, check_gradient, check_last_axis, check_shape
+from ..arrays import Array
+from ..dispatch import dispatched
+from ._checks import check_floats, check_gradient, check_last_axis, check_shape
 
 __all__ = ["LayerNormSaved", "layer_norm", "layer_norm_backward", "layer_norm_forward"]
 
@@ -20,14 +21,14 @@ class LayerNormSaved(NamedTuple):
     has_bias: bool
 
 
-@fast
+@dispatched
 def layer_norm_forward(
     x: Float[Array, "*rows C"],
     weight: Float[Array, "C"],
     bias: Float[Array, "C"] | None = None,
     eps: float = 1e-5,
 ) -> tuple[Float[Array, "*rows C"], LayerNormSaved]:
-    """Normalise each row, then scale and shift it.
+    """Normalize each row, then scale and shift it.
 
     x̂ = (x − mean(x)) · rstd, rstd = 1/√(var(x) + eps), y = x̂ · weight + bias
     dx = rstd · (dx̂ − mean(dx̂) − x̂ · mean(dx̂ · x̂)), dx̂ = dy · weight: the weight belongs inside the means
@@ -44,15 +45,15 @@ def layer_norm_forward(
     """
     check_layer_norm(x, weight, bias)
     mean = x.mean(-1, keepdims=True)
-    centred = x - mean
-    rstd = ((centred * centred).mean(-1, keepdims=True) + eps) ** -0.5
-    y = centred * rstd * weight
+    centered = x - mean
+    rstd = ((centered * centered).mean(-1, keepdims=True) + eps) ** -0.5
+    y = centered * rstd * weight
     if bias is not None:
         y += bias
     return y, LayerNormSaved(x, weight, mean[..., 0], rstd[..., 0], bias is not None)
 
 
-@fast
+@dispatched
 def layer_norm_backward(
     dy: Float[Array, "*rows C"], saved: LayerNormSaved
 ) -> tuple[Float[Array, "*rows C"], Float[Array, "C"], Float[Array, "C"] | None]:
@@ -78,7 +79,7 @@ def layer_norm(
 
 
 def check_layer_norm(x: Array, weight: Array, bias: Array | None) -> None:
-    """Refuse what `layer_norm_forward` cannot normalise."""
+    """Refuse what `layer_norm_forward` cannot normalize."""
     check_floats("layer_norm", x=x, weight=weight, bias=bias)
     check_last_axis("layer_norm", "x", x)
     check_shape("layer_norm", "weight", weight, (x.shape[-1],), "the width of x")

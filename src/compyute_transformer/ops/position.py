@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ..backend import Array, array_module, fast
+from ..arrays import Array, array_module
+from ..dispatch import dispatched
 from ..errors import RangeError
-from .door import check_floats, check_shape
+from ._checks import check_floats, check_shape
 
 __all__ = [
     "LearnedPositionSaved",
@@ -30,7 +31,7 @@ class LearnedPositionSaved(NamedTuple):
     context_length: int
 
 
-@fast
+@dispatched
 def learned_position_forward(
     x: Float[Array, "B T C"], weight: Float[Array, "L C"], start: int = 0
 ) -> tuple[Float[Array, "B T C"], LearnedPositionSaved]:
@@ -61,7 +62,7 @@ def learned_position_forward(
     return x + weight[start : start + T], LearnedPositionSaved(start, L)
 
 
-@fast
+@dispatched
 def learned_position_backward(
     dy: Float[Array, "B T C"], saved: LearnedPositionSaved
 ) -> tuple[Float[Array, "B T C"], Float[Array, "L C"]]:
@@ -112,7 +113,7 @@ class SinusoidalPositionSaved(NamedTuple):
     """Nothing: the gradient passes through."""
 
 
-@fast
+@dispatched
 def sinusoidal_position_forward(
     x: Float[Array, "B T C"], start: int = 0
 ) -> tuple[Float[Array, "B T C"], SinusoidalPositionSaved]:
@@ -138,7 +139,7 @@ def sinusoidal_position_forward(
     return x + xp.asarray(_rows(start, start + T, C).astype(x.dtype)), SinusoidalPositionSaved()
 
 
-@fast
+@dispatched
 def sinusoidal_position_backward(dy: Float[Array, "B T C"], saved: SinusoidalPositionSaved) -> Float[Array, "B T C"]:
     """Gradient of `sinusoidal_position_forward`: dx."""
     return dy

@@ -1,4 +1,4 @@
-"""Gradients become new weights: optimisers over flat buffers, schedules, clipping."""
+"""Gradients become new weights: optimizers over flat buffers, schedules, clipping."""
 
 from .adamw import AdamW
 from .clip import clip_by_global_norm

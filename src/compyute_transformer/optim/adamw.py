@@ -2,14 +2,15 @@
 
 from typing import Protocol
 
-from ..backend import Array, array_module, fast
+from ..arrays import Array, array_module
+from ..dispatch import dispatched
 from ..errors import ConfigError, StateError
 
 __all__ = ["AdamW", "FlatParameters", "adamw_update"]
 
 
 class FlatParameters(Protocol):
-    """What an optimiser works on: one array of weights, one of gradients; the first num_decayed are decayed."""
+    """What an optimizer works on: one array of weights, one of gradients; the first num_decayed are decayed."""
 
     data: Array
     grad: Array
@@ -20,12 +21,12 @@ def check_flat(optimizer: str, flat: object) -> None:
     """Refuse what is not a flat buffer, such as a model or a list of parameters. Raises ConfigError."""
     if not all(hasattr(flat, name) for name in ("data", "grad", "num_decayed")):
         raise ConfigError(
-            f"{optimizer}: an optimiser works on the one buffer in which all parameters lie, got "
+            f"{optimizer}: an optimizer works on the one buffer in which all parameters lie, got "
             f"{type(flat).__name__}. Give it model.flat."
         )
 
 
-@fast
+@dispatched
 def adamw_update(
     weight: Array,
     gradient: Array,
@@ -122,14 +123,14 @@ class AdamW:
 
 
 def load_buffers(name: str, own: dict[str, Array], state: dict[str, Array], steps: int) -> None:
-    """Copy an optimiser's arrays in: exactly these, of exactly these shapes, or a StateError."""
+    """Copy an optimizer's arrays in: exactly these, of exactly these shapes, or a StateError."""
     if steps < 0:
         raise StateError(f"{name}.load_state_dict: steps count those taken before, at least 0, got {steps}.")
     if {key: array.shape for key, array in own.items()} != {key: array.shape for key, array in state.items()}:
         raise StateError(
             f"{name}.load_state_dict: the state must hold {', '.join(f'{k} {a.shape}' for k, a in own.items())}, "
             f"got {', '.join(f'{k} {a.shape}' for k, a in state.items()) or 'nothing'}. "
-            "Was it saved by another optimiser, or for another model?"
+            "Was it saved by another optimizer, or for another model?"
         )
     for key, array in own.items():
         array[...] = array_module(array).asarray(state[key])

@@ -2,7 +2,7 @@
 
 from math import inf
 
-from ..backend import Array, array_module
+from ..arrays import Array, array_module
 from ..errors import RangeError
 
 __all__ = ["clip_by_global_norm", "global_norm"]

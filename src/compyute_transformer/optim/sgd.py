@@ -1,6 +1,6 @@
 """SGD: downhill by the gradient, with momentum."""
 
-from ..backend import Array, array_module
+from ..arrays import Array, array_module
 from ..errors import ConfigError
 from .adamw import FlatParameters, check_flat, load_buffers
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..backend import Array, array_module
+from ..arrays import Array, array_module
 from ..nn.module import Module, Observer, Phase, observe
-from .task import Task
+from .tasks.task import Task
 
 __all__ = ["all_finite", "first_non_finite", "non_finite_parameter"]
 
@@ -29,7 +29,7 @@ def first_non_finite(task: Task, state: Mapping[str, Any]) -> str:
     if (name := non_finite_parameter(task.model)) is not None:
         return f"the parameter {name} is not finite"
     task.load_state(state)
-    task.model.forget()
+    task.model.clear_saved()
     task.model.zero_grad()
     try:
         with observe(task.model, _Watch()):

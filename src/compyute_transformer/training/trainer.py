@@ -15,21 +15,22 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..backend import set_threads, threads, to_numpy
+from ..arrays import to_numpy
 from ..errors import CheckpointError, NonFiniteError, StateError
 from ..ops.linear import linear_forward
 from ..optim.adamw import AdamW, FlatParameters
 from ..optim.clip import clip_by_global_norm, global_norm
 from ..optim.sgd import SGD
-from . import checkpoint
-from .checkpoint import MODEL, OPTIMIZER, TrainerState
-from .events import Advanced, Evaluated, Event, Logged, RunResult, Sampled, Saved, Started
+from ..threads import set_threads, threads
 from .finite import all_finite, first_non_finite
 from .interrupt import interruptible
-from .journal import LOG, Journal, read_log
-from .report import Reporter
-from .settings import TrainingSettings
-from .task import Task
+from .reporting.events import Advanced, Evaluated, Event, Logged, RunResult, Sampled, Saved, Started
+from .reporting.journal import LOG, Journal, read_log
+from .reporting.reporters import Reporter
+from .run import checkpoint
+from .run.checkpoint import MODEL, OPTIMIZER, TrainerState
+from .settings.settings import TrainingSettings
+from .tasks.task import Task
 
 __all__ = ["Trainer"]
 
@@ -39,7 +40,7 @@ EVALUATED = {"event", *(field.name for field in fields(Evaluated))}  # what a re
 class Trainer:
     """Trains a task's model by some settings, in the folder of a run.
 
-    step: optimiser steps taken. best_step, best_loss: of the lowest validation loss so far. loss, metrics: the latest
+    step: optimizer steps taken. best_step, best_loss: of the lowest validation loss so far. loss, metrics: the latest
     of the training and of the validation that were logged.
     """
 
@@ -101,11 +102,11 @@ class Trainer:
         return result
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint. Raises CheckpointError where it does not fit the model or the optimiser."""
+        """Go on from a checkpoint. Raises CheckpointError where it does not fit the model or the optimizer."""
         state = checkpoint.load_state(path)
         if state.optimizer != self.settings.optimizer:
             raise CheckpointError(
-                f"Trainer.load: the optimiser must be the one that was saved, {state.optimizer}, got "
+                f"Trainer.load: the optimizer must be the one that was saved, {state.optimizer}, got "
                 f"{self.settings.optimizer}. Start a new run to change it."
             )
         try:

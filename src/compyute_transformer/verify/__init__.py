@@ -1,10 +1,10 @@
-"""The proofs: gradients against differences, fast twins against the readable bodies, everything against PyTorch."""
+"""The proofs: gradients against differences, kernels against the references, everything against PyTorch."""
 
 from .check import Check, relative_error
 from .differences import check_op, derivative, directional_error
+from .kernels import compare_devices, compare_kernel, packages
 from .tolerances import LIMITS, limit
 from .torch_ops import compare
-from .twins import compare_devices, compare_twin, floors
 
 __all__ = [
     "LIMITS",
@@ -12,10 +12,10 @@ __all__ = [
     "check_op",
     "compare",
     "compare_devices",
-    "compare_twin",
+    "compare_kernel",
     "derivative",
     "directional_error",
-    "floors",
     "limit",
+    "packages",
     "relative_error",
 ]

@@ -12,7 +12,7 @@ JSON, with one row for each op, case, dtype, argument and method, that of the la
     bound     what it is held to: the a-priori rounding bound (see `rounding`), or the table's limit if that is smaller
     ours      <g, v> of the hand-written backward, or one element of y or of a gradient
     theirs    <dy, J v> by differences or a complex step (adjoint: of another dy), or that element by PyTorch, by the
-              readable body (of a fast twin), or by the sum of two backwards (linearity)
+              reference (of a kernel), or by the sum of two backwards (linearity)
     at        the index of that element: where the two are furthest apart
 
 The inputs of each case stand beside the rows as recipes (see `recipes`), and in words under "draws" the random numbers
@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..bench.machine import examine
+from .._io import replace_text
+from ..environment.machine import examine
 from ..errors import ConfigError
-from ..training.disk import replace_text
 from .check import Measured
 from .finding import Finding
 from .ops import Example
@@ -41,7 +41,7 @@ from .tolerances import LIMITS
 __all__ = ["DRAWS", "certificate", "source_sha256", "write_certificate"]
 
 PACKAGE = Path(__file__).parent.parent
-SOURCES = ("backend.py", "random.py", "ops/*.py", "cpu/*.py", "gpu/*.py")
+SOURCES = ("dispatch.py", "random.py", "ops/*.py", "cpu/*.py", "gpu/*.py")
 PRIVATE = ("executable", "load")  # of the machine: whose folders, and what else it did
 STREAM = "numpy.random.default_rng([seed, {}, zlib.crc32(name)]).normal(size=shape)"
 DRAWS = {
@@ -108,9 +108,9 @@ def about(examples: list[Example], worst: dict[tuple[str, ...], Finding]) -> dic
             proofs.setdefault(f"{method}, {dtype}", []).append(argument)
         cases[example.case.name] = {"seed": example.seed, "inputs": example.recipe, "proofs": proofs}
     return {
-        "module": body(op.forward).__module__,
-        "forward": {"name": body(op.forward).__name__, "sha256": source_sha256(op.forward)},
-        "backward": {"name": body(op.backward).__name__, "sha256": source_sha256(op.backward)},
+        "module": reference(op.forward).__module__,
+        "forward": {"name": reference(op.forward).__name__, "sha256": source_sha256(op.forward)},
+        "backward": {"name": reference(op.backward).__name__, "sha256": source_sha256(op.backward)},
         "differentiable": list(op.differentiable),
         "cases": cases,
     }
@@ -144,15 +144,15 @@ def row(finding: Finding, example: Example) -> dict[str, Any]:
 # --- hashes ----------------------------------------------------------------------------------------------------------
 
 
-def body(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The readable body of a function that may have fast twins."""
+def reference(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The reference of a function that may have kernels."""
     reference: Callable[..., Any] = getattr(function, "reference", function)
     return reference
 
 
 def source_sha256(function: Callable[..., Any]) -> str:
-    """Of the text of a readable body, decorators included."""
-    return sha256(inspect.getsource(body(function)).encode()).hexdigest()
+    """Of the text of a reference, decorators included."""
+    return sha256(inspect.getsource(reference(function)).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

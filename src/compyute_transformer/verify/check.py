@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..backend import Array, to_numpy
+from ..arrays import Array, to_numpy
 
 __all__ = ["Check", "Measured", "gradient_errors", "relative_error"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import ConfigError
-from ..training.checkpoint import Which
+from ..training.run.checkpoint import Which
 from .certificate import certificate, write_certificate
 from .finding import Task
 from .ops import Example, prepare_ops

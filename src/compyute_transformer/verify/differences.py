@@ -24,9 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, use
-from ..ops.contract import Case, Op, cotangent
+from ..arrays import Array
+from ..dispatch import use_kernels
 from .check import Check
+from .registry import Case, Op, cotangent
 from .tolerances import limit
 
 __all__ = ["COEFFICIENTS", "STEP", "check_op", "derivative", "directional_error", "size_of"]
@@ -80,7 +81,7 @@ def check_op(op: Op, case: Case, seed: int = 0) -> list[Check]:
     """The gradients of one case against differences: of all arguments together, then of each alone."""
     arguments = case.arguments(seed)
     names = [name for name in op.differentiable if arguments[name] is not None]
-    with use("reference"):
+    with use_kernels("reference"):
         y, saved = op.forward(*arguments.values())
         dy = cotangent(y, seed)
         gradients = op.gradients(dy, saved)
@@ -92,7 +93,7 @@ def check_op(op: Op, case: Case, seed: int = 0) -> list[Check]:
         inputs = [arguments[name] for name in moved]
         given = [gradients[name] for name in moved]
         found = [np.full_like(x, np.nan) if g is None else g for x, g in zip(inputs, given, strict=True)]
-        with use("reference"):
+        with use_kernels("reference"):
             return directional_error(function, found, inputs, dy, seed)
 
     groups = [names] if len(names) == 1 else [names, *([name] for name in names)]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array
+from ..arrays import Array
 from ..nn import (
     ClassToken,
     CrossBlock,
@@ -37,7 +37,7 @@ from .finding import Label
 from .function import Function, of_module
 from .slopes import INPUT, draw
 from .tolerances import Proof
-from .torch_models import randomise
+from .torch_models import randomize
 from .torch_modules import Tensor, Weights, torch_block, torch_feed_forward, torch_multi_head
 from .torch_ops import dense_mask, import_torch
 from .torch_vaswani import torch_cross_block, torch_post_norm_block
@@ -57,7 +57,7 @@ IDS = np.array([[1, 4, 1, 0, 2], [4, 4, 3, 1, 0]])  # repeated, so that gradient
 class Example:
     """A module to prove.
 
-    build: from a generator of weights and one of dropout. inputs: shapes, by name. call: runs the module. twin: the
+    build: from a generator of weights and one of dropout. inputs: shapes, by name. call: runs the module. kernel: the
     same in PyTorch, from the weights by path, the inputs and what drops as the module will.
     """
 
@@ -65,7 +65,7 @@ class Example:
     case: str
     build: Build
     inputs: Mapping[str, tuple[int, ...]]
-    twin: Callable[[Weights, list[Tensor], Drop], Tensor]
+    kernel: Callable[[Weights, list[Tensor], Drop], Tensor]
     call: Callable[..., Array] = lambda module, *inputs: module(*inputs)
     slopes: tuple[Proof, ...] = SLOPES
 
@@ -77,7 +77,7 @@ class Example:
     def function(self, dtype: Any, seed: int) -> tuple[Module, Function]:
         """The module with weights of its own, and as the proofs see it."""
         module = self.build(Generator(seed), Generator(seed, DROPOUT)).to(dtype=dtype)
-        randomise(module, seed)
+        randomize(module, seed)
         inputs = {name: draw(seed, INPUT, name, shape).astype(dtype) for name, shape in self.inputs.items()}
         return module, of_module(module, inputs, partial(self.call, module))
 
@@ -128,7 +128,7 @@ def feed_forward(case: str, activation: Activation, bias: bool = True) -> Exampl
 
 
 def attention(case: str, mask: Mask = NO_MASK, memory: bool = False, H: int = 3, K: int = 3, **options: Any) -> Example:
-    def twin(w: Weights, inputs: list[Tensor], drop: Drop) -> Tensor:
+    def kernel(w: Weights, inputs: list[Tensor], drop: Drop) -> Tensor:
         x, m = inputs[0], inputs[-1]
         return torch_multi_head(w, x, m, (H, K), dense_mask(mask, T, m.shape[1], x.dtype), drop)[0]
 
@@ -137,7 +137,7 @@ def attention(case: str, mask: Mask = NO_MASK, memory: bool = False, H: int = 3,
         case,
         lambda weights, drops: MultiHeadAttention(C, H, K, generator=weights, dropout_generator=drops, **options),
         {"x": (B, T, C)} | ({"memory": (B, S, C)} if memory else {}),
-        twin,
+        kernel,
         lambda module, x, memory=None: module(x, memory, mask),
     )
 
@@ -170,7 +170,7 @@ def block(case: str, mask: Mask, dropout: float) -> Example:
 
 
 def post_norm_block(case: str, mask: Mask, dropout: float) -> Example:
-    def twin(w: Weights, x: list[Tensor], drop: Drop) -> Tensor:
+    def kernel(w: Weights, x: list[Tensor], drop: Drop) -> Tensor:
         return torch_post_norm_block(w, x[0], (3, 3), dense_mask(mask, T, T, x[0].dtype), drop, "gelu_tanh")
 
     return Example(
@@ -178,13 +178,13 @@ def post_norm_block(case: str, mask: Mask, dropout: float) -> Example:
         case,
         lambda weights, drops: PostNormBlock(*sublayers(weights, drops, dropout, 1)),  # type: ignore[arg-type]
         {"x": (B, T, C)},
-        twin,
+        kernel,
         lambda module, x: module(x, mask),
     )
 
 
 def cross_block(case: str, mask: Mask, memory_mask: Mask, dropout: float) -> Example:
-    def twin(w: Weights, inputs: list[Tensor], drop: Drop) -> Tensor:
+    def kernel(w: Weights, inputs: list[Tensor], drop: Drop) -> Tensor:
         x, memory = inputs
         added = dense_mask(mask, T, T, x.dtype), dense_mask(memory_mask, T, S, x.dtype)
         return torch_cross_block(w, x, memory, (3, 3), added, drop, "gelu_tanh")
@@ -194,7 +194,7 @@ def cross_block(case: str, mask: Mask, memory_mask: Mask, dropout: float) -> Exa
         case,
         lambda weights, drops: CrossBlock(*sublayers(weights, drops, dropout, 2)),  # type: ignore[arg-type]
         {"x": (B, T, C), "memory": (B, S, C)},
-        twin,
+        kernel,
         lambda module, x, memory: module(x, memory, mask, memory_mask),
     )
 

@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from ..backend import Array
+from ..arrays import Array
 from ..nn.module import Module
-from ..ops.contract import Op
-from ..ops.examples import Arguments
 from ..ops.loss import cross_entropy_backward, cross_entropy_forward
 from ..random import Generator
+from .cases import Arguments
+from .registry import Op
 
 __all__ = ["Function", "Gradients", "Values", "images_of", "of_loss", "of_module", "of_op"]
 
@@ -64,7 +64,7 @@ def of_module(
         with holding(module, values):
             rewind()
             y: Array = forward(*(values[name] for name in inputs))
-        module.forget()
+        module.clear_saved()
         return y
 
     def pull(values: Values, dys: Sequence[Array]) -> tuple[Array, list[Gradients]]:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from ..ops.attention import AttentionSaved, FusedAttentionSaved, fused_attention_weights
-from ..ops.contract import REGISTRY, Case, Op, cotangent
 from ..ops.multi_head import IMPLEMENTATIONS, attention_weights
 from .check import gradient_errors, relative_error
 from .finding import Finding, Label, Task, attempt, from_errors
+from .registry import REGISTRY, Case, Op, cotangent
 
 __all__ = ["compare_implementations", "tasks"]
 

@@ -10,28 +10,29 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, use
+from ..arrays import Array
+from ..dispatch import use_kernels
 from ..generation.cache import KeyValueCache
-from ..generation.read import prefill, step
+from ..generation.decode import prefill, step
 from ..models.language import LanguageModel
 from ..nn.attention import MultiHeadAttention
 from ..nn.module import Module
-from ..ops.contract import cotangent
 from ..ops.loss import IGNORE_INDEX
 from ..ops.multi_head import IMPLEMENTATIONS
 from .check import gradient_errors, relative_error
 from .differences import directional_error
 from .finding import Finding, Label, Task, attempt, from_errors
 from .function import Function, Gradients, images_of, of_loss, of_module, rewinder
+from .registry import cotangent
 from .slopes import line_of, prove_linearity, prove_slopes
 from .subjects import SUBJECTS, Subject, subject_of
 from .tolerances import Proof, limit
-from .torch_models import compare, compare_training, randomise
+from .torch_models import compare, compare_training, randomize
 
 __all__ = [
     "STEP",
     "beside_implementations",
-    "beside_twins",
+    "beside_kernels",
     "by_flat_buffer",
     "tasks",
     "whole_gradient",
@@ -51,7 +52,7 @@ def tasks(seed: int) -> Iterator[Task]:
         ("differences", "complex step"): by_slopes,
         ("adjoint", "linearity"): by_adjoint,
         ("torch",): by_torch,
-        ("twin",): by_twins,
+        ("kernel",): by_kernels,
         ("implementations",): by_implementations,
     }
     for subject in SUBJECTS.values():
@@ -70,7 +71,7 @@ def draw_model(config: Any, dtype: Any, seed: int) -> tuple[Any, tuple[Array, ..
     """The model of a configuration with weights drawn anew, inputs, and targets of which one is ignored."""
     subject = subject_of(config)
     model = subject.model(config, seed).to(dtype=dtype)
-    randomise(model, seed)
+    randomize(model, seed)
     inputs, targets = subject.batch(config, np.random.default_rng([seed, 6]), 3, dtype)
     targets.flat[0] = IGNORE_INDEX
     return model, inputs, targets
@@ -104,7 +105,7 @@ def by_flat_buffer(model: Any, inputs: Inputs, targets: Array, label: Label, see
         return loss.run(loss.inputs)  # whose arrays are views of the buffer
 
     model.zero_grad()
-    with use("reference"):
+    with use_kernels("reference"):
         rewind()
         _, (gradients,) = loss.pull(loss.inputs, [np.float64(1.0)])
         gradient = np.concatenate(
@@ -123,7 +124,7 @@ def flat_order(model: Module) -> list[str]:
 
 def whole_gradient(loss: Function, label: Label, seed: int) -> Finding:
     """The gradient of all parameters together, by one complex step."""
-    with use("reference"):
+    with use_kernels("reference"):
         line = line_of(loss, list(loss.inputs), seed)
         dy = cotangent(loss.run(loss.inputs), seed)
         _, (gradients,) = loss.pull(loss.inputs, [dy])
@@ -163,9 +164,9 @@ def by_torch(config: Any, label: Label, seed: int) -> Iterator[Finding]:
     yield from from_errors(errors, label, "torch", np.float64)
 
 
-def by_twins(config: Any, label: Label, seed: int) -> list[Finding]:
+def by_kernels(config: Any, label: Label, seed: int) -> list[Finding]:
     """Logits, loss and every gradient in float32."""
-    return beside_twins(*draw_model(config, np.float32, seed), label, seed)
+    return beside_kernels(*draw_model(config, np.float32, seed), label, seed)
 
 
 def by_implementations(config: Any, label: Label, seed: int) -> Iterator[Finding]:
@@ -174,18 +175,18 @@ def by_implementations(config: Any, label: Label, seed: int) -> Iterator[Finding
     return beside_implementations(model, inputs, targets, label, seed)
 
 
-def beside_twins(model: Any, inputs: Inputs, targets: Array, label: Label, seed: int) -> list[Finding]:
-    """A model as it runs by default beside itself on readable bodies alone; a language model also token by token."""
+def beside_kernels(model: Any, inputs: Inputs, targets: Array, label: Label, seed: int) -> list[Finding]:
+    """A model as it runs by default beside itself on references alone; a language model also token by token."""
     outcome = outcome_of(model, inputs, targets)
-    with use("reference"):
+    with use_kernels("reference"):
         expected = outcome()
     errors = compare_outcomes(outcome(), expected)
     if isinstance(model, LanguageModel):
         ids = inputs[0] if isinstance(inputs, tuple) else inputs
-        with use("reference"):
+        with use_kernels("reference"):
             slowly = written(model, ids)
         errors["logits, token by token"] = relative_error(written(model, ids), slowly)
-    return from_errors(errors, label, "twin", model.flat.data.dtype)
+    return from_errors(errors, label, "kernel", model.flat.data.dtype)
 
 
 def written(model: LanguageModel, ids: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Every module of `nn`: gradients of all parameters and inputs, beside slopes, PyTorch, and readable bodies alone."""
+"""Every module of `nn`: gradients of all parameters and inputs, beside slopes, PyTorch, and references alone."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from ..nn import Dropout, MultiHeadAttention
-from ..ops.contract import cotangent
 from ..random import Generator
 from .check import gradient_errors, relative_error
 from .examples import EXAMPLES, SLOPES, Example
 from .finding import Finding, Task, attempt, from_errors
-from .ops import with_and_without_twins
+from .ops import with_and_without_kernels
+from .registry import cotangent
 from .slopes import prove_linearity, prove_slopes
 from .tolerances import Proof
 from .torch_models import one_thread
@@ -29,7 +29,7 @@ def tasks(seed: int) -> Iterator[Task]:
     for name in dict.fromkeys(example.name for example in EXAMPLES):
         examples = [example for example in EXAMPLES if example.name == name]
         yield Task(f"nn.{name}", SLOPES, partial(each, examples, "complex step", by_slopes, seed))
-        provers: dict[Proof, Prover] = {"linearity": by_linearity, "torch": by_torch, "twin": by_twins}
+        provers: dict[Proof, Prover] = {"linearity": by_linearity, "torch": by_torch, "kernel": by_kernels}
         for method, prover in provers.items():
             yield Task(f"nn.{name}", (method,), partial(each, examples, method, prover, seed))
 
@@ -58,10 +58,10 @@ def by_torch(example: Example, seed: int) -> Iterator[Finding]:
             yield from from_errors(torch_errors(example, dtype, seed), example.label, "torch", dtype)
 
 
-def by_twins(example: Example, seed: int) -> list[Finding]:
-    """The module as it runs by default beside itself on readable bodies alone."""
-    errors = with_and_without_twins(example.function(np.float32, seed)[1], seed)
-    return from_errors(errors, example.label, "twin", np.float32)
+def by_kernels(example: Example, seed: int) -> list[Finding]:
+    """The module as it runs by default beside itself on references alone."""
+    errors = with_and_without_kernels(example.function(np.float32, seed)[1], seed)
+    return from_errors(errors, example.label, "kernel", np.float32)
 
 
 def torch_errors(example: Example, dtype: Any, seed: int) -> dict[str, float]:
@@ -74,7 +74,7 @@ def torch_errors(example: Example, dtype: Any, seed: int) -> dict[str, float]:
     probability = next((inner.probability for inner in module.modules() if isinstance(inner, Dropout)), 0.0)
     probability = getattr(module, "dropout", probability) if isinstance(module, MultiHeadAttention) else probability
     drop = TorchDropout(generators[0], probability) if generators else TorchDropout(Generator(), 0.0)
-    their_y = example.twin(weights, list(leaves.values()), drop)
+    their_y = example.kernel(weights, list(leaves.values()), drop)
     y = function.run(function.inputs)
     dy = cotangent(y, seed)
     _, (gradients,) = function.pull(function.inputs, [dy])

@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Twin, use
-from ..ops.contract import REGISTRY, Case, Op, cotangent, map_arrays
+from ..dispatch import Dispatched, use_kernels
 from .check import gradient_errors, relative_error
 from .finding import Finding, Label, Task, attempt, from_checks, from_errors
 from .function import Function, of_op
+from .kernels import compare_devices, compare_kernel, packages
 from .recipes import case_of
+from .registry import REGISTRY, Case, Op, cotangent, map_arrays
 from .rounding import Bounds
 from .slopes import prove_linearity, prove_slopes
 from .tolerances import Proof, limit
 from .torch_models import one_thread
 from .torch_ops import compare
-from .twins import compare_devices, compare_twin, floors
 
 __all__ = ["Example", "prepare_ops", "tasks"]
 
@@ -48,11 +48,11 @@ class Example:
         return of_op(self.op, self.case.arguments(self.seed, dtype))
 
     def _cancels(self) -> bool:
-        """Whether the readable body itself is as far from float64, in float32, as nothing may be from it."""
+        """Whether the reference itself is as far from float64, in float32, as nothing may be from it."""
         single, double = self.function(np.float32), self.function()
         rounded = {name: x.astype(np.float64) for name, x in single.inputs.items()}
         with (
-            use("reference"),
+            use_kernels("reference"),
             suppress(Exception),
             np.errstate(all="ignore"),
         ):  # a damaged op is for the proofs to judge
@@ -85,8 +85,8 @@ def tasks(examples: dict[str, list[Example]]) -> Iterator[Task]:
     """The proofs of every op."""
     for name, cases in examples.items():
         yield Task(f"ops.{name}", SLOPES, partial(each, cases, "differences", np.float64, by_slopes))
-        provers: dict[Proof, Prover] = {"linearity": by_linearity, "torch": by_torch, "twin": by_twins}
-        for method, prover in (provers | ({"device": by_devices} if "gpu" in floors() else {})).items():
+        provers: dict[Proof, Prover] = {"linearity": by_linearity, "torch": by_torch, "kernel": by_kernels}
+        for method, prover in (provers | ({"device": by_devices} if "cuda" in packages() else {})).items():
             yield Task(f"ops.{name}", (method,), partial(each, cases, method, np.float32, prover))
 
 
@@ -113,35 +113,35 @@ def by_linearity(case: Example) -> Iterator[Finding]:
 
 
 def by_torch(case: Example) -> Iterator[Finding]:
-    """What runs by default in both dtypes, and the readable body in float32, where a fast twin may have run."""
+    """What runs by default in both dtypes, and the reference in float32, where a kernel may have run."""
     for dtype, path in ((np.float64, "auto"), (np.float32, "auto"), (np.float32, "reference")):
-        with one_thread(), use(path):  # type: ignore[arg-type]
+        with one_thread(), use_kernels(path):  # type: ignore[arg-type]
             yield from from_checks(compare(case.op, case.case, dtype, case.seed), case.label, "torch", dtype)
 
 
-def by_twins(case: Example) -> Iterator[Finding]:
-    """Twins beside bodies; of an op that is composed of others, the whole with twins beside the whole without."""
-    for floor in floors():
-        if isinstance(case.op.forward, Twin):
+def by_kernels(case: Example) -> Iterator[Finding]:
+    """Kernels beside references; of an op that is composed of others, the whole with kernels beside the whole without."""
+    for package in packages():
+        if isinstance(case.op.forward, Dispatched):
             for dtype in (np.float32, np.float64):
-                checks = compare_twin(case.op, case.case, dtype, floor, case.seed)
-                yield from from_checks(checks, case.label, "twin", dtype)
-        elif floor == "cpu":
+                checks = compare_kernel(case.op, case.case, dtype, package, case.seed)
+                yield from from_checks(checks, case.label, "kernel", dtype)
+        elif package == "cpu":
             yield from from_errors(
-                with_and_without_twins(case.function(np.float32), case.seed), case.label, "twin", np.float32
+                with_and_without_kernels(case.function(np.float32), case.seed), case.label, "kernel", np.float32
             )
 
 
 def by_devices(case: Example) -> Iterator[Finding]:
-    """The readable body on a GPU beside itself on a CPU."""
+    """The reference on a GPU beside itself on a CPU."""
     for dtype in (np.float32, np.float64):
         yield from from_checks(compare_devices(case.op, case.case, dtype, case.seed), case.label, "device", dtype)
 
 
-def with_and_without_twins(function: Function, seed: int) -> dict[str, float]:
-    """The errors of y and of each gradient, as they come by default beside those of the readable bodies."""
+def with_and_without_kernels(function: Function, seed: int) -> dict[str, float]:
+    """The errors of y and of each gradient, as they come by default beside those of the references."""
     dy = cotangent(function.run(function.inputs), seed)
     y, (gradients,) = function.pull(function.inputs, [dy])
-    with use("reference"):
+    with use_kernels("reference"):
         expected_y, (expected,) = function.pull(function.inputs, [dy])
     return {"y": relative_error(y, expected_y)} | dict(gradient_errors(gradients, expected))

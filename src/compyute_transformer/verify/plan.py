@@ -12,7 +12,7 @@ from typing import get_args
 
 import numpy as np
 
-from ..backend import floor_fault
+from ..dispatch import package_fault
 from ..errors import ConfigError, MissingExtraError
 from . import implementations, models, modules, ops
 from .finding import Finding, Task
@@ -105,7 +105,7 @@ def carry_out(tasks: Iterable[Task], report: Report = lambda task, findings, not
 
 def prove(task: Task) -> tuple[list[Finding], list[NotRun]]:
     """A task's findings; or why it could not begin."""
-    reason = task.absent or (floor_fault("cpu") if task.methods == ("twin",) else None)
+    reason = task.absent or (package_fault("cpu") if task.methods == ("kernel",) else None)
     if reason is None:
         try:
             with np.errstate(all="ignore"):  # what a damaged op makes of its numbers is found out by their errors

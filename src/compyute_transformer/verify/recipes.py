@@ -3,14 +3,14 @@
 A case of the registry is a function that draws; its recipe says in JSON what came: shapes, spreads, masks, options.
 
     {"x": {"normal": [2, 3, 5], "mean": 1.0, "std": 2.0}, "bias": null, "eps": 1e-05,
-     "ids": {"integers": [[4, 0], [0, 2]]}, "draw": {"draw": [2024, 1, 5, 0]},
+     "ids": {"integers": [[4, 0], [0, 2]]}, "key": {"key": [2024, 1, 5, 0]},
      "mask": {"mask": {"causal": true, "window": 3, "key_lengths": null, "array": {"true": [0, 7], "shape": [5, 7]}}}}
 
     normal       mean + std · z, z = numpy.random.default_rng([seed, 0, crc32(name)]).normal(size=shape), in float64
     gap          moved away from zero by so much, on its own side: x + copysign(gap, x); ReLU's inputs
     minus_inf    then set to −inf at these places of the flattened array
     integers     the numbers themselves. true: where the flattened boolean array is true
-    draw         seed, stream, offset and head of random.Draw
+    draw         seed, stream, offset and head of random.RandomKey
 
 The name of a mask's array is "mask". Numbers drawn from a recipe are not those of its case, but of its kind.
 """
@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array
+from ..arrays import Array
 from ..ops.attention import Mask
-from ..ops.contract import Case
-from ..ops.examples import Arguments
-from ..random import Draw
+from ..random import RandomKey
+from .cases import Arguments
+from .registry import Case
 from .slopes import INPUT, draw
 
 __all__ = ["Recipe", "case_of", "describe", "prepare"]
@@ -56,8 +56,8 @@ def _describe(name: str, value: Any) -> Any:
     if isinstance(value, Mask):
         flags = value._replace(key_lengths=_describe("", value.key_lengths), array=_describe("", value.array))
         return {"mask": flags._asdict()}
-    if isinstance(value, Draw):
-        return {"draw": list(value)}
+    if isinstance(value, RandomKey):
+        return {"key": list(value)}
     return _describe_array(name, value) if isinstance(value, np.ndarray) else value
 
 
@@ -86,8 +86,8 @@ def _prepare(name: str, value: Any, seed: int) -> Any:
         flags = dict(value["mask"])
         lengths, array = (_prepare("mask", flags.pop(key), seed) for key in ("key_lengths", "array"))
         return Mask(**flags, key_lengths=lengths, array=array)
-    if "draw" in value:
-        return Draw(*value["draw"])
+    if "key" in value:
+        return RandomKey(*value["key"])
     if "integers" in value:
         return np.array(value["integers"])
     if "true" in value:

@@ -5,7 +5,7 @@ float32; an elementary function errs by at most 4u. A number that n such factors
 1 ± γ_n, γ_n = n u/(1 − n u). `roundings` counts n for each op: the longest way from an input through the forward and
 the backward to an element of a gradient, with m for a sum of m terms, in whatever order it is taken.
 
-An op whose n roundings are those of a stable algorithm (sums, products, exponentials, normalisation) returns nearly the
+An op whose n roundings are those of a stable algorithm (sums, products, exponentials, normalization) returns nearly the
 exact result for nearly its input (mixed stability, Higham §1.5), and so does its backward, a function of dy and x:
 
     computed f(x) = f(x + e) + d,    ‖e‖ ≤ γ_n ‖x‖,  ‖d‖ ≤ γ_n ‖f(x)‖                                              (M)
@@ -21,7 +21,7 @@ differences    A + (2 Σ|c_k|/h) B + truncation. The stencil errs by 36 a₇ h�
                |t| = r inside which F is analytic. It is looked at where the circle meets the axes, r = 1/4.
 complex step   A, and 4 A for the complex evaluation: a complex operation is at most four real roundings (Higham §3.6).
 adjoint        the same with u for dy.
-linearity, torch, twin
+linearity, torch, kernel
                by element, between results that each obey (M): at most 2γ_n (‖y‖ + √N Σ ‖J v‖ ‖x‖/‖v‖) / max|y|, and for
                gradients g and ġ in the place of y and J v, with √(size of y) ‖g‖ for the e of dy. √N ‖J v‖/‖v‖ stands
                for ‖J‖: over random v, N ‖J v‖²/‖v‖² has the expectation ‖J‖² (Frobenius). Linearity has 1 + |a| + |b|
@@ -40,12 +40,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backend import Array, use
-from ..ops.contract import cotangent
-from ..ops.examples import Arguments
+from ..arrays import Array
+from ..dispatch import use_kernels
+from .cases import Arguments
 from .differences import COEFFICIENTS, STEP, size_of
 from .finding import Finding
 from .function import Function
+from .registry import cotangent
 from .slopes import WEIGHTS, Line, line_of, other_cotangent
 
 __all__ = ["Bounds", "gamma", "roundings", "unit_roundoff"]
@@ -161,7 +162,7 @@ class Bounds:
     def __init__(self, op: str, arguments: Arguments, function: Function, seed: int) -> None:
         self.n = roundings(op, arguments)
         self.piecewise_linear = op == "relu"  # truncates nothing away from its kink, and Cauchy's circle reaches it
-        with use("reference"):
+        with use_kernels("reference"):
             y = function.run(function.inputs)
             self.cotangents = cotangent(y, seed), other_cotangent(y, seed)
             _, (gradients, others) = function.pull(function.inputs, self.cotangents)

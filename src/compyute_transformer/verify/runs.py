@@ -2,7 +2,7 @@
 
 The gradients that trained it, of the loss on that text with the run's dropout on, in float64: along the flat buffer
 and by each parameter against slopes; logits, loss and every gradient beside PyTorch; every way to build its attention
-beside the others; and, in float32 as it was trained, fast twins beside readable bodies.
+beside the others; and, in float32 as it was trained, kernels beside references.
 """
 
 import os
@@ -14,17 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array
-from ..data.batches import validation_windows
-from ..data.pair_batches import EncodedPairs
-from ..ops.contract import cast
-from ..training.checkpoint import Which
-from ..training.config import CONFIG, reload_data
-from ..training.images import IMAGES
-from ..training.run import LoadedRun, load_run
+from ..arrays import Array
+from ..data.pairs.batches import EncodedPairs
+from ..data.text.batches import validation_windows
+from ..training.run.checkpoint import Which
+from ..training.run.config import CONFIG, reload_data
+from ..training.run.folder import LoadedRun, load_run
+from ..training.tasks.images import IMAGES
 from .finding import Finding, Label, Task, attempt, from_errors
 from .function import of_loss
-from .models import STEP, beside_implementations, beside_twins, by_flat_buffer, whole_gradient, with_d
+from .models import STEP, beside_implementations, beside_kernels, by_flat_buffer, whole_gradient, with_d
+from .registry import cast
 from .slopes import prove_slopes
 from .subjects import subject_of
 from .tolerances import Proof
@@ -70,7 +70,7 @@ def tasks_of_run(folder: str | Path, which: Which = "best", seed: int = 0) -> li
         ),
         proof("torch", np.float64, beside_torch),
         proof("implementations", np.float64, beside_implementations),
-        proof("twin", np.float32, beside_twins),
+        proof("kernel", np.float32, beside_kernels),
     ]
 
 
@@ -83,7 +83,7 @@ def batch_of(run: LoadedRun, folder: str | Path) -> tuple[Any, Array]:
     if run.settings.data.kind == "images":
         training, validation = IMAGES.split(run.encoder, data, run.settings)
         pixels, labels = (array[:MOST_IMAGES] for array in validation or training)
-        return run.encoder.normalise(pixels), labels
+        return run.encoder.normalize(pixels), labels
     training, validation = data.split(run.settings.data.validation_fraction)
     length = min(run.model.config.context_length, LONGEST)
     rows = max(1, min(run.settings.training.batch_size, MOST_TOKENS // length))

@@ -31,12 +31,13 @@ from zlib import crc32
 
 import numpy as np
 
-from ..backend import Array, use
-from ..ops.contract import cotangent
+from ..arrays import Array
+from ..dispatch import use_kernels
 from .check import Measured, relative_error
 from .differences import STEP, derivative, size_of
 from .finding import Finding, Label
 from .function import Function
+from .registry import cotangent
 from .tolerances import Proof, limit
 
 __all__ = [
@@ -132,8 +133,8 @@ def prove_slopes(
     methods: Sequence[Proof] = ("differences", "complex step", "adjoint"),
     step: float = STEP,
 ) -> Iterator[Finding]:
-    """The gradient of each input in turn, or of the named ones, held to slopes of the readable bodies in float64."""
-    with use("reference"):
+    """The gradient of each input in turn, or of the named ones, held to slopes of the references in float64."""
+    with use_kernels("reference"):
         inputs = function.inputs
         y = function.run(inputs)
         dy, u = cotangent(y, seed), other_cotangent(y, seed)

@@ -1,4 +1,4 @@
-"""The models that are proven: for each its configurations, a batch to show it, and its twin in PyTorch.
+"""The models that are proven: for each its configurations, a batch to show it, and its kernel in PyTorch.
 
 A model added here is proven by every method of `models`, and beside PyTorch by `torch_models`.
 """
@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..backend import Array
+from ..arrays import Array
 from ..errors import ConfigError
-from ..models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from ..models.gpt import GPT, GPTConfig
-from ..models.vaswani import VaswaniConfig, VaswaniDecoder
+from ..models.transformer import Transformer, TransformerConfig
+from ..models.transformer_lm import TransformerLM, TransformerLMConfig
 from ..models.vit import ViT, ViTConfig
 from ..ops.loss import IGNORE_INDEX
 from .torch_modules import Tensor, torch_gpt
@@ -30,14 +30,14 @@ class Subject:
     """A model to prove.
 
     model: built from a configuration and a seed. cases: configurations by name. batch: from a configuration, a
-    generator, how many rows, and the model's dtype. twin: the logits, from weights by path, a configuration, the inputs
+    generator, how many rows, and the model's dtype. kernel: the logits, from weights by path, a configuration, the inputs
     as tensors, and last what drops as the model will.
     """
 
     model: Callable[..., Any]
     cases: Mapping[str, Any]
     batch: Callable[[Any, np.random.Generator, int, Any], Batch]
-    twin: Callable[..., Tensor]
+    kernel: Callable[..., Tensor]
 
     @property
     def name(self) -> str:
@@ -51,7 +51,7 @@ def text_batch(config: Any, rng: np.random.Generator, batch_size: int, dtype: An
     return (ids,), targets
 
 
-def pairs_batch(config: EncoderDecoderConfig, rng: np.random.Generator, batch_size: int, dtype: Any) -> Batch:
+def pairs_batch(config: TransformerConfig, rng: np.random.Generator, batch_size: int, dtype: Any) -> Batch:
     """Random source (B, S) and target (B, T), of different widths, and their lengths; padding is not scored."""
     S, T = config.context_length, config.context_length - 2
     source = rng.integers(0, config.vocab_size, (batch_size, S))
@@ -88,27 +88,27 @@ SUBJECTS: dict[type, Subject] = {
         {
             "plain": GPTConfig(**SMALL),
             "dropout": GPTConfig(**SMALL, dropout=0.3),
-            "everything": GPTConfig(**GROUPED, window=3, tie_head=False),
+            "everything": GPTConfig(**GROUPED, window=3, tie_word_embeddings=False),
         },
         text_batch,
         torch_gpt,
     ),
-    VaswaniConfig: Subject(
-        VaswaniDecoder,
+    TransformerLMConfig: Subject(
+        TransformerLM,
         {
-            "plain": VaswaniConfig(**SMALL),
-            "dropout": VaswaniConfig(**SMALL, dropout=0.3, activation="gelu_tanh"),
-            "everything": VaswaniConfig(**GROUPED, window=3),
+            "plain": TransformerLMConfig(**SMALL),
+            "dropout": TransformerLMConfig(**SMALL, dropout=0.3, activation="gelu_tanh"),
+            "everything": TransformerLMConfig(**GROUPED, window=3),
         },
         text_batch,
         torch_vaswani,
     ),
-    EncoderDecoderConfig: Subject(
-        EncoderDecoder,
+    TransformerConfig: Subject(
+        Transformer,
         {
-            "plain": EncoderDecoderConfig(**SMALL),
-            "dropout": EncoderDecoderConfig(**SMALL, dropout=0.3, activation="gelu_tanh"),
-            "everything": EncoderDecoderConfig(**GROUPED),
+            "plain": TransformerConfig(**SMALL),
+            "dropout": TransformerConfig(**SMALL, dropout=0.3, activation="gelu_tanh"),
+            "everything": TransformerConfig(**GROUPED),
         },
         pairs_batch,
         torch_encoder_decoder,
@@ -135,13 +135,13 @@ SUBJECTS: dict[type, Subject] = {
 def subject_of(given: Any) -> Subject:
     """The subject of a configuration, or of a model.
 
-    Raises ConfigError for a model that has no twin.
+    Raises ConfigError for a model that has no kernel.
     """
     config = getattr(given, "config", given)
     if type(config) not in SUBJECTS:
         known = ", ".join(subject.name for subject in SUBJECTS.values())
         raise ConfigError(
-            f"verify: a model is held against its twin in PyTorch, and {type(config).__name__} names none. There are "
+            f"verify: a model is held against its kernel in PyTorch, and {type(config).__name__} names none. There are "
             f"{known}."
         )
     return SUBJECTS[type(config)]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import IO, TYPE_CHECKING, Any
 
-from ..training.report import printable
+from ..training.reporting.reporters import printable
 from .finding import Finding, Task
 from .plan import NotRun, Verdict, spelled
 from .slopes import REMARKS

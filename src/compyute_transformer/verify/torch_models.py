@@ -1,6 +1,6 @@
 """Whole models beside PyTorch: logits, loss, every named gradient, and ten training losses, with dropout on.
 
-Before a comparison all weights are drawn anew (`randomise`): scales of 1 and biases of 0 would hide a missing factor
+Before a comparison all weights are drawn anew (`randomize`): scales of 1 and biases of 0 would hide a missing factor
 and a missing sum, and matrices as small as a GPT starts with would hide the whole path through the scores.
 """
 
@@ -10,25 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array
+from ..arrays import Array
 from ..models.gpt import GPTConfig
 from ..nn.attention import Implementation, MultiHeadAttention
 from ..nn.module import Module
 from ..ops.attention import NO_MASK, Mask
-from ..ops.contract import cotangent
 from ..ops.loss import IGNORE_INDEX, cross_entropy_backward, cross_entropy_forward
 from ..optim import AdamW, clip_by_global_norm
 from ..random import DROPOUT, Generator
 from .check import relative_error
+from .registry import cotangent
 from .subjects import Batch, subject_of
-from .torch_modules import (
-    Tensor,
-    TorchDropout,
-    Weights,
-    torch_multi_head,
-    torch_multi_head_module,
-    torch_weights,
-)
+from .torch_modules import Tensor, TorchDropout, Weights, torch_multi_head, torch_multi_head_module, torch_weights
 from .torch_ops import dense_mask, import_torch
 
 __all__ = [
@@ -38,11 +31,11 @@ __all__ = [
     "compare_model",
     "compare_training",
     "one_thread",
-    "randomise",
+    "randomize",
 ]
 
 
-def randomise(module: Module, seed: int = 0) -> None:
+def randomize(module: Module, seed: int = 0) -> None:
     """Draw all weights anew: matrices of variance 1/columns, and ±0.3 on vectors, about the values they have."""
     rng = np.random.default_rng([seed, 3])
     state = module.state_dict()
@@ -79,7 +72,7 @@ def compare_attention(
     shape: tuple[int, int] = (2, 5),
     memory_length: int | None = None,
 ) -> dict[str, float]:
-    """Our MultiHeadAttention beside torch.nn.MultiheadAttention; beside a twin by hand with dropout or grouped heads.
+    """Our MultiHeadAttention beside torch.nn.MultiheadAttention; beside a kernel by hand with dropout or grouped heads.
 
     shape: B and T of x. memory_length: S of a memory; None for self-attention. mask: lets each query see a key, since
     torch answers NaN where there is none.
@@ -93,7 +86,7 @@ def compare_attention(
         embed_dim, num_heads, num_kv_heads, bias, dropout, implementation, dropout_generator=Generator(seed, DROPOUT)
     )
     ours.to(dtype=dtype)
-    randomise(ours, seed)
+    randomize(ours, seed)
     weights, drop = torch_weights(ours), TorchDropout(ours.generator, dropout)
     (B, T), S = shape, memory_length or shape[1]
     rng = np.random.default_rng([seed, 4])
@@ -122,7 +115,7 @@ def compare_attention(
 
 
 def compare(config: Any, dtype: Any = np.float64, seed: int = 0, batch_size: int = 3) -> dict[str, float]:
-    """Our model of a configuration beside its twin, in training mode, on a random batch of which one row is ignored.
+    """Our model of a configuration beside its kernel, in training mode, on a random batch of which one row is ignored.
 
     Returns:
         The relative error of "logits", "loss" and of each parameter's gradient, by its path.
@@ -143,7 +136,7 @@ def compare_gpt(
 
 @one_thread()
 def compare_model(model: Any, inputs: Array | tuple[Array, ...], targets: Array) -> dict[str, float]:
-    """A model as it is beside its twin, in training mode, on given inputs and targets. Its gradients are added to.
+    """A model as it is beside its kernel, in training mode, on given inputs and targets. Its gradients are added to.
 
     inputs: of its forward, one or several. Returns as `compare`.
     """
@@ -169,7 +162,7 @@ def compare_training(
     weight_decay: float = 0.1,
     batch_size: int = 3,
 ) -> list[tuple[float, float]]:
-    """Train our model and its twin side by side with AdamW, on one batch; matrices are decayed, vectors not.
+    """Train our model and its kernel side by side with AdamW, on one batch; matrices are decayed, vectors not.
 
     max_norm: clips both gradients by their global norm; None clips nothing.
 
@@ -207,17 +200,17 @@ def _prepare(config: Any, dtype: Any, seed: int, batch_size: int) -> tuple[Any, 
     """The model of a configuration with weights drawn anew, and a batch for it."""
     subject = subject_of(config)
     model = subject.model(config, seed).to(dtype=dtype)
-    randomise(model, seed)
+    randomize(model, seed)
     return model, subject.batch(config, np.random.default_rng([seed, 4]), batch_size, dtype)
 
 
 def _their_loss(
     config: Any, weights: Weights, inputs: tuple[Array, ...], targets: Array, drop: TorchDropout
 ) -> tuple[Tensor, Tensor]:
-    """The twin's logits, and their loss."""
+    """The kernel's logits, and their loss."""
     torch = import_torch()
 
-    logits = subject_of(config).twin(weights, config, *map(torch.from_numpy, inputs), drop)
+    logits = subject_of(config).kernel(weights, config, *map(torch.from_numpy, inputs), drop)
     their_targets = torch.from_numpy(targets).flatten().long()
     return logits, torch.nn.functional.cross_entropy(logits.flatten(0, -2), their_targets)
 

@@ -1,6 +1,6 @@
 """Our modules and models in plain torch functions, from the formulas, without a line of `ops`, `nn` or `models`.
 
-A twin starts from the state dict of our module and takes its dropout masks from `random.keep_mask`, draw for draw as
+A kernel starts from the state dict of our module and takes its dropout masks from `random.keep_mask`, draw for draw as
 the module's generator will hand them out, so that outputs and every named gradient can be compared with dropout on.
 """
 
@@ -28,7 +28,7 @@ __all__ = [
     "torch_weights",
 ]
 
-Tensor: TypeAlias = Any  # torch's; torch is imported only when a twin is built
+Tensor: TypeAlias = Any  # torch's; torch is imported only when a kernel is built
 Weights: TypeAlias = Mapping[str, Tensor]
 
 
@@ -148,5 +148,5 @@ def torch_gpt(weights: Weights, config: GPTConfig, ids: Tensor, drop: Callable[[
     x = drop(x)
     for index in range(config.num_layers):
         x = torch_block(part(weights, f"blocks.{index}"), x, heads, added, drop, config.activation)
-    head = weights["token_embedding.weight" if config.tie_head else "head.weight"]
+    head = weights["token_embedding.weight" if config.tie_word_embeddings else "head.weight"]
     return functional.linear(torch_norm(part(weights, "norm"), x), head)

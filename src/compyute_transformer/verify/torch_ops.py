@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array
+from ..arrays import Array
 from ..errors import MissingExtraError
 from ..ops.attention import Mask
-from ..ops.contract import Case, Op, cotangent
-from ..ops.examples import Arguments
 from ..ops.multi_head import IMPLEMENTATIONS
-from ..random import Draw, keep_mask
+from ..random import RandomKey, keep_mask
+from .cases import Arguments
 from .check import Check, gradient_errors, relative_error
+from .registry import Case, Op, cotangent
 from .tolerances import limit
 
 __all__ = ["ORACLES", "Oracle", "compare", "import_torch"]
@@ -113,11 +113,11 @@ def softmax(x: Tensor) -> Tensor:
     return functional().softmax(x.masked_fill(dead, 0.0), -1).masked_fill(dead, 0.0)
 
 
-def drop(x: Tensor, probability: float, draw: Draw | None) -> Tensor:
+def drop(x: Tensor, probability: float, key: RandomKey | None) -> Tensor:
     """Multiplication with our own mask."""
-    if draw is None:
+    if key is None:
         return x
-    keep = import_torch().from_numpy(keep_mask(draw, probability, tuple(x.shape)))
+    keep = import_torch().from_numpy(keep_mask(key, probability, tuple(x.shape)))
     return x * keep / (1.0 - probability)
 
 
@@ -151,15 +151,15 @@ def dense_mask(mask: Mask, T: int, S: int, dtype: Any) -> Tensor:
     return added.masked_fill(hidden, -torch.inf)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float, draw: Draw | None) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float, key: RandomKey | None) -> Tensor:
     """Scores, our mask made dense and added, softmax, our dropout, values."""
     group = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
     scores = q @ k.transpose(2, 3) / q.shape[3] ** 0.5 + dense_mask(mask, q.shape[2], k.shape[2], q.dtype)
-    return drop(softmax(scores), dropout, draw) @ v
+    return drop(softmax(scores), dropout, key) @ v
 
 
-def torch_attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float, draw: Draw | None) -> Tensor:
+def torch_attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float, key: RandomKey | None) -> Tensor:
     """torch.nn.functional.scaled_dot_product_attention, which shares grouped heads out by itself."""
     added = dense_mask(mask, q.shape[2], k.shape[2], q.dtype)
     grouped = q.shape[1] != k.shape[1]
@@ -177,7 +177,7 @@ def multi_head(
     num_kv_heads: int | None,
     mask: Mask,
     dropout: float,
-    draw: Draw | None,
+    key: RandomKey | None,
 ) -> Tensor:
     """Three projections, `attention` above on their heads, and the output projection."""
     D = out_weight.shape[1] // num_heads
@@ -188,7 +188,7 @@ def multi_head(
         linear(given, weight, bias).unflatten(2, (-1, D)).transpose(1, 2)
         for given, weight, bias in zip((x, m, m), in_weight.split(rows), biases, strict=True)
     )
-    heads = attention(q, k, v, mask, dropout, draw)
+    heads = attention(q, k, v, mask, dropout, key)
     return linear(heads.transpose(1, 2).flatten(2), out_weight, out_bias)
 
 
@@ -203,7 +203,7 @@ def torch_multi_head(
     num_kv_heads: int | None,
     mask: Mask,
     dropout: float,
-    draw: Draw | None,
+    key: RandomKey | None,
 ) -> Tensor:
     """torch.nn.MultiheadAttention, with our tensors as its parameters."""
     torch = import_torch()
@@ -232,7 +232,7 @@ class Oracle:
 
     name: str
     function: Callable[..., Tensor]
-    serves: Callable[[Arguments], bool] = lambda arguments: True
+    supports: Callable[[Arguments], bool] = lambda arguments: True
 
 
 def _plain_heads(a: Arguments) -> bool:
@@ -276,7 +276,7 @@ ORACLES: dict[str, tuple[Oracle, ...]] = {
 def compare(op: Op, case: Case, dtype: Any, seed: int = 0) -> list[Check]:
     """One case beside every PyTorch function that can express it: y, then each gradient.
 
-    What runs is what `use` says: fast twins where they serve, or the readable bodies in `with use("reference")`.
+    What runs is what `use` says: kernels where they serve, or the references in `with use_kernels("reference")`.
 
     Raises:
         MissingExtraError: PyTorch is not installed.
@@ -288,7 +288,7 @@ def compare(op: Op, case: Case, dtype: Any, seed: int = 0) -> list[Check]:
     allowed = limit("torch", dtype)
     checks = []
     for oracle in ORACLES[op.name]:
-        if not oracle.serves(arguments):
+        if not oracle.supports(arguments):
             continue
         their_y, their_gradients = autograd(oracle.function, arguments, dy, op.differentiable)
         errors = {"y": relative_error(y, their_y)} | gradient_errors(gradients, their_gradients)

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from math import sqrt
 from typing import Any
 
-from ..models.encoder_decoder import EncoderDecoderConfig
-from ..models.vaswani import VaswaniConfig
+from ..models.transformer import TransformerConfig
+from ..models.transformer_lm import TransformerLMConfig
 from ..nn.feed_forward import Activation
 from ..ops.attention import Mask
 from .torch_modules import Tensor, Weights, part, torch_feed_forward, torch_multi_head, torch_norm
@@ -60,8 +60,8 @@ def heads_of(config: Any) -> Heads:
     return config.num_heads, config.num_kv_heads or config.num_heads
 
 
-def torch_vaswani(weights: Weights, config: VaswaniConfig, ids: Tensor, drop: Drop) -> Tensor:
-    """The logits (B, T, V) of a VaswaniDecoder."""
+def torch_vaswani(weights: Weights, config: TransformerLMConfig, ids: Tensor, drop: Drop) -> Tensor:
+    """The logits (B, T, V) of a TransformerLM."""
     T, x = ids.shape[1], embedded(weights, ids, drop)
     added = dense_mask(Mask(causal=True, window=config.window), T, T, x.dtype)
     for index in range(config.num_layers):
@@ -72,14 +72,14 @@ def torch_vaswani(weights: Weights, config: VaswaniConfig, ids: Tensor, drop: Dr
 
 def torch_encoder_decoder(
     weights: Weights,
-    config: EncoderDecoderConfig,
+    config: TransformerConfig,
     source: Tensor,
     target: Tensor,
     source_lengths: Tensor,
     target_lengths: Tensor,
     drop: Drop,
 ) -> Tensor:
-    """The logits (B, T, V) of an EncoderDecoder."""
+    """The logits (B, T, V) of an Transformer."""
     (S, T), heads = (source.shape[1], target.shape[1]), heads_of(config)
     memory, source_mask = embedded(weights, source, drop), Mask(key_lengths=source_lengths.numpy())
     added = dense_mask(source_mask, S, S, memory.dtype)

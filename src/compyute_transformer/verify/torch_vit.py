@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array
+from ..arrays import Array
 from ..models.vit import ViTConfig
 from ..ops.attention import NO_MASK
 from . import torch_ops

@@ -18,7 +18,7 @@ def test_bad_mutants_of_layer_norm_are_killed(mutants: list[Mutant], judge: Judg
 
 
 def test_a_mutant_that_raises_is_killed_by_its_error(mutants: list[Mutant], judge: Judge) -> None:
-    call = "_keep_and_scale({}, {}, saved.draw)"
+    call = "_keep_and_scale({}, {}, saved.key)"
     before, after = call.format("dy", "saved.probability"), call.format("saved.probability", "dy")
     verdict = judge.judge(find(mutants, "dropout_backward", before, after))
     assert (verdict.word, verdict.raised) == ("killed", True)

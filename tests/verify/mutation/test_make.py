@@ -1,4 +1,4 @@
-"""Mutants: by every rule, all different, never of the door, the same each time."""
+"""Mutants: by every rule, all different, never of the validation, the same each time."""
 
 import re
 from collections import Counter
@@ -13,11 +13,11 @@ def test_every_rule_makes_mutants_and_no_two_are_the_same(mutants: list[Mutant])
     assert set(Counter(mutant.rule for mutant in mutants)) == set(RULES)
     assert len(mutants) >= 1000
     assert all(mutant.before != mutant.after for mutant in mutants)
-    bodies = {(mutant.target.name, mutant.body.code, mutant.body.defaults) for mutant in mutants}
-    assert len(bodies) >= 0.98 * len(mutants), "what is written differently may compile to the same"
+    references = {(mutant.target.name, mutant.body.code, mutant.body.defaults) for mutant in mutants}
+    assert len(references) >= 0.98 * len(mutants), "what is written differently may compile to the same"
 
 
-def test_the_door_is_not_mutated(mutants: list[Mutant]) -> None:
+def test_the_validation_is_not_mutated(mutants: list[Mutant]) -> None:
     assert not [m for m in mutants if "check_" in m.before.replace("check_multi_head", "computes D and K")]
     assert not [m for m in mutants if re.fullmatch(r"raise.*|array_module\([^()]*\)", m.before)]
 

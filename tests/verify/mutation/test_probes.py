@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compyute_transformer.ops.contract import REGISTRY
 from compyute_transformer.verify import modules
 from compyute_transformer.verify.mutation.module_probes import module_probes
 from compyute_transformer.verify.mutation.probes import DRAWS, PROBES, Probe, op_probes
+from compyute_transformer.verify.registry import REGISTRY
 
 
 def result(*arrays: Any) -> Probe:

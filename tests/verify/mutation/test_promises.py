@@ -2,14 +2,14 @@
 
 from inspect import Parameter, signature
 
-from compyute_transformer.backend import Twin, use
-from compyute_transformer.ops.contract import REGISTRY
+from compyute_transformer.dispatch import Dispatched, use_kernels
 from compyute_transformer.verify.mutation.module_promises import module_promises
 from compyute_transformer.verify.mutation.promises import DEFAULTS, op_promises
+from compyute_transformer.verify.registry import REGISTRY
 
 
 def test_every_promise_holds() -> None:
-    with use("reference"):
+    with use_kernels("reference"):
         checks = [check for _, call in (*op_promises(), *module_promises()) for check in call()]
     assert len(checks) >= 500
     assert [str(check) for check in checks if not check.passed] == []
@@ -17,7 +17,7 @@ def test_every_promise_holds() -> None:
 
 def test_every_argument_that_may_be_left_out_has_its_documented_value() -> None:
     for op in REGISTRY.values():
-        function = op.forward.reference if isinstance(op.forward, Twin) else op.forward
+        function = op.forward.reference if isinstance(op.forward, Dispatched) else op.forward
         given = signature(function).parameters.values()
         optional = {argument.name: argument.default for argument in given if argument.default is not Parameter.empty}
         assert optional == DEFAULTS.get(op.name, {}), f"{op.name}: see DEFAULTS in verify/mutation/promises.py"

@@ -21,7 +21,7 @@ def rows() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_nearly_all_that_change_behaviour_are_killed(rows: list[dict[str, str]]) -> None:
+def test_nearly_all_that_change_behavior_are_killed(rows: list[dict[str, str]]) -> None:
     words = Counter(row["verdict"] for row in rows)
     changing = words["killed"] + words["survived"]
     assert changing >= 300

@@ -1,4 +1,4 @@
-"""Rewrites that preserve behaviour are other code, and accepted."""
+"""Rewrites that preserve behavior are other code, and accepted."""
 
 import pytest
 from mutation_helpers import TARGETS

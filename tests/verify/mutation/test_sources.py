@@ -1,4 +1,4 @@
-"""What is mutated, and how another body takes its place."""
+"""What is mutated, and how another reference takes its place."""
 
 import inspect
 
@@ -7,18 +7,18 @@ import pytest
 from mutation_helpers import TARGETS, broken, find, kinds_of
 
 from compyute_transformer import models, nn
-from compyute_transformer.backend import Twin, use
+from compyute_transformer.dispatch import Dispatched, use_kernels
 from compyute_transformer.nn import Linear
-from compyute_transformer.ops.contract import REGISTRY
 from compyute_transformer.ops.position import sinusoids
 from compyute_transformer.verify.mutation.make import Mutant
 from compyute_transformer.verify.mutation.sources import planted
+from compyute_transformer.verify.registry import REGISTRY
 
 
 def test_every_forward_and_backward_is_mutated_and_what_they_call() -> None:
     for op in REGISTRY.values():
         for function in (op.forward, op.backward):
-            assert (function.reference if isinstance(function, Twin) else function).__name__ in TARGETS
+            assert (function.reference if isinstance(function, Dispatched) else function).__name__ in TARGETS
     helpers = ("visible_keys", "hide", "sum_heads", "repeat_heads", "split_heads", "merge_heads", "drop_weights")
     assert set(TARGETS) >= {*helpers, "project_forward", "adamw_update", "Parameter.accumulate", "Mask.for_head"}
     assert not set(TARGETS) & {"check_linear", "check_mask", "check_shape", "check_floats", "Module.forward"}
@@ -27,7 +27,7 @@ def test_every_forward_and_backward_is_mutated_and_what_they_call() -> None:
 
 def test_every_module_and_model_is_mutated() -> None:
     mutated = {id(target.function) for target in TARGETS.values()}
-    kinds = [kind for floor in (nn, models) for kind in kinds_of(floor)]
+    kinds = [kind for package in (nn, models) for kind in kinds_of(package)]
     assert {kind.__name__ for kind in kinds} >= {"Linear", "MultiHeadAttention", "PreNormBlock", "GPT"}
     for kind in kinds:  # an inherited method is mutated where it stands
         for phase in ("forward", "backward"):
@@ -37,24 +37,24 @@ def test_every_module_and_model_is_mutated() -> None:
 # --- planting ---
 
 
-def test_a_planted_body_runs_wherever_the_function_was_imported() -> None:
+def test_a_planted_reference_runs_wherever_the_function_was_imported() -> None:
     module, x = Linear(3, 2), np.ones((4, 3), np.float32)
-    with use("reference"), planted(TARGETS["linear_forward"], broken(TARGETS["linear_forward"])):
+    with use_kernels("reference"), planted(TARGETS["linear_forward"], broken(TARGETS["linear_forward"])):
         assert not module(x).any()
     assert module(x).any()
 
 
-def test_a_planted_body_is_taken_back_when_something_raises() -> None:
+def test_a_planted_reference_is_taken_back_when_something_raises() -> None:
     target = TARGETS["linear_backward"]
     code, defaults = target.function.__code__, target.function.__defaults__
-    body = broken(target)
-    with pytest.raises(RuntimeError, match="in between"), planted(target, body):
-        raise RuntimeError("in between" if target.function.__code__ is body.code else "not planted")
+    reference = broken(target)
+    with pytest.raises(RuntimeError, match="in between"), planted(target, reference):
+        raise RuntimeError("in between" if target.function.__code__ is reference.code else "not planted")
     assert target.function.__code__ is code
     assert target.function.__defaults__ is defaults
 
 
-def test_a_cache_forgets_what_a_planted_body_computed() -> None:
+def test_a_cache_forgets_what_a_planted_reference_computed() -> None:
     target, right = TARGETS["_sinusoids_float64"], sinusoids(5, 4)
     with planted(target, broken(target)):
         assert not sinusoids(5, 4).any()

@@ -3,9 +3,9 @@
 from mutation_helpers import kinds_of
 
 from compyute_transformer import models
-from compyute_transformer.ops.contract import REGISTRY
 from compyute_transformer.verify import modules
 from compyute_transformer.verify.mutation.suite import make_suite
+from compyute_transformer.verify.registry import REGISTRY
 
 
 def test_every_op_module_and_model_has_its_proofs() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from .make import Mutant
 from .module_probes import module_probes
 from .probes import Probe, op_probes
-from .sources import Body, Target, planted
+from .sources import Reference, Target, planted
 from .suite import Fault, Lines, Proof, lines_run, make_suite
 
 __all__ = ["Judge", "Verdict"]
@@ -64,10 +64,10 @@ class Judge:
             return Verdict("killed", f"{proof.kind}: {proof.name}", fault.text, fault.raised)
         return self.compare(mutant)
 
-    def killer(self, target: Target, body: Body, lines: range) -> tuple[Proof, Fault] | None:
-        """The first proof that does not hold with this body, and what it says; None when all hold."""
+    def killer(self, target: Target, reference: Reference, lines: range) -> tuple[Proof, Fault] | None:
+        """The first proof that does not hold with this reference, and what it says; None when all hold."""
         reached = _reached(target, lines)
-        with planted(target, body):
+        with planted(target, reference):
             for proof, run in self.proofs:
                 if not run.isdisjoint(reached) and (fault := proof.fault()) is not None:
                     return proof, fault

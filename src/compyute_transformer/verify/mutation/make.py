@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .rules import RULES, wrong_name
-from .sources import Body, Target, is_door
+from .sources import Reference, Target, is_validation
 
 __all__ = ["Mutant", "make_mutants"]
 
@@ -26,8 +26,8 @@ class Mutant:
     lines: range
     before: str
     after: str
-    body: Body
-    trap: Body
+    body: Reference
+    trap: Reference
 
     @property
     def place(self) -> str:
@@ -75,10 +75,10 @@ def make_mutants(target: Target, held_back: bool = False) -> Iterator[Mutant]:
             for other in damage(node):
                 with _changed(slot, other):
                     text = ast.unparse(target.tree)
-                    body = None if text in seen else _compile(target)
+                    reference = None if text in seen else _compile(target)
                 seen.add(text)
-                if body is not None:
-                    yield Mutant(rule, target, _lines(slot, target), *_texts(node, other), body, trap)
+                if reference is not None:
+                    yield Mutant(rule, target, _lines(slot, target), *_texts(node, other), reference, trap)
 
 
 @contextmanager
@@ -92,7 +92,7 @@ def _changed(slot: Slot, other: ast.AST) -> Iterator[None]:
         slot.put(node)
 
 
-def _compile(target: Target) -> Body | None:
+def _compile(target: Target) -> Reference | None:
     with warnings.catch_warnings(action="ignore"):  # Python's own doubts about what is written
         try:
             return target.compile(target.tree)
@@ -100,7 +100,7 @@ def _compile(target: Target) -> Body | None:
             return None  # not a function of Python's: no mutant
 
 
-def _trap(slot: Slot, target: Target) -> Body:
+def _trap(slot: Slot, target: Target) -> Reference:
     """The function with an expression that raises in this place, or, where none can stand, in its statement's."""
     raises = ast.Attribute(ast.Constant(0), "reached", ast.Load())
     node = slot.node
@@ -118,11 +118,11 @@ def _trap(slot: Slot, target: Target) -> Body:
 
 
 def _slots(tree: ast.FunctionDef) -> Iterator[Slot]:
-    """Every place of a function's body, and of its arguments' defaults, in the order of the source."""
+    """Every place of a function's reference, and of its arguments' defaults, in the order of the source."""
     for index, default in enumerate(tree.args.defaults):
         if isinstance(default, ast.Constant):
             yield Slot(tree.args, "defaults", index, None)
-    yield from _below_field(tree, "body", None)
+    yield from _below_field(tree, "reference", None)
 
 
 def _below(node: ast.AST, statement: Slot | None) -> Iterator[Slot]:
@@ -134,7 +134,9 @@ def _below(node: ast.AST, statement: Slot | None) -> Iterator[Slot]:
 def _below_field(node: ast.AST, field: str, statement: Slot | None) -> Iterator[Slot]:
     value = getattr(node, field)
     for index, item in enumerate(value) if isinstance(value, list) else [(None, value)]:
-        if not isinstance(item, ast.AST) or (isinstance(item, ast.stmt) and (is_door(item) or _is_docstring(item))):
+        if not isinstance(item, ast.AST) or (
+            isinstance(item, ast.stmt) and (is_validation(item) or _is_docstring(item))
+        ):
             continue
         if isinstance(item, ast.Call) and isinstance(item.func, ast.Name) and item.func.id == "array_module":
             continue  # which library made the arrays is no mathematics

@@ -12,8 +12,8 @@ from typing import Any, get_args
 import numpy as np
 
 from ...generation.cache import KeyValueCache
-from ...models.encoder_decoder import EncoderDecoder
 from ...models.gpt import GPT, GPTConfig
+from ...models.transformer import Transformer
 from ...nn import (
     Dropout,
     Embedding,
@@ -30,12 +30,12 @@ from ...nn import (
 from ...nn.attention import Implementation
 from ...nn.feed_forward import Activation
 from ...ops.attention import Mask
-from ...ops.contract import cotangent
 from ...optim.adamw import adamw_update
 from ...random import DROPOUT, Generator
 from .. import modules
+from ..registry import cotangent
 from ..subjects import SUBJECTS, Subject
-from ..torch_models import randomise
+from ..torch_models import randomize
 from .module_promises import Grown
 from .probes import Probe
 
@@ -107,7 +107,7 @@ MODULES: dict[str, Callable[[], Module]] = {
 def _run_module(build: Callable[[], Module], seed: int) -> Any:
     rng = np.random.default_rng(seed)
     module = build().to(dtype=np.float64)
-    randomise(module, seed % 1000)
+    randomize(module, seed % 1000)
     results: list[Any] = []
     calls = []
     for T in (5, 3):
@@ -156,7 +156,7 @@ def _run_model(subject: Subject, case: str, seed: list[int]) -> Any:
     """A configuration of the proofs with other weights and other inputs, of another number of rows."""
     config, rng = subject.cases[case], np.random.default_rng(seed)
     model = subject.model(config, 1).to(dtype=np.float64)
-    randomise(model, seed[-1] + 2)
+    randomize(model, seed[-1] + 2)
     calls = [subject.batch(config, rng, rows, np.float64)[0] for rows in (4, 1)]
     outputs = [model(*inputs) for inputs in calls]
     for y in reversed(outputs):
@@ -164,7 +164,7 @@ def _run_model(subject: Subject, case: str, seed: list[int]) -> Any:
     kept = sum(len(inner._saved) for inner in model.modules())
     alone = [model.eval()(*inputs) for inputs in calls]
     results = [*outputs, model.flat.grad, *alone, np.array([kept, model.generator.offset])]
-    if isinstance(model, EncoderDecoder):
+    if isinstance(model, Transformer):
         source, target, lengths, _ = calls[0]
         caches, memory = [Grown() for _ in model.decoder], model.encode(source, lengths)
         results += [model(source, target), model.next_logits(target, memory, lengths)]
@@ -193,13 +193,13 @@ def _run_gpt(seed: list[int]) -> Any:
         num_layers=int(rng.integers(1, 4)),
         dropout=float(rng.choice([0.0, 0.3])),
         bias=bool(rng.random() < 0.5),
-        tie_head=bool(rng.random() < 0.5),
+        tie_word_embeddings=bool(rng.random() < 0.5),
         window=int(rng.integers(1, 6)) if rng.random() < 0.5 else None,
         activation=rng.choice(get_args(Activation)),
         attention=rng.choice(get_args(Implementation)),
     )
     model = GPT(config, seed=1).to(dtype=np.float64 if rng.random() < 0.8 else np.float32)
-    randomise(model, 1)
+    randomize(model, 1)
     ids = rng.integers(0, 13, (2, config.context_length))
     first, second = model(ids), model(ids[:, :3])
     model.backward(cotangent(second, 5))

@@ -5,7 +5,7 @@ eval              nothing is dropped, drawn or kept
 kept              a model's backward uses up all that its forward saved
 dropout           with probability 0 nothing is drawn and nothing changes; a probability of 0.001 is not 0
 gradient          a gradient that is given to a parameter stays the giver's
-implementation    the one that is asked for runs; "auto" is fused where it has a fast twin, else parallel
+implementation    the one that is asked for runs; "auto" is fused where it has a kernel, else parallel
 weights           attention weights are PyTorch's
 cache             what is read after others, alone, comes out as when all is read together
 """
@@ -18,21 +18,22 @@ from typing import Any, get_args
 
 import numpy as np
 
-from ...backend import Array, use
+from ...arrays import Array
+from ...dispatch import use_kernels
 from ...generation.cache import KeyValueCache
-from ...models.encoder_decoder import EncoderDecoderConfig
 from ...models.gpt import GPTConfig
-from ...models.vaswani import VaswaniConfig
+from ...models.transformer import TransformerConfig
+from ...models.transformer_lm import TransformerLMConfig
 from ...nn import Dropout, Module, MultiHeadAttention, Parameter
 from ...nn.attention import Implementation, ProjectedMemory
 from ...ops.attention import Mask
-from ...ops.contract import cotangent
 from ...random import DROPOUT, Generator
 from .. import modules
 from ..check import Check, relative_error
+from ..registry import cotangent
 from ..subjects import SUBJECTS, Subject
 from ..tolerances import limit
-from ..torch_models import compare_attention, randomise
+from ..torch_models import compare_attention, randomize
 from ..torch_modules import torch_weights
 from ..torch_ops import import_torch
 from .promises import Promise, check_that
@@ -108,7 +109,7 @@ def _eval(example: modules.Example) -> Iterator[Check]:
     module, function = example.function(np.float64, 0)
     inputs = [function.inputs[name] for name in example.inputs]
     y = example.call(module.eval(), *inputs)
-    theirs = example.twin(torch_weights(module), [torch.from_numpy(x) for x in inputs], lambda x: x)
+    theirs = example.kernel(torch_weights(module), [torch.from_numpy(x) for x in inputs], lambda x: x)
     error = relative_error(y, theirs.detach().numpy())
     yield Check(example.name, example.case, "y without dropout", error, limit("torch", np.float64))
     inner = list(module.modules())
@@ -147,19 +148,21 @@ def _gradient() -> Iterator[Check]:
 def _attention(implementation: Implementation) -> MultiHeadAttention:
     """6 query heads and 2 key/value heads of width 5."""
     module = MultiHeadAttention(30, 6, 2, implementation=implementation).to(dtype=np.float64)
-    randomise(module)
+    randomize(module)
     return module
 
 
 def _implementation(implementation: Implementation) -> Iterator[Check]:
     module, x = _attention(implementation), np.random.default_rng(5).normal(size=(2, 4, 30))
-    for twins, best in (("reference", "parallel"), ("auto", "fused")):
-        with use(twins):  # type: ignore[arg-type]
+    for kernels, best in (("reference", "parallel"), ("auto", "fused")):
+        with use_kernels(kernels):  # type: ignore[arg-type]
             module(x)
         name, saved = module._saved.pop()
         wanted = best if implementation == "auto" else implementation
-        yield check_that("MultiHeadAttention", f"name under {twins}", name == wanted)
-        yield check_that("MultiHeadAttention", f"saved under {twins}", type(saved).__name__.lower() == f"{wanted}saved")
+        yield check_that("MultiHeadAttention", f"name under {kernels}", name == wanted)
+        yield check_that(
+            "MultiHeadAttention", f"saved under {kernels}", type(saved).__name__.lower() == f"{wanted}saved"
+        )
 
 
 def _weights(implementation: Implementation) -> Iterator[Check]:
@@ -169,13 +172,13 @@ def _weights(implementation: Implementation) -> Iterator[Check]:
 
 
 def _cache(implementation: Implementation) -> Iterator[Check]:
-    for kind, window, bias in product((GPTConfig, VaswaniConfig), (None, 3), (True, False)):
+    for kind, window, bias in product((GPTConfig, TransformerLMConfig), (None, 3), (True, False)):
         subject = SUBJECTS[kind]
         name = subject.model.__name__
         everything = subject.cases["everything"]
         config = replace(everything, embed_dim=30, window=window, bias=bias, attention=implementation)
         model = subject.model(config).to(dtype=np.float64).eval()
-        randomise(model)
+        randomize(model)
         ids = np.random.default_rng(5).integers(0, config.vocab_size, (2, config.context_length))
         for padding in (None, np.array([0, 2])):  # the second row begins with two positions that are no text
             alone = [model(ids[row : row + 1, (0 if padding is None else padding[row]) :])[0] for row in range(2)]
@@ -208,23 +211,23 @@ class Grown:
 
 
 def _cache_of_memory(implementation: Implementation) -> Iterator[Check]:
-    subject = SUBJECTS[EncoderDecoderConfig]
+    subject = SUBJECTS[TransformerConfig]
     for bias in (True, False):
         config = replace(subject.cases["everything"], embed_dim=30, bias=bias, attention=implementation)
         model = subject.model(config).to(dtype=np.float64).eval()
-        randomise(model)
+        randomize(model)
         (source, target, lengths, _), _ = subject.batch(config, np.random.default_rng(5), 2, np.float64)
         together, memory = model(source, target, lengths), model.encode(source, lengths)
         for end in range(1, target.shape[1] + 1):
             error = relative_error(model.next_logits(target[:, :end], memory, lengths), together[:, end - 1])
-            yield Check("EncoderDecoder", implementation, f"logits after {end}, without a cache", error, SAME)
+            yield Check("Transformer", implementation, f"logits after {end}, without a cache", error, SAME)
         caches = [Grown() for _ in model.decoder]
         for start, end in ((0, 2), (2, 3), (3, 5)):
             # from its first use on, the cache stands for the memory
             given = memory if start == 0 else 0 * memory
             logits = model.next_logits(target[:, start:end], given, lengths, caches, start)
             error = relative_error(logits, together[:, end - 1])
-            yield Check("EncoderDecoder", implementation, f"logits after {end}", error, SAME)
+            yield Check("Transformer", implementation, f"logits after {end}", error, SAME)
 
 
 def _cache_of_heads(implementation: Implementation) -> Iterator[Check]:

@@ -39,7 +39,7 @@ def without(op: ast.boolop, conditions: list[ast.expr], index: int) -> ast.expr:
 
 
 def swaps(items: list[ast.expr]) -> Iterator[list[ast.expr]]:
-    """The list with each two neighbours in each other's place."""
+    """The list with each two neighbors in each other's place."""
     for i in range(len(items) - 1):
         if not any(isinstance(item, ast.Starred) for item in items[i : i + 2]):
             yield [*items[:i], items[i + 1], items[i], *items[i + 2 :]]

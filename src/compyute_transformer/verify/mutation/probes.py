@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from ...backend import Array, use
+from ...arrays import Array
+from ...dispatch import use_kernels
 from ...ops.attention import NO_MASK, Mask
-from ...ops.contract import REGISTRY, Op, cast, cotangent, map_arrays
 from ...ops.loss import IGNORE_INDEX
 from ...ops.multi_head import attention_weights
-from ...random import DROPOUT, Draw
+from ...random import DROPOUT, RandomKey
+from ..registry import REGISTRY, Op, cast, cotangent, map_arrays
 from .sources import poisoned
 
 __all__ = ["Probe", "op_probes"]
@@ -45,7 +46,7 @@ class Probe:
         """Every array of the results."""
         found: list[Any] = []
         try:
-            with poisoned(), use("reference"), np.errstate(all="ignore"):
+            with poisoned(), use_kernels("reference"), np.errstate(all="ignore"):
                 map_arrays(lambda array: found.append(np.array(array)), self.call())
         except Exception as error:  # a mutant may raise anything, and that too is a difference
             return [type(error).__name__]
@@ -205,7 +206,7 @@ def _softmax(rng: Rng, number: int) -> dict[str, Any]:
 def _dropout(rng: Rng, number: int) -> dict[str, Any]:
     shape = tuple(int(n) for n in rng.integers(1, 8, rng.integers(1, 5)))
     probability = float(rng.choice([0.0, 0.001, 0.5, 0.9]))
-    return {"x": rng.normal(size=shape), "probability": probability, "draw": Draw(11, DROPOUT, number)}
+    return {"x": rng.normal(size=shape), "probability": probability, "key": RandomKey(11, DROPOUT, number)}
 
 
 def _cross_entropy(rng: Rng, number: int) -> dict[str, Any]:
@@ -275,7 +276,7 @@ def _drops(rng: Rng, number: int) -> dict[str, Any]:
         return {}
     return {
         "dropout": float(rng.choice([0.0, 0.001, 0.2, 0.7])),
-        "draw": Draw(13, DROPOUT, number, int(rng.integers(3))),
+        "key": RandomKey(13, DROPOUT, number, int(rng.integers(3))),
     }
 
 

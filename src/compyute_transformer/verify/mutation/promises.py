@@ -15,20 +15,20 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ...backend import Array
+from ...arrays import Array
 from ...nn.module import Flat, Parameter
 from ...ops.attention import NO_MASK
-from ...ops.contract import REGISTRY, Case, Op, cast, cotangent, map_arrays
 from ...ops.multi_head import IMPLEMENTATIONS
 from ...optim import AdamW
 from ..check import Check, relative_error
+from ..registry import REGISTRY, Case, Op, cast, cotangent, map_arrays
 from ..torch_ops import import_torch
 
 __all__ = ["Promise", "check_that", "op_promises"]
 
 Promise: TypeAlias = tuple[str, Callable[[], Iterable[Check]]]
 
-HEADS = {"mask": NO_MASK, "dropout": 0.0, "draw": None}
+HEADS = {"mask": NO_MASK, "dropout": 0.0, "key": None}
 DEFAULTS: dict[str, dict[str, Any]] = {
     "learned_position": {"start": 0},
     "sinusoidal_position": {"start": 0},
@@ -40,7 +40,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     **{f"{name}_multi_head": {"num_kv_heads": None, **HEADS} for name in IMPLEMENTATIONS},
     "cross_entropy": {"ignore_index": -100, "label_smoothing": 0.0},
 }
-OPTIMISERS: tuple[dict[str, Any], ...] = (
+OPTIMIZERS: tuple[dict[str, Any], ...] = (
     {},
     {"learning_rate": 0.1, "weight_decay": 0.5},
     {"betas": (0.8, 0.95), "eps": 1e-3},
@@ -61,7 +61,7 @@ def op_promises() -> Iterator[Promise]:
             yield f"inputs {op.name} [{case.name}]", partial(_inputs, op, case)
     yield "kink relu", _kink
     yield "overwrite cross_entropy", _overwrite
-    for index, options in enumerate(OPTIMISERS):
+    for index, options in enumerate(OPTIMIZERS):
         yield f"AdamW {index}", partial(_adamw, options)
 
 

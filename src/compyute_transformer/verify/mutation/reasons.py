@@ -25,15 +25,15 @@ REASONS: dict[str, tuple[tuple[str, str, str], ...]] = {
     "a key's bias moves all scores of a query alike, and softmax forgets it": (
         ("sequential_multi_head_forward", "k_rows", "v_rows"),
     ),
-    "the door lets a draw be missing only where the probability is 0": (
+    "the validation lets a draw be missing only where the probability is 0": (
         ("drop_weights", "probability == 0.0 or draw is None", "draw is None"),
         ("drop_weights", "probability == 0.0 or draw is None", "probability == 0.0"),
         ("drop_weights", "probability == 0.0 or draw is None", "probability == 0.0 and draw is None"),
     ),
     "the branch only saves a pass over the array": (
         ("_keep_and_scale", "if probability == 0.0:", "if False:"),
-        ("_keep_and_scale", "probability", "draw"),
-        ("drop_weights", "probability", "draw"),
+        ("_keep_and_scale", "probability", "key"),
+        ("drop_weights", "probability", "key"),
         ("repeat_heads", "x if group == 1 else x.repeat(group, axis=1)", "x.repeat(group, axis=1)"),
         ("sum_heads", "if group == 1:", "if False:"),
         ("cross_entropy_forward", "if label_smoothing:", "if True:"),

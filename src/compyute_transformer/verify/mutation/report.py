@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 
 from ... import __version__
-from ...bench.machine import examine
+from ...environment.machine import examine
 from .judge import Verdict
 from .make import Mutant
 from .reasons import reason
@@ -68,10 +68,10 @@ def print_report(outcome: Outcome, seconds: float) -> None:
     changing = outcome.count("killed") + outcome.count("survived")
     quiet = changing - raised
     print(
-        f"\n{len(outcome.verdicts)} mutants, {outcome.count('equivalent')} equivalent, {changing} change behaviour: "
+        f"\n{len(outcome.verdicts)} mutants, {outcome.count('equivalent')} equivalent, {changing} change behavior: "
         f"{outcome.count('killed')} killed, {outcome.kill_rate:.2%} (at least {ENOUGH:.0%} asked for)\n"
         f"of those that raise nothing: {quiet - outcome.count('survived')} of {quiet} killed\n"
-        f"{outcome.rewrites} rewrites that preserve behaviour, {outcome.rewrites - len(outcome.refusals)} accepted\n"
+        f"{outcome.rewrites} rewrites that preserve behavior, {outcome.rewrites - len(outcome.refusals)} accepted\n"
         f"{seconds:.0f} seconds, {'passed' if outcome.passed else 'FAILED'}"
     )
 

@@ -9,7 +9,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .sources import Body, Target
+from .sources import Reference, Target
 
 __all__ = ["REWRITES", "Rewrite", "make_rewrites"]
 
@@ -20,7 +20,7 @@ class Rewrite:
 
     what: str
     target: Target
-    body: Body
+    body: Reference
 
     def __str__(self) -> str:
         return f"{self.target.file} {self.target.name}: {self.what}"
@@ -62,12 +62,12 @@ REWRITES: dict[str, dict[str, tuple[Change, ...]]] = {
     },
     "layer_norm_forward": {
         "a sum divided by the width": (
-            ("(centred * centred).mean(-1, keepdims=True)",
-             "(centred * centred).sum(-1, keepdims=True) / x.shape[-1]"),
+            ("(centered * centered).mean(-1, keepdims=True)",
+             "(centered * centered).sum(-1, keepdims=True) / x.shape[-1]"),
         ),
         "one over the root": (
-            ("((centred * centred).mean(-1, keepdims=True) + eps) ** (-0.5)",
-             "1.0 / ((centred * centred).mean(-1, keepdims=True) + eps) ** 0.5"),
+            ("((centered * centered).mean(-1, keepdims=True) + eps) ** (-0.5)",
+             "1.0 / ((centered * centered).mean(-1, keepdims=True) + eps) ** 0.5"),
         ),
     },
     "layer_norm_backward": {

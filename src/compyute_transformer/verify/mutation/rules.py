@@ -150,8 +150,8 @@ def wrong_comparison(node: ast.AST) -> Iterator[ast.AST]:
 def wrong_condition(node: ast.AST) -> Iterator[ast.AST]:
     """What holds under a condition holds always, or never."""
     match node:
-        case ast.If(_, body, orelse):
-            yield from (ast.If(ast.Constant(value), body, orelse) for value in (True, False))
+        case ast.If(_, reference, orelse):
+            yield from (ast.If(ast.Constant(value), reference, orelse) for value in (True, False))
         case ast.IfExp(_, first, second) | ast.Call(ast.Attribute(_, "where"), [_, first, second]):
             yield from (first, second)
 
@@ -229,7 +229,10 @@ def dropped_call(node: ast.AST) -> Iterator[ast.AST]:
             yield array
         case ast.Call(ast.Name(name) | ast.Attribute(_, name), [argument, *_]) if name in OF_ONE_SHAPE:
             yield argument
-        case ast.Call(ast.Attribute(ast.Name("self")) | ast.Name("block" | "bend" | "unbend"), [argument, *_]):
+        case ast.Call(
+            ast.Attribute(ast.Name("self")) | ast.Name("block" | "activation_forward" | "activation_backward"),
+            [argument, *_],
+        ):
             yield argument
 
 
@@ -238,7 +241,7 @@ def dropped_option(node: ast.AST) -> Iterator[ast.AST]:
     match node:
         case ast.Call(function, arguments, keywords):
             for i, given in enumerate(keywords):
-                if given.arg != "strict":  # a door of Python's
+                if given.arg != "strict":  # a validation of Python's
                     yield ast.Call(function, arguments, [*keywords[:i], *keywords[i + 1 :]])
 
 

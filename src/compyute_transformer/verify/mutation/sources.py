@@ -1,14 +1,14 @@
-"""The functions that are mutated, and how another body is put in place of theirs.
+"""The functions that are mutated, and how another reference is put in place of theirs.
 
 What is mutated is found, not listed: every `NAME_forward` and `NAME_backward` in `ops/`, the `forward` and `backward`
 of every module in `nn/` and of every model in `models/`, the update of AdamW, the sum of gradients in `Parameter`, and
 each function of these files that one of those calls, however far down. So a new op, module or model is mutated as soon
-as its file is there. Left out are the door, since a check that refuses wrong input computes nothing, and the short cut
-through a stack of blocks: it has no gradient, and like a fast twin it is held, by tests, to the modules it stands in
+as its file is there. Left out are the validation, since a check that refuses wrong input computes nothing, and the short cut
+through a stack of blocks: it has no gradient, and like a kernel it is held, by tests, to the modules it stands in
 for.
 
-A body is replaced in the function object itself, by its code and its defaults. So every module that imported the
-function runs the new body, through `@fast` and through whatever else wraps it, and restoring it is exact.
+A reference is replaced in the function object itself, by its code and its defaults. So every module that imported the
+function runs the new reference, through `@dispatched` and through whatever else wraps it, and restoring it is exact.
 """
 
 import ast
@@ -26,20 +26,21 @@ from typing import Any
 
 import numpy as np
 
-from ...backend import Array, Twin
+from ...arrays import Array
+from ...dispatch import Dispatched
 
-__all__ = ["Body", "Target", "find_targets", "is_door", "planted", "poisoned"]
+__all__ = ["Reference", "Target", "find_targets", "is_validation", "planted", "poisoned"]
 
 PACKAGE = __package__.partition(".")[0]
-FLOORS = ("ops", "nn", "models")  # each file of them
+PACKAGES = ("ops", "nn", "models")  # each file of them
 MORE = ("optim.adamw",)
-LEFT_OUT = ("ops.door", "ops.block", "nn.stack")
+LEFT_OUT = ("ops._checks", "ops.block", "nn.stack")
 METHODS = ("forward", "backward", "forward_with_weights", "next_logits", "accumulate")
 FUNCTIONS = ("_forward", "_backward", "adamw_update")  # ends of names
 
 
 @dataclass(frozen=True)
-class Body:
+class Reference:
     """What a function runs: its code, and the values of arguments that are left out."""
 
     code: CodeType
@@ -54,15 +55,15 @@ class Target:
     name: str
     function: FunctionType
     tree: ast.FunctionDef
-    clear: Callable[[], None] | None  # of a cache around it, which remembers results of other bodies
+    clear: Callable[[], None] | None  # of a cache around it, which remembers results of other references
 
     @property
     def lines(self) -> range:
-        """The lines of its body in the file."""
+        """The lines of its reference in the file."""
         return range(self.tree.body[0].lineno, (self.tree.end_lineno or self.tree.lineno) + 1)
 
-    def compile(self, tree: ast.FunctionDef) -> Body:
-        """A body for this function from a changed tree.
+    def compile(self, tree: ast.FunctionDef) -> Reference:
+        """A reference for this function from a changed tree.
 
         Raises:
             SyntaxError, TypeError, ValueError: the tree is no function that Python can compile.
@@ -73,7 +74,7 @@ class Target:
         made: dict[str, Any] = {}
         exec(compile(module, self.function.__code__.co_filename, "exec"), self.function.__globals__, made)
         function = made[tree.name]
-        return Body(function.__code__, function.__defaults__)
+        return Reference(function.__code__, function.__defaults__)
 
 
 def find_targets() -> list[Target]:
@@ -86,23 +87,23 @@ def find_targets() -> list[Target]:
             called = by_function.get(id(function))
             if called is not None and called not in reached:
                 reached.append(called)
-    return [target for target in found if target in reached and not _is_only_a_door(target.tree)]
+    return [target for target in found if target in reached and not _is_only_a_validation(target.tree)]
 
 
 @contextmanager
-def planted(target: Target, body: Body) -> Iterator[None]:
-    """Run another body under the function's name, everywhere, within a `with` block."""
+def planted(target: Target, reference: Reference) -> Iterator[None]:
+    """Run another reference under the function's name, everywhere, within a `with` block."""
     function = target.function
-    before = Body(function.__code__, function.__defaults__)
+    before = Reference(function.__code__, function.__defaults__)
     try:
-        _put(target, body)
+        _put(target, reference)
         yield
     finally:
         _put(target, before)
 
 
-def _put(target: Target, body: Body) -> None:
-    target.function.__code__, target.function.__defaults__ = body.code, body.defaults
+def _put(target: Target, reference: Reference) -> None:
+    target.function.__code__, target.function.__defaults__ = reference.code, reference.defaults
     if target.clear is not None:
         target.clear()
 
@@ -135,10 +136,10 @@ def _filled(make: Callable[..., Array]) -> Callable[..., Array]:
     return made
 
 
-def is_door(node: ast.AST) -> bool:
+def is_validation(node: ast.AST) -> bool:
     """Whether a statement only refuses wrong input: a call of a check, a raise, an `if` that ends in one."""
     if isinstance(node, ast.If):
-        return not node.orelse and is_door(node.body[-1])
+        return not node.orelse and is_validation(node.body[-1])
     if isinstance(node, ast.Raise):
         return True
     value = node.value if isinstance(node, ast.Expr | ast.Assign) else None
@@ -157,9 +158,9 @@ def _is_check(name: str) -> bool:
 
 def _files() -> Iterator[str]:
     """The names of the files, below the package."""
-    for floor in FLOORS:
-        package = import_module(f"{PACKAGE}.{floor}")
-        names = [f"{floor}.{module.name}" for module in iter_modules(package.__path__)]
+    for package in PACKAGES:
+        package = import_module(f"{PACKAGE}.{package}")
+        names = [f"{package}.{module.name}" for module in iter_modules(package.__path__)]
         yield from (name for name in names if name not in LEFT_OUT)
     yield from MORE
 
@@ -189,8 +190,8 @@ def _target(file: str, name: str, value: Any, tree: ast.FunctionDef) -> Target:
 
 
 def _unwrap(value: Any) -> FunctionType:
-    """The function itself, below `@fast`, a cache, an observer's wrapper, or a check of annotations."""
-    function = inspect.unwrap(value.reference if isinstance(value, Twin) else value)
+    """The function itself, below `@dispatched`, a cache, an observer's wrapper, or a check of annotations."""
+    function = inspect.unwrap(value.reference if isinstance(value, Dispatched) else value)
     assert isinstance(function, FunctionType)
     return function
 
@@ -200,20 +201,20 @@ def _called(target: Target, found: list[Target]) -> Iterator[Any]:
     methods = {t.tree.name: t.function for t in found if "." in t.name}
     local = set(target.function.__code__.co_varnames)
     for statement in target.tree.body:
-        if is_door(statement) and not isinstance(statement, ast.Expr | ast.Assign):
+        if is_validation(statement) and not isinstance(statement, ast.Expr | ast.Assign):
             continue
         for node in ast.walk(statement):
             if isinstance(node, ast.Name) and node.id not in local:
                 value = target.function.__globals__.get(node.id)
                 if value is not None and callable(value) and not isinstance(value, type | ModuleType):
-                    yield inspect.unwrap(value.reference if isinstance(value, Twin) else value)
+                    yield inspect.unwrap(value.reference if isinstance(value, Dispatched) else value)
             elif isinstance(node, ast.Attribute) and node.attr in methods:
                 yield methods[node.attr]
 
 
-def _is_only_a_door(tree: ast.FunctionDef) -> bool:
+def _is_only_a_validation(tree: ast.FunctionDef) -> bool:
     """Whether it computes nothing: a method that only raises, a check that returns nothing."""
-    statements = [s for s in tree.body[1:] if not is_door(s) and ast.unparse(s) != "..."]
+    statements = [s for s in tree.body[1:] if not is_validation(s) and ast.unparse(s) != "..."]
     returns = any(isinstance(node, ast.Return) for node in ast.walk(tree))
     return not statements or (_is_check(tree.name) and not returns)
 

@@ -1,7 +1,7 @@
 """The proofs a mutant must survive, and which lines of the mutated files each of them runs.
 
 They are the proofs of `compyute verify` and of the tests, cut into single cases, so that a mutant is judged by the
-first that notices it. All run on the readable bodies: those are what is mutated.
+first that notices it. All run on the references: those are what is mutated.
 """
 
 import sys
@@ -15,16 +15,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...backend import Twin, use
-from ...ops.contract import REGISTRY
+from ...dispatch import Dispatched, use_kernels
 from .. import modules, ops
 from ..differences import check_op
 from ..finding import Label
 from ..implementations import FAMILIES, compare_implementations
+from ..kernels import compare_kernel
 from ..plan import everything
+from ..registry import REGISTRY
 from ..slopes import prove_linearity, prove_slopes
 from ..torch_ops import compare
-from ..twins import compare_twin
 from .module_promises import module_promises
 from .promises import op_promises
 from .sources import poisoned
@@ -46,20 +46,20 @@ class Fault(NamedTuple):
 class Proof:
     """One proof on one case.
 
-    call: yields what it measured, each of which can say `passed`. with_twins: it runs fast twins too, whose compiler
+    call: yields what it measured, each of which can say `passed`. with_kernels: it runs kernels too, whose compiler
     must find NumPy as it is.
     """
 
     kind: str
     name: str
     call: Callable[[], Iterable[Any]]
-    with_twins: bool = False
+    with_kernels: bool = False
 
     def fault(self) -> Fault | None:
         """The first thing that is wrong; None when the proof holds. A warning is wrong, as it is in the tests."""
         try:
-            memory = nullcontext() if self.with_twins else poisoned()
-            with memory, use("reference"), warnings.catch_warnings(action="error"):
+            memory = nullcontext() if self.with_kernels else poisoned()
+            with memory, use_kernels("reference"), warnings.catch_warnings(action="error"):
                 return next((Fault(str(found), _raised(found)) for found in self.call() if not found.passed), None)
         except Exception as error:  # a mutant may raise anything
             return Fault(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}", True)
@@ -84,7 +84,7 @@ def make_suite() -> Iterator[Proof]:
         yield from _of_module(example)
     yield from _of_models()
     for name, promise in (*op_promises(), *module_promises()):
-        yield Proof("promise", name, promise, with_twins=name.startswith("implementation"))
+        yield Proof("promise", name, promise, with_kernels=name.startswith("implementation"))
 
 
 def _name(name: str, case: str, dtype: Any) -> str:
@@ -104,8 +104,8 @@ def _of_case(example: ops.Example) -> Iterator[Proof]:
         name = _name(op.name, case.name, dtype)
         yield Proof("torch", name, partial(compare, op, case, dtype))
         yield Proof("linearity", name, partial(prove_linearity, example.function(dtype), example.label, dtype))
-        if isinstance(op.forward, Twin):
-            yield Proof("twin", name, partial(compare_twin, op, case, dtype, "cpu"), with_twins=True)
+        if isinstance(op.forward, Dispatched):
+            yield Proof("kernel", name, partial(compare_kernel, op, case, dtype, "cpu"), with_kernels=True)
 
 
 def _of_module(example: modules.Example) -> Iterator[Proof]:
@@ -115,9 +115,9 @@ def _of_module(example: modules.Example) -> Iterator[Proof]:
 
 
 def _of_models() -> Iterator[Proof]:
-    """Those of `compyute verify`, of every model, but for the fast twins'."""
+    """Those of `compyute verify`, of every model, but for the kernels'."""
     for task in everything(seed=0, examples={}):
-        if task.name.startswith("models.") and task.methods != ("twin",):
+        if task.name.startswith("models.") and task.methods != ("kernel",):
             yield Proof(task.methods[0], task.name, task.prove)
 
 

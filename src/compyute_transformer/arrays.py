@@ -1,0 +1,96 @@
+"""NumPy and CuPy arrays: which library made an array, on which device it lives, and how to move it.
+
+This file is the only one outside `gpu/` that imports CuPy.
+"""
+
+import sys
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+import numpy as np
+
+from .errors import BackendError, DeviceError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Array: TypeAlias = npt.NDArray[Any]
+else:
+    Array = Any  # NumPy or CuPy; jaxtyping checks dtype and shape of either
+
+__all__ = ["Array", "Device", "array_module", "device_of", "erf", "gpu_fault", "to_device", "to_numpy"]
+
+Device = Literal["cpu", "cuda"]
+
+
+def _is_cupy(array: object) -> bool:
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(array, cupy.ndarray)
+
+
+def device_of(array: object) -> Device:
+    """Where an array lives: "cuda" for CuPy's arrays, "cpu" for anything else."""
+    return "cuda" if _is_cupy(array) else "cpu"
+
+
+def array_module(*arrays: object) -> Any:
+    """NumPy or CuPy, whichever made the arrays. None is passed over.
+
+    Raises:
+        DeviceError: the arrays live on different devices.
+    """
+    if "cupy" not in sys.modules:  # an array of CuPy's cannot exist unless CuPy was imported
+        return np
+    on_gpu = {_is_cupy(array) for array in arrays if array is not None}
+    if len(on_gpu) > 1:
+        raise DeviceError(
+            "array_module: all arrays of one call live on one device, got both NumPy and CuPy arrays. "
+            "Move them with to_device(array, device) or module.to(device)."
+        )
+    return sys.modules["cupy"] if True in on_gpu else np
+
+
+@cache
+def gpu_fault() -> str | None:
+    """Why no GPU can be used, in one sentence; None when one can."""
+    if find_spec("cupy") is None:
+        return "CuPy is not installed: pip install 'compyute-transformer[gpu]'"
+    try:
+        import cupy
+
+        count = cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:  # a missing driver surfaces as any of several errors of CuPy's
+        return f"CuPy is installed but finds no usable GPU ({type(error).__name__}: {error})"
+    return None if count else "CuPy is installed but the machine has no NVIDIA GPU"
+
+
+def to_device(array: Array, device: Device) -> Array:
+    """The array on the device; itself when it is there already.
+
+    Raises:
+        BackendError: the device is not one of ours, or cannot be used; the message says why.
+    """
+    if device not in get_args(Device):
+        raise BackendError(f"to_device: a device is 'cpu' or 'cuda', got {device!r}.")
+    if device == device_of(array):
+        return array
+    if device == "cpu":
+        return to_numpy(array)
+    if fault := gpu_fault():
+        raise BackendError(f"to_device: no array can be moved to 'cuda'. {fault}.")
+    converted: Array = sys.modules["cupy"].asarray(array)
+    return converted
+
+
+def to_numpy(array: Array) -> Array:
+    """The array on the CPU, as NumPy's."""
+    return array.get() if _is_cupy(array) else np.asarray(array)  # type: ignore[attr-defined]
+
+
+def erf(x: Array) -> Array:
+    """The error function, by element."""
+    special = import_module("cupyx.scipy.special" if _is_cupy(x) else "scipy.special")
+    y: Array = special.erf(x)
+    return y

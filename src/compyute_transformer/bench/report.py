@@ -1,0 +1,84 @@
+"""Show: a report as tables for people. One line a candidate, one column a unit."""
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from .candidates import TIMES, Report, Result
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["number", "show"]
+
+
+def show(report: Report, console: "Console") -> None:
+    """Print the tables, what they were measured on, what was left out, and what spoils them."""
+    from rich.table import Table
+    from rich.text import Text
+
+    works: dict[tuple[str, str], list[Result]] = {}
+    for result in report.results:
+        works.setdefault((result.what, result.shape), []).append(result)
+    names = {result.name for result in report.results}
+    widths: dict[str, int] = {}
+    for result in report.results:
+        heading = _heading(result.unit)
+        widths[heading] = max(widths.get(heading, len(heading)), len(_cell(result)))
+    console.print(Text(report.title, style="bold"))
+    for (what, shape), results in works.items():
+        console.print(Text(f"\n{what}", style="bold").append(f"  {shape}", style="dim"))
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        table.add_column("", min_width=max(map(len, names)), no_wrap=True)
+        units = list(dict.fromkeys(result.unit for result in results))
+        for heading in map(_heading, units):
+            table.add_column(heading, justify="right", min_width=widths[heading], no_wrap=True)
+        for name in dict.fromkeys(result.name for result in results):
+            cells = {result.unit: _cell(result) for result in results if result.name == name}
+            table.add_row(Text(name), *(cells.get(unit, "") for unit in units))
+        console.print(table)
+    for line in ("", *_legend(widths), *_ground(report)):
+        console.print(Text(line, style="dim"))
+    for note in report.notes:
+        console.print(Text(f"Note: {note}", style="cyan"))
+    for warning in filter(None, [*report.warnings, report.noise]):
+        console.print(Text(f"Warning: {warning}", style="yellow"))
+
+
+def number(value: float) -> str:
+    """Three digits, or all before the point."""
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 0.1 else 4
+    return f"{value:,.{digits}f}"
+
+
+def _cell(result: Result) -> str:
+    spread = result.spread
+    if spread is None or spread.runs == 1 or result.unit not in TIMES:
+        return number(result.value)  # a rate or a ratio varies as the time beside it
+    return f"{number(spread.p50)} ({number(spread.p20)} to {number(spread.p80)})"
+
+
+def _heading(unit: str) -> str:
+    return unit.partition(" ")[0] if unit[0] in "×%" else unit
+
+
+def _legend(headings: Collection[str]) -> list[str]:
+    """What the headings mean."""
+    return [meaning for heading, meaning in MEANINGS.items() if heading in headings]
+
+
+MEANINGS = {
+    "ms": "Medians, and in brackets the 20th to the 80th percentile.",
+    "s": "Medians, and in brackets the 20th to the 80th percentile.",
+    "×": "×: how many times as long as the first line takes, the median of the ratios of each round.",
+    "%": "%: of the rate of the copy, or the matrix product, in the last line.",
+    "MB": "MB: peak resident memory of a process that does nothing else.",
+}
+
+
+def _ground(report: Report) -> list[str]:
+    ground = report.ground
+    return [
+        f"{ground.cpu}, {ground.threads} threads, {ground.machine}",
+        ground.blas,
+        f"{ground.versions}; {ground.date}",
+    ]

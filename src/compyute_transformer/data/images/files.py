@@ -1,0 +1,128 @@
+"""Image files: found below a folder, looked at without being read, and read as 8-bit arrays of one size. By Pillow.
+
+any bit depth below 16, gray          -> one channel
+16 bits, gray                         -> one channel, the upper 8 bits
+color, a palette, CMYK               -> three channels, red, green and blue
+transparency                          -> laid on white
+turned by the camera (EXIF)           -> upright
+"""
+
+import os
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...errors import DataError, MissingExtraError
+
+__all__ = ["SUFFIXES", "Look", "images_below", "import_extra", "look_at", "read_image"]
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+GRAY = ("1", "L", "LA", "I;16", "I;16B", "I;16L")
+COLOR = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+ROTATED = (5, 6, 7, 8)  # EXIF orientations that lay an image on its side
+ORIENTATION = 0x0112
+
+
+class Look(NamedTuple):
+    """What the head of a file says. channels: 1 or 3."""
+
+    height: int
+    width: int
+    channels: int
+
+
+def import_extra(module: str, package: str, what: str) -> Any:
+    """A module of an optional package.
+
+    Raises MissingExtraError, which says what to install.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"load_images: {what} need {package}, which is not installed. pip install 'compyute-transformer[images]'"
+        ) from error
+
+
+def images_below(folder: Path) -> Iterator[Path]:
+    """Every file below a folder whose name ends as an image's does, hidden ones left out, sorted by path."""
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]  # os.walk enters those that stay
+        found += [Path(parent, name) for name in names if not name.startswith(".")]
+    images = (file for file in found if file.suffix.lower() in SUFFIXES)
+    return iter(sorted(images, key=lambda file: file.relative_to(folder).parts))
+
+
+def look_at(file: Path) -> Look:
+    """The size and the channels of an image, upright.
+
+    Raises DataError for a file that is no image, or of numbers that 8 bits cannot hold.
+    """
+    with _open(file) as image:
+        mode, (width, height) = _mode(image), image.size
+        if mode not in GRAY + COLOR:
+            raise DataError(
+                f"load_images: an image holds 8 or 16 bits a number, but Pillow reads {file} as another (mode {mode}). "
+                "Save it as an 8-bit PNG, or leave it out."
+            )
+        try:
+            turned = image.getexif().get(ORIENTATION) in ROTATED
+        except Exception as error:  # a decoder meets damage in many ways
+            raise _damaged(file, error) from error
+        height, width = (width, height) if turned else (height, width)
+        return Look(height, width, 1 if mode in GRAY else 3)
+
+
+def read_image(file: Path, channels: int, size: tuple[int, int] | None = None) -> np.ndarray:
+    """The pixels (height, width, channels) of an image, uint8, upright; resized where a size (height, width) is given.
+
+    Gray becomes color by saying it three times; color does not become gray: whoever asks for that is refused before.
+
+    Raises DataError for a file that is damaged.
+    """
+    pillow, ops = _pillow(), import_extra("PIL.ImageOps", "Pillow", "image files")
+    with _open(file) as opened:
+        try:
+            mode = _mode(opened)
+            opened.load()  # here, so that damage is met here
+            image = ops.exif_transpose(opened)
+        except Exception as error:  # a decoder meets damage in many ways
+            raise _damaged(file, error) from error
+        if mode.startswith("I;16"):
+            image = pillow.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+            colors = image.convert("RGBA")
+            image = pillow.alpha_composite(pillow.new("RGBA", colors.size, "white"), colors)
+        image = image.convert("L" if channels == 1 else "RGB")
+        if size is not None and (image.height, image.width) != size:
+            image = image.resize(size[::-1], pillow.Resampling.BICUBIC)
+        return np.asarray(image, dtype=np.uint8).reshape(image.height, image.width, channels)
+
+
+def _pillow() -> Any:
+    return import_extra("PIL.Image", "Pillow", "image files")
+
+
+def _mode(image: Any) -> str:
+    """Pillow's mode; of a PGM of more than 8 bits, which Pillow spreads over 16 and calls 32, that of 16 bits."""
+    wide = image.format == "PPM" and image.mode == "I"
+    return "I;16" if wide else str(image.mode)
+
+
+def _open(file: Path) -> Any:
+    pillow = _pillow()
+    try:
+        return pillow.open(file)
+    except Exception as error:
+        raise _damaged(file, error) from error
+
+
+def _damaged(file: Path, error: Exception) -> DataError:
+    reason = getattr(error, "strerror", None) or str(error).partition(chr(10))[0] or type(error).__name__
+    return DataError(
+        f"load_images: every image file must be readable as an image; {file} is not: {reason}. Mend it or leave it out."
+    )

@@ -1,0 +1,142 @@
+"""Pairs of texts: what is read, and what shall be written for it.
+
+    names and files -> UTF-8 lines, a tab in each -> Pairs -> (pairs to train on, pairs to validate on)
+
+The made pairs, "dates", are always there, so a first run needs no file.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ...errors import CorpusError, RangeError
+from ...random import CORPUS, RandomKey, random_bits
+from .dates import date_pairs
+
+__all__ = ["DATES", "Pair", "Pairs", "load_pairs"]
+
+DATES = "dates"  # the name of the pairs that are always there
+DATES_TO_TRAIN_ON, DATES_HELD_OUT = 60_000, 2_000
+SPLIT_SEED = 2**64 - 1  # which sources are kept for validation depends on the pairs alone, not on the seed of a run
+
+
+class Pair(NamedTuple):
+    """A source, its target, and where they stand: the file and the line, counted from 1."""
+
+    source: str
+    target: str
+    file: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs, their short name, and the sources from which `load_pairs` reads them again.
+
+    held_out: pairs that were kept for validation when the pairs were made; empty for pairs read from files.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    pairs: tuple[Pair, ...] = field(repr=False)
+    held_out: tuple[Pair, ...] = field(default=(), repr=False)
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of all pairs, a line each in UTF-8, in hexadecimal."""
+        lines = "".join(f"{pair.source}\t{pair.target}\n" for pair in self.pairs + self.held_out)
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+    def split(self, validation_fraction: float = 0.1) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
+        """Cut into (pairs to train on, pairs to validate on); no source text is on both sides.
+
+        That fraction of the distinct sources, at least one, is drawn for validation, and all their pairs with them;
+        which ones depends on the pairs alone. Pairs that have held_out pairs are cut there, whatever the fraction, but
+        for 0, which keeps none. Raises RangeError for a fraction outside [0, 1), CorpusError for a single source.
+        """
+        if not 0 <= validation_fraction < 1:
+            raise RangeError(
+                f"Pairs.split: a validation fraction lies in [0, 1), got {validation_fraction}. "
+                "0.1 keeps a tenth of the sources for validation."
+            )
+        if validation_fraction == 0 or self.held_out:
+            return self.pairs, self.held_out if validation_fraction else ()
+        distinct = list(dict.fromkeys(pair.source for pair in self.pairs))
+        if len(distinct) < 2:
+            raise CorpusError(
+                f"Pairs.split: training and validation have at least one source text each, but all of {self.name} "
+                "have the same. Give more pairs, or --validation-fraction 0."
+            )
+        count = max(1, int(len(distinct) * validation_fraction))
+        rank = np.argsort(random_bits(RandomKey(SPLIT_SEED, CORPUS, 0), 1, len(distinct))[0, 0], kind="stable")
+        kept = {distinct[index] for index in rank[:count]}
+        return (
+            tuple(pair for pair in self.pairs if pair.source not in kept),
+            tuple(pair for pair in self.pairs if pair.source in kept),
+        )
+
+
+def load_pairs(sources: str | Path | Sequence[str | Path] = ()) -> Pairs:
+    """Read pairs from files, one after the other; without a source, or by the name "dates", the made ones of `dates`.
+
+    A file is UTF-8 text, in each line a source, a tab and a target; white space around either is dropped, and so are
+    blank lines, a byte order mark, and CR before LF. A file that is named dates is `Path("dates")`.
+
+    Raises CorpusError, with file and line, for a missing file, bytes that are not UTF-8, a line without exactly one
+    tab, an empty side, and files without pairs.
+    """
+    listed = [sources] if isinstance(sources, str | Path) else list(sources)
+    if listed in ([], [DATES]):
+        made = (date_pairs(DATES_TO_TRAIN_ON), date_pairs(DATES_HELD_OUT, held_out=True))
+        kinds = (f"{DATES} to train on", f"{DATES} held out")
+        training, held_out = (
+            tuple(Pair(*texts, kind, number) for number, texts in enumerate(part, 1))
+            for part, kind in zip(made, kinds, strict=True)
+        )
+        return Pairs(DATES, (DATES,), training, held_out)
+    files = [Path(os.path.abspath(source)) for source in listed]
+    pairs = tuple(pair for file in files for pair in _read(file))
+    if not pairs:
+        raise CorpusError(
+            f"load_pairs: there is at least one pair, but none in {', '.join(map(str, files))}. "
+            "Write a source, a tab and a target in each line."
+        )
+    name = files[0].stem + (f"-and-{len(files) - 1}-more" if len(files) > 1 else "")
+    return Pairs(name, tuple(map(str, files)), pairs)
+
+
+def _read(file: Path) -> Iterator[Pair]:
+    try:
+        raw = file.read_bytes()
+    except OSError as error:
+        raise CorpusError(
+            f"load_pairs: a source is a file that can be read; {file} cannot: {error.strerror}. Check the path; "
+            f'the pairs that have a name are "{DATES}".'
+        ) from error
+    try:
+        text = raw.decode()
+        bad = raw.find(0)  # valid UTF-8, but the mark of a binary file, or of UTF-16
+    except UnicodeDecodeError as error:
+        bad = error.start
+    if bad >= 0:
+        raise CorpusError(
+            f"load_pairs: pairs are UTF-8 text, but in line {raw.count(10, 0, bad) + 1} of {file} byte {bad} "
+            f"of the file is 0x{raw[bad]:02X}. Save the file as UTF-8."
+        )
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
+        if not line.strip():
+            continue
+        sides = [side.strip() for side in line.split("\t")]
+        if len(sides) != 2 or not all(sides):
+            came = f"{len(sides) - 1} tabs" if len(sides) != 2 else "an empty target" if sides[0] else "an empty source"
+            raise CorpusError(
+                f"load_pairs: a line is a source, one tab and a target, but line {number} of {file} has {came}: "
+                f"{line.strip(chr(13))[:60]!r}. Mend the line, or delete it."
+            )
+        yield Pair(sides[0], sides[1], str(file), number)

@@ -1,0 +1,122 @@
+"""What a model is shown of growing texts, and the logits of what follows: the two small functions, and who calls which.
+
+    prefill   reads whole contexts, which may differ in length, and fills a cache
+    step      reads one further token a row
+
+The rule of what is shown, cached or not, is `window_start`'s: all of a text while it fits into the context; from then
+on its last context_length tokens. With learned positions a window that has moved is another input at every position, so
+nothing in the cache can serve: it is filled anew. That keeps a cached text exactly the uncached one, and it makes each
+token past the end of the context cost a whole context. A `stride` above 1 is another rule, again the same cached or not:
+the window moves that many tokens at once, and between two moves every token is a step.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from ..arrays import Array, to_device
+from ..errors import RangeError, ShapeError
+from ..models.language import LanguageModel
+from ..nn.module import Module
+from .cache import KeyValueCache
+
+__all__ = ["Reader", "evaluating", "prefill", "step", "window_start"]
+
+
+def window_start(length: int, context_length: int, stride: int = 1) -> int:
+    """Where the part of a text of `length` tokens begins that the model is shown, to the text's end.
+
+    The least multiple of stride from which the rest fits: ⌈max(0, length − context_length) / stride⌉ · stride. So a model
+    is shown at least context_length − stride + 1 tokens once there are as many; with stride 1 always the last
+    context_length.
+
+    Raises RangeError unless stride lies in [1, context_length].
+    """
+    if not 1 <= stride <= context_length:
+        raise RangeError(f"window_start: stride lies in [1, {context_length}], the context length, got {stride}.")
+    return -(-max(0, length - context_length) // stride) * stride
+
+
+def prefill(model: LanguageModel, contexts: Sequence[Sequence[int]], cache: KeyValueCache | None = None) -> Array:
+    """Logits (B, V) of the tokens that follow B contexts of 1 to context_length tokens each.
+
+    Shorter contexts are padded on the left; padding is hidden and counts no positions, so that each row is what it is
+    alone. cache: is cleared, then filled.
+
+    Raises ShapeError for no context, or one without tokens, RangeError for one that is longer.
+    """
+    width, L = max(map(len, contexts), default=0), model.config.context_length
+    if not all(map(len, contexts)) or width == 0:
+        raise ShapeError("prefill: at least one context, and in each at least one token, got none.")
+    if width > L:
+        raise RangeError(
+            f"prefill: a context has at most {L} tokens, the context length, got {width}. Give its last {L}."
+        )
+    padding = np.array([width - len(context) for context in contexts])
+    ids = np.zeros((len(contexts), width), np.int32)
+    for row, context in zip(ids, contexts, strict=True):
+        row[width - len(context) :] = context
+    pads = to_device(padding, model.device) if padding.any() else None
+    if cache is None:
+        with evaluating(model):
+            return model.next_logits(to_device(ids, model.device), padding=pads)
+    cache.clear(pads)
+    return _extend(model, ids, cache)
+
+
+def step(model: LanguageModel, tokens: Sequence[int], cache: KeyValueCache) -> Array:
+    """Logits (B, V) of what follows when one more token of each row is read: (B) tokens behind what is in the cache."""
+    return _extend(model, np.array(tokens, np.int32)[:, None], cache)
+
+
+def _extend(model: LanguageModel, ids: Array, cache: KeyValueCache) -> Array:
+    with evaluating(model):
+        logits = model.next_logits(to_device(ids, model.device), cache.blocks, cache.length, cache.padding)
+    cache.advance(ids.shape[1])
+    return logits
+
+
+class Reader:
+    """Shows a model texts that grow, by the cheapest way that is exact: a step where it can, else a prefill.
+
+    stride: see `window_start`. cached False: a prefill each time, to compare. longest: how many tokens a text will have
+    at most, so that the cache takes no more memory than that; None for any number. The weights must stay as they are
+    while one reader is in use.
+    """
+
+    def __init__(self, model: LanguageModel, stride: int = 1, cached: bool = True, longest: int | None = None) -> None:
+        self._model, self._stride, self._cached = model, stride, cached
+        self._capacity = min(longest or model.config.context_length, model.config.context_length)
+        self._cache: KeyValueCache | None = None
+        self._read: list[Sequence[int]] = []  # what the cache holds
+        window_start(0, model.config.context_length, stride)  # refuses a wrong stride at once
+
+    def read(self, texts: Sequence[Sequence[int]]) -> Array:
+        """Logits (B, V) of the tokens that follow B texts."""
+        L = self._model.config.context_length
+        windows = [text[window_start(len(text), L, self._stride) :] for text in texts]
+        if not self._cached:
+            return prefill(self._model, windows)
+        if self._cache is None or self._cache.batch_size != len(windows):
+            self._cache, self._read = KeyValueCache(self._model, len(windows), self._capacity), []
+        if [window[:-1] for window in windows] == self._read:
+            logits = step(self._model, [window[-1] for window in windows], self._cache)
+        else:
+            self._read = []  # should the prefill be interrupted, nothing is read
+            logits = prefill(self._model, windows, self._cache)
+        self._read = windows
+        return logits
+
+
+@contextmanager
+def evaluating(model: Module) -> Iterator[None]:
+    """Within a `with` block the model is in `eval()`; then every module is in the mode it was in."""
+    trained = [module for module in model.modules() if module.training]
+    for module in trained:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in trained:
+            module.training = True

@@ -1,0 +1,248 @@
+"""Translation: the source is read once, then answers are written token by token.
+
+    source -> encode -> memory      BEGIN -> step -> logits -> the beam: which beginnings go on -> step -> … -> END
+                                              ^------- the rows of the cache that go on ------------+
+
+`translate` searches for the best answer. Many sources are answered at once: each has a beam of its own, see `beam`; the
+beginnings of all beams are the rows of one batch, and a source leaves the batch when its search is over.
+`stream_translation` draws one answer token by token, as `generate.stream` draws a text.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arrays import to_device, to_numpy
+from ..data.pairs.batches import SpecialTokens, special_tokens
+from ..data.text.tokenizer import Tokenizer
+from ..errors import ConfigError, NonFiniteError, RangeError
+from ..models.transformer import Transformer
+from ..random import SAMPLING, Generator
+from .beam import Beam, BeamOptions, Hypothesis
+from .cache import KeyValueCache
+from .decode import evaluating
+from .detokenize import StopTexts, WholeCharacters
+from .sampling import check_sampling, sample
+from .text import TextStream
+
+__all__ = ["Answer", "stream_translation", "translate"]
+
+AT_ONCE = 64  # sources that are answered in one batch
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answers, and how sure it is.
+
+    ids: its tokens, without END. log_probabilities: of each, and of END where ended, which says whether END came.
+    score: by which it won.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    log_probabilities: tuple[float, ...]
+    score: float
+    ended: bool
+
+    @property
+    def log_probability(self) -> float:
+        """Of the whole answer, in nats."""
+        return math.fsum(self.log_probabilities)
+
+
+def translate(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    beam_size: int = 1,
+    length_penalty: float = 0.6,
+    max_new_tokens: int | None = None,
+    cached: bool = True,
+) -> list[Answer]:
+    """One answer for each text, by a beam of beam_size; in `eval()`, whatever mode the model is in.
+
+    length_penalty: α of the score, see `beam`. max_new_tokens: of an answer, END included; the context length is the
+    most there is room for. A search none of whose beginnings came to END by then answers with the best of them, not
+    ended. cached False: everything is read anew for each token, to compare.
+
+    Raises RangeError for one text in place of several, an option outside its range, or a text longer than the context;
+    VocabularyError for a character that the tokenizer lacks; ConfigError for a tokenizer of another model;
+    NonFiniteError for logits that are.
+    """
+    special = special_tokens(tokenizer)
+    options = BeamOptions(beam_size, length_penalty, _longest(model, max_new_tokens), special.end)
+    options.check()
+    if isinstance(texts, str):
+        raise RangeError("translate: texts are a sequence of texts, got one text. Give [text].")
+    sources = _sources(model, tokenizer, texts, special)
+    answers: dict[int, Answer] = {}
+    order = sorted(range(len(sources)), key=lambda index: len(sources[index]))  # of like length: little padding
+    for start in range(0, len(order), AT_ONCE):
+        chunk = order[start : start + AT_ONCE]
+        best = _search_all(_Reader(model, [sources[index] for index in chunk], special, cached), options)
+        answers |= {i: _answer(tokenizer, found, options) for i, found in zip(chunk, best, strict=True)}
+    return [answers[index] for index in range(len(sources))]
+
+
+def stream_translation(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    text: str,
+    *,
+    max_new_tokens: int | None = None,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    seed: int = 0,
+    stop: Sequence[str] = (),
+    cached: bool = True,
+) -> TextStream:
+    """An answer to a text that is drawn, in pieces, each as soon as it is drawn; END ends it and is none of them.
+
+    max_new_tokens: see `translate`. The other options are those of `generate.stream`; tokens of the answer count as
+    seen, those of the text do not. temperature 0 is greedy search. `ended` says whether END came. Whatever mode the
+    model is in, it runs in `eval()`.
+
+    Raises, at the call, what `translate` raises for a text and a tokenizer, and RangeError for an option outside its
+    range.
+    """
+    check_sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+    special = special_tokens(tokenizer)
+    longest = _longest(model, max_new_tokens)
+    if longest < 1:
+        raise RangeError(f"stream_translation: max_new_tokens is at least 1, got {max_new_tokens}.")
+    [source] = _sources(model, tokenizer, [text], special)
+    stops, draws = StopTexts(stop), Generator(seed, SAMPLING)
+
+    def tokens() -> Iterator[tuple[int, float]]:
+        reader, written = _Reader(model, [source], special, cached), Hypothesis()
+        for _ in range(longest):
+            logits = reader.logits([written])
+            [log_p] = _log_softmax(logits)
+            token, _ = sample(
+                reader.possible(logits)[0], temperature, top_k, top_p, min_p, repetition_penalty, written.ids,
+                key=draws.next(),
+            )  # fmt: skip
+            if token == special.end:
+                pieces.ended = True
+                return
+            written = Hypothesis((*written.ids, token))
+            yield token, float(log_p[token])
+
+    pieces = TextStream(tokens(), WholeCharacters(tokenizer), stops)
+    return pieces
+
+
+def _longest(model: Transformer, max_new_tokens: int | None) -> int:
+    L = model.config.context_length
+    return L if max_new_tokens is None else min(L, max_new_tokens)
+
+
+def _sources(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], special: SpecialTokens) -> list[list[int]]:
+    """The ids of texts as the encoder reads them; refused, where it cannot."""
+    L = model.config.context_length
+    if special.vocab_size > model.config.vocab_size:
+        raise ConfigError(
+            "translate: every token has a row in the model, but the tokenizer has, with the three special ones, "
+            f"{special.vocab_size} tokens and the model {model.config.vocab_size} rows. Use the tokenizer that the "
+            "model was trained with."
+        )
+    sources = [[*tokenizer.encode(text).tolist(), special.end] for text in texts]
+    for text, source in zip(texts, sources, strict=True):
+        if len(source) > L:
+            raise RangeError(
+                f"translate: a source has at most {L} tokens, the context length, its end included, got {len(source)} "
+                f"for {text[:40]!r}. Cut it into shorter texts."
+            )
+    return sources
+
+
+class _Reader:
+    """Shows the decoder beginnings of equal length; row r of `memory` and of the cache belongs to row r of those."""
+
+    def __init__(
+        self, model: Transformer, sources: Sequence[Sequence[int]], special: SpecialTokens, cached: bool
+    ) -> None:
+        lengths = np.array([len(source) for source in sources], np.int32)
+        ids = np.full((len(sources), lengths.max()), special.padding, np.int32)
+        for row, source in zip(ids, sources, strict=True):
+            row[: len(source)] = source
+        self._model, self._special = model, special
+        self._lengths = to_device(lengths, model.device)
+        with evaluating(model):
+            self._memory = model.encode(to_device(ids, model.device), self._lengths)
+        self._cache = KeyValueCache(model, len(sources)) if cached else None
+        self.rows = len(sources)
+
+    def logits(self, beginnings: Sequence[Hypothesis]) -> NDArray[np.float64]:
+        """Logits (R, V) of the token that follows each beginning."""
+        targets = np.array([(self._special.begin, *beginning.ids) for beginning in beginnings], np.int32)
+        cache, start = self._cache, 0
+        if cache is not None:
+            start = cache.length
+            targets = targets[:, start:]  # BEGIN the first time, then the one token that is new
+        ids = to_device(targets, self._model.device)
+        blocks = None if cache is None else cache.blocks
+        with evaluating(self._model):
+            logits = self._model.next_logits(ids, self._memory, self._lengths, blocks, start)
+        if cache is not None:
+            cache.advance(targets.shape[1])
+        return to_numpy(logits).astype(np.float64)
+
+    def possible(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The same logits or log-probabilities, −∞ for tokens that cannot follow."""
+        rows = rows.copy()
+        rows[:, [self._special.padding, self._special.begin]] = -np.inf  # END is the only one of ours that is written
+        rows[:, self._special.vocab_size :] = -np.inf  # a model may have more rows than there are tokens
+        return rows
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Go on with these rows, in this order; a row may come twice."""
+        if list(rows) == list(range(self.rows)):
+            return
+        index = to_device(np.array(rows), self._model.device)
+        self._memory, self._lengths, self.rows = self._memory[index], self._lengths[index], len(rows)
+        if self._cache is not None:
+            self._cache.select(rows)
+
+
+def _search_all(reader: _Reader, options: BeamOptions) -> list[Hypothesis]:
+    """The best answer of every source."""
+    searches = [Beam(options) for _ in range(reader.rows)]
+    searching = searches
+    while True:
+        log_p = reader.possible(_log_softmax(reader.logits([b for search in searching for b in search.open])))
+        rows, first, going_on = [], 0, []
+        for search in searching:
+            width = len(search.open)
+            parents = search.extend(log_p[first : first + width])
+            if not search.over:
+                going_on.append(search)
+                rows += [first + parent for parent in parents]
+            first += width
+        if not going_on:
+            return [search.best for search in searches]
+        searching = going_on
+        reader.select(rows)
+
+
+def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    highest = logits.max(-1, keepdims=True)
+    if not np.isfinite(highest).all():  # NaN too: it is the maximum of whatever holds one
+        raise NonFiniteError(
+            "translate: logits are finite, or −∞ for a token that never comes, got another for the highest. "
+            "The model has diverged: use an earlier checkpoint."
+        )
+    shifted = logits - highest
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def _answer(tokenizer: Tokenizer, found: Hypothesis, options: BeamOptions) -> Answer:
+    ended = found.ids[-1] == options.end
+    ids = found.ids[:-1] if ended else found.ids
+    return Answer(tokenizer.decode(ids), ids, found.log_probabilities, found.score(options), ended)

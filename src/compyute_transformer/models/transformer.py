@@ -1,0 +1,237 @@
+"""The transformer as it was published: an encoder reads the source, a decoder writes the target (Vaswani et al. 2017).
+
+source (B, S) -> encoder blocks -> memory (B, S, C)
+target (B, T) -> decoder blocks, each looks at the memory -> logits (B, T, V) of what follows each target position
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from math import sqrt
+from typing import Any
+
+from ..arrays import Array
+from ..errors import DtypeError, RangeError, ShapeError
+from ..nn import init
+from ..nn.attention import Implementation, MultiHeadAttention
+from ..nn.block import CrossBlock, CrossCache, PostNormBlock
+from ..nn.dropout import Dropout
+from ..nn.embedding import Embedding
+from ..nn.feed_forward import Activation, FeedForward
+from ..nn.linear import Linear
+from ..nn.module import Module, ModuleList
+from ..nn.norm import LayerNorm
+from ..nn.position import SinusoidalPosition
+from ..ops.attention import Mask
+from ..random import DROPOUT, INITIALIZATION, Generator
+from .config import check_config
+from .language import check_context, check_evaluating, check_ids, use_attention
+
+__all__ = ["Transformer", "TransformerConfig"]
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """The shape of an Transformer. All of it is saved with a run.
+
+    vocab_size: of source and target together, which share one vocabulary. context_length: the longest source and the
+    longest target. num_layers: of encoder blocks, and again of decoder blocks. num_kv_heads None means num_heads.
+    mlp_dim None means 4 · embed_dim. The paper's base model has embed_dim 512, 8 heads, 6 layers, mlp_dim 2048 and
+    dropout 0.1.
+    """
+
+    vocab_size: int
+    context_length: int = 256
+    embed_dim: int = 384
+    num_heads: int = 6
+    num_layers: int = 6
+    num_kv_heads: int | None = None
+    mlp_dim: int | None = None
+    dropout: float = 0.0
+    bias: bool = True  # in linears and norms
+    activation: Activation = "relu"
+    attention: Implementation = "auto"
+
+    def __post_init__(self) -> None:
+        check_config(
+            self,
+            ("vocab_size", "context_length", "embed_dim", "num_heads", "num_layers"),
+            ("num_kv_heads", "mlp_dim"),
+        )
+
+
+class Transformer(Module):
+    """Source ids (B, S) and target ids (B, T) in, logits (B, T, V) of the target token after each position out.
+
+    One matrix embeds source and target, multiplied by √embed_dim, and reads out logits (section 3.4). Padding stands at
+    the end of a row; it is named by the true length of each row, is never looked at, and gets no gradient. Dropout
+    follows both embeddings and every sublayer (5.4), and drops attention weights too. Weights start as those of a
+    `TransformerLM`.
+
+    generator: where dropout draws; part of the state of a run.
+    """
+
+    def __init__(self, config: TransformerConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.generator = Generator(seed, DROPOUT)
+        weights = Generator(seed, INITIALIZATION)
+        C = config.embed_dim
+        self.mask = Mask(causal=True)
+        self.scale = sqrt(C)
+        # one module serves source and target, and its backward target and source: it may run twice before
+        self.token_embedding = Embedding(config.vocab_size, C, init.normal(C**-0.5), weights)
+        self.position = SinusoidalPosition()
+        self.dropout = Dropout(config.dropout, self.generator)
+        self.encoder = ModuleList(self._encoder_block(weights) for _ in range(config.num_layers))
+        self.decoder = ModuleList(self._decoder_block(weights) for _ in range(config.num_layers))
+        self.head = Linear(C, config.vocab_size, bias=False, generator=weights)
+        self.head.weight = self.token_embedding.weight
+        _ = self.flat  # lay all parameters into one buffer
+
+    def _encoder_block(self, weights: Generator) -> PostNormBlock:
+        return PostNormBlock(*self._attention(weights), *self._feed_forward(weights))
+
+    def _decoder_block(self, weights: Generator) -> CrossBlock:
+        return CrossBlock(*self._attention(weights), *self._attention(weights), *self._feed_forward(weights))
+
+    def _attention(self, weights: Generator) -> tuple[MultiHeadAttention, Dropout, LayerNorm]:
+        config = self.config
+        attention = MultiHeadAttention(
+            config.embed_dim,
+            config.num_heads,
+            config.num_kv_heads,
+            config.bias,
+            config.dropout,
+            config.attention,
+            weight_init=init.xavier_uniform(),
+            generator=weights,
+            dropout_generator=self.generator,
+        )
+        return attention, Dropout(config.dropout, self.generator), LayerNorm(config.embed_dim, config.bias)
+
+    def _feed_forward(self, weights: Generator) -> tuple[FeedForward, Dropout, LayerNorm]:
+        config, C = self.config, self.config.embed_dim
+        feed_forward = FeedForward(
+            C,
+            config.mlp_dim or 4 * C,
+            config.bias,
+            config.activation,
+            weight_init=init.xavier_uniform(),
+            generator=weights,
+        )
+        return feed_forward, Dropout(config.dropout, self.generator), LayerNorm(C, config.bias)
+
+    def forward(
+        self, source: Array, target: Array, source_lengths: Array | None = None, target_lengths: Array | None = None
+    ) -> Array:
+        """Logits (B, T, V) of the token that follows each position of target (B, T), given source (B, S).
+
+        source_lengths, target_lengths: (B) integers, how many positions at the start of each row are text; None for
+        all. S and T are at most context_length.
+
+        Raises ShapeError for ids that are no (B, S) and (B, T) of one B, or lengths of another number; RangeError for
+        an id outside the vocabulary, a position past the context, or a length past its row; DtypeError for ids or
+        lengths that are no integers.
+        """
+        self._check("target", target, target_lengths)
+        memory = self.encode(source, source_lengths)
+        check_pairs(memory, target)
+        x = self._embed(target)
+        mask, memory_mask = self.mask._replace(key_lengths=target_lengths), Mask(key_lengths=source_lengths)
+        for block in self.decoder:
+            x = block(x, memory, mask, memory_mask)
+        return self.head(x)
+
+    def backward(self, dlogits: Array) -> None:
+        """Add to the gradients of all parameters; ids have none."""
+        dx = self.head.backward(dlogits)
+        dmemory: Any = 0
+        for block in reversed(self.decoder):
+            dx, dmemory_of_block = block.backward(dx)
+            dmemory = dmemory + dmemory_of_block  # every block looked at it
+        self._embed_backward(dx)
+        self._encode_backward(dmemory)
+
+    def encode(self, source: Array, source_lengths: Array | None = None) -> Array:
+        """The memory (B, S, C) of source (B, S): the first half of `forward`."""
+        self._check("source", source, source_lengths)
+        x = self._embed(source)
+        mask = Mask(key_lengths=source_lengths)
+        for block in self.encoder:
+            x = block(x, mask)
+        return x
+
+    def _encode_backward(self, dx: Array) -> None:
+        for block in reversed(self.encoder):
+            dx = block.backward(dx)
+        self._embed_backward(dx)
+
+    def next_logits(
+        self,
+        target: Array,
+        memory: Array,
+        source_lengths: Array | None = None,
+        caches: Sequence[CrossCache] | None = None,
+        start: int = 0,
+    ) -> Array:
+        """Logits (B, V) of the token that follows the last of target (B, T): the last position of `forward`, in eval().
+
+        memory: of `encode`, (B, S, C). source_lengths: of its rows. caches: one for each decoder block, which hold the
+        `start` positions before target, and then those of target too; and the keys and values of the memory, which they
+        take in at their first use: from then on the memory itself is not read.
+
+        Raises ConfigError in training, for nothing is saved; else as `forward`.
+        """
+        self._check("target", target, None, start)
+        check_evaluating(self)
+        check_pairs(memory, target)
+        x = self._embed(target, start)
+        memory_mask = Mask(key_lengths=source_lengths)
+        for block, cache in zip(self.decoder, caches or repeat(None, len(self.decoder)), strict=True):
+            x = block(x, memory, self.mask, memory_mask, cache)
+        logits: Array = self.head(x[:, -1:])[:, 0]
+        return logits
+
+    def use_attention(self, implementation: Implementation) -> None:
+        """Switch the algorithm of every attention, self and cross; the weights stay."""
+        use_attention(self, implementation)
+
+    def _embed(self, ids: Array, start: int = 0) -> Array:
+        x = self.token_embedding(ids) * self.scale
+        x = self.position(x, start)
+        x = self.dropout(x)
+        return x
+
+    def _embed_backward(self, dx: Array) -> None:
+        dx = self.dropout.backward(dx)
+        dx = self.position.backward(dx)
+        self.token_embedding.backward(dx * self.scale)
+
+    def _check(self, name: str, ids: Array, lengths: Array | None, start: int = 0) -> None:
+        check_ids("Transformer", name, ids)
+        check_context("Transformer", name, ids, self.config.context_length, start)
+        if lengths is not None:
+            check_lengths(name, lengths, *ids.shape)
+
+
+def check_lengths(name: str, lengths: Array, rows: int, longest: int) -> None:
+    """Refuse lengths that are no integer array (B) in [1, longest]."""
+    came = getattr(lengths, "shape", type(lengths).__name__)
+    if came != (rows,):
+        raise ShapeError(f"Transformer: {name}_lengths are an array of shape ({rows},), one a row, got {came}.")
+    if lengths.dtype.kind not in "iu":
+        raise DtypeError(f"Transformer: {name}_lengths are integers, got {lengths.dtype}.")
+    if ((lengths < 1) | (lengths > longest)).any():
+        raise RangeError(
+            f"Transformer: {name}_lengths lie in [1, {longest}], the width of {name}, got {lengths}. A text has at "
+            "least one token: give an empty one its end."
+        )
+
+
+def check_pairs(memory: Array, target: Array) -> None:
+    """Refuse another number of sources than of targets."""
+    if len(memory) != len(target):
+        raise ShapeError(
+            f"Transformer: source and target have one row a pair, got {len(memory)} sources and {len(target)} targets."
+        )

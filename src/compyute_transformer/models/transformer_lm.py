@@ -1,0 +1,156 @@
+"""Vaswani's decoder alone: a language model of post-norm blocks on sinusoidal positions (Vaswani et al. 2017).
+
+The paper's whole model, with its encoder, is `encoder_decoder`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+from ..arrays import Array, array_module
+from ..nn import init
+from ..nn.attention import AttentionCache, Implementation, MultiHeadAttention
+from ..nn.block import PostNormBlock
+from ..nn.dropout import Dropout
+from ..nn.embedding import Embedding
+from ..nn.feed_forward import Activation, FeedForward
+from ..nn.linear import Linear
+from ..nn.module import ModuleList
+from ..nn.norm import LayerNorm
+from ..nn.position import SinusoidalPosition
+from ..nn.stack import run_blocks
+from ..ops.attention import Mask
+from ..ops.position import sinusoids
+from ..random import DROPOUT, INITIALIZATION, Generator
+from .config import check_config
+from .language import LanguageModel, check_context, check_evaluating, check_ids, padded
+
+__all__ = ["TransformerLM", "TransformerLMConfig"]
+
+
+@dataclass(frozen=True)
+class TransformerLMConfig:
+    """The shape of a TransformerLM. All of it is saved with a run.
+
+    mlp_dim None means 4 · embed_dim, as in the paper. num_kv_heads None means num_heads. window: how many positions
+    back a query sees, its own included; None for all.
+    """
+
+    vocab_size: int
+    context_length: int = 256
+    embed_dim: int = 384
+    num_heads: int = 6
+    num_layers: int = 6
+    num_kv_heads: int | None = None
+    mlp_dim: int | None = None
+    dropout: float = 0.0
+    bias: bool = True  # in linears and norms
+    activation: Activation = "relu"
+    window: int | None = None
+    attention: Implementation = "auto"
+
+    def __post_init__(self) -> None:
+        check_config(
+            self,
+            ("vocab_size", "context_length", "embed_dim", "num_heads", "num_layers"),
+            ("num_kv_heads", "mlp_dim", "window"),
+        )
+
+
+class TransformerLM(LanguageModel):
+    """A decoder-only language model: ids (B, T) in, logits (B, T, V) out; position t sees positions up to t only.
+
+    One matrix embeds ids, multiplied by √embed_dim, and reads out logits (Vaswani et al. 2017, section 3.4). Dropout
+    follows the embedding and every sublayer (5.4), and drops attention weights too.
+
+    The paper does not say how weights start. Here the shared matrix is normal with std 1/√embed_dim, as in the authors'
+    tensor2tensor, so that vectors and logits both have variance 1; all other matrices are Xavier uniform, as in
+    torch.nn.Transformer.
+
+    generator: where dropout draws; part of the state of a run.
+    """
+
+    config: TransformerLMConfig
+
+    def __init__(self, config: TransformerLMConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.generator = Generator(seed, DROPOUT)
+        weights = Generator(seed, INITIALIZATION)
+        C = config.embed_dim
+        self.mask = Mask(causal=True, window=config.window)
+        self.scale = sqrt(C)
+        self.token_embedding = Embedding(config.vocab_size, C, init.normal(C**-0.5), weights)
+        self.position = SinusoidalPosition()
+        self.dropout = Dropout(config.dropout, self.generator)
+        self.blocks = ModuleList(self._block(weights) for _ in range(config.num_layers))
+        self.head = Linear(C, config.vocab_size, bias=False, generator=weights)
+        self.head.weight = self.token_embedding.weight
+        _ = self.flat  # lay all parameters into one buffer
+
+    def _block(self, weights: Generator) -> PostNormBlock:
+        config, C, xavier = self.config, self.config.embed_dim, init.xavier_uniform()
+        return PostNormBlock(
+            MultiHeadAttention(
+                C,
+                config.num_heads,
+                config.num_kv_heads,
+                config.bias,
+                config.dropout,
+                config.attention,
+                weight_init=xavier,
+                generator=weights,
+                dropout_generator=self.generator,
+            ),
+            Dropout(config.dropout, self.generator),
+            LayerNorm(C, config.bias),
+            FeedForward(
+                C, config.mlp_dim or 4 * C, config.bias, config.activation, weight_init=xavier, generator=weights
+            ),
+            Dropout(config.dropout, self.generator),
+            LayerNorm(C, config.bias),
+        )
+
+    def forward(self, ids: Array) -> Array:
+        """Logits (B, T, V) of the token that follows each position of ids (B, T), T at most context_length."""
+        self._check(ids)
+        x = self.token_embedding(ids) * self.scale
+        x = self.position(x)
+        x = self.dropout(x)
+        for block in self.blocks:
+            x = block(x, self.mask)
+        return self.head(x)
+
+    def backward(self, dlogits: Array) -> None:
+        """Add to the gradients of all parameters; ids have none."""
+        dx = self.head.backward(dlogits)
+        for block in reversed(self.blocks):
+            dx = block.backward(dx)
+        dx = self.dropout.backward(dx)
+        dx = self.position.backward(dx)
+        self.token_embedding.backward(dx * self.scale)
+
+    def next_logits(
+        self,
+        ids: Array,
+        caches: Sequence[AttentionCache] | None = None,
+        start: int = 0,
+        padding: Array | None = None,
+    ) -> Array:
+        """See `LanguageModel.next_logits`."""
+        self._check(ids, start)
+        check_evaluating(self)
+        x, mask = self.token_embedding(ids) * self.scale, self.mask
+        if padding is None:
+            x = self.position(x, start)
+        else:
+            places, mask = padded(ids, padding, start, mask)
+            table = sinusoids(start + ids.shape[1], x.shape[2], x.dtype)
+            x = x + array_module(x).asarray(table)[places]
+        x = run_blocks(self.blocks, x, mask, caches)
+        logits: Array = self.head(x[:, -1:])[:, 0]
+        return logits
+
+    def _check(self, ids: Array, start: int = 0) -> None:
+        check_ids("TransformerLM", "ids", ids)
+        check_context("TransformerLM", "ids", ids, self.config.context_length, start)

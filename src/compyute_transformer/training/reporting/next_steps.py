@@ -1,0 +1,63 @@
+"""Advice: what to type after a training, and nothing that would not work."""
+
+from importlib.util import find_spec
+from shlex import quote
+from typing import Any
+
+from ...data.text.tokenizer import Tokenizer
+from ...errors import CompyuteError, VocabularyError
+from ..run.checkpoint import resume_command
+from ..run.config import load_config, load_run_encoder, reload_data
+from .events import RunResult
+
+__all__ = ["next_steps"]
+
+PROMPTS = {"language": "The", "dates": "3 March 1999"}  # by task; a tokenizer may lack their characters
+
+
+def next_steps(result: RunResult) -> str:
+    """The commands with which to use a run, to judge it, and to go on with it."""
+    if result.interrupted:
+        return f"Interrupted at step {result.step:,}; nothing is lost. Go on with:\n  {resume_command(result.folder)}"
+    more = resume_command(result.folder, f"--steps {2 * result.step}")
+    if result.taken == 0:
+        return (
+            f"Nothing is left to do: all {result.step:,} steps were taken before. To go on, say with --steps how many "
+            f"there shall be in all:\n  {more}"
+        )
+    commands = _uses(result)
+    if result.validation_loss is not None:  # else there is nothing to judge by
+        commands.append(f"compyute eval {quote(str(result.folder))}")
+    return "\n  ".join(["Next:", *commands, more])
+
+
+def _uses(result: RunResult) -> list[str]:
+    """What shows what a run has learned; nothing where its files cannot be read any more."""
+    try:
+        return _shown(result)
+    except CompyuteError:  # the run is finished and kept: no reason to end with an error
+        return []
+
+
+def _shown(result: RunResult) -> list[str]:
+    config, folder = load_config(result.folder), quote(str(result.folder))
+    data = config.settings.data
+    if data.kind == "images":
+        drawn = result.validation_loss is not None and find_spec("matplotlib") is not None
+        return [f"compyute eval {folder} --picture confusion.png"] if drawn else []
+    tokenizer: Any = load_run_encoder(result.folder, config)
+    prompt = PROMPTS.get(data.task)
+    if prompt is None or not _encodes(tokenizer, prompt):
+        prompt = None
+        if data.kind == "translation":  # which needs something to translate
+            pairs: Any = reload_data(result.folder, config)
+            prompt = min((pair.source for pair in pairs.pairs), key=len)
+    return [f"compyute generate {folder}" + ("" if prompt is None else f" --prompt {quote(prompt)}")]
+
+
+def _encodes(tokenizer: Tokenizer, text: str) -> bool:
+    try:
+        tokenizer.encode(text)
+    except VocabularyError:
+        return False
+    return True

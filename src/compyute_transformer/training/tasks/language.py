@@ -1,0 +1,146 @@
+"""Language: predict the next token of a text."""
+
+from collections.abc import Mapping
+from math import exp, log
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...data.text.batches import TokenBatches, validation_windows
+from ...data.text.corpus import Corpus, load_corpus
+from ...data.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from ...errors import RunError, VocabularyError
+from ...generation.text import generate
+from ..settings.presets import PRESETS
+from ..settings.settings import Settings, TrainingSettings
+from .task import Judgement, SupervisedTask, mean_loss
+
+__all__ = ["LANGUAGE", "LanguageTask", "validate_language"]
+
+# What samples begin with where nobody has chosen it.
+PROMPTS_OF_PRESETS = {preset["training"].get("sample_prompt") for preset in PRESETS.values()}
+
+
+class LanguageTask(SupervisedTask):
+    """Predict the next token: random windows to train on, the whole validation text to be judged by.
+
+    model: GPT, or another that turns ids (B, T) into logits (B, T, V). training_tokens, validation_tokens: 1-D
+    integers. validation_tokens None: nothing is validated.
+
+    A sample prompt that comes from a preset is left out where the tokenizer cannot encode it, as in a text of another
+    alphabet. Raises CorpusError for texts too short, VocabularyError for any other prompt that cannot be encoded.
+    """
+
+    unit = "tokens"
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Tokenizer,
+        training_tokens: np.ndarray,
+        validation_tokens: np.ndarray | None,
+        settings: TrainingSettings,
+        facts: Mapping[str, object] | None = None,
+    ) -> None:
+        rows, length = settings.accumulation * settings.batch_size, model.config.context_length
+        batches = TokenBatches(training_tokens, rows, length, settings.seed)
+        super().__init__(model, batches, settings)
+        self.tokenizer = tokenizer
+        self.units_per_step = rows * length
+        self.training_tokens, self.validation_tokens = training_tokens, validation_tokens
+        self._facts = dict(facts or {})
+        if validation_tokens is not None:
+            validation_windows(validation_tokens, length, settings.batch_size)  # refuses a short one now
+        self.prompt = _prompt(tokenizer, settings.sample_prompt)  # likewise
+
+    def validate(self) -> Mapping[str, float]:
+        """See `validate_language`."""
+        if self.validation_tokens is None:
+            return {}
+        return validate_language(self.model, self.tokenizer, self.validation_tokens, self.settings.batch_size)
+
+    def sample(self, seed: int) -> str | None:
+        """What the model writes after the sample prompt, with the prompt."""
+        length = self.settings.sample_tokens
+        return self.prompt + generate(self.model, self.tokenizer, self.prompt, max_new_tokens=length, seed=seed)
+
+    def facts(self) -> Mapping[str, object]:
+        """Corpus, tokens and vocabulary."""
+        validation = 0 if self.validation_tokens is None else len(self.validation_tokens)
+        return self._facts | {
+            "training_tokens": len(self.training_tokens),
+            "validation_tokens": validation,
+            "vocab_size": self.model.config.vocab_size,
+        }
+
+
+def _prompt(tokenizer: Tokenizer, prompt: str) -> str:
+    try:
+        tokenizer.encode(prompt)
+    except VocabularyError:
+        if prompt not in PROMPTS_OF_PRESETS:
+            raise
+        return ""
+    return prompt
+
+
+def validate_language(model: Any, tokenizer: Tokenizer, tokens: np.ndarray, batch_size: int) -> dict[str, float]:
+    """How surprised a model is by a text, in `eval()`: every token but the first is predicted exactly once.
+
+    Returns loss, the mean in nats a token; bits_per_character, which compares models with different tokenizers;
+    perplexity, the loss as a number of equally likely tokens; tokens and characters, how many were predicted.
+    """
+    loss, count = mean_loss(model, validation_windows(tokens, model.config.context_length, batch_size))
+    characters = len(tokenizer.decode(tokens[1:]))
+    return {
+        "loss": loss,
+        "bits_per_character": loss * count / characters / log(2),
+        "perplexity": exp(min(loss, 700.0)),  # beyond, a float would overflow
+        "tokens": count,
+        "characters": characters,
+    }
+
+
+class LanguageKind:
+    """A corpus, its tokenizer, and the next token."""
+
+    file = "tokenizer.json"
+
+    def load(self, sources: Any) -> Corpus:
+        """See `load_corpus`."""
+        return load_corpus(sources)
+
+    def encoder(self, data: Corpus, settings: Settings) -> Tokenizer:
+        """Characters must be known in the validation text too; merges are learned from the training text alone."""
+        kind = settings.data.tokenizer
+        text = data.text if kind == "characters" else data.split(settings.data.validation_fraction)[0]
+        return train_tokenizer(kind, text, settings.data.vocab_size)
+
+    def load_encoder(self, path: Path) -> Tokenizer:
+        """See `load_tokenizer`."""
+        return load_tokenizer(path)
+
+    def shape(self, encoder: Any) -> dict[str, Any]:
+        """The size of the vocabulary."""
+        return {"vocab_size": encoder.vocab_size}
+
+    def task(self, model: Any, encoder: Tokenizer, data: Corpus, settings: Settings) -> LanguageTask:
+        """The text, cut in two and encoded."""
+        fraction = settings.data.validation_fraction
+        training, validation = (encoder.encode(part) for part in data.split(fraction))
+        facts = {"corpus": data.name, "characters": len(data.text)}
+        return LanguageTask(model, encoder, training, validation if fraction else None, settings.training, facts)
+
+    def judge(self, model: Any, encoder: Tokenizer, data: Corpus, settings: Settings, whole: bool) -> Judgement:
+        """Predict a text; see `validate_language`."""
+        text = data.text if whole else data.split(settings.data.validation_fraction)[1]
+        if not text:
+            raise RunError(
+                f"judge: the run was trained with validation_fraction 0, so it kept no text of {data.name} to be "
+                "judged by. Give one: compyute eval RUN FILE"
+            )
+        return Judgement(validate_language(model, encoder, encoder.encode(text), settings.training.batch_size))
+
+
+LANGUAGE = LanguageKind()

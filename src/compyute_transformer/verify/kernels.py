@@ -1,0 +1,109 @@
+"""Fast kernels against the references, and the references on a GPU against themselves on a CPU.
+
+A kernel fills the same Saved type as the reference, so three backward passes must agree with the readable one:
+
+    reference's forward -> reference's backward      what the others are compared with
+    reference's forward -> kernel's backward
+    kernel's forward -> reference's backward
+    kernel's forward -> kernel's backward
+
+A kernel that declines a case (`serves` says so) is not compared on it: the reference runs there.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from ..arrays import Array, Device, to_device, to_numpy
+from ..dispatch import Dispatched, package_fault, use_kernels
+from .check import Check, gradient_errors, relative_error
+from .registry import Case, Op, cotangent, map_arrays
+from .tolerances import limit
+
+__all__ = ["DEVICES", "compare_devices", "compare_kernel", "packages"]
+
+DEVICES: dict[str, Device] = {"cpu": "cpu", "cuda": "cuda"}
+
+
+def packages() -> list[str]:
+    """The packages of kernels that can run on this machine."""
+    return [package for package in DEVICES if package_fault(package) is None]
+
+
+def compare_kernel(op: Op, case: Case, dtype: Any, package: str, seed: int = 0) -> list[Check]:
+    """One case on the kernels of a package: y and each gradient, and that the inputs stay as they were.
+
+    An empty list says that the op has no kernel there, or none that serves the case.
+    """
+    forward, backward = kernel_of(op.forward, package), kernel_of(op.backward, package)
+    device = DEVICES[package]
+    arguments = on_device(case.arguments(seed, dtype), device)
+    values = tuple(arguments.values())
+    with use_kernels("reference"):
+        y, saved = op.forward(*values)
+        dy = to_device(cotangent(y, seed), device)
+        expected = op.gradients(dy, saved)
+
+    errors: dict[str, float] = {}
+    fast_saved = None
+    if forward is not None and forward.supports(*values):
+        fast_y, fast_saved = forward(*values)
+        errors["y"] = relative_error(fast_y, y)
+        same = type(fast_saved) is type(saved)
+        errors["type of saved"] = 0.0 if same else float("inf")
+        fast_saved = fast_saved if same else None  # what a backward makes of another type is no gradient
+    if fast_saved is not None:
+        with use_kernels("reference"):
+            gradients = op.gradients(dy, fast_saved)
+        errors |= named("kernel's forward, reference's backward", gradient_errors(gradients, expected))
+    for origin, kept in (("reference's", saved), ("kernel's", fast_saved)):
+        if kept is not None and backward is not None and backward.supports(dy, kept):
+            gradients = op.by_name(backward(dy, kept))
+            errors |= named(f"{origin} forward, kernel's backward", gradient_errors(gradients, expected))
+    if errors:
+        fresh = on_device(case.arguments(seed, dtype), device)
+        errors["inputs left alone"] = 0.0 if equal(fresh, arguments) else float("inf")
+    allowed = limit("kernel", dtype)
+    return [Check(op.name, case.name, f"{what} on {package}", error, allowed) for what, error in errors.items()]
+
+
+def compare_devices(op: Op, case: Case, dtype: Any, seed: int = 0) -> list[Check]:
+    """One case of the reference on a GPU and on a CPU: y and each gradient.
+
+    Raises:
+        BackendError: there is no GPU.
+    """
+    results = []
+    for device in ("cuda", "cpu"):
+        arguments = on_device(case.arguments(seed, dtype), device)
+        with use_kernels("reference"):
+            y, saved = op.forward(*arguments.values())
+            results.append((y, op.gradients(to_device(cotangent(y, seed), device), saved)))
+    (y, gradients), (expected_y, expected) = results
+    errors = {"y": relative_error(y, expected_y)} | gradient_errors(gradients, expected)
+    allowed = limit("device", dtype)
+    return [Check(op.name, case.name, f"{what} on a GPU", error, allowed) for what, error in errors.items()]
+
+
+def kernel_of(function: Any, package: str) -> Any:
+    """The kernel of an op's function on a package, or None; functions composed of ops have none of their own."""
+    return function.kernel(package) if isinstance(function, Dispatched) else None
+
+
+def on_device(value: Any, device: Device) -> Any:
+    """The same structure with its arrays on a device."""
+    return map_arrays(lambda array: to_device(array, device), value)
+
+
+def named(route: str, errors: dict[str, float]) -> dict[str, float]:
+    """The same errors, each with the route by which its gradient came."""
+    return {f"{what} ({route})": error for what, error in errors.items()}
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Whether two structures hold equal arrays and options."""
+    left: list[Array] = []
+    right: list[Array] = []
+    map_arrays(left.append, a)
+    map_arrays(right.append, b)
+    return all(np.array_equal(to_numpy(x), to_numpy(y)) for x, y in zip(left, right, strict=True))

@@ -1,0 +1,162 @@
+from dataclasses import fields
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from compyute_transformer.training.settings.settings import TaskName
+
+from compyute_transformer import GPTConfig
+from compyute_transformer.errors import ConfigError
+from compyute_transformer.models.registry import ARCHITECTURES
+from compyute_transformer.training import DataSettings, ModelSettings, Settings
+from compyute_transformer.training.settings.presets import PRESETS
+
+
+def test_later_layers_win_key_by_key(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('[training]\nsteps = 7\nlearning_rate = 1\nclip = "none"\n[data]\ntokenizer = "bpe"\n')
+    settings = Settings.resolve("cpu", file, {"steps": 9, "mlp_dim": 11})
+    assert settings.training.steps == 9  # override over file over preset
+    assert settings.training.learning_rate == 1.0
+    assert isinstance(settings.training.learning_rate, float)
+    assert settings.training.clip is None
+    assert settings.data.tokenizer == "bpe"
+    assert settings.model.mlp_dim == 11
+    assert settings.training.beta2 == 0.99  # the preset's, over the default
+    assert settings.training.sample_tokens == 200  # the default
+
+
+def test_ranges_are_checked_in_the_result_and_not_in_between(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("[training]\nlearning_rate = 1e-5\n[model]\nembed_dim = 12\n")
+    with pytest.raises(
+        ConfigError, match=r"min_learning_rate lies in \[0, learning_rate\], here \[0, 1e-05\], got 0.0001"
+    ):
+        Settings.resolve("shakespeare", file)
+    settings = Settings.resolve("shakespeare", file, {"min_learning_rate": 0, "num_heads": 3})
+    assert (settings.training.min_learning_rate, settings.model.num_heads) == (0.0, 3)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_round_trip_changes_nothing(preset: str) -> None:
+    settings = Settings.resolve(preset, None, {"seed": 5})
+    assert Settings.from_dict(settings.to_dict()) == settings
+    assert Settings.from_dict({}) == Settings()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_is_shown_as_toml_is_read_as_the_same(preset: str, tmp_path: Path) -> None:
+    prompt = 'tab\t "quoted" \\ \x7f \n ß 🦉'
+    settings = Settings.resolve(preset, overrides={"sample_prompt": prompt, "min_learning_rate": 1e-5})
+    (tmp_path / "shown.toml").write_text(settings.to_toml(), encoding="utf-8")
+    assert Settings.resolve("seed" if settings.data.kind == "language" else preset, tmp_path / "shown.toml") == settings
+
+
+def test_model_settings_are_those_of_the_model() -> None:
+    ours = {f.name: (f.type, f.default) for f in fields(ModelSettings)}
+    theirs = {f.name: (f.type, f.default) for f in fields(GPTConfig) if f.name != "vocab_size"}
+    assert theirs.items() <= ours.items()
+    everywhere = {f.name for config, _ in ARCHITECTURES.values() for f in fields(config)}
+    assert everywhere >= ours.keys() - {"architecture"}  # no setting that no model has
+    config = ModelSettings(embed_dim=8, num_heads=2, bias=False).config({"vocab_size": 5})
+    assert (config.vocab_size, config.embed_dim, config.bias) == (5, 8, False)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"step": 3}, "no setting 'step'. Did you mean steps?"),
+        ({"xyz": 3}, "no setting 'xyz'. There are task, tokenizer, "),
+        ({"steps": 3.0}, r"steps is a whole number, got 3.0 \(float\)"),
+        ({"steps": True}, r"steps is a whole number, got True \(bool\)"),
+        ({"steps": None}, "steps is a whole number, got None"),
+        ({"steps": 0}, "steps is at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size is at least 1"),
+        ({"accumulation": -1}, "accumulation is at least 1"),
+        ({"warmup": -1}, "warmup is at least 0"),
+        ({"bias": 1}, r"bias is true or false, got 1 \(int\)"),
+        ({"learning_rate": "fast"}, "learning_rate is a number, got 'fast'"),
+        ({"learning_rate": float("nan")}, "learning_rate is above 0 and finite, got nan"),
+        ({"weight_decay": float("inf")}, "weight_decay is at least 0 and finite"),
+        ({"beta2": 1.0}, r"beta2 lies in \[0, 1\), got 1.0"),
+        ({"clip": 0}, 'clip is above 0, or "none"'),
+        ({"clip": "off"}, "clip is a number or \"none\", got 'off'"),
+        ({"optimizer": "adam"}, 'optimizer is one of "adamw", "sgd", got \'adam\''),
+        ({"decay": "step"}, 'decay is one of "constant", "linear", "cosine"'),
+        ({"device": "gpu"}, 'device is one of "cpu", "cuda"'),
+        ({"seed": -1}, "seed lies in"),
+        ({"validation_fraction": 1.0}, r"validation_fraction lies in \[0, 1\)"),
+        ({"vocab_size": 0}, "vocab_size is at least 1"),
+        ({"dropout": 1.0}, "dropout lies in"),
+        ({"num_heads": 5}, "num_heads must divide embed_dim"),
+        ({"sample_prompt": 3}, "sample_prompt is a text"),
+    ],
+)
+def test_a_wrong_override_is_refused(overrides: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Settings.resolve("cpu", None, overrides)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("steps = 3", r"got 'steps'. It belongs below \[training\]"),
+        ("[trainig]\nsteps = 3", "got 'trainig'. Did you mean training?"),
+        ("training = 3", "got 'training'"),
+        ("[model]\nsteps = 3", r"no setting 'steps'. It belongs below \[training\]"),
+        ("[model]\nembed_dims = 3", "no setting 'embed_dims'. Did you mean embed_dim?"),
+        ("[model]\nembed_dim = '3'", "embed_dim is a whole number, got '3'"),
+        ("model]", "must be a TOML file"),
+    ],
+)
+def test_a_wrong_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        Settings.resolve("cpu", file)
+
+
+def test_a_missing_file_or_preset_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none.toml must be readable; it is not: No such file"):
+        Settings.resolve("cpu", tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match=r"no preset 'shakespear'. Did you mean shakespeare\?"):
+        Settings.resolve("shakespear")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"architecture": "vit", "context_length": 256},
+            'architecture for the task "language" is gpt or vaswani, got vit',
+        ),
+        ({"task": "digits"}, 'architecture for the task "digits" is vit, got gpt'),
+        (
+            {"architecture": "vit", "window": 3},
+            "architecture vit has no context_length and no window, got context_length 64",
+        ),
+        ({"patch_size": 8}, "architecture gpt has no patch_size, got patch_size 8"),
+        ({"shift": 0.5}, 'shift does not belong to the task "language": leave it out, got 0.5'),
+        ({"image_size": 8}, 'image_size does not belong to the task "language"'),
+        (
+            {"task": "dates", "architecture": "encoder_decoder", "shift": 1},
+            'shift does not belong to the task "dates"',
+        ),
+        ({"task": "digits", "tokenizer": "bpe"}, 'tokenizer does not belong to the task "digits"'),
+        ({"task": "images", "vocab_size": 300}, 'vocab_size does not belong to the task "images"'),
+        ({"label_smoothing": 1.0}, r"label_smoothing lies in \[0, 1\), got 1.0"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(overrides: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Settings.resolve("cpu", None, {"bias": True} | overrides)
+
+
+def test_the_kind_is_that_of_the_task() -> None:
+    assert [DataSettings(task).kind for task in get_args(TaskName)] == [
+        "language",
+        "translation",
+        "translation",
+        "images",
+        "images",
+    ]

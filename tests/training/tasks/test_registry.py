@@ -1,0 +1,40 @@
+from pathlib import Path
+
+import pytest
+from compyute_transformer.training.settings.settings import LEARNED_BY
+
+from compyute_transformer.training.settings.presets import DEFAULT_PRESET, PRESETS
+from compyute_transformer.training.tasks.registry import kind_of, name_for, preset_for
+
+
+@pytest.mark.parametrize("name", LEARNED_BY)
+def test_every_kind_is_found(name: str) -> None:
+    kind = kind_of(name)
+    assert kind.file.endswith(".json")
+    assert type(kind).__name__.lower() == f"{name.removesuffix('s')}kind"
+
+
+def test_the_task_or_else_the_data_choose_the_preset(tmp_path: Path) -> None:
+    assert preset_for(None, []) == preset_for("language", []) == DEFAULT_PRESET
+    for task in ("dates", "digits", "translation", "images"):
+        assert preset_for(task, []) == task
+        assert PRESETS[task]["data"]["task"] == task
+    assert preset_for(None, ["pairs.tsv"]) == preset_for(None, ["PAIRS.TSV"]) == "translation"
+    assert preset_for("language", ["pairs.tsv"]) == DEFAULT_PRESET
+    assert preset_for(None, ["text.txt"]) == DEFAULT_PRESET
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/one.txt").write_text("one")
+    (tmp_path / "texts/pictures").mkdir()
+    (tmp_path / "texts/pictures/1.png").write_bytes(b"")
+    assert preset_for(None, [str(tmp_path / "texts")]) == DEFAULT_PRESET
+
+
+def test_a_run_is_named_after_its_first_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "old.books").mkdir()
+    assert name_for([], "nano") == "nano"
+    assert name_for([str(tmp_path / "my text.txt"), "other.txt"], "nano") == "my text"
+    assert name_for([str(tmp_path / "old.books")], "nano") == "old.books"
+    assert name_for(["shakespeare"], "cpu") == "shakespeare"
+    assert name_for(["/"], "nano") == "nano"
+    monkeypatch.chdir(tmp_path / "old.books")
+    assert name_for(["."], "nano") == "old.books"
