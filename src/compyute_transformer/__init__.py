@@ -20,14 +20,13 @@ import os
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "18")
 
 from . import errors, models, nn, ops, optim
+from ._version import __version__ as __version__
 from .dispatch import use_kernels
 from .models import GPT, GPTConfig, Transformer, TransformerConfig, TransformerLM, TransformerLMConfig, ViT, ViTConfig
 from .nn import Module, MultiHeadAttention
 from .ops import Mask
 from .optim import SGD, AdamW
 from .random import seed
-
-__version__ = "0.1.0"
 
 __all__ = [
     "GPT",

@@ -1,1 +1,1 @@
-"""Settings."""
+"""The settings of a run: their types, defaults, presets and choices."""
