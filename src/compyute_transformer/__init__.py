@@ -18,6 +18,8 @@ The names below are loaded on first use, so that importing the package takes mil
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from . import data, errors, generation, models, nn, ops, optim, training, verify
     from .dispatch import use_kernels
@@ -37,8 +39,6 @@ if TYPE_CHECKING:
     from .optim import SGD, AdamW
     from .random import seed
     from .training import load_run
-
-__version__ = "0.1.0"
 
 __all__ = [
     "GPT",

@@ -1,1 +1,1 @@
-"""Images."""
+"""Images by class: corpora, files and batches."""

@@ -1,1 +1,1 @@
-"""Pairs."""
+"""Pairs of texts, a source and its target: corpora and batches."""

@@ -1,1 +1,1 @@
-"""Text."""
+"""Text: corpora, tokenizers and batches."""

@@ -1,1 +1,1 @@
-"""Reporting."""
+"""What a training run reports: events, logs, progress, metrics."""

@@ -1,1 +1,1 @@
-"""Run."""
+"""A run on disk: its folder, checkpoints, lock and configuration."""

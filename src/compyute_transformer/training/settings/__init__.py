@@ -1,4 +1,4 @@
-"""The settings of a run: dataclasses with their defaults, presets as data, TOML files, and the checks of values.
+"""The settings of a run: their types, defaults, presets and choices.
 
 settings   what is read, built and trained: defaults < preset < TOML file < options
 presets    named settings

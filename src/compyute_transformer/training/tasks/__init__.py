@@ -1,1 +1,1 @@
-"""Tasks."""
+"""The tasks a model is trained on: language, translation, image classification."""
