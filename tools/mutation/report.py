@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from compyute_transformer import __version__
+from compyute_transformer._version import __version__
 from compyute_transformer.environment.machine import examine
 from .judge import Verdict
 from .make import Mutant
