@@ -14,12 +14,12 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
-from compyute_transformer.training.settings.settings import KINDS, SECTION_OF
 
 from compyute_transformer import __version__, cli
 from compyute_transformer.data.text.corpus import NAMED
 from compyute_transformer.training import Settings
 from compyute_transformer.training.settings.presets import DEFAULT_PRESET, PRESETS
+from compyute_transformer.training.settings.settings import KINDS, SECTION_OF
 
 TEXT = "The owl and the pussycat went to sea in a beautiful pea green boat.\n" * 40
 TINY_SETTINGS = {"context-length": 16, "embed-dim": 16, "num-heads": 2, "num-layers": 1, "batch-size": 4}

@@ -7,10 +7,10 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from compyute_transformer.arrays import Array
 from module_checks import module_error
 from tolerances import limit
 
+from compyute_transformer.arrays import Array
 from compyute_transformer.errors import ConfigError, DtypeError, ShapeError
 from compyute_transformer.models import ViT, ViTConfig
 from compyute_transformer.nn import MultiHeadAttention

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from .. import __version__
+from .._version import __version__
 from ..bench.command import bench
 from ..errors import CompyuteError
 from . import terminal

@@ -15,7 +15,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
+from .._version import __version__
 from ..arrays import gpu_fault
 
 __all__ = ["VARIABLES", "Blas", "Gpu", "Machine", "Package", "examine"]

@@ -1,12 +1,11 @@
 """GPT: a stack of pre-norm blocks that sees only what came before, and says what comes next (Radford et al. 2019)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 
 from ..arrays import Array
 from ..nn import init
-from ..nn.attention import AttentionCache, Implementation, MultiHeadAttention
+from ..nn.attention import Implementation, MultiHeadAttention
 from ..nn.block import PreNormBlock
 from ..nn.dropout import Dropout
 from ..nn.embedding import Embedding
@@ -15,12 +14,10 @@ from ..nn.linear import Linear
 from ..nn.module import ModuleList
 from ..nn.norm import LayerNorm
 from ..nn.position import LearnedPosition
-from ..nn.stack import run_blocks
 from ..ops.attention import Mask
-from ..ops.embedding import embedding
 from ..random import DROPOUT, INITIALIZATION, Generator
 from .config import check_config
-from .language import LanguageModel, check_evaluating, check_ids, padded
+from .language import LanguageModel, ModelCache
 
 __all__ = ["GPT", "GPTConfig"]
 
@@ -112,16 +109,19 @@ class GPT(LanguageModel):
             Dropout(config.dropout, generator=self.generator),
         )
 
-    def forward(self, ids: Array) -> Array:
-        """Logits (B, T, V) of the token that follows each position of ids (B, T), T at most context_length."""
-        check_ids("GPT", "ids", ids)
-        x = self.token_embedding(ids)
-        x = self.position(x)
-        x = self.dropout(x)
-        for block in self.blocks:
-            x = block(x, self.mask)
-        x = self.norm(x)
-        return self.head(x)
+    def forward(
+        self,
+        ids: Array,
+        cache: ModelCache | None = None,
+        *,
+        padding: Array | None = None,
+        logits_to_keep: int | None = None,
+    ) -> Array:
+        """Return the logits (B, T, V) of the token that follows each position of ids; see `LanguageModel.forward`."""
+        start, padding = self.check_forward(ids, cache, padding, logits_to_keep)
+        x = self.embed(ids, start, padding)
+        x = self.run_blocks(x, cache, padding, logits_to_keep)
+        return self.unembed(x)
 
     def backward(self, dlogits: Array) -> None:
         """Add to the gradients of all parameters; ids have none."""
@@ -133,23 +133,13 @@ class GPT(LanguageModel):
         dx = self.position.backward(dx)
         self.token_embedding.backward(dx)
 
-    def next_logits(
-        self,
-        ids: Array,
-        caches: Sequence[AttentionCache] | None = None,
-        start: int = 0,
-        padding: Array | None = None,
-    ) -> Array:
-        """See `LanguageModel.next_logits`."""
-        check_ids("GPT", "ids", ids)
-        check_evaluating(self)
-        x, mask = self.token_embedding(ids), self.mask
-        if padding is None:
-            x = self.position(x, start)
-        else:
-            places, mask = padded(ids, padding, start, mask)
-            x = x + embedding(places, self.position.weight.data)
-        x = run_blocks(self.blocks, x, mask, caches)
-        x = self.norm(x[:, -1:])
-        logits: Array = self.head(x)[:, 0]
-        return logits
+    def embed(self, ids: Array, start: int = 0, padding: Array | None = None) -> Array:
+        """Return the residual stream (B, T, C) before the first block, of ids that begin at position `start`."""
+        x = self.token_embedding(ids)
+        x = self.position(x, start, padding)
+        return self.dropout(x)
+
+    def unembed(self, x: Array) -> Array:
+        """Return the logits (B, T, V) of the residual stream (B, T, C) after the last block."""
+        x = self.norm(x)
+        return self.head(x)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import __version__
+from .._version import __version__
 from ..arrays import to_numpy
 from ..errors import CheckpointError, NonFiniteError, StateError
 from ..ops.linear import linear_forward

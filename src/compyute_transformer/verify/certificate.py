@@ -28,8 +28,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from .._io import replace_text
+from .._version import __version__
 from ..environment.machine import examine
 from ..errors import ConfigError
 from .check import Measured

@@ -3,13 +3,13 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from compyute_transformer.training.settings.settings import TaskName
 
 from compyute_transformer import GPTConfig
 from compyute_transformer.errors import ConfigError
 from compyute_transformer.models.registry import MODELS
 from compyute_transformer.training import DataSettings, ModelSettings, Settings
 from compyute_transformer.training.settings.presets import PRESETS
+from compyute_transformer.training.settings.settings import TaskName
 
 
 def test_later_layers_win_key_by_key(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ... import __version__
 from ... import _io as disk
+from ..._version import __version__
 from ...errors import CheckpointError, DataError, RunError
 from ..settings.settings import Settings
 from ..tasks.registry import kind_of

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from ... import __version__
+from ..._version import __version__
 from ...environment.machine import examine
 from .judge import Verdict
 from .make import Mutant
