@@ -383,7 +383,7 @@ def test_a_refused_input_leaves_the_model_usable() -> None:
         ({"dropout": float("nan")}, r"dropout lies in \[0, 1\), got nan"),
         ({"dropout": "0.1"}, r"dropout lies in \[0, 1\), got '0\.1'"),
         ({"activation": "swish"}, "activation is one of gelu_tanh, gelu, relu, got 'swish'"),
-        ({"attention": "flash"}, "attention is one of auto, sequential, .*, got 'flash'"),
+        ({"attn_implementation": "flash"}, "attn_implementation is one of auto, sequential, .*, got 'flash'"),
     ],
     ids=str,
 )

@@ -215,7 +215,7 @@ def test_bytes_are_refused() -> None:
         ({"mlp_dim": 0}, "mlp_dim is a whole number of at least 1, or None"),
         ({"dropout": 1.0}, r"dropout lies in \[0, 1\)"),
         ({"activation": "swish"}, "activation is one of"),
-        ({"attention": "flash"}, "attention is one of"),
+        ({"attn_implementation": "flash"}, "attn_implementation is one of"),
     ],
     ids=str,
 )

@@ -196,7 +196,7 @@ def _run_gpt(seed: list[int]) -> Any:
         tie_word_embeddings=bool(rng.random() < 0.5),
         window=int(rng.integers(1, 6)) if rng.random() < 0.5 else None,
         activation=rng.choice(get_args(Activation)),
-        attention=rng.choice(get_args(Implementation)),
+        attn_implementation=rng.choice(get_args(Implementation)),
     )
     model = GPT(config, seed=1).to(dtype=np.float64 if rng.random() < 0.8 else np.float32)
     randomize(model, 1)

@@ -42,7 +42,7 @@ class GPTConfig:
     activation: Activation = "gelu_tanh"
     window: int | None = None
     tie_word_embeddings: bool = True  # the head reads with the matrix that the embedding writes with
-    attention: Implementation = "auto"
+    attn_implementation: Implementation = "auto"
 
     def __post_init__(self) -> None:
         check_config(
@@ -72,9 +72,9 @@ class GPT(LanguageModel):
         self.mask = Mask(causal=True, window=config.window)
         self.token_embedding = Embedding(config.vocab_size, C, generator=weights)
         self.position = LearnedPosition(config.context_length, C, generator=weights)
-        self.dropout = Dropout(config.dropout, self.generator)
+        self.dropout = Dropout(config.dropout, generator=self.generator)
         self.blocks = ModuleList(self._block(weights) for _ in range(config.num_layers))
-        self.norm = LayerNorm(C, config.bias)
+        self.norm = LayerNorm(C, bias=config.bias)
         self.head = Linear(C, config.vocab_size, bias=False, generator=weights)
         if config.tie_word_embeddings:
             self.head.weight = self.token_embedding.weight
@@ -84,29 +84,29 @@ class GPT(LanguageModel):
         config, C = self.config, self.config.embed_dim
         to_stream = init.normal(0.02 / sqrt(2 * config.num_layers))
         return PreNormBlock(
-            LayerNorm(C, config.bias),
+            LayerNorm(C, bias=config.bias),
             MultiHeadAttention(
                 C,
                 config.num_heads,
-                config.num_kv_heads,
-                config.bias,
-                config.dropout,
-                config.attention,
+                num_kv_heads=config.num_kv_heads,
+                bias=config.bias,
+                dropout=config.dropout,
+                implementation=config.attn_implementation,
                 out_init=to_stream,
                 generator=weights,
                 dropout_generator=self.generator,
             ),
-            Dropout(config.dropout, self.generator),
-            LayerNorm(C, config.bias),
+            Dropout(config.dropout, generator=self.generator),
+            LayerNorm(C, bias=config.bias),
             FeedForward(
                 C,
                 config.mlp_dim or 4 * C,
-                config.bias,
-                config.activation,
+                bias=config.bias,
+                activation=config.activation,
                 out_init=to_stream,
                 generator=weights,
             ),
-            Dropout(config.dropout, self.generator),
+            Dropout(config.dropout, generator=self.generator),
         )
 
     def forward(

@@ -48,7 +48,7 @@ class TransformerConfig:
     dropout: float = 0.0
     bias: bool = True  # in linears and norms
     activation: Activation = "relu"
-    attention: Implementation = "auto"
+    attn_implementation: Implementation = "auto"
 
     def __post_init__(self) -> None:
         check_config(
@@ -78,9 +78,9 @@ class Transformer(Module):
         self.mask = Mask(causal=True)
         self.scale = sqrt(C)
         # one module serves source and target, and its backward target and source: it may run twice before
-        self.token_embedding = Embedding(config.vocab_size, C, init.normal(C**-0.5), weights)
+        self.token_embedding = Embedding(config.vocab_size, C, weight_init=init.normal(C**-0.5), generator=weights)
         self.position = SinusoidalPosition()
-        self.dropout = Dropout(config.dropout, self.generator)
+        self.dropout = Dropout(config.dropout, generator=self.generator)
         self.encoder = ModuleList(self._encoder_block(weights) for _ in range(config.num_layers))
         self.decoder = ModuleList(self._decoder_block(weights) for _ in range(config.num_layers))
         self.head = Linear(C, config.vocab_size, bias=False, generator=weights)
@@ -98,27 +98,31 @@ class Transformer(Module):
         attention = MultiHeadAttention(
             config.embed_dim,
             config.num_heads,
-            config.num_kv_heads,
-            config.bias,
-            config.dropout,
-            config.attention,
+            num_kv_heads=config.num_kv_heads,
+            bias=config.bias,
+            dropout=config.dropout,
+            implementation=config.attn_implementation,
             weight_init=init.xavier_uniform(),
             generator=weights,
             dropout_generator=self.generator,
         )
-        return attention, Dropout(config.dropout, self.generator), LayerNorm(config.embed_dim, config.bias)
+        return (
+            attention,
+            Dropout(config.dropout, generator=self.generator),
+            LayerNorm(config.embed_dim, bias=config.bias),
+        )
 
     def _feed_forward(self, weights: Generator) -> tuple[FeedForward, Dropout, LayerNorm]:
         config, C = self.config, self.config.embed_dim
         feed_forward = FeedForward(
             C,
             config.mlp_dim or 4 * C,
-            config.bias,
-            config.activation,
+            bias=config.bias,
+            activation=config.activation,
             weight_init=init.xavier_uniform(),
             generator=weights,
         )
-        return feed_forward, Dropout(config.dropout, self.generator), LayerNorm(C, config.bias)
+        return feed_forward, Dropout(config.dropout, generator=self.generator), LayerNorm(C, bias=config.bias)
 
     def forward(
         self, source: Array, target: Array, source_lengths: Array | None = None, target_lengths: Array | None = None
