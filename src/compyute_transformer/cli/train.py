@@ -17,9 +17,9 @@ run, data, model, training, output = map(panel, ("Run", "Data", "Model", "Traini
 NamedCorpus = Literal["builtin", "shakespeare"]
 TaskName = Literal["language", "translation", "dates", "images", "digits"]
 OWN_DATA = {"translation": "dates", "images": "digits"}  # the task of the same kind that needs no DATA
-Architecture = Literal["gpt", "vaswani", "encoder_decoder", "vit"]
 TokenizerKind = Literal["characters", "bpe"]
 Activation = Literal["gelu_tanh", "gelu", "relu"]
+Architecture = Literal["gpt", "transformer_lm", "transformer", "vit"]
 Attention = Literal["auto", "sequential", "semiparallel", "parallel", "fused"]
 Optimizer = Literal["adamw", "sgd"]
 Decay = Literal["constant", "linear", "cosine", "inverse_sqrt"]
@@ -96,7 +96,7 @@ def train(
     architecture: Annotated[
         Architecture | None,
         model(
-            "Model to train: gpt or vaswani for text, encoder_decoder for translation, vit for images.",
+            "Model to train: gpt or transformer_lm for text, transformer for translation, vit for images.",
             metavar="<name>",
         ),
     ] = None,
@@ -133,7 +133,7 @@ def train(
     tie_word_embeddings: Annotated[
         bool | None, model("Use one matrix for the token embedding and the output layer.")
     ] = None,
-    attention: Annotated[
+    attn_implementation: Annotated[
         Attention | None,
         model(
             "How attention is computed: auto (the fastest), sequential, semiparallel, parallel or fused. The results "

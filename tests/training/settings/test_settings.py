@@ -6,7 +6,7 @@ import pytest
 
 from compyute_transformer import GPTConfig
 from compyute_transformer.errors import ConfigError
-from compyute_transformer.models.registry import ARCHITECTURES
+from compyute_transformer.models.registry import MODELS
 from compyute_transformer.training import DataSettings, ModelSettings, Settings
 from compyute_transformer.training.settings.presets import PRESETS
 from compyute_transformer.training.settings.settings import TaskName
@@ -56,7 +56,7 @@ def test_model_settings_are_those_of_the_model() -> None:
     ours = {f.name: (f.type, f.default) for f in fields(ModelSettings)}
     theirs = {f.name: (f.type, f.default) for f in fields(GPTConfig) if f.name != "vocab_size"}
     assert theirs.items() <= ours.items()
-    everywhere = {f.name for config, _ in ARCHITECTURES.values() for f in fields(config)}
+    everywhere = {f.name for record in MODELS.values() for f in fields(record.config)}
     assert everywhere >= ours.keys() - {"architecture"}  # no setting that no model has
     config = ModelSettings(embed_dim=8, num_heads=2, bias=False).config({"vocab_size": 5})
     assert (config.vocab_size, config.embed_dim, config.bias) == (5, 8, False)
@@ -128,7 +128,7 @@ def test_a_missing_file_or_preset_is_refused(tmp_path: Path) -> None:
     [
         (
             {"architecture": "vit", "context_length": 256},
-            'architecture for the task "language" is gpt or vaswani, got vit',
+            'architecture for the task "language" is gpt or transformer_lm, got vit',
         ),
         ({"task": "digits"}, 'architecture for the task "digits" is vit, got gpt'),
         (
@@ -139,7 +139,7 @@ def test_a_missing_file_or_preset_is_refused(tmp_path: Path) -> None:
         ({"shift": 0.5}, 'shift does not belong to the task "language": leave it out, got 0.5'),
         ({"image_size": 8}, 'image_size does not belong to the task "language"'),
         (
-            {"task": "dates", "architecture": "encoder_decoder", "shift": 1},
+            {"task": "dates", "architecture": "transformer", "shift": 1},
             'shift does not belong to the task "dates"',
         ),
         ({"task": "digits", "tokenizer": "bpe"}, 'tokenizer does not belong to the task "digits"'),

@@ -6,15 +6,15 @@ Every key is known, every value has its type and range, or a ConfigError says wh
 wherever else nothing stands for nothing, the word "none" sets an optional value to None.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from math import inf
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, get_type_hints
 
 from ...arrays import Device
 from ...errors import ConfigError
-from ...models.registry import ARCHITECTURES
+from ...models.registry import MODELS
 from ...nn.attention import Implementation
 from ...nn.feed_forward import Activation
 from ...optim.schedule import Decay, Schedule
@@ -25,12 +25,10 @@ __all__ = ["DataSettings", "ModelSettings", "Settings", "TrainingSettings"]
 
 TaskName: TypeAlias = Literal["language", "translation", "dates", "images", "digits"]
 KIND_OF = {"dates": "translation", "digits": "images"}  # tasks that bring their own data
-Architecture: TypeAlias = Literal["gpt", "vaswani", "encoder_decoder", "vit"]
-LEARNED_BY: dict[str, tuple[Architecture, ...]] = {
-    "language": ("gpt", "vaswani"),
-    "translation": ("encoder_decoder",),
-    "images": ("vit",),
-}
+if TYPE_CHECKING:
+    Architecture: TypeAlias = str
+else:
+    Architecture = Literal[tuple(MODELS)]
 FOREIGN = {  # settings of the data that a kind of task does not have
     "language": ("image_size", "shift"),
     "translation": ("image_size", "shift"),
@@ -104,18 +102,18 @@ class ModelSettings:
     activation: Activation = "gelu_tanh"
     window: int | None = None
     tie_word_embeddings: bool = True
-    attention: Implementation = "auto"
+    attn_implementation: Implementation = "auto"
     patch_size: int = 4  # of images: the side of the squares that become tokens
 
     def __post_init__(self) -> None:
-        self.config(EXAMPLE_SHAPES[self.architecture](self))  # which checks every field, and how they go together
+        self.config(self._example_shape())  # which checks every field, and how they go together
 
     def config(self, shape: Mapping[str, Any]) -> Any:
         """The configuration of the model. shape: the fields that the data decide.
 
         Raises ConfigError for a value that the model cannot have, and for a setting that it does not have at all.
         """
-        kind, _ = ARCHITECTURES[self.architecture]
+        kind = MODELS[self.architecture].config
         known = {entry.name for entry in fields(kind)}
         given = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "architecture"}
         defaults = {entry.name: entry.default for entry in fields(self)}
@@ -128,19 +126,12 @@ class ModelSettings:
         config: Any = kind(**{name: value for name, value in given.items() if name in known}, **shape)
         return config
 
-
-# What data might decide: enough to check settings before there are data.
-EXAMPLE_SHAPES: dict[str, Callable[[ModelSettings], dict[str, Any]]] = {
-    "gpt": lambda model: {"vocab_size": 1},
-    "vaswani": lambda model: {"vocab_size": 1},
-    "encoder_decoder": lambda model: {"vocab_size": 1},
-    "vit": lambda model: {
-        "image_height": max(1, model.patch_size),
-        "image_width": max(1, model.patch_size),
-        "channels": 1,
-        "num_classes": 2,
-    },
-}
+    def _example_shape(self) -> dict[str, Any]:
+        """Return values for the fields that the data decide: enough to check the others before there are data."""
+        if MODELS[self.architecture].task != "images":
+            return {"vocab_size": 1}
+        side = max(1, self.patch_size)
+        return {"image_height": side, "image_width": side, "channels": 1, "num_classes": 2}
 
 
 @dataclass(frozen=True)
@@ -205,7 +196,8 @@ class Settings:
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
     def __post_init__(self) -> None:
-        learners, architecture = LEARNED_BY[self.data.kind], self.model.architecture
+        architecture = self.model.architecture
+        learners = [record.name for record in MODELS.values() if record.task == self.data.kind]
         require(
             architecture in learners,
             "architecture",
