@@ -487,7 +487,7 @@ def test_a_translation_without_sacrebleu_says_so(run: Run, tmp_path: Path, monke
     done = run("eval", tmp_path / "pairs")
     assert "bleu" in done.out
     assert "sacreBLEU" not in done.err
-    monkeypatch.setattr("compyute_transformer.training.tasks.translation.can_bleu", lambda: False)
+    monkeypatch.setattr("compyute_transformer.training.tasks.translation.has_sacrebleu", lambda: False)
     done = run("eval", tmp_path / "pairs")
     assert "bleu" not in done.out
     assert "BLEU was left out: it needs sacreBLEU. pip install 'compyute-transformer[translation]'" in done.err

@@ -1,4 +1,4 @@
-"""Interrupt: Ctrl-C asks a run to stop at the end of a step, so that nothing is lost. A second one stops it at once."""
+"""Interrupt: Ctrl-C stops a run after the current step, so that nothing is lost. A second Ctrl-C stops it at once."""
 
 import os
 import signal
@@ -10,11 +10,11 @@ from types import FrameType
 
 __all__ = ["Interrupt", "interruptible"]
 
-NOTICE = b"\nStopping after this step, with a checkpoint. Once more stops at once, without.\n"
+NOTICE = b"\nStopping after this step, with a checkpoint. Press Ctrl-C again to stop at once, without one.\n"
 
 
 class Interrupt:
-    """requested: whether a signal has asked to stop."""
+    """requested: whether a signal has asked the run to stop."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -22,9 +22,9 @@ class Interrupt:
 
 @contextmanager
 def interruptible() -> Iterator[Interrupt]:
-    """Within a `with` block, SIGINT and SIGTERM set `requested`; the second of them raises KeyboardInterrupt.
+    """Within a `with` block, the first SIGINT or SIGTERM sets `requested`; the second raises KeyboardInterrupt.
 
-    Only the main thread can be asked; elsewhere nothing is. The handlers that were there are put back.
+    Signals reach the main thread only; in other threads this does nothing. The previous handlers are restored.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():

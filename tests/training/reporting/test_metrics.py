@@ -6,7 +6,7 @@ from math import exp, log
 import pytest
 
 from compyute_transformer.errors import MissingExtraError, ShapeError
-from compyute_transformer.training.reporting.metrics import bleu, can_bleu, exact_match
+from compyute_transformer.training.reporting.metrics import bleu, has_sacrebleu, exact_match
 
 
 def test_exact_match_counts_characters_and_case() -> None:
@@ -37,7 +37,7 @@ def test_as_many_references_as_answers(metric) -> None:
 
 
 def test_without_sacrebleu_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert can_bleu()
+    assert has_sacrebleu()
     monkeypatch.setitem(sys.modules, "sacrebleu.metrics.bleu", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'compyute-transformer\[translation\]'"):
         bleu(["a"], ["a"])

@@ -11,7 +11,7 @@ from compyute_transformer.errors import RunError
 from compyute_transformer.models import ViT
 from compyute_transformer.ops import cross_entropy
 from compyute_transformer.training import Settings, evaluate_run, load_run, resume_run, start_run
-from compyute_transformer.training.tasks.images import IMAGES, ImageTask, judge_images
+from compyute_transformer.training.tasks.images import IMAGES, ImageTask, evaluate_images
 from compyute_transformer.training.tasks.registry import preset_for
 from compyute_transformer.training.tasks.task import split_batch
 
@@ -75,7 +75,7 @@ def test_validation_is_the_mean_over_every_image_however_batched() -> None:
     logits = model(task.encoder.normalize(images.pixels).astype(np.float64))
     model.to(dtype=np.float32)
     for batch_size in (50, 1000):
-        judged = judge_images(model, task.encoder, images, batch_size)
+        judged = evaluate_images(model, task.encoder, images, batch_size)
         assert judged.metrics["images"] == 359
         assert judged.metrics["loss"] == pytest.approx(float(cross_entropy(logits, images.labels)), rel=1e-5)
         assert judged.metrics["accuracy"] == (logits.argmax(1) == images.labels).mean()
@@ -98,8 +98,8 @@ def test_looking_changes_nothing() -> None:
 def test_a_sample_after_a_validation_judges_nothing_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     task, judged = digits(), []
     monkeypatch.setattr(
-        "compyute_transformer.training.tasks.images.judge_images",
-        lambda *given: judged.append(given) or judge_images(*given),
+        "compyute_transformer.training.tasks.images.evaluate_images",
+        lambda *given: judged.append(given) or evaluate_images(*given),
     )
     task.validate()
     after = task.sample(0)

@@ -16,7 +16,7 @@ from compyute_transformer.ops.loss import cross_entropy
 from compyute_transformer.training import Settings, evaluate_run, load_run, resume_run, start_run
 from compyute_transformer.training.reporting.events import Evaluated
 from compyute_transformer.training.tasks import translation as module
-from compyute_transformer.training.tasks.translation import TRANSLATION, TranslationTask, judge_answers
+from compyute_transformer.training.tasks.translation import TRANSLATION, TranslationTask, evaluate_translation
 
 TINY: dict[str, object] = {
     "context_length": 16,
@@ -125,7 +125,7 @@ def test_metrics_are_those_of_each_pair_alone() -> None:
         nats += float(cross_entropy(logits, np.array([[*target, special.end]]))) * (len(target) + 1)
         count += len(target) + 1
     model.train()
-    metrics = judge_answers(model, tokenizer, pairs, 3)
+    metrics = evaluate_translation(model, tokenizer, pairs, 3)
     assert metrics["loss"] == pytest.approx(nats / count, rel=1e-9)
     assert metrics["perplexity"] == pytest.approx(exp(nats / count), rel=1e-9)
     assert (metrics["tokens"], metrics["pairs"]) == (count, 20)
@@ -143,7 +143,7 @@ def test_exact_answers_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(module, "translate", answer)
     assert made.validate()["exact_match"] == 0.5
-    assert judge_answers(made.model, made.tokenizer, made.validation, 4)["exact_match"] == 0.5
+    assert evaluate_translation(made.model, made.tokenizer, made.validation, 4)["exact_match"] == 0.5
     made.batch()  # no longer untrained
     monkeypatch.setattr(module, "ANSWERED", 1)
     assert made.validate()["exact_match"] == 1.0
@@ -151,8 +151,8 @@ def test_exact_answers_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bleu_is_left_out_where_sacrebleu_is(monkeypatch: pytest.MonkeyPatch) -> None:
     made = task()
-    monkeypatch.setattr(module, "can_bleu", lambda: False)
-    assert "bleu" not in judge_answers(made.model, made.tokenizer, made.validation, 4)
+    monkeypatch.setattr(module, "has_sacrebleu", lambda: False)
+    assert "bleu" not in evaluate_translation(made.model, made.tokenizer, made.validation, 4)
 
 
 def test_a_sample_shows_answers_beside_the_truth() -> None:

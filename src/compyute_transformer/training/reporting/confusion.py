@@ -1,4 +1,4 @@
-"""Confusion: which classes a classifier takes for which, as a table, as plain values, and as a picture."""
+"""Confusion: the confusion matrix of a classifier, as a table, as plain values, and as a picture."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,62 +14,63 @@ if TYPE_CHECKING:
 
 __all__ = ["Confusion"]
 
-MOST_COLUMNS = 20  # classes beyond which the table lists the worst mistakes instead
-MOST_NUMBERS = 30  # classes beyond which the picture has colors only
-MOST_MISTAKES = 10
+MOST_COLUMNS = 20  # with more classes, the table lists the most frequent errors instead
+MOST_NUMBERS = 30  # with more classes, the picture has colors only
+MOST_ERRORS = 10
 LONGEST = 12  # letters of a class in a heading
+CORNER = "true \\ predicted"
 INK, FAINT = "#1b2a41", "#8a94a6"
 COLORS = ["#ffffff", "#cfe3f5", "#7fb6e6", "#2f7fc9", "#123f7a", "#0b1f3f"]
 
 
 @dataclass(frozen=True, eq=False)
 class Confusion:
-    """counts[true, said]: how many images of one class were taken for another, or rightly for their own."""
+    """counts[true, predicted]: how many images of the true class were predicted to be of the other."""
 
     classes: tuple[str, ...]
     counts: np.ndarray
 
     @classmethod
-    def of(cls, classes: tuple[str, ...], true: np.ndarray, said: np.ndarray) -> "Confusion":
+    def of(cls, classes: tuple[str, ...], true: np.ndarray, predicted: np.ndarray) -> "Confusion":
         """Count pairs of class indices."""
         counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
-        np.add.at(counts, (true, said), 1)
+        np.add.at(counts, (true, predicted), 1)
         return cls(classes, counts)
 
     @property
     def accuracy(self) -> float:
-        """The share that was taken rightly."""
+        """The fraction of correct predictions."""
         return float(np.trace(self.counts) / max(1, self.counts.sum()))
 
-    def mistakes(self) -> list[tuple[str, str, int]]:
-        """(true class, what it was taken for, how often), the most frequent first."""
+    def errors(self) -> list[tuple[str, str, int]]:
+        """Return (true class, predicted class, count) of all errors, the most frequent first."""
         wrong = self.counts - np.diag(np.diag(self.counts))
         order = np.argsort(-wrong, axis=None, kind="stable")[: np.count_nonzero(wrong)]
         pairs = zip(*np.unravel_index(order, wrong.shape), strict=True)
-        return [(self.classes[true], self.classes[said], int(wrong[true, said])) for true, said in pairs]
+        return [(self.classes[true], self.classes[other], int(wrong[true, other])) for true, other in pairs]
 
     def __str__(self) -> str:
-        """A row for each true class, a column for what it was taken for; of many classes the worst mistakes alone."""
+        """Return a table of true classes by predicted classes; of many classes, the most frequent errors."""
         if len(self.classes) > MOST_COLUMNS:
-            worst = [f"{true} taken for {said}: {count}" for true, said, count in self.mistakes()[:MOST_MISTAKES]]
-            return "\n".join(["the most frequent mistakes", *(worst or ["none"])])
+            worst = [f"{true} predicted as {other}: {count}" for true, other, count in self.errors()[:MOST_ERRORS]]
+            return "\n".join(["most frequent errors", *(worst or ["none"])])
         names = [short(name) for name in self.classes]
-        first = max(len("true \\ said"), *map(len, names))
+        first = max(len(CORNER), *map(len, names))
         width = max(len(str(self.counts.max(initial=0))), *map(len, names)) + 2
-        shares = np.diag(self.counts) / np.maximum(1, self.counts.sum(axis=1))
-        rows = [("true \\ said", names, "right"), *zip(names, self.counts.tolist(), shares, strict=True)]
+        recalls = np.diag(self.counts) / np.maximum(1, self.counts.sum(axis=1))
+        rows = [(CORNER, names, "recall"), *zip(names, self.counts.tolist(), recalls, strict=True)]
         lines = []
-        for name, cells, share in rows:
+        for name, cells, recall in rows:
             numbers = "".join(f"{cell or '·':>{width}}" for cell in cells)
-            lines.append(f"{name:<{first}}{numbers}  {share if isinstance(share, str) else f'{share:.1%}':>6}")
+            lines.append(f"{name:<{first}}{numbers}  {recall if isinstance(recall, str) else f'{recall:.1%}':>6}")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         return {"classes": list(self.classes), "counts": self.counts.tolist()}
 
     def figure(self) -> "Figure":
-        """A picture of the counts: the darker, the larger the share of a true class.
+        """Draw the counts; the darker a cell, the larger its fraction of the true class.
 
         Raises MissingExtraError without Matplotlib.
         """
@@ -83,19 +84,19 @@ class Confusion:
         scale = colors.PowerNorm(0.5, vmin=0.0, vmax=1.0)  # of a square root, so that single mistakes show
         image = panel.imshow(shares, cmap=color_map, norm=scale, interpolation="nearest")
         if number <= MOST_NUMBERS:
-            for true, said in zip(*np.nonzero(self.counts), strict=True):
-                color = "white" if shares[true, said] > 0.3 else INK
-                text = str(self.counts[true, said])
-                panel.text(said, true, text, ha="center", va="center", fontsize=8, color=color)
+            for true, predicted in zip(*np.nonzero(self.counts), strict=True):
+                color = "white" if shares[true, predicted] > 0.3 else INK
+                text = str(self.counts[true, predicted])
+                panel.text(predicted, true, text, ha="center", va="center", fontsize=8, color=color)
             panel.set_xticks(range(number), names, parse_math=False, rotation=90 if max(map(len, names)) > 2 else 0)
             panel.set_yticks(range(number), names, parse_math=False)
         panel.tick_params(labelsize=8, length=0, labelcolor=INK)
         panel.spines[:].set(color=FAINT, linewidth=0.5)
-        panel.set_xlabel("what the model said", fontsize=9, color=INK)
+        panel.set_xlabel("predicted class", fontsize=9, color=INK)
         panel.set_ylabel("true class", fontsize=9, color=INK)
-        panel.set_title(f"{self.accuracy:.2%} of {self.counts.sum():,} images right", fontsize=10, color=INK)
+        panel.set_title(f"{self.accuracy:.2%} of {self.counts.sum():,} images correct", fontsize=10, color=INK)
         bar = figure.colorbar(image, ax=panel, ticks=[0, 0.05, 0.2, 0.5, 1], shrink=0.8, aspect=25)
-        bar.set_label("share of the true class", fontsize=8, color=INK)
+        bar.set_label("fraction of the true class", fontsize=8, color=INK)
         bar.ax.tick_params(labelsize=7, length=2, color=FAINT, labelcolor=INK)
         bar.outline.set(edgecolor=FAINT, linewidth=0.5)
         return figure
@@ -106,7 +107,7 @@ class Confusion:
 
 
 def short(name: str) -> str:
-    """A class in few letters."""
+    """Return the name of a class in few letters."""
     return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
 
 
@@ -117,6 +118,6 @@ def _matplotlib(module: str) -> Any:
         return import_module(f"matplotlib.{module}")
     except ImportError as error:
         raise MissingExtraError(
-            "Confusion.draw: a picture needs Matplotlib, which is not installed. "
-            "pip install 'compyute-transformer[pictures]'; printing it gives the numbers without."
+            "Confusion.draw: drawing needs Matplotlib, which is not installed. "
+            "pip install 'compyute-transformer[pictures]'; printing it shows the same numbers."
         ) from error

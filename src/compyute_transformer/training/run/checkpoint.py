@@ -156,9 +156,11 @@ def save(
 def prune(run: Path, state: TrainerState) -> None:
     """Delete the checkpoints that are neither a state's own nor the best.
 
-    What cannot be deleted stays, for the next save to try again: the checkpoint itself is safe.
+    Nothing is deleted unless the state's own checkpoint exists. What cannot be deleted stays, for the next save to try
+    again: the checkpoint itself is safe.
     """
-    for step in steps(run):
+    found = steps(run)
+    for step in found if state.step in found else ():
         if step not in (state.step, state.best_step):
             with suppress(OSError):
                 _io.remove_folder(folder_of(run, step))

@@ -11,7 +11,7 @@ from typing import Any
 
 from ... import __version__, _io
 from ...errors import CheckpointError, DataError, RunError
-from ...models.registry import ARCHITECTURES
+from ...models.registry import MODELS
 from ..settings.settings import KINDS, Settings
 from ..tasks.registry import task_record
 from ..tasks.task import Data, Encoder, TaskRecord
@@ -120,7 +120,7 @@ def _renamed(sections: Mapping[str, Any]) -> dict[str, Any]:
         if old in model and old not in KINDS["model"] and new in KINDS["model"]:
             model[new] = model.pop(old)
     old = model.get("architecture")
-    if isinstance(old, str) and old not in ARCHITECTURES and old in RENAMED_ARCHITECTURES:
+    if isinstance(old, str) and old not in MODELS and old in RENAMED_ARCHITECTURES:
         model["architecture"] = RENAMED_ARCHITECTURES[old]
     return {**sections, "model": model} if "model" in sections else dict(sections)
 

@@ -14,9 +14,9 @@ from ...generation.decode import evaluating
 from ...ops.loss import cross_entropy
 from ..reporting.confusion import Confusion
 from ..settings.settings import Settings, TrainingSettings
-from .task import Judgement, SupervisedTask
+from .task import TaskEvaluation, SupervisedTask
 
-__all__ = ["IMAGES", "ImageTask", "Labeled", "judge_images"]
+__all__ = ["IMAGES", "ImageTask", "Labeled", "evaluate_images"]
 
 
 class Labeled(NamedTuple):
@@ -52,10 +52,10 @@ class ImageTask(SupervisedTask):
         self.units_per_step = rows
         self.training, self.validation = training, validation
         self._facts = dict(facts or {})
-        self._judged: tuple[int, Judgement] | None = None  # the latest, and after how many batches
+        self._judged: tuple[int, TaskEvaluation] | None = None  # the latest, and after how many batches
 
     def validate(self) -> Mapping[str, float]:
-        """Loss, accuracy and how many images there were; see `judge_images`."""
+        """Loss, accuracy and how many images there were; see `evaluate_images`."""
         if self.validation is None:
             return {}
         judgement = self._judge(self.validation)
@@ -79,11 +79,11 @@ class ImageTask(SupervisedTask):
             "classes": len(self.encoder.classes),
         }
 
-    def _judge(self, images: Labeled) -> Judgement:
-        return judge_images(self.model, self.encoder, images, self.settings.batch_size)
+    def _judge(self, images: Labeled) -> TaskEvaluation:
+        return evaluate_images(self.model, self.encoder, images, self.settings.batch_size)
 
 
-def judge_images(model: Any, encoder: ImageEncoder, images: Labeled, batch_size: int) -> Judgement:
+def evaluate_images(model: Any, encoder: ImageEncoder, images: Labeled, batch_size: int) -> TaskEvaluation:
     """How well a model tells images apart, in `eval()`: loss, the mean in nats an image; accuracy; images, how many."""
     nats, said = 0.0, []
     with evaluating(model):
@@ -93,10 +93,10 @@ def judge_images(model: Any, encoder: ImageEncoder, images: Labeled, batch_size:
             said.append(to_numpy(logits.argmax(axis=1)))
     confusion = Confusion.of(encoder.classes, images.labels, np.concatenate(said))
     number = len(images.labels)
-    return Judgement({"loss": nats / number, "accuracy": confusion.accuracy, "images": number}, confusion)
+    return TaskEvaluation({"loss": nats / number, "accuracy": confusion.accuracy, "images": number}, confusion)
 
 
-class ImageKind:
+class ImageRecord:
     """Images by class, how bytes become floats, and the class of an image."""
 
     file = "images.json"
@@ -128,8 +128,8 @@ class ImageKind:
         facts = {"data": data.name, "image_size": f"{encoder.height} × {encoder.width} × {encoder.channels}"}
         return ImageTask(model, encoder, training, validation, settings.training, settings.data.shift, facts)
 
-    def judge(self, model: Any, encoder: ImageEncoder, data: Images, settings: Settings, whole: bool) -> Judgement:
-        """Name images; see `judge_images`."""
+    def evaluate(self, model: Any, encoder: ImageEncoder, data: Images, settings: Settings, whole: bool) -> TaskEvaluation:
+        """Name images; see `evaluate_images`."""
         if whole:
             images: Labeled | None = Labeled(encoder.pixels(data), encoder.labels(data))
         else:
@@ -139,7 +139,7 @@ class ImageKind:
                 f"judge: the run was trained with validation_fraction 0, so it kept no images of {data.name} to be "
                 "judged by. Give some: compyute eval RUN FOLDER"
             )
-        return judge_images(model, encoder, images, settings.training.batch_size)
+        return evaluate_images(model, encoder, images, settings.training.batch_size)
 
     def split(self, encoder: ImageEncoder, data: Images, settings: Settings) -> tuple[Labeled, Labeled | None]:
         """What is trained on, and what judges; see `Images.split`."""
@@ -149,4 +149,4 @@ class ImageKind:
         return Labeled(pixels[training], labels[training]), held
 
 
-IMAGES = ImageKind()
+IMAGES = ImageRecord()

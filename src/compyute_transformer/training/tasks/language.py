@@ -14,9 +14,9 @@ from ...errors import RunError, VocabularyError
 from ...generation.text import generate
 from ..settings.presets import PRESETS
 from ..settings.settings import Settings, TrainingSettings
-from .task import Judgement, SupervisedTask, mean_loss
+from .task import TaskEvaluation, SupervisedTask, mean_loss
 
-__all__ = ["LANGUAGE", "LanguageTask", "validate_language"]
+__all__ = ["LANGUAGE", "LanguageTask", "evaluate_language"]
 
 # What samples begin with where nobody has chosen it.
 PROMPTS_OF_PRESETS = {preset["training"].get("sample_prompt") for preset in PRESETS.values()}
@@ -55,10 +55,10 @@ class LanguageTask(SupervisedTask):
         self.prompt = _prompt(tokenizer, settings.sample_prompt)  # likewise
 
     def validate(self) -> Mapping[str, float]:
-        """See `validate_language`."""
+        """See `evaluate_language`."""
         if self.validation_tokens is None:
             return {}
-        return validate_language(self.model, self.tokenizer, self.validation_tokens, self.settings.batch_size)
+        return evaluate_language(self.model, self.tokenizer, self.validation_tokens, self.settings.batch_size)
 
     def sample(self, seed: int) -> str | None:
         """What the model writes after the sample prompt, with the prompt."""
@@ -85,7 +85,7 @@ def _prompt(tokenizer: Tokenizer, prompt: str) -> str:
     return prompt
 
 
-def validate_language(model: Any, tokenizer: Tokenizer, tokens: np.ndarray, batch_size: int) -> dict[str, float]:
+def evaluate_language(model: Any, tokenizer: Tokenizer, tokens: np.ndarray, batch_size: int) -> dict[str, float]:
     """How surprised a model is by a text, in `eval()`: every token but the first is predicted exactly once.
 
     Returns loss, the mean in nats a token; bits_per_character, which compares models with different tokenizers;
@@ -102,7 +102,7 @@ def validate_language(model: Any, tokenizer: Tokenizer, tokens: np.ndarray, batc
     }
 
 
-class LanguageKind:
+class LanguageRecord:
     """A corpus, its tokenizer, and the next token."""
 
     file = "tokenizer.json"
@@ -132,15 +132,15 @@ class LanguageKind:
         facts = {"corpus": data.name, "characters": len(data.text)}
         return LanguageTask(model, encoder, training, validation if fraction else None, settings.training, facts)
 
-    def judge(self, model: Any, encoder: Tokenizer, data: Corpus, settings: Settings, whole: bool) -> Judgement:
-        """Predict a text; see `validate_language`."""
+    def evaluate(self, model: Any, encoder: Tokenizer, data: Corpus, settings: Settings, whole: bool) -> TaskEvaluation:
+        """Predict a text; see `evaluate_language`."""
         text = data.text if whole else data.split(settings.data.validation_fraction)[1]
         if not text:
             raise RunError(
                 f"judge: the run was trained with validation_fraction 0, so it kept no text of {data.name} to be "
                 "judged by. Give one: compyute eval RUN FILE"
             )
-        return Judgement(validate_language(model, encoder, encoder.encode(text), settings.training.batch_size))
+        return TaskEvaluation(evaluate_language(model, encoder, encoder.encode(text), settings.training.batch_size))
 
 
-LANGUAGE = LanguageKind()
+LANGUAGE = LanguageRecord()

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..settings.presets import DEFAULT_PRESET, PRESETS
-from .task import Kind
+from .task import TaskRecord
 
-__all__ = ["kind_of", "name_for", "preset_for"]
+__all__ = ["task_record", "name_for", "preset_for"]
 
 
-def kind_of(name: str) -> Kind:
+def task_record(name: str) -> TaskRecord:
     """The kind of that name, see `DataSettings.kind`; imported now, for images bring what language does not."""
     match name:
         case "translation":

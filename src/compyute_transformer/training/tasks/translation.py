@@ -12,11 +12,11 @@ from ...errors import RunError
 from ...generation.translation import translate
 from ...models.transformer import Transformer
 from ...random import SAMPLING, RandomKey, integers
-from ..reporting.metrics import bleu, can_bleu, exact_match
+from ..reporting.metrics import bleu, has_sacrebleu, exact_match
 from ..settings.settings import Settings, TrainingSettings
-from .task import Judgement, SupervisedTask, mean_loss
+from .task import TaskEvaluation, SupervisedTask, mean_loss
 
-__all__ = ["TRANSLATION", "TranslationTask", "judge_answers"]
+__all__ = ["TRANSLATION", "TranslationTask", "evaluate_translation"]
 
 ANSWERED = 2_000  # validation pairs that are answered at each evaluation; `compyute eval` answers all
 ANSWERED_UNTRAINED = 200  # before the first step, when no answer comes to its end
@@ -89,7 +89,7 @@ class TranslationTask(SupervisedTask):
         }
 
 
-def judge_answers(model: Transformer, tokenizer: Tokenizer, pairs: Sequence[Pair], batch_size: int) -> dict[str, float]:
+def evaluate_translation(model: Transformer, tokenizer: Tokenizer, pairs: Sequence[Pair], batch_size: int) -> dict[str, float]:
     """How well a model answers pairs, in `eval()`.
 
     Returns loss, the mean in nats a token of the targets and their ends, and perplexity; exact_match, the share of
@@ -103,7 +103,7 @@ def judge_answers(model: Transformer, tokenizer: Tokenizer, pairs: Sequence[Pair
         "loss": loss,
         "perplexity": exp(min(loss, 700.0)),  # beyond, a float would overflow
         "exact_match": exact_match(answers, truths),
-        **({"bleu": bleu(answers, truths)} if can_bleu() else {}),
+        **({"bleu": bleu(answers, truths)} if has_sacrebleu() else {}),
         "tokens": tokens,
         "pairs": len(pairs),
     }
@@ -117,7 +117,7 @@ def _answers(
     return [answer.text for answer in answers], [pair.target for pair in pairs]
 
 
-class TranslationKind:
+class TranslationRecord:
     """Pairs of texts, one tokenizer for both sides, and the target that goes with a source."""
 
     file = "tokenizer.json"
@@ -147,15 +147,15 @@ class TranslationKind:
         training, validation = data.split(settings.data.validation_fraction)
         return TranslationTask(model, encoder, training, validation, settings.training, {"corpus": data.name})
 
-    def judge(self, model: Transformer, encoder: Tokenizer, data: Pairs, settings: Settings, whole: bool) -> Judgement:
-        """Answer pairs; see `judge_answers`."""
+    def evaluate(self, model: Transformer, encoder: Tokenizer, data: Pairs, settings: Settings, whole: bool) -> TaskEvaluation:
+        """Answer pairs; see `evaluate_translation`."""
         pairs = data.pairs + data.held_out if whole else data.split(settings.data.validation_fraction)[1]
         if not pairs:
             raise RunError(
                 f"judge: the run was trained with validation_fraction 0, so it kept no pairs of {data.name} to be "
                 "judged by. Give some: compyute eval RUN PAIRS.tsv"
             )
-        return Judgement(judge_answers(model, encoder, pairs, settings.training.batch_size))
+        return TaskEvaluation(evaluate_translation(model, encoder, pairs, settings.training.batch_size))
 
 
-TRANSLATION = TranslationKind()
+TRANSLATION = TranslationRecord()
