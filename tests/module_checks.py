@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from compyute_transformer.arrays import Array
 
+from compyute_transformer.arrays import Array
 from compyute_transformer.nn import (
     CrossBlock,
     Dropout,

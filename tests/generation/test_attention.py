@@ -28,7 +28,7 @@ def gpt(**options: Any) -> GPT:
 @pytest.mark.parametrize("options", [{}, {"window": 3, "num_kv_heads": 2}], ids=str)
 def test_maps_of_any_implementation_are_the_same(options: dict[str, Any], implementation: Implementation) -> None:
     maps = attention_maps(gpt(attention=implementation, **options), IDS)
-    expected = attention_maps(gpt(attention="parallel", **options), IDS)
+    expected = attention_maps(gpt(attn_implementation="parallel", **options), IDS)
     assert [weights.shape for weights in maps] == [(2, 4, 9, 9)] * 3
     for ours, theirs in zip(maps, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-10)

@@ -224,7 +224,7 @@ def test_a_step_for_another_number_of_rows_is_refused() -> None:
 def test_training_with_a_cache_is_refused() -> None:
     model, ids = gpt(), np.array([[1, 2]])
     cache = KeyValueCache(model)
-    with pytest.raises(ConfigError, match=r"next_logits: it serves in eval\(\) only"):
-        model.next_logits(ids, cache.blocks)
-    with pytest.raises(ConfigError, match=r"a cache serves self-attention in eval\(\) only.*got a module in training"):
+    with pytest.raises(ConfigError, match=r"GPT: cache is supported in eval\(\) only"):
+        model(ids, cache)
+    with pytest.raises(ConfigError, match=r"a cache is for self-attention in eval\(\) only.*got a module in training"):
         model.blocks[0](np.zeros((1, 2, 24)), model.mask, cache.blocks[0])

@@ -85,7 +85,7 @@ def test_a_beam_of_one_is_greedy_search() -> None:
 
 
 @pytest.mark.parametrize("beam_size", [1, 2, 5])
-@pytest.mark.parametrize("options", [{}, {"num_kv_heads": 2}, {"attention": "sequential"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"num_kv_heads": 2}, {"attn_implementation": "sequential"}], ids=str)
 def test_cached_equals_uncached(beam_size: int, options: dict[str, Any]) -> None:
     made = model(**options)
     cached, uncached = (translate(made, LETTERS, TEXTS, beam_size, cached=cached) for cached in (True, False))

@@ -6,10 +6,10 @@ from typing import Any, ClassVar, get_args
 
 import numpy as np
 import pytest
-from compyute_transformer.arrays import Array
 from module_checks import module_error
 from tolerances import limit
 
+from compyute_transformer.arrays import Array
 from compyute_transformer.errors import ConfigError, DtypeError, RangeError, ShapeError
 from compyute_transformer.models import GPT, GPTConfig
 from compyute_transformer.nn import Module, Observer, observe
@@ -166,9 +166,9 @@ def test_a_shorter_input_has_the_same_logits() -> None:
 @pytest.mark.parametrize(
     "config", [SMALL, replace(SMALL, window=3, tie_word_embeddings=False, dropout=0.4)], ids=["", "window"]
 )
-def test_next_logits_are_those_of_the_last_position(config: GPTConfig) -> None:
+def test_logits_to_keep_are_those_of_the_last_positions(config: GPTConfig) -> None:
     made, ids = model(config).eval(), draw_ids()
-    assert relative_error(made.next_logits(ids), made(ids)[:, -1]) <= 1e-12
+    assert relative_error(made(ids, logits_to_keep=1)[:, 0], made(ids)[:, -1]) <= 1e-12
     assert not any(module._saved for _, module in made.named_modules())
 
 
@@ -177,12 +177,19 @@ def test_padding_is_hidden_and_counts_no_positions() -> None:
     alone = [made(ids[row : row + 1, pads:])[0, -1] for row, pads in enumerate((0, 3))]
     for filler in (0, 7):
         ids[1, :3] = filler
-        assert relative_error(made.next_logits(ids, padding=np.array([0, 3])), np.stack(alone)) <= 1e-12
+        assert relative_error(made(ids, padding=np.array([0, 3]), logits_to_keep=1)[:, 0], np.stack(alone)) <= 1e-12
 
 
-def test_next_logits_are_refused_in_training() -> None:
-    with pytest.raises(ConfigError, match=r"serves in eval\(\) only"):
-        model().next_logits(draw_ids())
+@pytest.mark.parametrize("option", [{"logits_to_keep": 1}, {"padding": np.array([0, 3])}], ids=str)
+def test_what_saves_nothing_is_refused_in_training(option: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"GPT: {next(iter(option))} is supported in eval\(\) only"):
+        model()(draw_ids(), **option)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_at_least_one_position_is_kept(count: int) -> None:
+    with pytest.raises(RangeError, match=f"logits_to_keep is at least 1, got {count}"):
+        model().eval()(draw_ids(), logits_to_keep=count)
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------
@@ -376,7 +383,7 @@ def test_a_refused_input_leaves_the_model_usable() -> None:
         ({"dropout": float("nan")}, r"dropout lies in \[0, 1\), got nan"),
         ({"dropout": "0.1"}, r"dropout lies in \[0, 1\), got '0\.1'"),
         ({"activation": "swish"}, "activation is one of gelu_tanh, gelu, relu, got 'swish'"),
-        ({"attention": "flash"}, "attention is one of auto, sequential, .*, got 'flash'"),
+        ({"attn_implementation": "flash"}, "attn_implementation is one of auto, sequential, .*, got 'flash'"),
     ],
     ids=str,
 )

@@ -7,10 +7,10 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from compyute_transformer.arrays import Array
 from module_checks import module_error
 from tolerances import limit
 
+from compyute_transformer.arrays import Array
 from compyute_transformer.errors import ConfigError, DtypeError, ShapeError
 from compyute_transformer.models import ViT, ViTConfig
 from compyute_transformer.nn import MultiHeadAttention
@@ -215,7 +215,7 @@ def test_bytes_are_refused() -> None:
         ({"mlp_dim": 0}, "mlp_dim is a whole number of at least 1, or None"),
         ({"dropout": 1.0}, r"dropout lies in \[0, 1\)"),
         ({"activation": "swish"}, "activation is one of"),
-        ({"attention": "flash"}, "attention is one of"),
+        ({"attn_implementation": "flash"}, "attn_implementation is one of"),
     ],
     ids=str,
 )

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compyute_transformer.arrays import Array
 from module_checks import block, cross_block, module_error, post_norm_block
 from tolerances import limit
 
+from compyute_transformer.arrays import Array
 from compyute_transformer.nn import Module, Observer, observe
 from compyute_transformer.nn.module import Phase
 from compyute_transformer.ops import Mask

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from compyute_transformer.arrays import Array, gpu_fault
 from module_checks import block
 
+from compyute_transformer.arrays import Array, gpu_fault
 from compyute_transformer.errors import BackendError, BackwardError, DtypeError, ShapeError, StateError
 from compyute_transformer.nn import FeedForward, LayerNorm, Linear, Module, ModuleList, Observer, Parameter, observe
 from compyute_transformer.nn.module import Phase

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from compyute_transformer.arrays import Array
 
+from compyute_transformer.arrays import Array
 from compyute_transformer.errors import ConfigError, StateError
 from compyute_transformer.nn import Linear
 from compyute_transformer.nn.module import Flat, Parameter

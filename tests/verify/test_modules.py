@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compyute_transformer.arrays import Array
 
 import compyute_transformer.nn as nn
+from compyute_transformer.arrays import Array
 from compyute_transformer.nn import Dropout, LayerNorm, Linear, Module, MultiHeadAttention
 from compyute_transformer.nn.attention import Implementation
 from compyute_transformer.verify.finding import Finding

@@ -44,7 +44,6 @@ __all__ = [
     "is_float32",
     "is_ready",
     "pool_for",
-    "supports",
     "worth_threads",
 ]
 
@@ -119,13 +118,3 @@ def is_ready(*arrays: Array | None) -> bool:
 def is_float32(array: Array) -> bool:
     """Float32, however it lies in memory: for kernels that copy what is not in one piece."""
     return bool(array.dtype == np.float32)
-
-
-def supports(condition: Callable[..., bool]) -> Callable[[F], F]:
-    """Say of a kernel when it serves: `condition` takes the kernel's arguments."""
-
-    def mark(kernel: F) -> F:
-        kernel.supports = condition  # type: ignore[attr-defined]
-        return kernel
-
-    return mark

@@ -28,16 +28,16 @@ from math import sqrt
 import numpy as np
 
 from ..arrays import Array
-from ..ops._checks import check_gradient
-from ..ops.attention import NO_MASK, FusedAttentionSaved, Mask, check_attention
+from ..dispatch import kernel_for
+from ..ops.attention import NO_MASK, FusedAttentionSaved, Mask, fused_attention_backward, fused_attention_forward
 from ..random import RandomKey, dropout_threshold
 from . import _tiles
 from ._blas import sgemm_address, single_threaded
 from ._buffers import empty
-from ._kernel import pool_for, supports
+from ._kernel import pool_for
 from ._tiles import LOWEST, OPTIONS, ZERO
 
-__all__ = ["arguments", "fused_attention_backward", "fused_attention_forward", "is_strided"]
+__all__ = ["arguments", "fused_attention_backward_kernel", "fused_attention_forward_kernel", "is_strided"]
 
 FEW = 8  # queries, as in generation: plain loops, no tiles
 PRODUCTS = 8  # of q, k and D, in the time of one element of a sweep
@@ -88,14 +88,13 @@ def arguments(
 def _forward_supports(
     q: Array, k: Array, v: Array, mask: Mask = NO_MASK, dropout: float = 0.0, key: RandomKey | None = None
 ) -> bool:
-    return all(x.ndim == 4 and is_strided(x) for x in (q, k, v))
+    return is_strided(q) and is_strided(k) and is_strided(v)
 
 
-@supports(_forward_supports)
-def fused_attention_forward(
+@kernel_for(fused_attention_forward, supports=_forward_supports)
+def fused_attention_forward_kernel(
     q: Array, k: Array, v: Array, mask: Mask = NO_MASK, dropout: float = 0.0, key: RandomKey | None = None
 ) -> tuple[Array, FusedAttentionSaved]:
-    check_attention(q, k, v, mask, dropout, key)
     B, H, T, D = q.shape
     y, logsumexp = empty((B, T, H, D)), np.empty((B, H, T), np.float32)
     given = (*arguments(q, k, v, mask, dropout, key), y, logsumexp)
@@ -109,10 +108,13 @@ def fused_attention_forward(
     return y, FusedAttentionSaved(q, k, v, y, logsumexp, mask, dropout, key)
 
 
-@supports(lambda dy, saved: _forward_supports(saved.q, saved.k, saved.v) and is_strided(dy) and is_strided(saved.y))
-def fused_attention_backward(dy: Array, saved: FusedAttentionSaved) -> tuple[Array, Array, Array]:
+def _backward_supports(dy: Array, saved: FusedAttentionSaved) -> bool:
+    return all(is_strided(x) for x in (dy, saved.q, saved.k, saved.v, saved.y))
+
+
+@kernel_for(fused_attention_backward, supports=_backward_supports)
+def fused_attention_backward_kernel(dy: Array, saved: FusedAttentionSaved) -> tuple[Array, Array, Array]:
     q, k, v, y, logsumexp, mask, dropout, key = saved
-    check_gradient("fused_attention_backward", dy, q, q.shape)
     B, H, T, D = q.shape
     K, S = k.shape[1:3]
     # side by side in one array where the lengths let them, as the backward of the projection wants to read them

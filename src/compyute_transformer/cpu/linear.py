@@ -20,13 +20,13 @@ import numpy as np
 from numba import get_num_threads, prange
 
 from ..arrays import Array
-from ..ops._checks import check_gradient
-from ..ops.linear import LinearSaved, check_linear
+from ..dispatch import kernel_for
+from ..ops.linear import LinearSaved, linear_backward, linear_forward
 from ._blas import AS_IT_IS, TRANSPOSED, sgemm, sgemm_address, single_threaded
 from ._buffers import empty
-from ._kernel import compile_kernel, compile_parallel, is_float32, is_ready, pool_for, supports
+from ._kernel import compile_kernel, compile_parallel, is_float32, is_ready, pool_for
 
-__all__ = ["FEW_ROWS", "columns_of", "few_rows_share", "linear_backward", "linear_forward"]
+__all__ = ["FEW_ROWS", "columns_of", "few_rows_share", "linear_backward_kernel", "linear_forward_kernel"]
 
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 FEW_ROWS = 16
@@ -153,9 +153,8 @@ def _forward_supports(x: Array, weight: Array, bias: Array | None = None) -> boo
     return is_float32(x) and is_ready(weight, bias) and x.ndim > 0 and x.size > 0 and weight.size > 0
 
 
-@supports(_forward_supports)
-def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, LinearSaved]:
-    check_linear(x, weight, bias)
+@kernel_for(linear_forward, supports=_forward_supports)
+def linear_forward_kernel(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, LinearSaved]:
     x = np.ascontiguousarray(x)  # a part of a larger array, such as a class token: a copy is less than the product
     I, O = x.shape[-1], weight.shape[0]  # noqa: E741
     y = empty((*x.shape[:-1], O))
@@ -175,10 +174,9 @@ def _backward_supports(dy: Array, saved: LinearSaved) -> bool:
     return is_float32(dy) and is_ready(saved.x, saved.weight) and saved.x.size > 0 and dy.size > 0
 
 
-@supports(_backward_supports)
-def linear_backward(dy: Array, saved: LinearSaved) -> tuple[Array, Array, Array | None]:
+@kernel_for(linear_backward, supports=_backward_supports)
+def linear_backward_kernel(dy: Array, saved: LinearSaved) -> tuple[Array, Array, Array | None]:
     x, weight, has_bias = saved
-    check_gradient("linear_backward", dy, x, (*x.shape[:-1], weight.shape[0]))
     O, I = weight.shape  # noqa: E741
     dy = np.ascontiguousarray(dy)
     dx, dweight, dbias = empty(x.shape), empty(weight.shape), np.empty(O, np.float32)

@@ -9,12 +9,13 @@ import numpy as np
 from numba import prange
 
 from ..arrays import Array
-from ..ops.loss import IGNORE_INDEX, CrossEntropySaved, check_cross_entropy
+from ..dispatch import kernel_for
+from ..ops.loss import IGNORE_INDEX, CrossEntropySaved, cross_entropy_backward, cross_entropy_forward
 from ._buffers import empty
-from ._kernel import compile_kernel, compile_parallel, is_ready, pool_for, supports
+from ._kernel import compile_kernel, compile_parallel, is_ready, pool_for
 from ._vector import exp, highest
 
-__all__ = ["cross_entropy_backward", "cross_entropy_forward"]
+__all__ = ["cross_entropy_backward_kernel", "cross_entropy_forward_kernel"]
 
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 
@@ -72,11 +73,16 @@ def _backward_over(logits, targets, logsumexp, ignore_index, label_smoothing, sc
             _backward_row_over(logits[n], targets[n], logsumexp[n], label_smoothing, scale)
 
 
-@supports(lambda logits, targets, ignore_index=IGNORE_INDEX, label_smoothing=0.0: is_ready(logits) and logits.size > 0)
-def cross_entropy_forward(
+def _forward_supports(
+    logits: Array, targets: Array, ignore_index: int = IGNORE_INDEX, label_smoothing: float = 0.0
+) -> bool:
+    return is_ready(logits) and logits.size > 0
+
+
+@kernel_for(cross_entropy_forward, supports=_forward_supports)
+def cross_entropy_forward_kernel(
     logits: Array, targets: Array, ignore_index: int = IGNORE_INDEX, label_smoothing: float = 0.0
 ) -> tuple[Array, CrossEntropySaved]:
-    check_cross_entropy(logits, targets, ignore_index, label_smoothing)
     V = logits.shape[-1]
     nll, logsumexp = np.empty(targets.size, np.float32), np.empty(targets.shape, np.float32)
     flat = np.ascontiguousarray(targets, np.int64).reshape(-1)
@@ -92,8 +98,8 @@ def _backward_supports(dloss: Array | float, saved: CrossEntropySaved, overwrite
     return is_ready(logits) and logits.size > 0 and (logits.flags.writeable or not overwrite)
 
 
-@supports(_backward_supports)
-def cross_entropy_backward(dloss: Array | float, saved: CrossEntropySaved, overwrite: bool = False) -> Array:
+@kernel_for(cross_entropy_backward, supports=_backward_supports)
+def cross_entropy_backward_kernel(dloss: Array | float, saved: CrossEntropySaved, overwrite: bool = False) -> Array:
     logits, targets, logsumexp, num_scored, ignore_index, label_smoothing = saved
     V = logits.shape[-1]
     given = (

@@ -10,12 +10,12 @@ import numpy as np
 from numba import prange
 
 from ..arrays import Array
-from ..ops._checks import check_gradient
-from ..ops.norm import LayerNormSaved, check_layer_norm
+from ..dispatch import kernel_for
+from ..ops.norm import LayerNormSaved, layer_norm_backward, layer_norm_forward
 from ._buffers import empty
-from ._kernel import SHARES, compile_kernel, compile_parallel, is_float32, is_ready, pool_for, supports, worth_threads
+from ._kernel import SHARES, compile_kernel, compile_parallel, is_float32, is_ready, pool_for, worth_threads
 
-__all__ = ["layer_norm_backward", "layer_norm_forward", "norm_rows"]
+__all__ = ["layer_norm_backward_kernel", "layer_norm_forward_kernel", "norm_rows"]
 
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 
@@ -73,11 +73,14 @@ def _backward(dy, x, weight, mean, rstd, dx, dweights, dbiases):
                 dbiases[share, c] += dy[n, c]
 
 
-@supports(lambda x, weight, bias=None, eps=1e-5: is_float32(x) and is_ready(weight, bias) and x.size > 0)
-def layer_norm_forward(
+def _forward_supports(x: Array, weight: Array, bias: Array | None = None, eps: float = 1e-5) -> bool:
+    return is_float32(x) and is_ready(weight, bias) and x.size > 0
+
+
+@kernel_for(layer_norm_forward, supports=_forward_supports)
+def layer_norm_forward_kernel(
     x: Array, weight: Array, bias: Array | None = None, eps: float = 1e-5
 ) -> tuple[Array, LayerNormSaved]:
-    check_layer_norm(x, weight, bias)
     x = np.ascontiguousarray(x)
     rows, C = x.shape[:-1], x.shape[-1]
     y, mean, rstd = empty(x.shape), np.empty(rows, np.float32), np.empty(rows, np.float32)
@@ -96,10 +99,9 @@ def layer_norm_forward(
     return y, LayerNormSaved(x, weight, mean, rstd, has_bias)
 
 
-@supports(lambda dy, saved: is_float32(dy) and is_ready(*saved[:4]) and dy.size > 0)
-def layer_norm_backward(dy: Array, saved: LayerNormSaved) -> tuple[Array, Array, Array | None]:
+@kernel_for(layer_norm_backward, supports=lambda dy, saved: is_float32(dy) and is_ready(*saved[:4]) and dy.size > 0)
+def layer_norm_backward_kernel(dy: Array, saved: LayerNormSaved) -> tuple[Array, Array, Array | None]:
     x, weight, mean, rstd, has_bias = saved
-    check_gradient("layer_norm_backward", dy, x, x.shape)
     dy = np.ascontiguousarray(dy)
     C = x.shape[-1]
     dx, sums = empty(x.shape), np.empty((2, SHARES, C), np.float32)

@@ -182,16 +182,12 @@ class _Reader:
     def logits(self, beginnings: Sequence[Hypothesis]) -> NDArray[np.float64]:
         """Logits (R, V) of the token that follows each beginning."""
         targets = np.array([(self._special.begin, *beginning.ids) for beginning in beginnings], np.int32)
-        cache, start = self._cache, 0
+        cache = self._cache
         if cache is not None:
-            start = cache.length
-            targets = targets[:, start:]  # BEGIN the first time, then the one token that is new
+            targets = targets[:, cache.length :]  # BEGIN the first time, then the one token that is new
         ids = to_device(targets, self._model.device)
-        blocks = None if cache is None else cache.blocks
         with evaluating(self._model):
-            logits = self._model.next_logits(ids, self._memory, self._lengths, blocks, start)
-        if cache is not None:
-            cache.advance(targets.shape[1])
+            logits = self._model.decode(ids, self._memory, self._lengths, cache=cache, logits_to_keep=1)[:, 0]
         return to_numpy(logits).astype(np.float64)
 
     def possible(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:

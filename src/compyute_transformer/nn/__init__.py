@@ -9,7 +9,6 @@ from .linear import Linear
 from .module import Module, ModuleList, Observer, Parameter, observe
 from .norm import LayerNorm
 from .position import LearnedPosition, SinusoidalPosition
-from .stack import run_blocks
 
 __all__ = [
     "ClassToken",
@@ -30,5 +29,4 @@ __all__ = [
     "PreNormBlock",
     "SinusoidalPosition",
     "observe",
-    "run_blocks",
 ]

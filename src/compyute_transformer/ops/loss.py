@@ -1,13 +1,26 @@
 """Loss: how surprised the model was, and the gradient with which everything begins."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 from jaxtyping import Float, Integer
 
 from ..arrays import Array, array_module
-from ..dispatch import dispatched
-from ..errors import RangeError
-from ._checks import check_floats, check_ids, check_last_axis, check_shape
+from ..dispatch import dispatched, output_of
+from ..errors import DtypeError
+from ._checks import (
+    check_array,
+    check_bool,
+    check_floats,
+    check_ids,
+    check_integer,
+    check_last_axis,
+    check_number,
+    check_saved,
+    check_shape,
+    is_array,
+    shown,
+)
 
 __all__ = [
     "IGNORE_INDEX",
@@ -31,7 +44,21 @@ class CrossEntropySaved(NamedTuple):
     label_smoothing: float
 
 
-@dispatched
+def check_cross_entropy(
+    logits: Any, targets: Any, ignore_index: Any = IGNORE_INDEX, label_smoothing: Any = 0.0
+) -> None:
+    op = "cross_entropy"
+    check_floats(op, logits=logits)
+    check_array(op, "targets", targets)
+    array_module(logits, targets)
+    check_last_axis(op, "logits", logits)
+    check_shape(op, "targets", targets, logits.shape[:-1], "one target a row of logits")
+    check_integer(op, "ignore_index", ignore_index, -(1 << 63), 1 << 63)
+    check_ids(op, "targets", targets, logits.shape[-1], ignore_index)
+    check_number(op, "label_smoothing", label_smoothing, 0.0, 1.0)
+
+
+@dispatched(validate=check_cross_entropy)
 def cross_entropy_forward(
     logits: Float[Array, "*rows V"],
     targets: Integer[Array, "*rows"],
@@ -55,7 +82,6 @@ def cross_entropy_forward(
         torch.nn.functional.cross_entropy, whose words these are; Szegedy et al. 2016 for label smoothing ε.
         Computed by logsumexp, with nothing added inside a logarithm: a loss of 100 is reported as 100.
     """
-    check_cross_entropy(logits, targets, ignore_index, label_smoothing)
     xp = array_module(logits)
     highest = logits.max(-1, keepdims=True)
     logsumexp = xp.log(xp.exp(logits - highest).sum(-1)) + highest[..., 0]
@@ -69,7 +95,23 @@ def cross_entropy_forward(
     return loss, CrossEntropySaved(logits, targets, logsumexp, num_scored, ignore_index, label_smoothing)
 
 
-@dispatched
+def check_cross_entropy_backward(dloss: Any, saved: Any, overwrite: Any = False) -> None:
+    op = "cross_entropy_backward"
+    check_saved(op, saved, CrossEntropySaved)
+    check_scalar(op, "dloss", dloss)
+    check_bool(op, "overwrite", overwrite)
+    # again: targets may have been written over since the forward, and a kernel indexes by them
+    check_ids(op, "targets", saved.targets, saved.logits.shape[-1], saved.ignore_index)
+
+
+def check_scalar(op: str, name: str, value: object) -> None:
+    """Raise a DtypeError unless the value is one real number, as a number or as an array without axes."""
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not number and not (is_array(value) and value.ndim == 0 and value.dtype.kind in "iuf"):
+        raise DtypeError(f"{op}: {name} is one number, the gradient of a scalar, got {shown(value)}.")
+
+
+@dispatched(validate=check_cross_entropy_backward)
 def cross_entropy_backward(
     dloss: Float[Array, ""] | float, saved: CrossEntropySaved, overwrite: bool = False
 ) -> Float[Array, "*rows V"]:
@@ -93,22 +135,4 @@ def cross_entropy_backward(
     return drows.reshape(logits.shape)
 
 
-def cross_entropy(
-    logits: Float[Array, "*rows V"],
-    targets: Integer[Array, "*rows"],
-    ignore_index: int = IGNORE_INDEX,
-    label_smoothing: float = 0.0,
-) -> Float[Array, ""]:
-    """`cross_entropy_forward` for people who want no gradient."""
-    return cross_entropy_forward(logits, targets, ignore_index, label_smoothing)[0]
-
-
-def check_cross_entropy(logits: Array, targets: Array, ignore_index: int, label_smoothing: float) -> None:
-    """Refuse what `cross_entropy_forward` cannot score."""
-    check_floats("cross_entropy", logits=logits)
-    array_module(logits, targets)
-    check_last_axis("cross_entropy", "logits", logits)
-    check_shape("cross_entropy", "targets", targets, logits.shape[:-1], "one target a row of logits")
-    check_ids("cross_entropy", "targets", targets, logits.shape[-1], ignore_index)
-    if not 0.0 <= label_smoothing < 1.0:
-        raise RangeError(f"cross_entropy: label_smoothing lies in [0, 1), got {label_smoothing}.")
+cross_entropy = output_of("cross_entropy", cross_entropy_forward)

@@ -6,7 +6,7 @@ import pytest
 
 from compyute_transformer import GPTConfig
 from compyute_transformer.errors import ConfigError
-from compyute_transformer.models.registry import ARCHITECTURES
+from compyute_transformer.models.registry import MODELS
 from compyute_transformer.training import DataSettings, ModelSettings, Settings
 from compyute_transformer.training.settings.presets import DESCRIPTIONS, PRESETS
 from compyute_transformer.training.settings.sections import TaskName
@@ -58,7 +58,7 @@ def test_model_settings_are_those_of_the_model() -> None:
     ours = {f.name: (f.type, f.default) for f in fields(ModelSettings)}
     theirs = {f.name: (f.type, f.default) for f in fields(GPTConfig) if f.name != "vocab_size"}
     assert theirs.items() <= ours.items()
-    everywhere = {f.name for config, _ in ARCHITECTURES.values() for f in fields(config)}
+    everywhere = {f.name for record in MODELS.values() for f in fields(record.config)}
     assert everywhere >= ours.keys() - {"architecture"}  # no setting that no model has
     config = ModelSettings(embed_dim=8, num_heads=2, bias=False).config({"vocab_size": 5})
     assert (config.vocab_size, config.embed_dim, config.bias) == (5, 8, False)
@@ -130,7 +130,7 @@ def test_a_missing_file_or_preset_is_refused(tmp_path: Path) -> None:
     [
         (
             {"architecture": "vit", "context_length": 256},
-            'architecture for the task "language" must be gpt or vaswani, got vit',
+            'architecture for the task "language" must be gpt or transformer_lm, got vit',
         ),
         ({"task": "digits"}, 'architecture for the task "digits" must be vit, got gpt'),
         (
@@ -141,7 +141,7 @@ def test_a_missing_file_or_preset_is_refused(tmp_path: Path) -> None:
         ({"shift": 0.5}, 'shift has no effect for the task "language", got 0.5. Leave it out.'),
         ({"image_size": 8}, 'image_size has no effect for the task "language"'),
         (
-            {"task": "dates", "architecture": "encoder_decoder", "shift": 1},
+            {"task": "dates", "architecture": "transformer", "shift": 1},
             'shift has no effect for the task "dates"',
         ),
         ({"tokenizer": "bpe"}, 'tokenizer has no effect for the task "digits"'),
@@ -209,9 +209,7 @@ def test_fewer_steps_shorten_the_warmup_of_a_preset(preset: str, steps: int) -> 
 
 
 def test_a_warmup_longer_than_the_run_is_refused() -> None:
-    with pytest.raises(
-        ConfigError, match="warmup must be at most steps, here 40, got 50: the learning rate"
-    ):
+    with pytest.raises(ConfigError, match="warmup must be at most steps, here 40, got 50: the learning rate"):
         Settings.resolve("nano", None, {"steps": 40, "warmup": 50})
 
 

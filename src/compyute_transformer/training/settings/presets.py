@@ -41,7 +41,7 @@ NANO: Preset = {
 VASWANI: Preset = {
     "data": {"tokenizer": "characters", "validation_fraction": 0.1},
     "model": {
-        "architecture": "vaswani",
+        "architecture": "transformer_lm",
         "context_length": 64,
         "embed_dim": 128,
         "num_heads": 4,
@@ -145,7 +145,7 @@ SEED: Preset = {
 DATES: Preset = {
     "data": {"task": "dates", "tokenizer": "characters"},
     "model": {
-        "architecture": "encoder_decoder",
+        "architecture": "transformer",
         "context_length": 48,  # the longest date has 38 characters and an end token
         "embed_dim": 64,
         "num_heads": 4,
@@ -174,7 +174,7 @@ DATES: Preset = {
 TRANSLATION: Preset = {
     "data": {"task": "translation", "tokenizer": "bpe", "vocab_size": 4000, "validation_fraction": 0.05},
     "model": {
-        "architecture": "encoder_decoder",
+        "architecture": "transformer",
         "context_length": 128,
         "embed_dim": 256,
         "num_heads": 4,

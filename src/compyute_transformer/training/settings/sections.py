@@ -5,13 +5,13 @@ The options of `compyute train` are made from these declarations.
 
 # ruff: noqa: RUF009  (`setting` makes a dataclass field)
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ...arrays import Device
 from ...errors import ConfigError
-from ...models.registry import ARCHITECTURES
+from ...models.registry import MODELS
 from ...nn.attention import Implementation
 from ...nn.feed_forward import Activation
 from ...optim.schedule import Decay, Schedule
@@ -21,7 +21,10 @@ __all__ = ["DataSettings", "ModelSettings", "TrainingSettings"]
 
 TaskName: TypeAlias = Literal["language", "translation", "dates", "images", "digits"]
 KIND_OF = {"dates": "translation", "digits": "images"}  # tasks that come with their own data
-Architecture: TypeAlias = Literal["gpt", "vaswani", "encoder_decoder", "vit"]
+if TYPE_CHECKING:
+    Architecture: TypeAlias = str
+else:
+    Architecture = Literal[tuple(MODELS)]
 
 MANY = 10**9  # the highest count of anything that is not kept in memory
 OF_IMAGES = ("kind", ("images",))
@@ -93,7 +96,7 @@ class ModelSettings:
     """
 
     architecture: Architecture = setting(
-        "gpt", "Model: gpt or vaswani for text, encoder_decoder for translation, vit for images.", "Model"
+        "gpt", f"Model: {', '.join(f'{record.name} ({record.task})' for record in MODELS.values())}.", "Model"
     )
     context_length: int = setting(
         256, "Number of tokens that the model sees at a time, at most.", "Model", at_least=1, at_most=2**22
@@ -138,7 +141,7 @@ class ModelSettings:
     tie_word_embeddings: bool = setting(
         True, "Share one matrix between the token embedding and the output layer.", "Model"
     )
-    attention: Implementation = setting(
+    attn_implementation: Implementation = setting(
         "auto",
         "Algorithm of attention: auto (the fastest), sequential, semiparallel, parallel or fused. They give the same "
         "results with other speed and memory.",
@@ -150,7 +153,7 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        self.config(EXAMPLE_SHAPES[self.architecture](self))  # checks how the fields go together
+        self.config(self._example_shape())  # checks how the fields go together
 
     def config(self, shape: Mapping[str, Any]) -> Any:
         """Return the configuration of the model. shape: the fields that the data decide.
@@ -167,28 +170,20 @@ class ModelSettings:
                 f"Settings: the architecture {self.architecture} has no {' and no '.join(foreign)}, got "
                 f"{', '.join(f'{name} {given[name]}' for name in foreign)}. Leave it out, or choose another one."
             )
-        kind, _ = ARCHITECTURES[self.architecture]
-        config: Any = kind(**{name: value for name, value in given.items() if name in known}, **shape)
+        config: Any = MODELS[self.architecture].config(
+            **{name: value for name, value in given.items() if name in known}, **shape
+        )
         return config
 
     def fields_of_config(self) -> set[str]:
         """Return the names of the fields that the architecture's configuration has."""
-        kind, _ = ARCHITECTURES[self.architecture]
-        return {entry.name for entry in fields(kind)}
+        return {entry.name for entry in fields(MODELS[self.architecture].config)}
 
-
-# Values that data might decide: enough to check settings before there are data.
-EXAMPLE_SHAPES: dict[str, Callable[[ModelSettings], dict[str, Any]]] = {
-    "gpt": lambda model: {"vocab_size": 1},
-    "vaswani": lambda model: {"vocab_size": 1},
-    "encoder_decoder": lambda model: {"vocab_size": 1},
-    "vit": lambda model: {
-        "image_height": max(1, model.patch_size),
-        "image_width": max(1, model.patch_size),
-        "channels": 1,
-        "num_classes": 2,
-    },
-}
+    def _example_shape(self) -> dict[str, Any]:
+        """Return values for the fields that the data decide: enough to check the others before there are data."""
+        if MODELS[self.architecture].task != "images":
+            return {"vocab_size": 1}
+        return {"image_height": self.patch_size, "image_width": self.patch_size, "channels": 1, "num_classes": 2}
 
 
 @dataclass(frozen=True)

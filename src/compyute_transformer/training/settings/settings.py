@@ -11,17 +11,13 @@ from pathlib import Path
 from typing import Any, Self, TypeAlias, get_type_hints
 
 from ...errors import ConfigError
+from ...models.registry import MODELS
 from .choices import as_toml, did_you_mean, read_toml, require, typed
 from .presets import PRESETS
-from .sections import Architecture, DataSettings, ModelSettings, TrainingSettings
+from .sections import DataSettings, ModelSettings, TrainingSettings
 
 __all__ = ["DataSettings", "ModelSettings", "Settings", "TrainingSettings"]
 
-LEARNED_BY: dict[str, tuple[Architecture, ...]] = {
-    "language": ("gpt", "vaswani"),
-    "translation": ("encoder_decoder",),
-    "images": ("vit",),
-}
 Sections: TypeAlias = Mapping[str, Mapping[str, object]]
 
 
@@ -34,7 +30,8 @@ class Settings:
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
     def __post_init__(self) -> None:
-        learners, architecture = LEARNED_BY[self.data.kind], self.model.architecture
+        architecture = self.model.architecture
+        learners = [record.name for record in MODELS.values() if record.task == self.data.kind]
         require(
             architecture in learners,
             "architecture",

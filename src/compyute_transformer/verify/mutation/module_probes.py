@@ -13,6 +13,7 @@ import numpy as np
 
 from ...generation.cache import KeyValueCache
 from ...models.gpt import GPT, GPTConfig
+from ...models.language import LanguageModel
 from ...models.transformer import Transformer
 from ...nn import (
     Dropout,
@@ -166,18 +167,17 @@ def _run_model(subject: Subject, case: str, seed: list[int]) -> Any:
     results = [*outputs, model.flat.grad, *alone, np.array([kept, model.generator.offset])]
     if isinstance(model, Transformer):
         source, target, lengths, _ = calls[0]
-        caches, memory = [Grown() for _ in model.decoder], model.encode(source, lengths)
-        results += [model(source, target), model.next_logits(target, memory, lengths)]
-        results += [model.next_logits(target[:, :2], memory, lengths, caches)]
-        results += [model.next_logits(target[:, 2:], memory, lengths, caches, 2)]
-    elif hasattr(model, "next_logits"):
+        cache, memory = KeyValueCache(model, batch_size=len(target)), model.encode(source, lengths)
+        results += [model(source, target), model.decode(target, memory, lengths)]
+        results += [model.decode(target[:, :2], memory, lengths, cache=cache, logits_to_keep=1)]
+        results += [model.decode(target[:, 2:], 0 * memory, lengths, cache=cache)]
+    elif isinstance(model, LanguageModel):
         (ids,), padding = calls[0], np.array([0, 1, 2, 0])
         for padded in (None, padding):
             cache = KeyValueCache(model, batch_size=4)
-            results += [model.next_logits(ids, padding=padded)]
-            results += [model.next_logits(ids[:, :4], cache.blocks, padding=padded)]
-            cache.advance(4)
-            results += [model.next_logits(ids[:, 4:], cache.blocks, 4, padded)]
+            cache.clear(padded)
+            results += [model(ids, padding=padded, logits_to_keep=1)]
+            results += [model(ids[:, :4], cache, logits_to_keep=1), model(ids[:, 4:], cache)]
     return tuple(results)
 
 
@@ -196,7 +196,7 @@ def _run_gpt(seed: list[int]) -> Any:
         tie_word_embeddings=bool(rng.random() < 0.5),
         window=int(rng.integers(1, 6)) if rng.random() < 0.5 else None,
         activation=rng.choice(get_args(Activation)),
-        attention=rng.choice(get_args(Implementation)),
+        attn_implementation=rng.choice(get_args(Implementation)),
     )
     model = GPT(config, seed=1).to(dtype=np.float64 if rng.random() < 0.8 else np.float32)
     randomize(model, 1)
@@ -206,12 +206,11 @@ def _run_gpt(seed: list[int]) -> Any:
     model.backward(cotangent(first, 5))
     results = [first, second, model.flat.grad, model.eval()(ids)]
     read = int(rng.integers(1, config.context_length))
-    results += [model.next_logits(ids), model.next_logits(ids, padding=rng.integers(0, 3, 2))]
+    results += [model(ids, logits_to_keep=1), model(ids, padding=rng.integers(0, 3, 2), logits_to_keep=2)]
     for padding in (None, rng.integers(0, read, 2)):
         cache = KeyValueCache(model, batch_size=2)
-        results.append(model.next_logits(ids[:, :read], cache.blocks, padding=padding))
-        cache.advance(read)
-        results.append(model.next_logits(ids[:, read:], cache.blocks, read, padding))
+        cache.clear(padding)
+        results += [model(ids[:, :read], cache, logits_to_keep=1), model(ids[:, read:], cache)]
     return tuple(results)
 
 

@@ -183,14 +183,14 @@ def _cache(implementation: Implementation) -> Iterator[Check]:
         for padding in (None, np.array([0, 2])):  # the second row begins with two positions that are no text
             alone = [model(ids[row : row + 1, (0 if padding is None else padding[row]) :])[0] for row in range(2)]
             last = np.stack([row[-1] for row in alone])
-            error = relative_error(model.next_logits(ids, padding=padding), last)
+            error = relative_error(model(ids, padding=padding, logits_to_keep=1)[:, 0], last)
             yield Check(name, implementation, "logits without a cache", error, SAME)
-            single = subject.model(config).eval().next_logits(ids, padding=padding)
+            single = subject.model(config).eval()(ids, padding=padding, logits_to_keep=1)
             yield Check(name, implementation, "float32 stays float32", float(single.dtype != np.float32), SAME)
             cache = KeyValueCache(model, batch_size=2)
+            cache.clear(padding)
             for start, end in ((0, 3), (3, 4), (4, 7)):
-                logits = model.next_logits(ids[:, start:end], cache.blocks, start, padding)
-                cache.advance(end - start)
+                logits = model(ids[:, start:end], cache, logits_to_keep=1)[:, 0]
                 error = relative_error(logits, np.stack([row[end - 1 - config.context_length] for row in alone]))
                 yield Check(name, implementation, f"logits after {end}", error, SAME)
 
@@ -219,13 +219,15 @@ def _cache_of_memory(implementation: Implementation) -> Iterator[Check]:
         (source, target, lengths, _), _ = subject.batch(config, np.random.default_rng(5), 2, np.float64)
         together, memory = model(source, target, lengths), model.encode(source, lengths)
         for end in range(1, target.shape[1] + 1):
-            error = relative_error(model.next_logits(target[:, :end], memory, lengths), together[:, end - 1])
+            error = relative_error(
+                model.decode(target[:, :end], memory, lengths, logits_to_keep=1)[:, 0], together[:, end - 1]
+            )
             yield Check("Transformer", implementation, f"logits after {end}, without a cache", error, SAME)
-        caches = [Grown() for _ in model.decoder]
+        cache = KeyValueCache(model, batch_size=2)
         for start, end in ((0, 2), (2, 3), (3, 5)):
             # from its first use on, the cache stands for the memory
             given = memory if start == 0 else 0 * memory
-            logits = model.next_logits(target[:, start:end], given, lengths, caches, start)
+            logits = model.decode(target[:, start:end], given, lengths, cache=cache, logits_to_keep=1)[:, 0]
             error = relative_error(logits, together[:, end - 1])
             yield Check("Transformer", implementation, f"logits after {end}", error, SAME)
 

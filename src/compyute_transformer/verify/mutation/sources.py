@@ -35,7 +35,7 @@ PACKAGE = __package__.partition(".")[0]
 PACKAGES = ("ops", "nn", "models")  # each file of them
 MORE = ("optim.adamw",)
 LEFT_OUT = ("ops._checks", "ops.block", "nn.stack")
-METHODS = ("forward", "backward", "forward_with_weights", "next_logits", "accumulate")
+METHODS = ("forward", "backward", "forward_with_weights", "decode", "embed", "unembed", "accumulate")
 FUNCTIONS = ("_forward", "_backward", "adamw_update")  # ends of names
 
 
