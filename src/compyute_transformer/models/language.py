@@ -80,9 +80,21 @@ class ModelCache(Protocol):
 
 
 class LanguageModel(Module):
-    """Ids (B, T) in, logits (B, T, V) of what follows each position out; position t sees positions up to t only.
+    """A decoder-only language model: position t sees positions up to t only.
+
+        forward(ids, cache=None, *, padding=None, logits_to_keep=None) -> logits (B, T, V)
+
+    The logits are of the token that follows each position of ids (B, T). cache: holds the positions before ids; those of
+    ids are appended, and `cache.length` grows by T. padding: (B) integers, the number of positions at the start of each
+    row that hold no token; they are masked, and a row counts its positions from its first token. With a cache, it is the
+    cache's own `padding`. logits_to_keep: compute the logits of this many last positions only. All three are for
+    `eval()`: nothing is saved for a backward.
 
     config: its shape. generator: where dropout draws; part of the state of a run. mask: which keys each query sees.
+
+    Raises:
+        ShapeError: ids are no array (B, T) with T at least 1. RangeError: an id outside the vocabulary, or a position
+        past the context length. ConfigError: cache, padding or logits_to_keep in training.
     """
 
     config: LanguageConfig
@@ -90,27 +102,6 @@ class LanguageModel(Module):
     mask: Mask
     token_embedding: Embedding
     blocks: ModuleList
-
-    def forward(
-        self,
-        ids: Array,
-        cache: "ModelCache | None" = None,
-        *,
-        padding: Array | None = None,
-        logits_to_keep: int | None = None,
-    ) -> Array:
-        """Return the logits (B, T, V) of the token that follows each position of ids (B, T).
-
-        cache: holds the positions before ids; those of ids are appended, and `cache.length` grows by T. padding: (B)
-        integers, the number of positions at the start of each row that hold no token; they are masked, and a row counts
-        its positions from its first token. With a cache, it is the cache's own `padding`. logits_to_keep: compute the
-        logits of this many last positions only. All three are for `eval()`: nothing is saved for a backward.
-
-        Raises:
-            ShapeError: ids are no array (B, T) with T at least 1. RangeError: an id outside the vocabulary, or a
-            position past the context length. ConfigError: cache, padding or logits_to_keep in training.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def embed(self, ids: Array, start: int = 0, padding: Array | None = None) -> Array:
         """Return the residual stream (B, T, C) before the first block, of ids that begin at position `start`."""

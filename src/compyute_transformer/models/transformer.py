@@ -176,7 +176,7 @@ class Transformer(Module):
     ) -> Array:
         """Return the logits (B, T, V) that follow target (B, T): the second half of `forward`.
 
-        memory: what `encode` returned. cache: holds the target positions before these; see `LanguageModel.forward`. It
+        memory: what `encode` returned. cache: holds the target positions before these; see `LanguageModel`. It
         also takes the projected memory at its first use, and from then on the memory itself is not read.
         logits_to_keep: compute the logits of this many last positions only. Both are for `eval()`: nothing is saved for
         a backward.

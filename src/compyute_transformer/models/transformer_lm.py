@@ -121,7 +121,7 @@ class TransformerLM(LanguageModel):
         padding: Array | None = None,
         logits_to_keep: int | None = None,
     ) -> Array:
-        """Return the logits (B, T, V) of the token that follows each position of ids; see `LanguageModel.forward`."""
+        """Return the logits (B, T, V) of the token that follows each position of ids; see `LanguageModel`."""
         start, padding = self.check_forward(ids, cache, padding, logits_to_keep)
         x = self.embed(ids, start, padding)
         x = self.run_blocks(x, cache, padding, logits_to_keep)

@@ -15,16 +15,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...dispatch import Dispatched, use_kernels
-from .. import modules, ops
-from ..differences import check_op
-from ..finding import Label
-from ..implementations import FAMILIES, compare_implementations
-from ..kernels import compare_kernel
-from ..plan import everything
-from ..registry import REGISTRY
-from ..slopes import prove_linearity, prove_slopes
-from ..torch_ops import compare
+from compyute_transformer.dispatch import Dispatched, use_kernels
+from compyute_transformer.verify import modules, ops
+from compyute_transformer.verify.differences import check_op
+from compyute_transformer.verify.finding import Label
+from compyute_transformer.verify.implementations import FAMILIES, compare_implementations
+from compyute_transformer.verify.kernels import compare_kernel
+from compyute_transformer.verify.plan import everything
+from compyute_transformer.verify.registry import REGISTRY
+from compyute_transformer.verify.slopes import prove_linearity, prove_slopes
+from compyute_transformer.verify.torch_ops import compare
 from .module_promises import module_promises
 from .promises import op_promises
 from .sources import poisoned

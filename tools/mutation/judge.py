@@ -7,7 +7,7 @@ from typing import Any
 from .make import Mutant
 from .module_probes import module_probes
 from .probes import Probe, op_probes
-from .sources import Reference, Target, planted
+from .sources import Code, Target, planted
 from .suite import Fault, Lines, Proof, lines_run, make_suite
 
 __all__ = ["Judge", "Verdict"]
@@ -59,15 +59,15 @@ class Judge:
 
     def judge(self, mutant: Mutant) -> Verdict:
         """Plant it, and see who notices."""
-        if (killer := self.killer(mutant.target, mutant.body, mutant.lines)) is not None:
+        if (killer := self.killer(mutant.target, mutant.code, mutant.lines)) is not None:
             proof, fault = killer
             return Verdict("killed", f"{proof.kind}: {proof.name}", fault.text, fault.raised)
         return self.compare(mutant)
 
-    def killer(self, target: Target, reference: Reference, lines: range) -> tuple[Proof, Fault] | None:
-        """The first proof that does not hold with this reference, and what it says; None when all hold."""
+    def killer(self, target: Target, code: Code, lines: range) -> tuple[Proof, Fault] | None:
+        """The first proof that does not hold with this code, and what it says; None when all hold."""
         reached = _reached(target, lines)
-        with planted(target, reference):
+        with planted(target, code):
             for proof, run in self.proofs:
                 if not run.isdisjoint(reached) and (fault := proof.fault()) is not None:
                     return proof, fault
@@ -77,7 +77,7 @@ class Judge:
         """Equivalent only if it gives what the original gives in every probe, and some probe evaluates the place."""
         reached = _reached(mutant.target, mutant.lines)
         chosen = [(probe, wanted) for probe, run, wanted in self.probes if not run.isdisjoint(reached)]
-        with planted(mutant.target, mutant.body):
+        with planted(mutant.target, mutant.code):
             different = next((probe.name for probe, wanted in chosen if not probe.agrees(wanted)), None)
         if different is not None:
             return Verdict("survived", "", f"other results in the probe {different}")

@@ -11,11 +11,11 @@ from typing import Any, get_args
 
 import numpy as np
 
-from ...generation.cache import KeyValueCache
-from ...models.gpt import GPT, GPTConfig
-from ...models.language import LanguageModel
-from ...models.transformer import Transformer
-from ...nn import (
+from compyute_transformer.generation.cache import KeyValueCache
+from compyute_transformer.models.gpt import GPT, GPTConfig
+from compyute_transformer.models.language import LanguageModel
+from compyute_transformer.models.transformer import Transformer
+from compyute_transformer.nn import (
     Dropout,
     Embedding,
     FeedForward,
@@ -28,15 +28,15 @@ from ...nn import (
     PreNormBlock,
     SinusoidalPosition,
 )
-from ...nn.attention import Implementation
-from ...nn.feed_forward import Activation
-from ...ops.attention import Mask
-from ...optim.adamw import adamw_update
-from ...random import DROPOUT, Generator
-from .. import modules
-from ..registry import cotangent
-from ..subjects import SUBJECTS, Subject
-from ..torch_models import randomize
+from compyute_transformer.nn.attention import Implementation
+from compyute_transformer.nn.feed_forward import Activation
+from compyute_transformer.ops.attention import Mask
+from compyute_transformer.optim.adamw import adamw_update
+from compyute_transformer.random import DROPOUT, Generator
+from compyute_transformer.verify import modules
+from compyute_transformer.verify.registry import cotangent
+from compyute_transformer.verify.subjects import SUBJECTS, Subject
+from compyute_transformer.verify.torch_models import randomize
 from .module_promises import Grown
 from .probes import Probe
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from compyute_transformer.verify.mutation import command
-from compyute_transformer.verify.mutation.judge import Verdict
-from compyute_transformer.verify.mutation.make import Mutant
-from compyute_transformer.verify.mutation.report import COLUMNS, Outcome
-from compyute_transformer.verify.mutation.rewrites import Rewrite
+from mutation import command
+from mutation.judge import Verdict
+from mutation.make import Mutant
+from mutation.report import COLUMNS, Outcome
+from mutation.rewrites import Rewrite
 
 
 def outcome(mutants: list[Mutant], killed: int, survived: int, **others: Any) -> Outcome:
@@ -23,7 +23,7 @@ def outcome(mutants: list[Mutant], killed: int, survived: int, **others: Any) ->
 def test_the_exit_status_is_the_verdict(
     mutants: list[Mutant], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    rewrite = Rewrite("another way", mutants[0].target, mutants[0].body)
+    rewrite = Rewrite("another way", mutants[0].target, mutants[0].code)
     for found, status in (
         (outcome(mutants, 99, 1), 0),
         (outcome(mutants, 98, 2), 1),

@@ -4,7 +4,7 @@ from mutation_helpers import kinds_of
 
 from compyute_transformer import models
 from compyute_transformer.verify import modules
-from compyute_transformer.verify.mutation.suite import make_suite
+from mutation.suite import make_suite
 from compyute_transformer.verify.registry import REGISTRY
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from ..._version import __version__
-from ...environment.machine import examine
+from compyute_transformer._version import __version__
+from compyute_transformer.environment.machine import examine
 from .judge import Verdict
 from .make import Mutant
 from .reasons import reason

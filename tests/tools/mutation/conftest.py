@@ -6,8 +6,8 @@ import pytest
 from mutation_helpers import TARGETS
 from proof_helpers import annotations_off
 
-from compyute_transformer.verify.mutation.judge import Judge
-from compyute_transformer.verify.mutation.make import Mutant, make_mutants
+from mutation.judge import Judge
+from mutation.make import Mutant, make_mutants
 
 
 @pytest.fixture(scope="module", autouse=True)

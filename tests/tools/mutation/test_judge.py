@@ -2,9 +2,9 @@
 
 from mutation_helpers import TARGETS, broken, find
 
-from compyute_transformer.verify.mutation.judge import Judge, Verdict
-from compyute_transformer.verify.mutation.make import Mutant
-from compyute_transformer.verify.mutation.sources import planted
+from mutation.judge import Judge, Verdict
+from mutation.make import Mutant
+from mutation.sources import planted
 
 
 def test_bad_mutants_of_layer_norm_are_killed(mutants: list[Mutant], judge: Judge) -> None:

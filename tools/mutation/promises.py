@@ -15,14 +15,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ...arrays import Array
-from ...nn.module import Flat, Parameter
-from ...ops.attention import NO_MASK
-from ...ops.multi_head import IMPLEMENTATIONS
-from ...optim import AdamW
-from ..check import Check, relative_error
-from ..registry import REGISTRY, Case, Op, cast, cotangent, map_arrays
-from ..torch_ops import import_torch
+from compyute_transformer.arrays import Array
+from compyute_transformer.nn.module import Flat, Parameter
+from compyute_transformer.ops.attention import NO_MASK
+from compyute_transformer.ops.multi_head import IMPLEMENTATIONS
+from compyute_transformer.optim import AdamW
+from compyute_transformer.verify.check import Check, relative_error
+from compyute_transformer.verify.registry import REGISTRY, Case, Op, cast, cotangent, map_arrays
+from compyute_transformer.verify.torch_ops import import_torch
 
 __all__ = ["Promise", "check_that", "op_promises"]
 

@@ -52,7 +52,7 @@ class Worker:
     def refusal(self, index: int) -> tuple[int, str | None]:
         """What the proof says that refuses a rewrite; None when all accept it."""
         rewrite = self.rewrites[index]
-        killer = self.judge.killer(rewrite.target, rewrite.body, rewrite.target.lines)
+        killer = self.judge.killer(rewrite.target, rewrite.code, rewrite.target.lines)
         return index, None if killer is None else f"{killer[0].kind}: {killer[0].name}: {killer[1].text}"
 
 
@@ -116,7 +116,7 @@ def _counted(results: Iterator[tuple[int, Verdict]], total: int) -> Iterator[tup
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns its exit status."""
     parser = argparse.ArgumentParser(
-        prog="compyute_transformer.verify.mutation.command", description=(__doc__ or "").split("\n")[0]
+        prog="scripts/mutate", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--seed", type=int, default=0, help="of the probes, and of the sample (0)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (one a core)")

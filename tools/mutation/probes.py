@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from ...arrays import Array
-from ...dispatch import use_kernels
-from ...ops.attention import NO_MASK, Mask
-from ...ops.loss import IGNORE_INDEX
-from ...ops.multi_head import attention_weights
-from ...random import DROPOUT, RandomKey
-from ..registry import REGISTRY, Op, cast, cotangent, map_arrays
+from compyute_transformer.arrays import Array
+from compyute_transformer.dispatch import use_kernels
+from compyute_transformer.ops.attention import NO_MASK, Mask
+from compyute_transformer.ops.loss import IGNORE_INDEX
+from compyute_transformer.ops.multi_head import attention_weights
+from compyute_transformer.random import DROPOUT, RandomKey
+from compyute_transformer.verify.registry import REGISTRY, Op, cast, cotangent, map_arrays
 from .sources import poisoned
 
 __all__ = ["Probe", "op_probes"]

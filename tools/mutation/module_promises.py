@@ -18,24 +18,24 @@ from typing import Any, get_args
 
 import numpy as np
 
-from ...arrays import Array
-from ...dispatch import use_kernels
-from ...generation.cache import KeyValueCache
-from ...models.gpt import GPTConfig
-from ...models.transformer import TransformerConfig
-from ...models.transformer_lm import TransformerLMConfig
-from ...nn import Dropout, Module, MultiHeadAttention, Parameter
-from ...nn.attention import Implementation, ProjectedMemory
-from ...ops.attention import Mask
-from ...random import DROPOUT, Generator
-from .. import modules
-from ..check import Check, relative_error
-from ..registry import cotangent
-from ..subjects import SUBJECTS, Subject
-from ..tolerances import limit
-from ..torch_models import compare_attention, randomize
-from ..torch_modules import torch_weights
-from ..torch_ops import import_torch
+from compyute_transformer.arrays import Array
+from compyute_transformer.dispatch import use_kernels
+from compyute_transformer.generation.cache import KeyValueCache
+from compyute_transformer.models.gpt import GPTConfig
+from compyute_transformer.models.transformer import TransformerConfig
+from compyute_transformer.models.transformer_lm import TransformerLMConfig
+from compyute_transformer.nn import Dropout, Module, MultiHeadAttention, Parameter
+from compyute_transformer.nn.attention import Implementation, ProjectedMemory
+from compyute_transformer.ops.attention import Mask
+from compyute_transformer.random import DROPOUT, Generator
+from compyute_transformer.verify import modules
+from compyute_transformer.verify.check import Check, relative_error
+from compyute_transformer.verify.registry import cotangent
+from compyute_transformer.verify.subjects import SUBJECTS, Subject
+from compyute_transformer.verify.tolerances import limit
+from compyute_transformer.verify.torch_models import compare_attention, randomize
+from compyute_transformer.verify.torch_modules import torch_weights
+from compyute_transformer.verify.torch_ops import import_torch
 from .promises import Promise, check_that
 
 __all__ = ["Grown", "module_promises"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .rules import RULES, wrong_name
-from .sources import Reference, Target, is_validation
+from .sources import Code, Target, is_validation
 
 __all__ = ["Mutant", "make_mutants"]
 
@@ -26,8 +26,8 @@ class Mutant:
     lines: range
     before: str
     after: str
-    body: Reference
-    trap: Reference
+    code: Code
+    trap: Code
 
     @property
     def place(self) -> str:
@@ -75,10 +75,10 @@ def make_mutants(target: Target, held_back: bool = False) -> Iterator[Mutant]:
             for other in damage(node):
                 with _changed(slot, other):
                     text = ast.unparse(target.tree)
-                    reference = None if text in seen else _compile(target)
+                    code = None if text in seen else _compile(target)
                 seen.add(text)
-                if reference is not None:
-                    yield Mutant(rule, target, _lines(slot, target), *_texts(node, other), reference, trap)
+                if code is not None:
+                    yield Mutant(rule, target, _lines(slot, target), *_texts(node, other), code, trap)
 
 
 @contextmanager
@@ -92,7 +92,7 @@ def _changed(slot: Slot, other: ast.AST) -> Iterator[None]:
         slot.put(node)
 
 
-def _compile(target: Target) -> Reference | None:
+def _compile(target: Target) -> Code | None:
     with warnings.catch_warnings(action="ignore"):  # Python's own doubts about what is written
         try:
             return target.compile(target.tree)
@@ -100,7 +100,7 @@ def _compile(target: Target) -> Reference | None:
             return None  # not a function of Python's: no mutant
 
 
-def _trap(slot: Slot, target: Target) -> Reference:
+def _trap(slot: Slot, target: Target) -> Code:
     """The function with an expression that raises in this place, or, where none can stand, in its statement's."""
     raises = ast.Attribute(ast.Constant(0), "reached", ast.Load())
     node = slot.node
@@ -118,11 +118,11 @@ def _trap(slot: Slot, target: Target) -> Reference:
 
 
 def _slots(tree: ast.FunctionDef) -> Iterator[Slot]:
-    """Every place of a function's reference, and of its arguments' defaults, in the order of the source."""
+    """Every place of a function's body, and of its arguments' defaults, in the order of the source."""
     for index, default in enumerate(tree.args.defaults):
         if isinstance(default, ast.Constant):
             yield Slot(tree.args, "defaults", index, None)
-    yield from _below_field(tree, "reference", None)
+    yield from _below_field(tree, "body", None)
 
 
 def _below(node: ast.AST, statement: Slot | None) -> Iterator[Slot]:

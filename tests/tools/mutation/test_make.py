@@ -5,15 +5,15 @@ from collections import Counter
 
 from mutation_helpers import TARGETS
 
-from compyute_transformer.verify.mutation.make import Mutant, make_mutants
-from compyute_transformer.verify.mutation.rules import RULES
+from mutation.make import Mutant, make_mutants
+from mutation.rules import RULES
 
 
 def test_every_rule_makes_mutants_and_no_two_are_the_same(mutants: list[Mutant]) -> None:
     assert set(Counter(mutant.rule for mutant in mutants)) == set(RULES)
     assert len(mutants) >= 1000
     assert all(mutant.before != mutant.after for mutant in mutants)
-    references = {(mutant.target.name, mutant.body.code, mutant.body.defaults) for mutant in mutants}
+    references = {(mutant.target.name, mutant.code.code, mutant.code.defaults) for mutant in mutants}
     assert len(references) >= 0.98 * len(mutants), "what is written differently may compile to the same"
 
 

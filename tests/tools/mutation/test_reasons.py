@@ -2,7 +2,7 @@
 
 from mutation_helpers import TARGETS
 
-from compyute_transformer.verify.mutation.reasons import REASONS
+from mutation.reasons import REASONS
 
 
 def test_reasons_are_about_functions_that_exist() -> None:

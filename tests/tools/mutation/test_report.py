@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from compyute_transformer.verify.mutation.make import Mutant
-from compyute_transformer.verify.mutation.reasons import REASONS
-from compyute_transformer.verify.mutation.report import COLUMNS, ENOUGH
-from compyute_transformer.verify.mutation.rules import RULES
+from mutation.make import Mutant
+from mutation.reasons import REASONS
+from mutation.report import COLUMNS, ENOUGH
+from mutation.rules import RULES
 
 TABLE = Path(__file__).resolve().parents[3] / "benchmarks" / "results" / "mutants.csv"
 AGAIN = "run scripts/mutate --csv benchmarks/results/mutants.csv"
@@ -33,7 +33,7 @@ def test_whatever_no_proof_kills_has_a_reason(rows: list[dict[str, str]]) -> Non
     for row in (row for row in rows if row["verdict"] != "killed"):
         said = any(row["why"].startswith(f"{words}; ") for words in REASONS)
         mutant = f"{row['file']} {row['function']}: {row['before']} -> {row['after']}"
-        assert said, f"{mutant}: say why in verify/mutation/reasons.py, then {AGAIN}"
+        assert said, f"{mutant}: say why in tools/mutation/reasons.py, then {AGAIN}"
 
 
 def test_the_run_is_that_of_the_present_code(rows: list[dict[str, str]], mutants: list[Mutant]) -> None:

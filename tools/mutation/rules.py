@@ -150,8 +150,8 @@ def wrong_comparison(node: ast.AST) -> Iterator[ast.AST]:
 def wrong_condition(node: ast.AST) -> Iterator[ast.AST]:
     """What holds under a condition holds always, or never."""
     match node:
-        case ast.If(_, reference, orelse):
-            yield from (ast.If(ast.Constant(value), reference, orelse) for value in (True, False))
+        case ast.If(_, body, orelse):
+            yield from (ast.If(ast.Constant(value), body, orelse) for value in (True, False))
         case ast.IfExp(_, first, second) | ast.Call(ast.Attribute(_, "where"), [_, first, second]):
             yield from (first, second)
 

@@ -10,8 +10,8 @@ from compyute_transformer import models, nn
 from compyute_transformer.dispatch import Dispatched, use_kernels
 from compyute_transformer.nn import Linear
 from compyute_transformer.ops.position import sinusoids
-from compyute_transformer.verify.mutation.make import Mutant
-from compyute_transformer.verify.mutation.sources import planted
+from mutation.make import Mutant
+from mutation.sources import planted
 from compyute_transformer.verify.registry import REGISTRY
 
 
@@ -63,6 +63,6 @@ def test_a_cache_forgets_what_a_planted_reference_computed() -> None:
 
 def test_defaults_are_planted_too(mutants: list[Mutant]) -> None:
     mutant = find(mutants, "layer_norm_forward", "1e-05", "1.0009999999999999e-05")
-    with planted(mutant.target, mutant.body):
+    with planted(mutant.target, mutant.code):
         assert mutant.target.function.__defaults__ == (None, 1e-5 * 1.001)
     assert mutant.target.function.__defaults__ == (None, 1e-5)

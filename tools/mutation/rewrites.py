@@ -9,7 +9,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .sources import Reference, Target
+from .sources import Code, Target
 
 __all__ = ["REWRITES", "Rewrite", "make_rewrites"]
 
@@ -20,7 +20,7 @@ class Rewrite:
 
     what: str
     target: Target
-    body: Reference
+    code: Code
 
     def __str__(self) -> str:
         return f"{self.target.file} {self.target.name}: {self.what}"

@@ -1,4 +1,4 @@
-"""The functions that are mutated, and how another reference is put in place of theirs.
+"""The functions that are mutated, and how another body is put in place of theirs.
 
 What is mutated is found, not listed: every `NAME_forward` and `NAME_backward` in `ops/`, the `forward` and `backward`
 of every module in `nn/` and of every model in `models/`, the update of AdamW, the sum of gradients in `Parameter`, and
@@ -7,8 +7,8 @@ as its file is there. Left out are the validation, since a check that refuses wr
 through a stack of blocks: it has no gradient, and like a kernel it is held, by tests, to the modules it stands in
 for.
 
-A reference is replaced in the function object itself, by its code and its defaults. So every module that imported the
-function runs the new reference, through `@dispatched` and through whatever else wraps it, and restoring it is exact.
+The body is replaced in the function object itself, by its code and its defaults. So every module that imported the
+function runs the new body, through `@dispatched` and through whatever else wraps it, and restoring it is exact.
 """
 
 import ast
@@ -26,12 +26,12 @@ from typing import Any
 
 import numpy as np
 
-from ...arrays import Array
-from ...dispatch import Dispatched
+from compyute_transformer.arrays import Array
+from compyute_transformer.dispatch import Dispatched
 
-__all__ = ["Reference", "Target", "find_targets", "is_validation", "planted", "poisoned"]
+__all__ = ["Code", "Target", "find_targets", "is_validation", "planted", "poisoned"]
 
-PACKAGE = __package__.partition(".")[0]
+PACKAGE = "compyute_transformer"
 PACKAGES = ("ops", "nn", "models")  # each file of them
 MORE = ("optim.adamw",)
 LEFT_OUT = ("ops._checks", "ops.block", "nn.stack")
@@ -40,7 +40,7 @@ FUNCTIONS = ("_forward", "_backward", "adamw_update")  # ends of names
 
 
 @dataclass(frozen=True)
-class Reference:
+class Code:
     """What a function runs: its code, and the values of arguments that are left out."""
 
     code: CodeType
@@ -55,15 +55,15 @@ class Target:
     name: str
     function: FunctionType
     tree: ast.FunctionDef
-    clear: Callable[[], None] | None  # of a cache around it, which remembers results of other references
+    clear: Callable[[], None] | None  # of a cache around it, which remembers results of other bodies
 
     @property
     def lines(self) -> range:
-        """The lines of its reference in the file."""
+        """The lines of its body in the file."""
         return range(self.tree.body[0].lineno, (self.tree.end_lineno or self.tree.lineno) + 1)
 
-    def compile(self, tree: ast.FunctionDef) -> Reference:
-        """A reference for this function from a changed tree.
+    def compile(self, tree: ast.FunctionDef) -> Code:
+        """The code for this function from a changed tree.
 
         Raises:
             SyntaxError, TypeError, ValueError: the tree is no function that Python can compile.
@@ -74,7 +74,7 @@ class Target:
         made: dict[str, Any] = {}
         exec(compile(module, self.function.__code__.co_filename, "exec"), self.function.__globals__, made)
         function = made[tree.name]
-        return Reference(function.__code__, function.__defaults__)
+        return Code(function.__code__, function.__defaults__)
 
 
 def find_targets() -> list[Target]:
@@ -91,19 +91,19 @@ def find_targets() -> list[Target]:
 
 
 @contextmanager
-def planted(target: Target, reference: Reference) -> Iterator[None]:
-    """Run another reference under the function's name, everywhere, within a `with` block."""
+def planted(target: Target, code: Code) -> Iterator[None]:
+    """Run another body under the function's name, everywhere, within a `with` block."""
     function = target.function
-    before = Reference(function.__code__, function.__defaults__)
+    before = Code(function.__code__, function.__defaults__)
     try:
-        _put(target, reference)
+        _put(target, code)
         yield
     finally:
         _put(target, before)
 
 
-def _put(target: Target, reference: Reference) -> None:
-    target.function.__code__, target.function.__defaults__ = reference.code, reference.defaults
+def _put(target: Target, code: Code) -> None:
+    target.function.__code__, target.function.__defaults__ = code.code, code.defaults
     if target.clear is not None:
         target.clear()
 
@@ -159,8 +159,8 @@ def _is_check(name: str) -> bool:
 def _files() -> Iterator[str]:
     """The names of the files, below the package."""
     for package in PACKAGES:
-        package = import_module(f"{PACKAGE}.{package}")
-        names = [f"{package}.{module.name}" for module in iter_modules(package.__path__)]
+        folder = import_module(f"{PACKAGE}.{package}").__path__
+        names = [f"{package}.{module.name}" for module in iter_modules(folder)]
         yield from (name for name in names if name not in LEFT_OUT)
     yield from MORE
 
