@@ -71,7 +71,9 @@ def test_the_untrained_model_is_never_the_best_of_a_run_that_has_trained(tmp_pat
 
 def test_a_run_stopped_before_its_first_validation_answers_with_its_last_weights(tmp_path: Path, corpus: str) -> None:
     settings = tiny(eval_every=0, checkpoint_every=0)
-    start_run(corpus, settings, tmp_path / "run", callbacks=[lambda trainer, event: trainer.step == 3 and trainer.stop()])
+    start_run(
+        corpus, settings, tmp_path / "run", callbacks=[lambda trainer, event: trainer.step == 3 and trainer.stop()]
+    )
     assert load_run(tmp_path / "run").step == 3
 
 

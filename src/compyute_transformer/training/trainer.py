@@ -78,9 +78,7 @@ class Trainer:
     metrics: the latest training loss and the latest validation metrics that were logged.
     """
 
-    def __init__(
-        self, task: Task, settings: TrainingSettings, run: Path, callbacks: Sequence[Callback] = ()
-    ) -> None:
+    def __init__(self, task: Task, settings: TrainingSettings, run: Path, callbacks: Sequence[Callback] = ()) -> None:
         self.task, self.settings, self.run = task, settings, run
         self.callbacks = tuple(callbacks)
         self.model = task.model

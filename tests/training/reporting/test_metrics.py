@@ -6,7 +6,7 @@ from math import exp, log
 import pytest
 
 from compyute_transformer.errors import MissingExtraError, ShapeError
-from compyute_transformer.training.reporting.metrics import bleu, has_sacrebleu, exact_match
+from compyute_transformer.training.reporting.metrics import bleu, exact_match, has_sacrebleu
 
 
 def test_exact_match_counts_characters_and_case() -> None:

@@ -1,4 +1,4 @@
-"""Translation as a task: what a step trains on, how it is judged, a run from pairs in a file to its answers."""
+"""Translation as a task: what a step trains on, how it is evaluated, a run from pairs in a file to its answers."""
 
 from math import exp
 from pathlib import Path
@@ -139,7 +139,7 @@ def test_exact_answers_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     right = {pair.source: pair.target for pair in made.validation[::2]}
 
     def answer(model: Any, tokenizer: Any, texts: list[str], **options: Any) -> list[Any]:
-        return [type("Answer", (), {"text": right.get(text, "")}) for text in texts]
+        return [type("Translation", (), {"text": right.get(text, "")}) for text in texts]
 
     monkeypatch.setattr(module, "translate", answer)
     assert made.validate()["exact_match"] == 0.5
@@ -162,12 +162,12 @@ def test_a_sample_shows_answers_beside_the_truth() -> None:
     assert text != made.sample(4)
     blocks = text.strip().split("\n\n")
     assert len(blocks) == 4
-    assert blocks[0].startswith("source  ten six\nanswer  ")
-    assert "truth" not in blocks[0]
-    truths = {pair.source: pair.target for pair in made.validation}
+    assert blocks[0].startswith("source       ten six\ntranslation  ")
+    assert "target" not in blocks[0]
+    targets = {pair.source: pair.target for pair in made.validation}
     for block in blocks[1:]:
-        source, answer, truth = (line[8:] for line in block.split("\n"))
-        assert truths[source] == truth
+        source, translation, target = (line[13:] for line in block.split("\n"))
+        assert targets[source] == target
         assert translate(made.model, made.tokenizer, [source])[0].text == answer
 
 
@@ -186,7 +186,7 @@ def test_a_prompt_that_cannot_be_encoded_is_refused_before_training() -> None:
 # A run
 
 
-def test_a_run_trains_resumes_to_the_same_bits_is_judged_and_answers(file: Path, tmp_path: Path) -> None:
+def test_a_run_trains_resumes_to_the_same_bits_is_evaluated_and_answers(file: Path, tmp_path: Path) -> None:
     listener = Listener()
     result = start_run([str(file)], tiny(), tmp_path / "whole", listener)
     assert set(result.metrics) == {"exact_match", "tokens"}
@@ -199,9 +199,9 @@ def test_a_run_trains_resumes_to_the_same_bits_is_judged_and_answers(file: Path,
     run = load_run(tmp_path / "whole", "last")
     assert run.config.shape == {"vocab_size": run.tokenizer.vocab_size + 3}
     assert translate(run.model, run.tokenizer, ["two ten"])[0].text is not None
-    judged = evaluate_run(tmp_path / "whole", which="last").metrics
-    assert judged["loss"] == pytest.approx(result.validation_loss)
-    assert judged["pairs"] == 20
+    evaluated = evaluate_run(tmp_path / "whole", which="last").metrics
+    assert evaluated["loss"] == pytest.approx(result.validation_loss)
+    assert evaluated["pairs"] == 20
     other = tmp_path / "other.tsv"
     other.write_text("one two\ttwo one\n", encoding="utf-8")
     assert evaluate_run(tmp_path / "whole", [str(other)]).metrics["pairs"] == 1
@@ -250,7 +250,7 @@ def test_an_untrained_model_answers_few_pairs_and_no_longer_than_the_longest_tar
 
     def answer(model: Any, tokenizer: Any, texts: list[str], max_new_tokens: int) -> list[Any]:
         asked.append((len(texts), max_new_tokens))
-        return [type("Answer", (), {"text": ""})] * len(texts)
+        return [type("Translation", (), {"text": ""})] * len(texts)
 
     monkeypatch.setattr(module, "translate", answer)
     monkeypatch.setattr(module, "ANSWERED_UNTRAINED", 3)

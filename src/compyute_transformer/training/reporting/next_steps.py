@@ -18,7 +18,9 @@ PROMPTS = {"language": "The", "dates": "3 March 1999"}  # by task; a tokenizer m
 def next_steps(result: RunResult) -> str:
     """Return the commands that use a run, evaluate it, and continue it."""
     if result.interrupted:
-        return f"Interrupted at step {result.step:,}; nothing is lost. Continue with:\n  {resume_command(result.folder)}"
+        return (
+            f"Interrupted at step {result.step:,}; nothing is lost. Continue with:\n  {resume_command(result.folder)}"
+        )
     more = resume_command(result.folder, f"--steps {2 * result.step}")
     if result.taken == 0:
         return (

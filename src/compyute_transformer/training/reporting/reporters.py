@@ -32,8 +32,9 @@ IN_LINE = {  # the metrics shown in the line of a validation
 }
 
 
+BIDIRECTIONAL = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they reorder what follows
+
 FRACTIONS = ("exact_match", "accuracy")
-REVERSING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # marks that change the direction of a text
 
 
 class Reporter(Protocol):
@@ -177,7 +178,9 @@ def printable(text: str, stream: IO[str]) -> str:
     # Control characters, lone surrogates and marks that reverse the direction of writing; other spaces and joined
     # emoji are ordinary text.
     harmless = "".join(
-        c if c in "\n\t" or (category(c) not in ("Cc", "Cs") and c not in REVERSING) else "\N{REPLACEMENT CHARACTER}"
+        c
+        if c in "\n\t" or (category(c) not in ("Cc", "Cs") and c not in BIDIRECTIONAL)
+        else "\N{REPLACEMENT CHARACTER}"
         for c in text
     )
     encoding = getattr(stream, "encoding", None) or "utf-8"

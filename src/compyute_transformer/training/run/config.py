@@ -3,9 +3,9 @@
 import hashlib
 import json
 import shlex
-from math import prod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 

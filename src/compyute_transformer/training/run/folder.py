@@ -31,7 +31,7 @@ from ..tasks.registry import task_record
 from ..tasks.task import Data, Encoder, Task
 from ..trainer import Callback, Trainer
 from . import checkpoint, lock
-from .checkpoint import MODEL, Which, resume_command
+from .checkpoint import Which, resume_command
 from .config import CONFIG, RunConfig, check_size, load_config, load_run_encoder, reload_data, save_config
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ def _custom(model: CustomModel, config: RunConfig) -> Any:
 
 def _require_custom(operation: str, folder: Path, config: RunConfig, model: object, task: object) -> None:
     """Raise RunError if a run was started with a custom model or task that is not given again."""
-    if config.custom == "model" and model is None or config.custom == "task" and task is None:
+    if (config.custom == "model" and model is None) or (config.custom == "task" and task is None):
         word = "model" if operation == "load_run" else config.custom
         raise RunError(
             f"{operation}: {folder} was started with its own {config.custom}, which cannot be rebuilt from its files. "

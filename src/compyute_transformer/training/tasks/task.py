@@ -28,11 +28,11 @@ __all__ = [
     "Batches",
     "Data",
     "Encoder",
-    "TaskEvaluation",
-    "TaskRecord",
     "Parts",
     "SupervisedTask",
     "Task",
+    "TaskEvaluation",
+    "TaskRecord",
     "mean_loss",
     "split_batch",
 ]
