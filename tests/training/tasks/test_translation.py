@@ -145,7 +145,7 @@ def test_exact_answers_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made.validate()["exact_match"] == 0.5
     assert evaluate_translation(made.model, made.tokenizer, made.validation, 4)["exact_match"] == 0.5
     made.batch()  # no longer untrained
-    monkeypatch.setattr(module, "ANSWERED", 1)
+    monkeypatch.setattr(module, "TRANSLATED", 1)
     assert made.validate()["exact_match"] == 1.0
 
 
@@ -168,7 +168,7 @@ def test_a_sample_shows_answers_beside_the_truth() -> None:
     for block in blocks[1:]:
         source, translation, target = (line[13:] for line in block.split("\n"))
         assert targets[source] == target
-        assert translate(made.model, made.tokenizer, [source])[0].text == answer
+        assert translate(made.model, made.tokenizer, [source])[0].text == translation
 
 
 def test_facts_and_the_size_of_a_step() -> None:
@@ -253,7 +253,7 @@ def test_an_untrained_model_answers_few_pairs_and_no_longer_than_the_longest_tar
         return [type("Translation", (), {"text": ""})] * len(texts)
 
     monkeypatch.setattr(module, "translate", answer)
-    monkeypatch.setattr(module, "ANSWERED_UNTRAINED", 3)
+    monkeypatch.setattr(module, "TRANSLATED_UNTRAINED", 3)
     made = task()
     made.validate()
     made.batch()

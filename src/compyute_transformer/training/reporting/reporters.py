@@ -97,7 +97,7 @@ class JsonReporter:
 
 
 def reporter_for(stream: IO[str] | None = None, as_json: bool = False) -> Reporter:
-    """Return a reporter for a stream, by default the standard output: JSON on request, a bar on a terminal, or lines."""
+    """Return a reporter for a stream (default: standard output): JSON on request, a bar on a terminal, else lines."""
     stream = stream or sys.stdout
     if as_json:
         return JsonReporter(stream)
@@ -177,14 +177,13 @@ def printable(text: str, stream: IO[str]) -> str:
     """
     # Control characters, lone surrogates and marks that reverse the direction of writing; other spaces and joined
     # emoji are ordinary text.
-    harmless = "".join(
-        c
-        if c in "\n\t" or (category(c) not in ("Cc", "Cs") and c not in BIDIRECTIONAL)
-        else "\N{REPLACEMENT CHARACTER}"
-        for c in text
-    )
+    harmless = "".join(c if _is_harmless(c) else "\N{REPLACEMENT CHARACTER}" for c in text)
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return harmless.encode(encoding, "replace").decode(encoding)
+
+
+def _is_harmless(character: str) -> bool:
+    return character in "\n\t" or (category(character) not in ("Cc", "Cs") and character not in BIDIRECTIONAL)
 
 
 def _end(event: RunResult) -> str:

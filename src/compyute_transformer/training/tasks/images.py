@@ -29,8 +29,8 @@ class Labeled(NamedTuple):
 class ImageTask(SupervisedTask):
     """Predict the class of an image: shuffled epochs of training images, evaluated on every validation image.
 
-    model: ViT, or another that turns images into one row of logits each. validation None: there is no validation. shift:
-    each training image is moved by up to that many pixels, differently each time.
+    model: ViT, or another that turns images into one row of logits each. validation None: there is no validation.
+    shift: each training image is moved by up to that many pixels, differently each time.
     """
 
     unit = "images"
@@ -138,7 +138,8 @@ class ImageRecord:
             _, images = self.split(encoder, data, settings)
         if images is None:
             raise RunError(
-                f"evaluate: the run was trained with validation_fraction 0, so it has no validation split of {data.name}. "
+                "evaluate: the run was trained with validation_fraction 0, so it has no validation split of "
+                f"{data.name}. "
                 "Give images: compyute eval RUN FOLDER"
             )
         return evaluate_images(model, encoder, images, settings.training.batch_size)

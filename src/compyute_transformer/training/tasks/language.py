@@ -29,7 +29,8 @@ class LanguageTask(SupervisedTask):
     model: GPT, or another that turns ids (B, T) into logits (B, T, V). training_tokens, validation_tokens: 1-D
     integers. validation_tokens None: there is no validation.
 
-    A sample prompt of a preset that the tokenizer cannot encode, as for a text of another alphabet, is left out. Raises CorpusError for texts too short, VocabularyError for any other prompt that cannot be encoded.
+    A sample prompt of a preset that the tokenizer cannot encode, as for a text of another alphabet, is left out.
+    Raises CorpusError for texts too short, VocabularyError for any other prompt that cannot be encoded.
     """
 
     unit = "tokens"
@@ -92,8 +93,9 @@ def _prompt(tokenizer: Tokenizer, prompt: str) -> str:
 def evaluate_language(model: Any, tokenizer: Tokenizer, tokens: np.ndarray, batch_size: int) -> dict[str, float]:
     """Evaluate a model on a text, in `eval()`: every token but the first is predicted exactly once.
 
-    Returns loss, the mean negative log-likelihood in nats per token; bits_per_character, which compares models with different tokenizers;
-    perplexity, the loss as a number of equally likely tokens; tokens and characters, the numbers that were predicted.
+    Returns loss, the mean negative log-likelihood in nats per token; bits_per_character, which compares models with
+    different tokenizers; perplexity, the loss as a number of equally likely tokens; tokens and characters, the numbers
+    that were predicted.
     """
     loss, count = mean_loss(model, validation_windows(tokens, model.config.context_length, batch_size))
     characters = len(tokenizer.decode(tokens[1:]))
@@ -141,7 +143,8 @@ class LanguageRecord:
         text = data.text if whole else data.split(settings.data.validation_fraction)[1]
         if not text:
             raise RunError(
-                f"evaluate: the run was trained with validation_fraction 0, so it has no validation split of {data.name}. "
+                "evaluate: the run was trained with validation_fraction 0, so it has no validation split of "
+                f"{data.name}. "
                 "Give a text: compyute eval RUN FILE"
             )
         return TaskEvaluation(evaluate_language(model, encoder, encoder.encode(text), settings.training.batch_size))

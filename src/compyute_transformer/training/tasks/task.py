@@ -2,7 +2,7 @@
 
 A step of the trainer is   for part, weight in task.batch(): loss += task.loss_and_gradient(part, weight)
 
-    TaskRecord            what the folder of a run asks of a kind of task: how its data are read, and what is made of them
+    TaskRecord      what the folder of a run needs to know: how data are read, and what is made of them
     Task            what the trainer needs of a task
     SupervisedTask  what the tasks of this library share: batches end with targets, and the loss is cross-entropy
 """

@@ -158,7 +158,8 @@ class TranslationRecord:
         pairs = data.pairs + data.held_out if whole else data.split(settings.data.validation_fraction)[1]
         if not pairs:
             raise RunError(
-                f"evaluate: the run was trained with validation_fraction 0, so it has no validation split of {data.name}. "
+                "evaluate: the run was trained with validation_fraction 0, so it has no validation split of "
+                f"{data.name}. "
                 "Give pairs: compyute eval RUN PAIRS.tsv"
             )
         return TaskEvaluation(evaluate_translation(model, encoder, pairs, settings.training.batch_size))
