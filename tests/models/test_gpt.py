@@ -73,7 +73,7 @@ def test_logits_loss_and_every_gradient_are_those_of_torch(options: dict[str, An
 @pytest.mark.parametrize("implementation", get_args(Implementation))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_every_attention_implementation_matches_torch_with_dropout(implementation: Implementation, dtype: type) -> None:
-    errors = compare_gpt(replace(SMALL, dropout=0.3, window=5, attention=implementation), dtype, seed=1)
+    errors = compare_gpt(replace(SMALL, dropout=0.3, window=5, attn_implementation=implementation), dtype, seed=1)
     assert not {name: error for name, error in errors.items() if not error <= limit("torch", dtype)}
 
 
@@ -125,7 +125,7 @@ def test_the_gradient_of_the_loss_follows_the_differences() -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("implementation", get_args(Implementation))
 def test_future_tokens_change_nothing_before_them(implementation: Implementation, dtype: type) -> None:
-    made = model(replace(SMALL, attention=implementation), dtype)
+    made = model(replace(SMALL, attn_implementation=implementation), dtype)
     ids = draw_ids()
     logits = made(ids)
     for t in range(1, 8):

@@ -85,7 +85,7 @@ def generate(
 ) -> None:
     """Let a trained model write a text, token by token; or translate one."""
     from ..data import load_corpus
-    from ..generation import stream, stream_translation
+    from ..generation import Sampling, stream, stream_translation
     from ..training import load_run
 
     if prompt.startswith("FILE:"):
@@ -120,17 +120,8 @@ def generate(
             return
         if not given & {*DRAWING}:
             temperature = 0.0
-    options: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-        "seed": seed,
-        "stop": stop or (),
-        "cached": cache,
-    }
+    sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed, stop or ())
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "sampling": sampling, "cached": cache}
     if translates:
         pieces = stream_translation(loaded.model, loaded.tokenizer, prompt, **options)
     else:
@@ -154,7 +145,7 @@ def generate(
         terminal.print_json(facts | {"log_probabilities": pieces.log_probabilities})
         return
     rate = f", {pieces.tokens_per_second:,.0f} tokens/s" if pieces.tokens_per_second else ""
-    seeded = f", seed {seed}" if options["temperature"] or not translates else ""
+    seeded = f", seed {seed}" if sampling.temperature or not translates else ""
     terminal.note(f"{len(pieces.ids)} tokens{rate}, step {loaded.step}{seeded}")
     if pictures:
         terminal.note(f"attention: {', '.join(map(str, pictures))}")
