@@ -118,7 +118,10 @@ def test_the_help_of_train_has_panels_and_every_preset(run: Run) -> None:
 
 def test_the_help_of_train_names_every_choice_and_breaks_none(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    words = set(re.findall(r"\w+", run("train", "--help").out))
+    shown = run("train", "--help").out
+    words = set(re.findall(r"\w+", shown))
+    for name in SECTION_OF:
+        assert f"--{name.replace('_', '-')} " in shown, name
     for name, kind in get_type_hints(train_command).items():
         for option in parts(kind):
             if isinstance(option, str):

@@ -83,7 +83,7 @@ def _option(section: type, entry: "Field[Any]", first: Sequence[str]) -> inspect
     options = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     value = next(option for option in options if option is not NoneType)
     more: dict[str, Any] = {}
-    if get_origin(value) is Literal and len("|".join(get_args(value))) > 20:
+    if get_origin(value) is Literal and len("|".join(get_args(value))) > 12:
         more["metavar"] = "<name>"  # the help names the choices
     elif NoneType in options:
         more, value = or_none(value), Any

@@ -9,7 +9,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from ... import __version__, _io
+from ... import _io
+from ..._version import __version__
 from ...errors import CheckpointError, DataError, RunError
 from ...models.registry import MODELS
 from ..settings.settings import KINDS, Settings
