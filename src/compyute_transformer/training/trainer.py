@@ -83,6 +83,7 @@ class Trainer:
         self.task, self.settings, self.run = task, settings, run
         self.callbacks = tuple(callbacks)
         self.model = task.model
+        _ = self.model.flat  # laid before the first step, so that the norm of a resumed run is the same sum
         self.optimizer = _optimizer(settings, self.model)
         self.schedule = settings.schedule()
         self.step = 0

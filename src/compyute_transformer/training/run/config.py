@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 from ... import _io
 from ..._version import __version__
+from ...data.sources import Name
 from ...errors import CheckpointError, DataError, RunError
 from ...models.registry import MODELS
 from ..settings.settings import KINDS, Settings
@@ -157,7 +159,8 @@ def _places(folder: Path, sources: tuple[str, ...]) -> list[str]:
     A project that was moved keeps the relative place of its run and its data, so the longest tail of the old path that
     exists below a parent of the run is the same file.
     """
-    return [_moved(folder.resolve(), Path(source)) or source for source in sources]
+    places = (source if os.path.isabs(source) else Name(source) for source in sources)
+    return [place if isinstance(place, Name) else _moved(folder.resolve(), Path(place)) or place for place in places]
 
 
 def _moved(folder: Path, source: Path) -> str | None:

@@ -9,6 +9,7 @@ import numpy as np
 from ...arrays import to_device, to_numpy
 from ...data.images.batches import ImageBatches, ImageEncoder, ordered_batches
 from ...data.images.corpus import Images, load_images
+from ...data.sources import summary
 from ...errors import RunError
 from ...generation.decode import evaluating
 from ...ops.loss import cross_entropy
@@ -125,7 +126,12 @@ class ImageRecord:
     def task(self, model: Any, encoder: ImageEncoder, data: Images, settings: Settings) -> ImageTask:
         """Split and shuffle the images."""
         training, validation = self.split(encoder, data, settings)
-        facts = {"data": data.name, "image_size": f"{encoder.height} × {encoder.width} × {encoder.channels}"}
+        facts: dict[str, object] = {
+            "data": data.name,
+            "image_size": f"{encoder.height} × {encoder.width} × {encoder.channels}",
+        }
+        if data.left_out:
+            facts["left out"] = summary(data.left_out)
         return ImageTask(model, encoder, training, validation, settings.training, settings.data.shift, facts)
 
     def evaluate(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ...data.sources import summary
 from ...data.text.batches import TokenBatches, validation_windows
 from ...data.text.corpus import Corpus, load_corpus
 from ...data.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -135,7 +136,9 @@ class LanguageRecord:
         """Split and encode the text."""
         fraction = settings.data.validation_fraction
         training, validation = (encoder.encode(part) for part in data.split(fraction))
-        facts = {"corpus": data.name, "characters": len(data.text)}
+        facts: dict[str, object] = {"corpus": data.name, "characters": len(data.text)}
+        if data.left_out:
+            facts["left out"] = f"{summary(data.left_out)}, not UTF-8 text"
         return LanguageTask(model, encoder, training, validation if fraction else None, settings.training, facts)
 
     def evaluate(self, model: Any, encoder: Tokenizer, data: Corpus, settings: Settings, whole: bool) -> TaskEvaluation:

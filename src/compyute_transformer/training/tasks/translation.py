@@ -5,7 +5,7 @@ from math import exp
 from pathlib import Path
 from typing import Any
 
-from ...data.pairs.batches import EncodedPairs, PairBatches, pair_batches, special_tokens
+from ...data.pairs.batches import EncodedPairs, PairBatches, fitting_pairs, pair_batches, special_tokens
 from ...data.pairs.corpus import Pair, Pairs, load_pairs
 from ...data.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from ...errors import RunError
@@ -147,9 +147,19 @@ class TranslationRecord:
         return {"vocab_size": special_tokens(encoder).vocab_size}
 
     def task(self, model: Transformer, encoder: Tokenizer, data: Pairs, settings: Settings) -> TranslationTask:
-        """Split and encode the pairs."""
-        training, validation = data.split(settings.data.validation_fraction)
-        return TranslationTask(model, encoder, training, validation, settings.training, {"corpus": data.name})
+        """Split and encode the pairs; those that are longer than the context are left out, and counted."""
+        facts: dict[str, object] = {"corpus": data.name}
+        left_out = list(data.left_out)
+        parts = []
+        for pairs in data.split(settings.data.validation_fraction):
+            kept, too_long = fitting_pairs(pairs, encoder, model.config.context_length)
+            parts.append(kept or pairs)  # if none fits, the error names the longest
+            if kept and too_long:
+                first = f"first {Path(too_long[0].file).name}, line {too_long[0].line}"
+                left_out.append(f"{len(too_long):,} pairs longer than the context ({first})")
+        if left_out:
+            facts["left out"] = ", ".join(left_out)
+        return TranslationTask(model, encoder, parts[0], parts[1], settings.training, facts)
 
     def evaluate(
         self, model: Transformer, encoder: Tokenizer, data: Pairs, settings: Settings, whole: bool
