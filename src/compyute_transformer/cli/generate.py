@@ -126,7 +126,7 @@ def generate(
         pieces = stream_translation(loaded.model, loaded.tokenizer, prompt, **options)
     else:
         pieces = stream(loaded.model, loaded.tokenizer, prompt, stride=stride, **options)
-    pictures = draw_attention_of(loaded, prompt, (), attention) if attention is not None and not translates else []
+    pictures = save_attention_of(loaded, prompt, (), attention) if attention is not None and not translates else []
     if json:
         text = "".join(pieces)
     else:
@@ -137,7 +137,7 @@ def generate(
         finally:  # after Ctrl-C too
             terminal.show("\n")
     if attention is not None and translates:
-        pictures = draw_attention_of(loaded, prompt, pieces.ids, attention)
+        pictures = save_attention_of(loaded, prompt, pieces.ids, attention)
     if json:
         facts = {"run": run, "step": loaded.step, "seed": seed, "prompt": prompt, "text": text}
         facts |= {"stopped": pieces.stopped, "tokens": len(pieces.ids), "tokens_per_second": pieces.tokens_per_second}
@@ -161,13 +161,13 @@ def _flag(option: str) -> str:
     return "--" + option.replace("_", "-")
 
 
-def draw_attention_of(loaded: Any, prompt: str, ids: Sequence[int], path: Path) -> list[Path]:
+def save_attention_of(loaded: Any, prompt: str, ids: Sequence[int], path: Path) -> list[Path]:
     """Draw who looked at whom: among the tokens of a prompt, or from an answer to its source. Returns the pictures."""
-    from ..generation.attention import draw_prompt, draw_translation
+    from ..generation.pictures import save_prompt_attention, save_translation_attention
 
     if loaded.settings.data.kind == "translation":
-        return draw_translation(loaded.model, loaded.tokenizer, prompt, tuple(ids), path)
-    draw_prompt(loaded.model, loaded.tokenizer, prompt, path)
+        return save_translation_attention(loaded.model, loaded.tokenizer, prompt, tuple(ids), path)
+    save_prompt_attention(loaded.model, loaded.tokenizer, prompt, path)
     return [path]
 
 
@@ -198,7 +198,7 @@ def translated(
         cached=cache,
     )[0]
     seconds, tokens = perf_counter() - began, len(answer.log_probabilities)  # END too: it was written as well
-    pictures = [] if attention is None else draw_attention_of(loaded, prompt, answer.ids, attention)
+    pictures = [] if attention is None else save_attention_of(loaded, prompt, answer.ids, attention)
     if json:
         facts = {"run": run, "step": loaded.step, "prompt": prompt, "text": answer.text, "ended": answer.ended}
         facts |= {"log_probability": answer.log_probability, "log_probabilities": answer.log_probabilities}
