@@ -122,11 +122,11 @@ def test_a_confusion_matrix_has_a_row_for_each_true_class(number: int) -> None:
 
 def test_the_losses_of_a_run_are_drawn_by_step(tmp_path: Path) -> None:
     records: list[dict[str, Any]] = [
-        {"event": "evaluation", "step": 0, "loss": 4.0},
+        {"event": "evaluation", "step": 0, "validation_loss": 4.0},
         {"event": "step", "step": 1, "loss": 3.5},
         {"event": "step", "step": 2, "loss": 3.0},
         {"event": "checkpoint", "step": 2},
-        {"event": "evaluation", "step": 2, "loss": 2.5},
+        {"event": "evaluation", "step": 2, "validation_loss": 2.5},
     ]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records) + '{"event": "log')
     for run in (tmp_path, str(tmp_path), records):

@@ -157,9 +157,9 @@ def plot_loss(run: str | Path | Iterable[Mapping[str, Any]]) -> "Figure":
     records = list(_read_log(Path(run)) if isinstance(run, str | Path) else run)
     figure = _figure((6.4, 4.0), "constrained")
     panel: Any = figure.subplots()
-    curves = {"step": ("training", FAINT), "evaluation": ("validation", COLORS[3])}
-    for event, (label, color) in curves.items():
-        points = [(r["step"], r["loss"]) for r in records if r.get("event") == event and r.get("loss") is not None]
+    curves = {"step": ("loss", "training", FAINT), "evaluation": ("validation_loss", "validation", COLORS[3])}
+    for event, (loss, label, color) in curves.items():
+        points = [(r["step"], r[loss]) for r in records if r.get("event") == event and r.get(loss) is not None]
         if points:
             panel.plot(*zip(*points, strict=True), label=label, color=color, linewidth=1.5)
     if not panel.lines:

@@ -35,7 +35,7 @@ class Windows(Observer):
         self.read: list[list[int]] = []
         self.trained: set[bool] = set()
 
-    def before(self, path, module, phase, inputs) -> None:  # type: ignore[no-untyped-def]
+    def before(self, path, module, phase, inputs, *_) -> None:  # type: ignore[no-untyped-def]
         self.trained.add(module.training)
         if path == "token_embedding":
             self.read.append(inputs[0][0].tolist())

@@ -37,7 +37,15 @@ FAMILIAR = {  # options by the names that other programs give them
 
 
 class Command(TyperCommand):
-    """A command that knows options by the names that other programs give them."""
+    """A command that suggests its options for the names that other programs give them, with help for 80 columns."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help. The negative form of a switch stands in its text: as a column it leaves no room."""
+        for option in self.params:
+            if getattr(option, "secondary_opts", None):
+                option.help = f"{option.help} Off: {option.secondary_opts[0]}."  # type: ignore[attr-defined]
+                option.secondary_opts = []
+        super().format_help(ctx, formatter)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the command line; the error for an unknown option suggests ours."""
