@@ -27,7 +27,7 @@ def gpt(**options: Any) -> GPT:
 @pytest.mark.parametrize("implementation", get_args(Implementation))
 @pytest.mark.parametrize("options", [{}, {"window": 3, "num_kv_heads": 2}], ids=str)
 def test_maps_of_any_implementation_are_the_same(options: dict[str, Any], implementation: Implementation) -> None:
-    maps = attention_maps(gpt(attention=implementation, **options), IDS)
+    maps = attention_maps(gpt(attn_implementation=implementation, **options), IDS)
     expected = attention_maps(gpt(attn_implementation="parallel", **options), IDS)
     assert [weights.shape for weights in maps] == [(2, 4, 9, 9)] * 3
     for ours, theirs in zip(maps, expected, strict=True):
@@ -55,7 +55,7 @@ def test_the_last_map_makes_the_last_output() -> None:
 
 @pytest.mark.parametrize("implementation", get_args(Implementation))
 def test_maps_of_a_post_norm_decoder_make_its_outputs(implementation: Implementation) -> None:
-    config = TransformerLMConfig(11, 40, 24, 4, 2, dropout=0.5, window=4, attention=implementation)
+    config = TransformerLMConfig(11, 40, 24, 4, 2, dropout=0.5, window=4, attn_implementation=implementation)
     model = TransformerLM(config, seed=1).to(dtype=np.float64)
     first, last = attention_maps(model, IDS)
     assert first.shape == last.shape == (2, 4, 9, 9)
@@ -68,7 +68,7 @@ def test_maps_of_a_post_norm_decoder_make_its_outputs(implementation: Implementa
 
 @pytest.mark.parametrize("implementation", get_args(Implementation))
 def test_maps_of_an_encoder_decoder_are_named_by_where_they_look(implementation: Implementation) -> None:
-    model = Transformer(TransformerConfig(11, 9, 24, 4, 2, dropout=0.5, attention=implementation))
+    model = Transformer(TransformerConfig(11, 9, 24, 4, 2, dropout=0.5, attn_implementation=implementation))
     lengths = np.array([9, 4])
     maps = named_attention_maps(model, IDS, IDS[:, :6], lengths)
     assert {path: weights.shape[2:] for path, weights in maps.items()} == {

@@ -57,7 +57,7 @@ def test_logits_loss_and_every_gradient_are_those_of_torch(options: dict[str, An
 
 @pytest.mark.parametrize("implementation", get_args(Implementation))
 def test_every_attention_implementation_matches_torch_with_dropout(implementation: Implementation) -> None:
-    errors = compare(replace(SMALL, dropout=0.3, window=5, attention=implementation), np.float64, seed=1)
+    errors = compare(replace(SMALL, dropout=0.3, window=5, attn_implementation=implementation), np.float64, seed=1)
     assert not {name: error for name, error in errors.items() if not error <= limit("torch", np.float64)}
 
 
@@ -120,7 +120,7 @@ def test_one_matrix_embeds_and_reads_out() -> None:
 
 @pytest.mark.parametrize("implementation", get_args(Implementation))
 def test_future_tokens_change_nothing_before_them(implementation: Implementation) -> None:
-    made, ids = model(replace(SMALL, attention=implementation)), draw_ids()
+    made, ids = model(replace(SMALL, attn_implementation=implementation)), draw_ids()
     logits = made(ids)
     for t in range(1, 8):
         changed = ids.copy()

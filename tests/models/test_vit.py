@@ -65,7 +65,7 @@ def test_logits_loss_and_every_gradient_are_those_of_torch(options: dict[str, An
 
 @pytest.mark.parametrize("implementation", get_args(Implementation))
 def test_every_attention_implementation_matches_torch_with_dropout(implementation: Implementation) -> None:
-    errors = compare(replace(SMALL, dropout=0.3, attention=implementation), np.float64, seed=1)
+    errors = compare(replace(SMALL, dropout=0.3, attn_implementation=implementation), np.float64, seed=1)
     assert not {name: error for name, error in errors.items() if not error <= limit("torch", np.float64)}
 
 

@@ -353,10 +353,10 @@ class Log(Observer):
     def __init__(self) -> None:
         self.events: list[tuple[str, Phase, str, tuple[Any, ...], Any]] = []
 
-    def before(self, path: str, module: Module, phase: Phase, inputs: tuple[Any, ...]) -> None:
+    def before(self, path: str, module: Module, phase: Phase, inputs: tuple[Any, ...], *_: Any) -> None:
         self.events.append(("before", phase, path, inputs, None))
 
-    def after(self, path: str, module: Module, phase: Phase, inputs: tuple[Any, ...], output: Any) -> None:
+    def after(self, path: str, module: Module, phase: Phase, inputs: tuple[Any, ...], output: Any, *_: Any) -> None:
         self.events.append(("after", phase, path, inputs, output))
 
     def seen(self, when: str, phase: Phase) -> list[str]:
@@ -412,7 +412,7 @@ def test_a_module_that_was_never_observed_carries_nothing_for_it(tower: Tower, x
 @pytest.mark.parametrize("when", ["inside the block", "inside the observer"])
 def test_observers_are_gone_after_an_exception(tower: Tower, x: Array, when: str) -> None:
     class Stop(Observer):
-        def after(self, path: str, module: Module, phase: Phase, inputs: tuple[Any, ...], output: Any) -> None:
+        def after(self, path: str, module: Module, phase: Phase, inputs: tuple[Any, ...], output: Any, *_: Any) -> None:
             if when == "inside the observer" and path == "blocks.0.attention":
                 raise ArithmeticError(path)
 
@@ -434,10 +434,10 @@ def test_the_flat_buffer_is_the_parameters_themselves_matrices_first(tower: Towe
     flat = tower.flat
     assert tower.flat is flat
     assert flat.data.shape == flat.grad.shape == (tower.num_parameters,)
-    assert flat.num_decayed == sum(p.size for p in tower.parameters() if p.data.ndim == 2)
+    matrices = sum(p.size for p in tower.parameters() if p.data.ndim == 2)
     start = 0
     for parameter in flat.parameters:
-        assert (start < flat.num_decayed) == (parameter.data.ndim == 2)
+        assert (start < matrices) == (parameter.data.ndim == 2)
         part = slice(start, start + parameter.size)
         assert np.shares_memory(parameter.data, flat.data[part])
         assert np.shares_memory(parameter.grad, flat.grad[part])

@@ -177,7 +177,7 @@ def _cache(implementation: Implementation) -> Iterator[Check]:
         subject = SUBJECTS[kind]
         name = subject.model.__name__
         everything = subject.cases["everything"]
-        config = replace(everything, embed_dim=30, window=window, bias=bias, attention=implementation)
+        config = replace(everything, embed_dim=30, window=window, bias=bias, attn_implementation=implementation)
         model = subject.model(config).to(dtype=np.float64).eval()
         randomize(model)
         ids = np.random.default_rng(5).integers(0, config.vocab_size, (2, config.context_length))
@@ -214,7 +214,7 @@ class Grown:
 def _cache_of_memory(implementation: Implementation) -> Iterator[Check]:
     subject = SUBJECTS[TransformerConfig]
     for bias in (True, False):
-        config = replace(subject.cases["everything"], embed_dim=30, bias=bias, attention=implementation)
+        config = replace(subject.cases["everything"], embed_dim=30, bias=bias, attn_implementation=implementation)
         model = subject.model(config).to(dtype=np.float64).eval()
         randomize(model)
         (source, target, lengths, _), _ = subject.batch(config, np.random.default_rng(5), 2, np.float64)

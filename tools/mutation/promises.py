@@ -16,10 +16,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from compyute_transformer.arrays import Array
-from compyute_transformer.nn.module import Flat, Parameter
+from compyute_transformer.nn import Parameter
 from compyute_transformer.ops.attention import NO_MASK
 from compyute_transformer.ops.multi_head import IMPLEMENTATIONS
 from compyute_transformer.optim import AdamW
+from compyute_transformer.optim.flat import FlatBuffer
 from compyute_transformer.verify.check import Check, relative_error
 from compyute_transformer.verify.registry import REGISTRY, Case, Op, cast, cotangent, map_arrays
 from compyute_transformer.verify.torch_ops import import_torch
@@ -42,7 +43,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 OPTIMIZERS: tuple[dict[str, Any], ...] = (
     {},
-    {"learning_rate": 0.1, "weight_decay": 0.5},
+    {"lr": 0.1, "weight_decay": 0.5},
     {"betas": (0.8, 0.95), "eps": 1e-3},
     {"betas": (0.0, 0.0), "weight_decay": 0.0},
     {"betas": (0.0, 0.9), "weight_decay": 0.3},
@@ -122,14 +123,17 @@ def _adamw(options: dict[str, Any]) -> Iterator[Check]:
     torch = import_torch()
     rng = np.random.default_rng(3)
     for dtype, allowed in ((np.float64, 1e-12), (np.float32, 1e-6)):
-        flat = Flat(Parameter(rng.normal(size=shape).astype(dtype)) for shape in ((4, 3), (5,), (2, 3, 2), (3,)))
+        flat = FlatBuffer(Parameter(rng.normal(size=shape).astype(dtype)) for shape in ((4, 3), (5,), (2, 3, 2), (3,)))
         theirs = [torch.from_numpy(parameter.data.copy()).requires_grad_() for parameter in flat.parameters]
         groups = [
             {"params": [p for p in theirs if p.ndim >= 2]},
             {"params": [p for p in theirs if p.ndim < 2], "weight_decay": 0.0},
         ]
-        renamed = {"lr" if name == "learning_rate" else name: value for name, value in options.items()}
-        ours, oracle = AdamW(flat, **options), torch.optim.AdamW(groups, **renamed)
+        own = [
+            {"params": [p for p in flat.parameters if p.ndim >= 2]},
+            {"params": [p for p in flat.parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        ours, oracle = AdamW(own, **options), torch.optim.AdamW(groups, **options)
         for step in range(1, 6):
             flat.grad[...] = rng.normal(size=flat.grad.size) * 10.0 ** rng.uniform(-3, 1, flat.grad.size)
             for parameter, their in zip(flat.parameters, theirs, strict=True):

@@ -21,8 +21,8 @@ from ..models.registry import MODELS, Task
 from ..models.transformer import TransformerConfig
 from ..models.vit import ViTConfig
 from ..ops.loss import IGNORE_INDEX, cross_entropy_backward, cross_entropy_forward
-from ..optim import AdamW, clip_by_global_norm
-from ..optim.clip import global_norm
+from ..optim import AdamW, clip_grad_norm_, decay_groups
+from ..optim.clip import global_norm, gradients_of
 from ..training.settings.settings import Settings, TrainingSettings
 
 __all__ = ["CANDIDATES", "SIZES", "STEP_SIZES", "Batch", "Candidate", "OurStep", "Workload", "workload"]
@@ -183,7 +183,7 @@ class OurStep:
         training = work.training
         self.model = model or work.candidate.model(work.config, training.seed)
         betas = (training.beta1, training.beta2)
-        self.optimizer = AdamW(self.model.flat, training.learning_rate, betas, weight_decay=training.weight_decay)
+        self.optimizer = AdamW(decay_groups(self.model, training.weight_decay), training.learning_rate, betas)
         self.batches, self.index = work.batches(), 0
         self.clip, self.label_smoothing = training.clip, training.label_smoothing
         self.reference, self.norm = reference, 0.0
@@ -194,10 +194,13 @@ class OurStep:
         self.index += 1
         kernels: AbstractContextManager[None] = use_kernels("reference") if self.reference else nullcontext()
         with kernels:
-            self.model.zero_grad()
+            self.optimizer.zero_grad()
             loss, saved = cross_entropy_forward(self.model(*inputs), targets, label_smoothing=self.label_smoothing)
             self.model.backward(cross_entropy_backward(1.0, saved, overwrite=True))
-            gradient = self.model.flat.grad
-            self.norm = global_norm(gradient) if self.clip is None else clip_by_global_norm(gradient, self.clip)
+            parameters = self.optimizer.parameters
+            norm = (
+                global_norm(*gradients_of(parameters)) if self.clip is None else clip_grad_norm_(parameters, self.clip)
+            )
+            self.norm = norm
             self.optimizer.step()
         return float(loss)

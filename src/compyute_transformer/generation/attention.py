@@ -63,7 +63,7 @@ class _Watch(Observer):
     def __init__(self) -> None:
         self.maps: dict[str, Array] = {}
 
-    def after(self, path: str, module: Module, phase: Phase, inputs: tuple[Any, ...], output: Any) -> None:
+    def after(self, path: str, module: Module, phase: Phase, inputs: tuple[Any, ...], output: Any, *_: Any) -> None:
         if isinstance(module, MultiHeadAttention):
             self.maps[path] = module.forward_with_weights(*inputs[:3])[1]
 

@@ -4,6 +4,7 @@ And the checks and switches that other models share with it.
 """
 
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from itertools import repeat
 from typing import Any, Protocol
 
@@ -137,6 +138,25 @@ class LanguageModel(Module):
         if cache is not None and padding is not None:
             raise ConfigError(f"{name}: with a cache, padding is that of the cache. Give it to cache.clear(padding).")
         return start, padding if cache is None else cache.padding
+
+    def generate(
+        self,
+        ids: Array,
+        *,
+        max_new_tokens: int,
+        sampling: Any = None,
+        stop_ids: Sequence[int] = (),
+        stride: int = 1,
+    ) -> Array:
+        """Return ids (B, T) or (T) followed by sampled ones; see `generation.generate_ids`.
+
+        sampling: a `generation.Sampling`. `generation.generate` does the same for texts.
+        """
+        # loaded on use, by name: generation is built on models, and models work without it
+        generation = import_module("compyute_transformer.generation")
+        options = {"max_new_tokens": max_new_tokens, "sampling": sampling, "stop_ids": stop_ids, "stride": stride}
+        generated: Array = generation.generate_ids(self, ids, **options)
+        return generated
 
     def use_attention(self, implementation: Implementation) -> None:
         """Switch every block's attention algorithm; the weights stay."""

@@ -6,8 +6,10 @@ from .dropout import Dropout
 from .embedding import ClassToken, Embedding, PatchEmbedding
 from .feed_forward import FeedForward
 from .linear import Linear
-from .module import Module, ModuleList, Observer, Parameter, observe
+from .module import Module, ModuleList, evaluating
 from .norm import LayerNorm
+from .observer import Observer, observe
+from .parameter import Parameter
 from .position import LearnedPosition, SinusoidalPosition
 
 __all__ = [
@@ -28,5 +30,6 @@ __all__ = [
     "PostNormBlock",
     "PreNormBlock",
     "SinusoidalPosition",
+    "evaluating",
     "observe",
 ]

@@ -3,7 +3,6 @@ from pathlib import Path
 import pytest
 
 from compyute_transformer.training.settings.presets import DEFAULT_PRESET, PRESETS
-from compyute_transformer.training.settings.settings import LEARNED_BY
 from compyute_transformer.training.tasks.registry import kind_of, name_for, preset_for
 
 
