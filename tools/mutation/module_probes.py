@@ -37,6 +37,7 @@ from compyute_transformer.verify import modules
 from compyute_transformer.verify.registry import cotangent
 from compyute_transformer.verify.subjects import SUBJECTS, Subject
 from compyute_transformer.verify.torch_models import randomize
+
 from .module_promises import Grown
 from .probes import Probe
 

@@ -36,6 +36,7 @@ from compyute_transformer.verify.tolerances import limit
 from compyute_transformer.verify.torch_models import compare_attention, randomize
 from compyute_transformer.verify.torch_modules import torch_weights
 from compyute_transformer.verify.torch_ops import import_torch
+
 from .promises import Promise, check_that
 
 __all__ = ["Grown", "module_promises"]
