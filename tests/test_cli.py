@@ -497,6 +497,35 @@ def test_sampling_options_reach_the_sampler(run: Run, trained: Path) -> None:
     assert run("generate", trained).out != greedy
 
 
+def test_escapes_in_prompts_and_stop_texts_are_line_ends(run: Run, trained: Path, tmp_path: Path) -> None:
+    def facts(*options: object) -> Any:
+        return json.loads(run("generate", trained, "--max-new-tokens", 80, "--json", *options).out)
+
+    typed, real = facts("--stop", r"\n", "--temperature", 3), facts("--stop", "\n", "--temperature", 3)
+    assert typed["stopped"]
+    assert typed["text"] == real["text"]
+    assert facts("--prompt", r"The\nowl")["prompt"] == "The\nowl"
+    assert run("generate", trained, "--prompt", r"The\\nowl").err.count("lacks") == 1  # a backslash, which is unknown
+    (tmp_path / "prompt.txt").write_text("The owl\n")
+    assert facts("--prompt", f"FILE:{tmp_path / 'prompt.txt'}") | {"tokens_per_second": 0} == facts(
+        "--prompt", "The owl"
+    ) | {"tokens_per_second": 0}
+
+
+@pytest.mark.parametrize("exponent", range(5, 21))
+def test_numbers_without_bounds_end_in_one_sentence(
+    run: Run, trained: Path, tmp_path: Path, exponent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owl.txt").write_text(TEXT)
+    others = ("context-length", "batch-size", "sample-tokens", "vocab-size") if exponent > 6 else ()
+    for option in ("embed-dim", "num-layers", *others):
+        done = run("train", "owl.txt", f"--{option}", 10**exponent + 1, "--steps", 1, "--tokenizer", "bpe")
+        assert done.code == 1, option
+        assert re.fullmatch(r"Error: [^\n]{,500}\n", done.err), option
+        assert not (tmp_path / "runs").exists()
+
+
 def test_without_the_cache_the_text_is_the_same(run: Run, trained: Path) -> None:
     def text(*options: object) -> str:
         return run("generate", trained, "--max-new-tokens", 40, "--prompt", "The owl", *options).out
@@ -551,7 +580,7 @@ def test_images_are_learned_judged_and_their_confusion_is_drawn(run: Run, tmp_pa
     for options in ([], ["--beam", 2]):
         done = run("generate", tmp_path / "digits", "--prompt", "5", *options)
         assert done.code == 2
-        assert "learned images, and writes no text" in plain(done.err)
+        assert "classifies images and generates no text" in plain(done.err)
 
 
 def test_a_folder_of_images_is_known_for_what_it_is(run: Run, tmp_path: Path) -> None:
@@ -725,14 +754,14 @@ def test_a_translation_is_searched_for_or_drawn(run: Run, translator: Path, opti
     for search in ("--beam=1", "--length-penalty=0.6"):
         done = run("generate", translator, "--prompt", "abc", option, search)
         assert done.code == 2
-        flags = f"{search.partition('=')[0]} is of a search, and {option.partition('=')[0]} of writing"
+        flags = f"{search.partition('=')[0]} is an option of search, and {option.partition('=')[0]} of sampling"
         assert flags in plain(done.err)
 
 
 def test_a_length_penalty_needs_answers_to_choose_among(run: Run, translator: Path) -> None:
     done = run("generate", translator, "--prompt", "abc", "--length-penalty=1")
     assert done.code == 2
-    assert "--length-penalty chooses among the answers of a beam search" in plain(done.err)
+    assert "--length-penalty compares the hypotheses of a beam search" in plain(done.err)
 
 
 def test_a_translation_is_drawn_where_an_option_of_drawing_is_given(run: Run, translator: Path, tmp_path: Path) -> None:
@@ -752,21 +781,21 @@ def test_a_translation_is_drawn_where_an_option_of_drawing_is_given(run: Run, tr
 def test_a_translation_refuses_what_only_a_text_has(run: Run, translator: Path) -> None:
     done = run("generate", translator, "--prompt", "abc", "--stride=1")
     assert done.code == 2
-    assert "--stride does not belong to a run that learned translation" in plain(done.err)
+    assert "--stride has no effect with a run that learned translation" in plain(done.err)
 
 
 @pytest.mark.parametrize("option", ["--beam=1", "--length-penalty=0.6"])
 def test_a_text_refuses_what_only_translation_has(run: Run, trained: Path, option: str) -> None:
     done = run("generate", trained, option)
     assert done.code == 2
-    assert f"{option.partition('=')[0]} does not belong to a run that learned language" in plain(done.err)
+    assert f"{option.partition('=')[0]} has no effect with a run that learned language" in plain(done.err)
 
 
 def test_a_translation_needs_something_to_translate(run: Run, translator: Path) -> None:
     for prompt in ("", " \n"):
         done = run("generate", translator, "--prompt", prompt)
         assert done.code == 2
-        assert "a translation needs something to translate" in plain(done.err)
+        assert "a translation needs a source" in plain(done.err)
 
 
 @pytest.mark.parametrize(

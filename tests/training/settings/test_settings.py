@@ -220,6 +220,11 @@ def test_sizes_without_bounds_are_refused_before_anything_is_made(name: str, num
         Settings.resolve("nano", None, {name: number})
 
 
+def test_a_model_that_no_machine_holds_is_refused() -> None:
+    with pytest.raises(ConfigError, match="at most 1e\\+11 parameters, got embed_dim 65536, num_layers 4096"):
+        Settings.resolve("nano", None, {"embed_dim": 65536, "num_layers": 4096})
+
+
 def test_every_setting_declares_its_help_and_group() -> None:
     for section in SECTIONS.values():
         for entry in fields(section):
