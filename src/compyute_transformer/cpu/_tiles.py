@@ -8,7 +8,7 @@ from numba import carray, njit, prange
 
 from ._blas import AS_IT_IS, TRANSPOSED, pointer, prefetch, sgemm
 from ._kernel import compile_kernel, compile_parallel
-from ._vector import exp, highest, random_row
+from ._vector import difference, exp, highest, random_row
 
 __all__ = ["KEYS", "LOWEST", "OPTIONS", "QUERIES", "ZERO", "backward", "few", "few_task", "forward"]
 
@@ -114,7 +114,7 @@ def _forward_task(task, options, lengths, bias, y, highest_score, sums, wild):
                 shift = ZERO if top == LOWEST else top  # where all is −inf, so that it comes out as 0
                 weight = ZERO
                 for c in range(seen.size):
-                    e = exp(seen[c] - shift)
+                    e = exp(difference(seen[c], shift))
                     seen[c] = e
                     weight += e
                 if top > tops[t]:
@@ -181,7 +181,7 @@ def few_task(task, options, lengths, bias, y, highest_score, sums):
         top = highest(seen, LOWEST)
         shift, total = ZERO if top == LOWEST else top, ZERO
         for s in range(seen.size):
-            e = exp(seen[s] - shift)
+            e = exp(difference(seen[s], shift))
             seen[s] = e
             total += e
         highest_score[b, h, t], sums[b, h, t] = shift, total
@@ -277,13 +277,13 @@ def _backward_task(task, options, lengths, bias, y, highest_score, sums, dy, dq,
                         )  # fmt: skip
                         drawn = bits[lo:hi]
                         for c in range(seen.size):
-                            p = exp(seen[c] - top) * inverse
+                            p = exp(difference(seen[c], top)) * inverse
                             keep = keep_scale if drawn[c] >= threshold else ZERO
                             seen[c] = p * keep
                             dseen[c] = p * (dseen[c] * keep - mean) * scale
                     else:
                         for c in range(seen.size):
-                            p = exp(seen[c] - top) * inverse
+                            p = exp(difference(seen[c], top)) * inverse
                             seen[c] = p
                             dseen[c] = p * (dseen[c] - mean) * scale
                 sgemm(
@@ -298,7 +298,6 @@ def _backward_task(task, options, lengths, bias, y, highest_score, sums, dy, dq,
                     address, AS_IT_IS, AS_IT_IS, D, rows, columns,
                     ONE, k_head + 4 * key * k_ld, k_ld, dscores_at, KEYS, ONE, dq_head + 4 * start * q_row, q_row,
                 )  # fmt: skip
-
 
     nothing = ZERO
     for s in range(S):

@@ -24,7 +24,7 @@ from ..dispatch import kernel_for
 from ..ops.linear import LinearSaved, linear_backward, linear_forward
 from ._blas import AS_IT_IS, TRANSPOSED, sgemm, sgemm_address, single_threaded
 from ._buffers import empty
-from ._kernel import compile_kernel, compile_parallel, is_float32, is_ready, pool_for
+from ._kernel import compile_kernel, compile_parallel, is_float32, is_ready, pool_for, sum_of_partials
 
 __all__ = ["FEW_ROWS", "columns_of", "few_rows_share", "linear_backward_kernel", "linear_forward_kernel"]
 
@@ -174,14 +174,6 @@ def _backward(address, dy, x, weight, dx, dweight, sums, slices):
             )  # fmt: skip
         for partial in range(num_partials * index // slices, num_partials * (index + 1) // slices):
             _partial_sum(dy, partial, sums)
-
-
-def sum_of_partials(sums: Array) -> Array:
-    """Return the sum of the rows, added in pairs, and pairs of those."""
-    while len(sums) > 1:
-        half = len(sums) // 2
-        sums = np.concatenate([sums[:half] + sums[half : 2 * half], sums[2 * half :]])
-    return sums[0]
 
 
 def _forward_supports(x: Array, weight: Array, bias: Array | None = None) -> bool:

@@ -247,7 +247,7 @@ def fused_attention_forward(
     Raises:
         as `attention_forward`.
     Source:
-        Dao et al. 2022, "FlashAttention": m + log s is their L, δ their D; Milakov, Gimelshein 2018 for the running softmax.
+        Dao et al. 2022, "FlashAttention": m + log s is their L, δ their D. Milakov, Gimelshein 2018: running softmax.
     """
     xp, group = array_module(q), q.shape[1] // k.shape[1]
     scores = masked_scores(q, k, mask)
