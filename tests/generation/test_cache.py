@@ -195,7 +195,7 @@ def encoder_decoder(dtype: type = np.float64, **options: Any) -> Transformer:
 def test_cached_equals_uncached_at_every_position_of_an_encoder_decoder(
     read_at_once: int, options: dict[str, Any], implementation: Implementation, dtype: type
 ) -> None:
-    model = encoder_decoder(dtype, attention=implementation, **options)
+    model = encoder_decoder(dtype, attn_implementation=implementation, **options)
     every, memory = model(SOURCE, TARGET, LENGTHS), model.encode(SOURCE, LENGTHS)
     held, start = KeyValueCache(model, 3), 0
     for end in range(read_at_once, 10):

@@ -53,7 +53,7 @@ def test_logits_loss_and_every_gradient_are_those_of_torch(options: dict[str, An
 
 @pytest.mark.parametrize("implementation", get_args(Implementation))
 def test_every_attention_implementation_matches_torch_with_dropout(implementation: Implementation) -> None:
-    errors = compare(replace(SMALL, dropout=0.3, attention=implementation), np.float64, seed=1)
+    errors = compare(replace(SMALL, dropout=0.3, attn_implementation=implementation), np.float64, seed=1)
     assert not {name: error for name, error in errors.items() if not error <= limit("torch", np.float64)}
 
 
@@ -108,7 +108,7 @@ def test_two_half_batches_give_the_gradient_of_the_whole() -> None:
 
 @pytest.mark.parametrize("implementation", get_args(Implementation))
 def test_a_padded_pair_is_what_it_is_alone(implementation: Implementation) -> None:
-    made = model(replace(SMALL, attention=implementation))
+    made = model(replace(SMALL, attn_implementation=implementation))
     logits = made(SOURCE, TARGET, SOURCE_LENGTHS, TARGET_LENGTHS)
     for row, (S, T) in enumerate(zip(SOURCE_LENGTHS, TARGET_LENGTHS, strict=True)):
         alone = made(SOURCE[row : row + 1, :S], TARGET[row : row + 1, :T])

@@ -57,7 +57,7 @@ def test_logits_loss_and_every_gradient_are_those_of_torch(options: dict[str, An
 
 @pytest.mark.parametrize("implementation", get_args(Implementation))
 def test_every_attention_implementation_matches_torch_with_dropout(implementation: Implementation) -> None:
-    errors = compare(replace(SMALL, dropout=0.3, window=5, attention=implementation), np.float64, seed=1)
+    errors = compare(replace(SMALL, dropout=0.3, window=5, attn_implementation=implementation), np.float64, seed=1)
     assert not {name: error for name, error in errors.items() if not error <= limit("torch", np.float64)}
 
 
@@ -96,8 +96,8 @@ def test_seed_bug_3_dropout_reaches_the_attention_weights_of_every_block() -> No
     assert [block.attention.dropout for block in made.blocks] == [0.5, 0.5]
     assert made.generator.offset == 1 + 3 * 2, "one draw for the embedding, three for each block"
     for block in made.blocks:
-        block.attention_dropout.probability = block.feed_forward_dropout.probability = 0.0
-    made.dropout.probability = 0.0
+        block.attention_dropout.p = block.feed_forward_dropout.p = 0.0
+    made.dropout.p = 0.0
     plain = model()
     assert relative_error(made(draw_ids()), plain(draw_ids())) > 1e-3, "attention alone still drops"
     assert np.array_equal(made.eval()(draw_ids()), plain(draw_ids()))
@@ -120,7 +120,7 @@ def test_one_matrix_embeds_and_reads_out() -> None:
 
 @pytest.mark.parametrize("implementation", get_args(Implementation))
 def test_future_tokens_change_nothing_before_them(implementation: Implementation) -> None:
-    made, ids = model(replace(SMALL, attention=implementation)), draw_ids()
+    made, ids = model(replace(SMALL, attn_implementation=implementation)), draw_ids()
     logits = made(ids)
     for t in range(1, 8):
         changed = ids.copy()

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..arrays import Array
+from ..errors import ConfigError
 from .workload import Workload
 
 __all__ = ["TorchStep", "kernel_of"]
@@ -20,6 +21,8 @@ __all__ = ["TorchStep", "kernel_of"]
 
 def kernel_of(work: Workload) -> Any:
     """The kernel in PyTorch of the workload's model, with weights of its own."""
+    if work.candidate.kernel is None:
+        raise ConfigError(f"bench: {type(work.config).__name__} has no PyTorch version to compare with.")
     module, name = work.candidate.kernel.split(":")
     return getattr(import_module(f".{module}", __package__), name)(work.config)
 

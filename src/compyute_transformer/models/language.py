@@ -4,6 +4,7 @@ And the checks and switches that other models share with it.
 """
 
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from itertools import repeat
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from ..nn.module import Module, ModuleList
 from ..nn.position import check_evaluating
 from ..ops.attention import Mask
 from ..random import Generator
+from .output import Model
 
 __all__ = [
     "LanguageConfig",
@@ -78,10 +80,22 @@ class ModelCache(Protocol):
         ...
 
 
-class LanguageModel(Module):
-    """Ids (B, T) in, logits (B, T, V) of what follows each position out; position t sees positions up to t only.
+class LanguageModel(Model):
+    """A decoder-only language model: position t sees positions up to t only.
+
+        forward(ids, cache=None, *, padding=None, logits_to_keep=None) -> logits (B, T, V)
+
+    The logits are of the token that follows each position of ids (B, T). cache: holds the positions before ids; those of
+    ids are appended, and `cache.length` grows by T. padding: (B) integers, the number of positions at the start of each
+    row that hold no token; they are masked, and a row counts its positions from its first token. With a cache, it is the
+    cache's own `padding`. logits_to_keep: compute the logits of this many last positions only. All three are for
+    `eval()`: nothing is saved for a backward.
 
     config: its shape. generator: where dropout draws; part of the state of a run. mask: which keys each query sees.
+
+    Raises:
+        ShapeError: ids are no array (B, T) with T at least 1. RangeError: an id outside the vocabulary, or a position
+        past the context length. ConfigError: cache, padding or logits_to_keep in training.
     """
 
     config: LanguageConfig
@@ -89,27 +103,6 @@ class LanguageModel(Module):
     mask: Mask
     token_embedding: Embedding
     blocks: ModuleList
-
-    def forward(
-        self,
-        ids: Array,
-        cache: "ModelCache | None" = None,
-        *,
-        padding: Array | None = None,
-        logits_to_keep: int | None = None,
-    ) -> Array:
-        """Return the logits (B, T, V) of the token that follows each position of ids (B, T).
-
-        cache: holds the positions before ids; those of ids are appended, and `cache.length` grows by T. padding: (B)
-        integers, the number of positions at the start of each row that hold no token; they are masked, and a row counts
-        its positions from its first token. With a cache, it is the cache's own `padding`. logits_to_keep: compute the
-        logits of this many last positions only. All three are for `eval()`: nothing is saved for a backward.
-
-        Raises:
-            ShapeError: ids are no array (B, T) with T at least 1. RangeError: an id outside the vocabulary, or a
-            position past the context length. ConfigError: cache, padding or logits_to_keep in training.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def embed(self, ids: Array, start: int = 0, padding: Array | None = None) -> Array:
         """Return the residual stream (B, T, C) before the first block, of ids that begin at position `start`."""
@@ -146,6 +139,25 @@ class LanguageModel(Module):
         if cache is not None and padding is not None:
             raise ConfigError(f"{name}: with a cache, padding is that of the cache. Give it to cache.clear(padding).")
         return start, padding if cache is None else cache.padding
+
+    def generate(
+        self,
+        ids: Array,
+        *,
+        max_new_tokens: int,
+        sampling: Any = None,
+        stop_ids: Sequence[int] = (),
+        stride: int = 1,
+    ) -> Array:
+        """Return ids (B, T) or (T) followed by sampled ones; see `generation.generate_ids`.
+
+        sampling: a `generation.Sampling`. `generation.generate` does the same for texts.
+        """
+        # loaded on use, by name: generation is built on models, and models work without it
+        generation = import_module("compyute_transformer.generation")
+        options = {"max_new_tokens": max_new_tokens, "sampling": sampling, "stop_ids": stop_ids, "stride": stride}
+        generated: Array = generation.generate_ids(self, ids, **options)
+        return generated
 
     def use_attention(self, implementation: Implementation) -> None:
         """Switch every block's attention algorithm; the weights stay."""

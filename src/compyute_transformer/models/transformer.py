@@ -17,13 +17,14 @@ from ..nn.dropout import Dropout
 from ..nn.embedding import Embedding
 from ..nn.feed_forward import Activation, FeedForward
 from ..nn.linear import Linear
-from ..nn.module import Module, ModuleList
+from ..nn.module import ModuleList
 from ..nn.norm import LayerNorm
 from ..nn.position import SinusoidalPosition, check_evaluating
 from ..ops.attention import Mask
 from ..random import DROPOUT, INITIALIZATION, Generator
 from .config import check_config
 from .language import ModelCache, block_caches, check_context, check_ids, use_attention
+from .output import Model
 
 __all__ = ["Transformer", "TransformerConfig"]
 
@@ -48,7 +49,7 @@ class TransformerConfig:
     dropout: float = 0.0
     bias: bool = True  # in linears and norms
     activation: Activation = "relu"
-    attention: Implementation = "auto"
+    attn_implementation: Implementation = "auto"
 
     def __post_init__(self) -> None:
         check_config(
@@ -58,7 +59,7 @@ class TransformerConfig:
         )
 
 
-class Transformer(Module):
+class Transformer(Model):
     """Source ids (B, S) and target ids (B, T) in, logits (B, T, V) of the target token after each position out.
 
     One matrix embeds source and target, multiplied by √embed_dim, and reads out logits (section 3.4). Padding stands at
@@ -78,9 +79,9 @@ class Transformer(Module):
         self.mask = Mask(causal=True)
         self.scale = sqrt(C)
         # one module serves source and target, and its backward target and source: it may run twice before
-        self.token_embedding = Embedding(config.vocab_size, C, init.normal(C**-0.5), weights)
+        self.token_embedding = Embedding(config.vocab_size, C, weight_init=init.normal(C**-0.5), generator=weights)
         self.position = SinusoidalPosition()
-        self.dropout = Dropout(config.dropout, self.generator)
+        self.dropout = Dropout(config.dropout, generator=self.generator)
         self.encoder = ModuleList(self._encoder_block(weights) for _ in range(config.num_layers))
         self.decoder = ModuleList(self._decoder_block(weights) for _ in range(config.num_layers))
         self.head = Linear(C, config.vocab_size, bias=False, generator=weights)
@@ -98,27 +99,31 @@ class Transformer(Module):
         attention = MultiHeadAttention(
             config.embed_dim,
             config.num_heads,
-            config.num_kv_heads,
-            config.bias,
-            config.dropout,
-            config.attention,
+            num_kv_heads=config.num_kv_heads,
+            bias=config.bias,
+            dropout=config.dropout,
+            implementation=config.attn_implementation,
             weight_init=init.xavier_uniform(),
             generator=weights,
             dropout_generator=self.generator,
         )
-        return attention, Dropout(config.dropout, self.generator), LayerNorm(config.embed_dim, config.bias)
+        return (
+            attention,
+            Dropout(config.dropout, generator=self.generator),
+            LayerNorm(config.embed_dim, bias=config.bias),
+        )
 
     def _feed_forward(self, weights: Generator) -> tuple[FeedForward, Dropout, LayerNorm]:
         config, C = self.config, self.config.embed_dim
         feed_forward = FeedForward(
             C,
             config.mlp_dim or 4 * C,
-            config.bias,
-            config.activation,
+            bias=config.bias,
+            activation=config.activation,
             weight_init=init.xavier_uniform(),
             generator=weights,
         )
-        return feed_forward, Dropout(config.dropout, self.generator), LayerNorm(C, config.bias)
+        return feed_forward, Dropout(config.dropout, generator=self.generator), LayerNorm(C, bias=config.bias)
 
     def forward(
         self, source: Array, target: Array, source_lengths: Array | None = None, target_lengths: Array | None = None
@@ -136,18 +141,19 @@ class Transformer(Module):
         memory = self.encode(source, source_lengths)
         return self.decode(target, memory, source_lengths, target_lengths)
 
-    def backward(self, dlogits: Array) -> None:
-        """Add to the gradients of all parameters; ids have none."""
+    def backward(self, dlogits: Array) -> tuple[Array, Array]:
+        """Add to the gradients of all parameters. Return those of the embedded source (B, S, C) and target (B, T, C)."""
         dx = self.head.backward(dlogits)
         dmemory: Any = 0
         for block in reversed(self.decoder):
             dx, dmemory_of_block = block.backward(dx)
-            dmemory = dmemory + dmemory_of_block  # every block looked at it
-        self._embed_backward(dx)
-        self._encode_backward(dmemory)
+            dmemory = dmemory + dmemory_of_block  # every block reads it
+        dtarget = self._embed_backward(dx)
+        dsource = self._encode_backward(dmemory)
+        return dsource, dtarget
 
     def encode(self, source: Array, source_lengths: Array | None = None) -> Array:
-        """The memory (B, S, C) of source (B, S): the first half of `forward`."""
+        """Return the memory (B, S, C) of source (B, S): the first half of `forward`."""
         self._check("source", source, source_lengths)
         x = self._embed(source)
         mask = Mask(key_lengths=source_lengths)
@@ -155,10 +161,10 @@ class Transformer(Module):
             x = block(x, mask)
         return x
 
-    def _encode_backward(self, dx: Array) -> None:
+    def _encode_backward(self, dx: Array) -> Array:
         for block in reversed(self.encoder):
             dx = block.backward(dx)
-        self._embed_backward(dx)
+        return self._embed_backward(dx)
 
     def decode(
         self,
@@ -172,7 +178,7 @@ class Transformer(Module):
     ) -> Array:
         """Return the logits (B, T, V) that follow target (B, T): the second half of `forward`.
 
-        memory: what `encode` returned. cache: holds the target positions before these; see `LanguageModel.forward`. It
+        memory: what `encode` returned. cache: holds the target positions before these; see `LanguageModel`. It
         also takes the projected memory at its first use, and from then on the memory itself is not read.
         logits_to_keep: compute the logits of this many last positions only. Both are for `eval()`: nothing is saved for
         a backward.
@@ -201,10 +207,12 @@ class Transformer(Module):
         x = self.dropout(x)
         return x
 
-    def _embed_backward(self, dx: Array) -> None:
+    def _embed_backward(self, dx: Array) -> Array:
         dx = self.dropout.backward(dx)
         dx = self.position.backward(dx)
-        self.token_embedding.backward(dx * self.scale)
+        dx = dx * self.scale
+        self.token_embedding.backward(dx)
+        return dx
 
     def _check(self, name: str, ids: Array, lengths: Array | None, start: int = 0) -> None:
         check_ids("Transformer", name, ids)

@@ -44,7 +44,7 @@ class TransformerLMConfig:
     bias: bool = True  # in linears and norms
     activation: Activation = "relu"
     window: int | None = None
-    attention: Implementation = "auto"
+    attn_implementation: Implementation = "auto"
 
     def __post_init__(self) -> None:
         check_config(
@@ -77,9 +77,9 @@ class TransformerLM(LanguageModel):
         C = config.embed_dim
         self.mask = Mask(causal=True, window=config.window)
         self.scale = sqrt(C)
-        self.token_embedding = Embedding(config.vocab_size, C, init.normal(C**-0.5), weights)
+        self.token_embedding = Embedding(config.vocab_size, C, weight_init=init.normal(C**-0.5), generator=weights)
         self.position = SinusoidalPosition()
-        self.dropout = Dropout(config.dropout, self.generator)
+        self.dropout = Dropout(config.dropout, generator=self.generator)
         self.blocks = ModuleList(self._block(weights) for _ in range(config.num_layers))
         self.head = Linear(C, config.vocab_size, bias=False, generator=weights)
         self.head.weight = self.token_embedding.weight
@@ -91,21 +91,26 @@ class TransformerLM(LanguageModel):
             MultiHeadAttention(
                 C,
                 config.num_heads,
-                config.num_kv_heads,
-                config.bias,
-                config.dropout,
-                config.attention,
+                num_kv_heads=config.num_kv_heads,
+                bias=config.bias,
+                dropout=config.dropout,
+                implementation=config.attn_implementation,
                 weight_init=xavier,
                 generator=weights,
                 dropout_generator=self.generator,
             ),
-            Dropout(config.dropout, self.generator),
-            LayerNorm(C, config.bias),
+            Dropout(config.dropout, generator=self.generator),
+            LayerNorm(C, bias=config.bias),
             FeedForward(
-                C, config.mlp_dim or 4 * C, config.bias, config.activation, weight_init=xavier, generator=weights
+                C,
+                config.mlp_dim or 4 * C,
+                bias=config.bias,
+                activation=config.activation,
+                weight_init=xavier,
+                generator=weights,
             ),
-            Dropout(config.dropout, self.generator),
-            LayerNorm(C, config.bias),
+            Dropout(config.dropout, generator=self.generator),
+            LayerNorm(C, bias=config.bias),
         )
 
     def forward(
@@ -116,20 +121,22 @@ class TransformerLM(LanguageModel):
         padding: Array | None = None,
         logits_to_keep: int | None = None,
     ) -> Array:
-        """Return the logits (B, T, V) of the token that follows each position of ids; see `LanguageModel.forward`."""
+        """Return the logits (B, T, V) of the token that follows each position of ids; see `LanguageModel`."""
         start, padding = self.check_forward(ids, cache, padding, logits_to_keep)
         x = self.embed(ids, start, padding)
         x = self.run_blocks(x, cache, padding, logits_to_keep)
         return self.unembed(x)
 
-    def backward(self, dlogits: Array) -> None:
-        """Add to the gradients of all parameters; ids have none."""
+    def backward(self, dlogits: Array) -> Array:
+        """Add to the gradients of all parameters. Return the gradient (B, T, C) of the embedded tokens, unscaled."""
         dx = self.head.backward(dlogits)
         for block in reversed(self.blocks):
             dx = block.backward(dx)
         dx = self.dropout.backward(dx)
         dx = self.position.backward(dx)
-        self.token_embedding.backward(dx * self.scale)
+        dx = dx * self.scale
+        self.token_embedding.backward(dx)
+        return dx
 
     def embed(self, ids: Array, start: int = 0, padding: Array | None = None) -> Array:
         """Return the residual stream (B, T, C) before the first block, of ids that begin at position `start`."""
