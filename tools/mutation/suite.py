@@ -25,6 +25,7 @@ from compyute_transformer.verify.plan import everything
 from compyute_transformer.verify.registry import REGISTRY
 from compyute_transformer.verify.slopes import prove_linearity, prove_slopes
 from compyute_transformer.verify.torch_ops import compare
+
 from .module_promises import module_promises
 from .promises import op_promises
 from .sources import poisoned
