@@ -14,6 +14,7 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
+from command_helpers import TEXT, TINY, environment
 
 from compyute_transformer import __version__, cli
 from compyute_transformer.cli import terminal
@@ -23,9 +24,6 @@ from compyute_transformer.training import Settings
 from compyute_transformer.training.settings.presets import DEFAULT_PRESET, PRESETS
 from compyute_transformer.training.settings.settings import KINDS, SECTION_OF
 
-TEXT = "The owl and the pussycat went to sea in a beautiful pea green boat.\n" * 40
-TINY_SETTINGS = {"context-length": 16, "embed-dim": 16, "num-heads": 2, "num-layers": 1, "batch-size": 4}
-TINY = [f"--{name}={value}" for name, value in TINY_SETTINGS.items()]
 COMMANDS = ("train", "generate", "eval", "verify", "bench", "doctor")
 
 
@@ -71,11 +69,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def process(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "compyute_transformer", *map(str, arguments)]
-
-
-def environment() -> dict[str, str]:
-    """That of a pipe on a plain machine: some build servers ask every program for colors."""
-    return {name: value for name, value in os.environ.items() if "COLOR" not in name and name != "GITHUB_ACTIONS"}
 
 
 MAIN = [
@@ -388,57 +381,6 @@ def test_the_options_of_other_programs_suggest_ours(run: Run, theirs: str, ours:
     assert f"No such option: {theirs} (Possible options: {ours})" in plain(done.err)
 
 
-# --- streams and signals ---
-
-
-def shell(command: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    arguments = ["bash", "-c", command, "bash", sys.executable, "-m", "compyute_transformer"]
-    return subprocess.run(arguments, cwd=folder, capture_output=True, text=True, env=environment() | variables)
-
-
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&-"])
-def test_a_closed_stream_ends_no_training(tmp_path: Path, closed: str) -> None:
-    (tmp_path / "owl.txt").write_text(TEXT)
-    done = shell(f'"$@" train owl.txt --steps 2 {" ".join(TINY)} {closed}', tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert (tmp_path / "runs" / "owl" / "checkpoints" / "step-00000002").is_dir()
-    assert "Traceback" not in (tmp_path / "runs" / "owl" / "log.jsonl").read_text()
-
-
-def test_another_encoding_prints_marks_for_what_it_lacks(tmp_path: Path) -> None:
-    (tmp_path / "сова.txt").write_text(TEXT)
-    options = f"--steps 2 {' '.join(TINY)}"
-    done = shell(f'"$@" train сова.txt {options}', tmp_path, PYTHONIOENCODING="cp1252")
-    assert done.returncode == 0, done.stderr
-    assert "????" in done.stdout
-    assert shell('"$@" train нет.txt', tmp_path, PYTHONIOENCODING="ascii").returncode == 1
-
-
-@pytest.mark.parametrize("name", ["a\x1b[31mb", "a\u202eb", "a\u2066b", "a\rb"])
-def test_names_do_not_control_the_terminal(run: Run, tmp_path: Path, name: str) -> None:
-    (tmp_path / f"{name}.txt").write_text(TEXT)
-    for done in (
-        run("train", tmp_path / f"{name}.txt", "--runs", tmp_path, "--steps", 1, *TINY),
-        run("train", tmp_path / f"no-{name}.txt"),
-        run("generate", tmp_path / f"no-{name}"),
-    ):
-        assert not set(done.out + done.err) & set("\x1b\u202e\u2066\r")
-
-
-@pytest.mark.parametrize("delay", [0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8])
-def test_a_signal_while_libraries_load_ends_without_a_traceback(tmp_path: Path, delay: float) -> None:
-    (tmp_path / "owl.txt").write_text(TEXT)
-    code = (
-        "import os, signal, threading; from compyute_transformer.cli import main;"
-        f"threading.Timer({delay}, os.kill, (os.getpid(), signal.SIGINT)).start();"
-        f"main(['train', 'owl.txt', '--steps', '1000000', *{TINY}])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 130
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) <= 2
-
-
 # --- generate ---
 
 
@@ -497,6 +439,35 @@ def test_sampling_options_reach_the_sampler(run: Run, trained: Path) -> None:
     assert run("generate", trained).out != greedy
 
 
+def test_escapes_in_prompts_and_stop_texts_are_line_ends(run: Run, trained: Path, tmp_path: Path) -> None:
+    def facts(*options: object) -> Any:
+        return json.loads(run("generate", trained, "--max-new-tokens", 80, "--json", *options).out)
+
+    typed, real = facts("--stop", r"\n", "--temperature", 3), facts("--stop", "\n", "--temperature", 3)
+    assert typed["stopped"]
+    assert typed["text"] == real["text"]
+    assert facts("--prompt", r"The\nowl")["prompt"] == "The\nowl"
+    assert run("generate", trained, "--prompt", r"The\\nowl").err.count("lacks") == 1  # a backslash, which is unknown
+    (tmp_path / "prompt.txt").write_text("The owl\n")
+    assert facts("--prompt", f"FILE:{tmp_path / 'prompt.txt'}") | {"tokens_per_second": 0} == facts(
+        "--prompt", "The owl"
+    ) | {"tokens_per_second": 0}
+
+
+@pytest.mark.parametrize("exponent", range(5, 21))
+def test_numbers_without_bounds_end_in_one_sentence(
+    run: Run, trained: Path, tmp_path: Path, exponent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owl.txt").write_text(TEXT)
+    others = ("context-length", "batch-size", "sample-tokens", "vocab-size") if exponent > 6 else ()
+    for option in ("embed-dim", "num-layers", *others):
+        done = run("train", "owl.txt", f"--{option}", 10**exponent + 1, "--steps", 1, "--tokenizer", "bpe")
+        assert done.code == 1, option
+        assert re.fullmatch(r"Error: [^\n]{,500}\n", done.err), option
+        assert not (tmp_path / "runs").exists()
+
+
 def test_without_the_cache_the_text_is_the_same(run: Run, trained: Path) -> None:
     def text(*options: object) -> str:
         return run("generate", trained, "--max-new-tokens", 40, "--prompt", "The owl", *options).out
@@ -551,7 +522,7 @@ def test_images_are_learned_judged_and_their_confusion_is_drawn(run: Run, tmp_pa
     for options in ([], ["--beam", 2]):
         done = run("generate", tmp_path / "digits", "--prompt", "5", *options)
         assert done.code == 2
-        assert "learned images, and writes no text" in plain(done.err)
+        assert "classifies images and generates no text" in plain(done.err)
 
 
 def test_a_folder_of_images_is_known_for_what_it_is(run: Run, tmp_path: Path) -> None:
@@ -725,14 +696,14 @@ def test_a_translation_is_searched_for_or_drawn(run: Run, translator: Path, opti
     for search in ("--beam=1", "--length-penalty=0.6"):
         done = run("generate", translator, "--prompt", "abc", option, search)
         assert done.code == 2
-        flags = f"{search.partition('=')[0]} is of a search, and {option.partition('=')[0]} of writing"
+        flags = f"{search.partition('=')[0]} is an option of search, and {option.partition('=')[0]} of sampling"
         assert flags in plain(done.err)
 
 
 def test_a_length_penalty_needs_answers_to_choose_among(run: Run, translator: Path) -> None:
     done = run("generate", translator, "--prompt", "abc", "--length-penalty=1")
     assert done.code == 2
-    assert "--length-penalty chooses among the answers of a beam search" in plain(done.err)
+    assert "--length-penalty compares the hypotheses of a beam search" in plain(done.err)
 
 
 def test_a_translation_is_drawn_where_an_option_of_drawing_is_given(run: Run, translator: Path, tmp_path: Path) -> None:
@@ -752,21 +723,21 @@ def test_a_translation_is_drawn_where_an_option_of_drawing_is_given(run: Run, tr
 def test_a_translation_refuses_what_only_a_text_has(run: Run, translator: Path) -> None:
     done = run("generate", translator, "--prompt", "abc", "--stride=1")
     assert done.code == 2
-    assert "--stride does not belong to a run that learned translation" in plain(done.err)
+    assert "--stride has no effect with a run that learned translation" in plain(done.err)
 
 
 @pytest.mark.parametrize("option", ["--beam=1", "--length-penalty=0.6"])
 def test_a_text_refuses_what_only_translation_has(run: Run, trained: Path, option: str) -> None:
     done = run("generate", trained, option)
     assert done.code == 2
-    assert f"{option.partition('=')[0]} does not belong to a run that learned language" in plain(done.err)
+    assert f"{option.partition('=')[0]} has no effect with a run that learned language" in plain(done.err)
 
 
 def test_a_translation_needs_something_to_translate(run: Run, translator: Path) -> None:
     for prompt in ("", " \n"):
         done = run("generate", translator, "--prompt", prompt)
         assert done.code == 2
-        assert "a translation needs something to translate" in plain(done.err)
+        assert "a translation needs a source" in plain(done.err)
 
 
 @pytest.mark.parametrize(

@@ -115,9 +115,7 @@ def _counted(results: Iterator[tuple[int, Verdict]], total: int) -> Iterator[tup
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="scripts/mutate", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="scripts/mutate", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seed", type=int, default=0, help="of the probes, and of the sample (0)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (one a core)")
     parser.add_argument("--file", default="", help="only files whose name contains this, such as ops/norm.py")

@@ -37,6 +37,7 @@ from compyute_transformer.verify import modules
 from compyute_transformer.verify.registry import cotangent
 from compyute_transformer.verify.subjects import SUBJECTS, Subject
 from compyute_transformer.verify.torch_models import randomize
+
 from .module_promises import Grown
 from .probes import Probe
 
@@ -66,7 +67,7 @@ def module_probes(seed: int) -> Iterator[Probe]:
 
 
 def _drops(probability: float = 0.3) -> Dropout:
-    return Dropout(probability, Generator(3, DROPOUT))
+    return Dropout(probability, generator=Generator(3, DROPOUT))
 
 
 def _attention(implementation: Implementation, H: int, K: int, bias: bool, dropout: float) -> MultiHeadAttention:

@@ -36,6 +36,7 @@ from compyute_transformer.verify.tolerances import limit
 from compyute_transformer.verify.torch_models import compare_attention, randomize
 from compyute_transformer.verify.torch_modules import torch_weights
 from compyute_transformer.verify.torch_ops import import_torch
+
 from .promises import Promise, check_that
 
 __all__ = ["Grown", "module_promises"]
@@ -130,7 +131,7 @@ def _kept(subject: Subject) -> Iterator[Check]:
 def _dropout() -> Iterator[Check]:
     x = np.random.default_rng(5).normal(size=(2, 3, 5))
     for probability, draws in ((0.0, 0), (0.001, 1)):
-        module = Dropout(probability, Generator(9, DROPOUT))
+        module = Dropout(probability, generator=Generator(9, DROPOUT))
         y, dx = module(x), module.backward(x)
         yield check_that("Dropout", f"draws at {probability}", module.generator.offset == draws)
         yield check_that("Dropout", f"identity at {probability}", np.array_equal(y, x) != bool(draws))

@@ -21,6 +21,7 @@ from compyute_transformer.ops.loss import IGNORE_INDEX
 from compyute_transformer.ops.multi_head import attention_weights
 from compyute_transformer.random import DROPOUT, RandomKey
 from compyute_transformer.verify.registry import REGISTRY, Op, cast, cotangent, map_arrays
+
 from .sources import poisoned
 
 __all__ = ["Probe", "op_probes"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from compyute_transformer._version import __version__
 from compyute_transformer.environment.machine import examine
+
 from .judge import Verdict
 from .make import Mutant
 from .reasons import reason

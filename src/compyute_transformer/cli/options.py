@@ -82,13 +82,17 @@ def _option(section: type, entry: "Field[Any]", first: Sequence[str]) -> inspect
     kind = get_type_hints(section)[entry.name]
     options = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     value = next(option for option in options if option is not NoneType)
+    value = list[str] if value == Sequence[str] else value
     more: dict[str, Any] = {}
     if get_origin(value) is Literal and len("|".join(get_args(value))) > 12:
         more["metavar"] = "<name>"  # the help names the choices
-    elif NoneType in options:
+    elif NoneType in options and "group" in entry.metadata:  # a setting: a preset's value may be switched off
         more, value = or_none(value), Any
-    group = None if entry.name in first else entry.metadata["group"]
-    declared = Annotated[value if value is Any else value | None, panel(group)(entry.metadata["help"], **more)]
+    group = None if entry.name in first else entry.metadata.get("group")
+    help = entry.metadata["help"]
+    if group is None and "group" not in entry.metadata and entry.default not in (None, ()):
+        help += f" Default: {entry.default}."  # settings have the defaults of the preset
+    declared = Annotated[value if value is Any else value | None, panel(group)(help, **more)]
     return inspect.Parameter(entry.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=declared)
 
 
@@ -111,8 +115,8 @@ Kernels = Annotated[
     Literal["auto", "reference"],
     typer.Option(
         envvar="COMPYUTE_KERNELS",
-        help="Run compiled kernels where there are any (auto), or the readable code of ops/ only (reference), which is "
-        "slower, and which your own changes to ops/ affect.",
+        help="Run compiled kernels (auto), or the readable code of ops/ (reference), which is slower and follows your "
+        "changes to it.",
         rich_help_panel=None,
     ),
 ]

@@ -14,7 +14,7 @@ Nguyen et al., "Turning up the heat" (ICLR 2025, min-p).
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,17 +37,32 @@ class Sampling:
     negative ones; how often a token was seen does not matter. seed: equal seeds give equal tokens. stop: texts that end
     the generation.
 
-    Raises RangeError unless temperature is finite and at least 0, top_k whole and at least 1, top_p and min_p in (0, 1],
-    repetition_penalty finite and above 0, the seed in [0, 2⁶⁴), and every stop text is a text that is not empty.
+    Raises RangeError unless temperature is finite and at least 0, top_k whole and at least 1, top_p and min_p in
+    (0, 1], repetition_penalty finite and above 0, the seed in [0, 2⁶⁴), and every stop text a text that is not
+    empty.
     """
 
-    temperature: float = 0.8
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    repetition_penalty: float = 1.0
-    seed: int = 0
-    stop: Sequence[str] = ()
+    temperature: float = field(
+        default=0.8,
+        metadata={"help": "Randomness: 0 takes the most probable token, 1 samples the model's probabilities."},
+    )
+    top_k: int | None = field(default=None, metadata={"help": "Sample from the k most probable tokens only."})
+    top_p: float | None = field(
+        default=None,
+        metadata={"help": "Sample from the fewest most probable tokens only whose probabilities sum to p."},
+    )
+    min_p: float | None = field(
+        default=None,
+        metadata={"help": "Sample only tokens whose probability is at least this fraction of the highest."},
+    )
+    repetition_penalty: float = field(
+        default=1.0, metadata={"help": "Make tokens that have occurred less probable, by a factor above 1."}
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of the random numbers; the same seed gives the same text."})
+    stop: Sequence[str] = field(
+        default=(),
+        metadata={"help": r"Stop before this text, where \n is a line end; may be given several times."},
+    )
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.temperature < math.inf:

@@ -16,6 +16,7 @@ from ..nn.module import Module, ModuleList
 from ..nn.position import check_evaluating
 from ..ops.attention import Mask
 from ..random import Generator
+from .output import Model
 
 __all__ = [
     "LanguageConfig",
@@ -79,7 +80,7 @@ class ModelCache(Protocol):
         ...
 
 
-class LanguageModel(Module):
+class LanguageModel(Model):
     """A decoder-only language model: position t sees positions up to t only.
 
         forward(ids, cache=None, *, padding=None, logits_to_keep=None) -> logits (B, T, V)

@@ -17,13 +17,14 @@ from ..nn.dropout import Dropout
 from ..nn.embedding import Embedding
 from ..nn.feed_forward import Activation, FeedForward
 from ..nn.linear import Linear
-from ..nn.module import Module, ModuleList
+from ..nn.module import ModuleList
 from ..nn.norm import LayerNorm
 from ..nn.position import SinusoidalPosition, check_evaluating
 from ..ops.attention import Mask
 from ..random import DROPOUT, INITIALIZATION, Generator
 from .config import check_config
 from .language import ModelCache, block_caches, check_context, check_ids, use_attention
+from .output import Model
 
 __all__ = ["Transformer", "TransformerConfig"]
 
@@ -58,7 +59,7 @@ class TransformerConfig:
         )
 
 
-class Transformer(Module):
+class Transformer(Model):
     """Source ids (B, S) and target ids (B, T) in, logits (B, T, V) of the target token after each position out.
 
     One matrix embeds source and target, multiplied by √embed_dim, and reads out logits (section 3.4). Padding stands at
@@ -140,18 +141,19 @@ class Transformer(Module):
         memory = self.encode(source, source_lengths)
         return self.decode(target, memory, source_lengths, target_lengths)
 
-    def backward(self, dlogits: Array) -> None:
-        """Add to the gradients of all parameters; ids have none."""
+    def backward(self, dlogits: Array) -> tuple[Array, Array]:
+        """Add to the gradients of all parameters. Return those of the embedded source (B, S, C) and target (B, T, C)."""
         dx = self.head.backward(dlogits)
         dmemory: Any = 0
         for block in reversed(self.decoder):
             dx, dmemory_of_block = block.backward(dx)
-            dmemory = dmemory + dmemory_of_block  # every block looked at it
-        self._embed_backward(dx)
-        self._encode_backward(dmemory)
+            dmemory = dmemory + dmemory_of_block  # every block reads it
+        dtarget = self._embed_backward(dx)
+        dsource = self._encode_backward(dmemory)
+        return dsource, dtarget
 
     def encode(self, source: Array, source_lengths: Array | None = None) -> Array:
-        """The memory (B, S, C) of source (B, S): the first half of `forward`."""
+        """Return the memory (B, S, C) of source (B, S): the first half of `forward`."""
         self._check("source", source, source_lengths)
         x = self._embed(source)
         mask = Mask(key_lengths=source_lengths)
@@ -159,10 +161,10 @@ class Transformer(Module):
             x = block(x, mask)
         return x
 
-    def _encode_backward(self, dx: Array) -> None:
+    def _encode_backward(self, dx: Array) -> Array:
         for block in reversed(self.encoder):
             dx = block.backward(dx)
-        self._embed_backward(dx)
+        return self._embed_backward(dx)
 
     def decode(
         self,
@@ -205,10 +207,12 @@ class Transformer(Module):
         x = self.dropout(x)
         return x
 
-    def _embed_backward(self, dx: Array) -> None:
+    def _embed_backward(self, dx: Array) -> Array:
         dx = self.dropout.backward(dx)
         dx = self.position.backward(dx)
-        self.token_embedding.backward(dx * self.scale)
+        dx = dx * self.scale
+        self.token_embedding.backward(dx)
+        return dx
 
     def _check(self, name: str, ids: Array, lengths: Array | None, start: int = 0) -> None:
         check_ids("Transformer", name, ids)

@@ -127,14 +127,16 @@ class TransformerLM(LanguageModel):
         x = self.run_blocks(x, cache, padding, logits_to_keep)
         return self.unembed(x)
 
-    def backward(self, dlogits: Array) -> None:
-        """Add to the gradients of all parameters; ids have none."""
+    def backward(self, dlogits: Array) -> Array:
+        """Add to the gradients of all parameters. Return the gradient (B, T, C) of the embedded tokens, unscaled."""
         dx = self.head.backward(dlogits)
         for block in reversed(self.blocks):
             dx = block.backward(dx)
         dx = self.dropout.backward(dx)
         dx = self.position.backward(dx)
-        self.token_embedding.backward(dx * self.scale)
+        dx = dx * self.scale
+        self.token_embedding.backward(dx)
+        return dx
 
     def embed(self, ids: Array, start: int = 0, padding: Array | None = None) -> Array:
         """Return the residual stream (B, T, C) before the first block, of ids that begin at position `start`."""

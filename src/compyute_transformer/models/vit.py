@@ -14,12 +14,13 @@ from ..nn.dropout import Dropout
 from ..nn.embedding import ClassToken, PatchEmbedding
 from ..nn.feed_forward import Activation, FeedForward
 from ..nn.linear import Linear
-from ..nn.module import Module, ModuleList
+from ..nn.module import ModuleList
 from ..nn.norm import LayerNorm
 from ..nn.position import LearnedPosition
 from ..random import DROPOUT, INITIALIZATION, Generator
 from .config import check_config
 from .language import use_attention
+from .output import Model
 
 __all__ = ["ViT", "ViTConfig"]
 
@@ -61,7 +62,7 @@ class ViTConfig:
         return (self.image_height // self.patch_size) * (self.image_width // self.patch_size)
 
 
-class ViT(Module):
+class ViT(Model):
     """An image classifier: images (B, height, width, channels) in, one row of logits an image out, (B, num_classes).
 
     Only what has gathered in the class token is read out.

@@ -96,7 +96,7 @@ def test_a_file_named_like_a_corpus_is_reached_by_its_path(tmp_path: Path, monke
     (tmp_path / "builtin").write_text("mine")
     monkeypatch.chdir(tmp_path)
     assert load_corpus(Path("builtin")).text == load_corpus("./builtin").text == "mine"
-    with pytest.raises(DataError, match="Write ./builtin for yours"):
+    with pytest.raises(DataError, match=r"Write \./builtin for yours"):
         load_corpus("builtin")
     assert load_corpus_by_name("builtin").text != "mine"
 

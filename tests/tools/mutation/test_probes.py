@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from compyute_transformer.verify import modules
+from compyute_transformer.verify.registry import REGISTRY
 from mutation.module_probes import module_probes
 from mutation.probes import DRAWS, PROBES, Probe, op_probes
-from compyute_transformer.verify.registry import REGISTRY
 
 
 def result(*arrays: Any) -> Probe:

@@ -3,9 +3,9 @@
 from inspect import Parameter, signature
 
 from compyute_transformer.dispatch import Dispatched, use_kernels
+from compyute_transformer.verify.registry import REGISTRY
 from mutation.module_promises import module_promises
 from mutation.promises import DEFAULTS, op_promises
-from compyute_transformer.verify.registry import REGISTRY
 
 
 def test_every_promise_holds() -> None:

@@ -10,9 +10,9 @@ from compyute_transformer import models, nn
 from compyute_transformer.dispatch import Dispatched, use_kernels
 from compyute_transformer.nn import Linear
 from compyute_transformer.ops.position import sinusoids
+from compyute_transformer.verify.registry import REGISTRY
 from mutation.make import Mutant
 from mutation.sources import planted
-from compyute_transformer.verify.registry import REGISTRY
 
 
 def test_every_forward_and_backward_is_mutated_and_what_they_call() -> None:

@@ -4,8 +4,8 @@ from mutation_helpers import kinds_of
 
 from compyute_transformer import models
 from compyute_transformer.verify import modules
-from mutation.suite import make_suite
 from compyute_transformer.verify.registry import REGISTRY
+from mutation.suite import make_suite
 
 
 def test_every_op_module_and_model_has_its_proofs() -> None:

@@ -39,8 +39,8 @@ class Images:
 
     labels: (number) indices of classes. looks: the size and the channels of each. contents: a number for each, equal
     for images that are equal byte for byte. files: their paths; none if `scans` holds the images, (number, height,
-    width, 1) bytes. sha256: of the contents of the files, and of the classes. held_out: (number) which images the folder itself
-    keeps for validation, or None. left_out: files in the folder that are not read.
+    width, 1) bytes. sha256: of the contents of the files, and of the classes. held_out: (number) which images the
+    folder itself keeps for validation, or None. left_out: files in the folder that are not read.
     """
 
     name: str

@@ -27,6 +27,7 @@ else:
     Architecture = Literal[tuple(MODELS)]
 
 MANY = 10**9  # the highest count of anything that is not kept in memory
+LARGEST = 10**11  # parameters
 OF_IMAGES = ("kind", ("images",))
 OF_TEXT = ("kind", ("language", "translation"))
 
@@ -153,6 +154,13 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        width, hidden = self.embed_dim, self.mlp_dim or 4 * self.embed_dim
+        size = self.num_layers * width * (4 * width + 2 * hidden) + self.context_length * width
+        if size > LARGEST:
+            raise ConfigError(
+                f"Settings: a model must have at most {LARGEST:.0e} parameters, got embed_dim {width}, num_layers "
+                f"{self.num_layers} and context_length {self.context_length}, about {size:.0e}. Choose smaller sizes."
+            )
         self.config(self._example_shape())  # checks how the fields go together
 
     def config(self, shape: Mapping[str, Any]) -> Any:
