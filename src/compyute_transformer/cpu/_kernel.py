@@ -61,7 +61,7 @@ _no_cache_said = False
 
 
 def compiler(**options: Any) -> Callable[[F], F]:
-    """Return a decorator that compiles at the first call, and keeps the result on disk where a folder can be written."""
+    """Return a decorator that compiles at the first call and keeps the result on disk, where it may write there."""
 
     def compile(function: F) -> F:
         global _no_cache_said
