@@ -96,8 +96,8 @@ def test_seed_bug_3_dropout_reaches_the_attention_weights_of_every_block() -> No
     assert [block.attention.dropout for block in made.blocks] == [0.5, 0.5]
     assert made.generator.offset == 1 + 3 * 2, "one draw for the embedding, three for each block"
     for block in made.blocks:
-        block.attention_dropout.probability = block.feed_forward_dropout.probability = 0.0
-    made.dropout.probability = 0.0
+        block.attention_dropout.p = block.feed_forward_dropout.p = 0.0
+    made.dropout.p = 0.0
     plain = model()
     assert relative_error(made(draw_ids()), plain(draw_ids())) > 1e-3, "attention alone still drops"
     assert np.array_equal(made.eval()(draw_ids()), plain(draw_ids()))

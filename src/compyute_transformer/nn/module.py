@@ -426,7 +426,7 @@ class Module:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle takes along: neither the enclosing module, nor buffers, nor what is saved."""
-        left_out = ("_parent", "_flat", "_saved", "_observers", "_waiting", "_trainer")
+        left_out = ("_parent", "_name", "_flat", "_saved", "_observers", "_waiting", "_trainer")
         return {name: value for name, value in self.__dict__.items() if name not in left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
