@@ -281,7 +281,9 @@ def test_a_cache_in_training_or_with_a_memory_is_refused() -> None:
 @pytest.mark.parametrize("implementation", get_args(Implementation))
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_memory_projected_once_gives_what_the_memory_gives(implementation: Implementation, bias: bool) -> None:
-    module = MultiHeadAttention(12, 6, 2, bias=bias, dropout=0.4, implementation=implementation).to(dtype=np.float64).eval()
+    module = (
+        MultiHeadAttention(12, 6, 2, bias=bias, dropout=0.4, implementation=implementation).to(dtype=np.float64).eval()
+    )
     randomize(module)
     x, memory = np.random.default_rng(0).normal(size=(2, 2, 5, 12))
     for mask in (Mask(), Mask(key_lengths=np.array([5, 2])), Mask(array=np.eye(5, dtype=bool))):

@@ -142,7 +142,7 @@ class Transformer(Model):
         return self.decode(target, memory, source_lengths, target_lengths)
 
     def backward(self, dlogits: Array) -> tuple[Array, Array]:
-        """Add to the gradients of all parameters. Return those of the embedded source (B, S, C) and target (B, T, C)."""
+        """Add to the gradients of all parameters. Return those of the embedded source (B, S, C) and target."""
         dx = self.head.backward(dlogits)
         dmemory: Any = 0
         for block in reversed(self.decoder):
