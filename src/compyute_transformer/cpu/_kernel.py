@@ -34,12 +34,12 @@ from ..arrays import Array
 
 __all__ = [
     "FASTMATH",
-    "SHARES",
     "compile_kernel",
     "compile_parallel",
     "is_float32",
     "is_ready",
     "pool_for",
+    "sum_of_partials",
     "worth_threads",
 ]
 
@@ -50,9 +50,6 @@ FASTMATH = {"reassoc", "contract", "arcp", "nsz", "afn"}
 
 # Elements of a sweep that are worth the other threads' waking; 0.4 ns each.
 WORTH_THREADS = 1 << 18
-
-# Sums over rows are gathered in this many partial sums, whatever the number of threads, then added in order.
-SHARES = 16
 
 compile_kernel: Callable[[F], F] = numba.njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True)
 compile_parallel: Callable[[F], F] = numba.njit(
@@ -114,3 +111,11 @@ def is_ready(*arrays: Array | None) -> bool:
 def is_float32(array: Array) -> bool:
     """Float32, however it lies in memory: for kernels that copy what is not in one piece."""
     return bool(array.dtype == np.float32)
+
+
+def sum_of_partials(sums: Array) -> Array:
+    """Return the sum of the rows, added in pairs, and pairs of those."""
+    while len(sums) > 1:
+        half = len(sums) // 2
+        sums = np.concatenate([sums[:half] + sums[half : 2 * half], sums[2 * half :]])
+    return sums[0]
