@@ -22,6 +22,7 @@ compiler turns every load into a gather and every store into a scatter. That alo
 """
 
 import logging
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
