@@ -3,8 +3,8 @@
 One pool of threads does everything, Numba's: the matrix products inside a kernel are single-threaded BLAS calls, one
 for each share of the rows. Two pools, Numba's and the BLAS's own, would each spin for work while the other has it.
 
-A thread of the pool that has no work spins for some 0.1 ms, then sleeps (OMP_WAIT_POLICY=passive, GOMP_SPINCOUNT=10000,
-unless the user set either). Spinning until there is work again takes the time of whatever it waits for: beside another
+A thread of the pool that has no work spins for some 0.1 ms, then sleeps (OMP_WAIT_POLICY=passive, GOMP_SPINCOUNT=10000)
+once `threads.configure_threads` was called, as the command does. Spinning until there is work again takes the time of whatever it waits for: beside another
 busy process a step took up to eight times as long. Not to spin at all costs a waking, 50 µs, at every kernel: a small
 model's step took 34.6 ms instead of 31.6, a token of GPT-2's shape 20 to 22 ms instead of 13 to 18.
 
@@ -27,19 +27,18 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
-import numpy as np
-
-if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():  # read when the pool starts: before Numba's import
-    os.environ |= {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "10000"}
 import numba
+import numpy as np
 from numba.core import event
 
 from ..arrays import Array
+from ..dispatch import no_kernels_after_fork
 
 __all__ = [
     "FASTMATH",
     "compile_kernel",
     "compile_parallel",
+    "compiler",
     "is_float32",
     "is_ready",
     "pool_for",
@@ -55,10 +54,41 @@ FASTMATH = {"reassoc", "contract", "arcp", "nsz", "afn"}
 # Elements of a sweep that are worth the other threads' waking; 0.4 ns each.
 WORTH_THREADS = 1 << 18
 
-compile_kernel: Callable[[F], F] = numba.njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True)
-compile_parallel: Callable[[F], F] = numba.njit(
-    cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True, parallel=True
-)
+_no_cache_said = False
+
+
+def compiler(**options: Any) -> Callable[[F], F]:
+    """Return a decorator that compiles at the first call and keeps the result on disk, where it may write there."""
+
+    def compile(function: F) -> F:
+        global _no_cache_said
+        try:
+            return numba.njit(cache=True, **options)(function)  # type: ignore[no-any-return]
+        except RuntimeError:  # Numba finds no folder for its cache
+            if not _no_cache_said:
+                _no_cache_said = True
+                logging.getLogger("compyute_transformer").warning(
+                    "No folder for compiled kernels can be written, so they are compiled at each start. "
+                    "Set NUMBA_CACHE_DIR to a folder that can be written."
+                )
+            return numba.njit(**options)(function)  # type: ignore[no-any-return]
+
+    return compile
+
+
+compile_kernel = compiler(fastmath=FASTMATH, error_model="numpy", nogil=True)
+compile_parallel = compiler(fastmath=FASTMATH, error_model="numpy", nogil=True, parallel=True)
+
+
+def _after_fork() -> None:
+    from numba.np.ufunc import parallel
+
+    if parallel._is_initialized:
+        no_kernels_after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class _Alone:

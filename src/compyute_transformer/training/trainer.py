@@ -22,7 +22,7 @@ from ..optim.adamw import AdamW
 from ..optim.clip import clip_grad_norm_, global_norm, gradients_of
 from ..optim.optimizer import decay_groups
 from ..optim.sgd import SGD
-from ..threads import set_threads, threads
+from ..threads import on_threads
 from .finite import all_finite, first_non_finite
 from .interrupt import Interrupt, interruptible
 from .reporting.events import Advanced, Evaluated, Event, Logged, RunResult, Sampled, Saved, Started
@@ -344,20 +344,6 @@ class Trainer:
             f"{self.last_checkpoint()}. Continue from it with a smaller learning rate: "
             f"{checkpoint.resume_command(self.run, flags)}"
         )
-
-
-@contextmanager
-def on_threads(count: int | None) -> Iterator[None]:
-    """Run on `count` threads, then restore the previous number. None changes nothing."""
-    if count is None:
-        yield
-        return
-    before = threads()
-    set_threads(count, override=True)
-    try:
-        yield
-    finally:
-        set_threads(before, override=True)
 
 
 def _optimizer(settings: TrainingSettings, model: Module) -> AdamW | SGD:
