@@ -7,9 +7,9 @@ from compyute_transformer.bench import step
 from compyute_transformer.bench.step import NO_COMPILER, bench_step, check_steps, run_alone
 from compyute_transformer.bench.torch_gpt import TorchGPT
 from compyute_transformer.bench.torch_step import TorchStep
-from compyute_transformer.bench.torch_vaswani import TorchEncoderDecoder
+from compyute_transformer.bench.torch_vaswani import TorchTransformer
 from compyute_transformer.bench.torch_vit import TorchViT
-from compyute_transformer.bench.workload import CANDIDATES, SIZES, STEP_SIZES, OurStep, Workload, workload
+from compyute_transformer.bench.workload import MODEL_CASES, SIZES, STEP_SIZES, OurStep, Workload, workload
 from compyute_transformer.environment.conditions import NO_TORCH
 from compyute_transformer.errors import ConfigError, ParityError
 from compyute_transformer.models.gpt import GPT, GPTConfig
@@ -104,7 +104,7 @@ def test_peak_memory_is_each_candidates_own(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("name", STEP_SIZES)
 def test_every_size_races_a_kernel_of_its_model(name: str) -> None:
     work = workload(name)
-    assert type(work.config) in CANDIDATES
+    assert type(work.config) in MODEL_CASES
     assert work.tokens % work.training.batch_size == 0
     assert f"B {work.training.batch_size}, " in work.shape
 
@@ -172,9 +172,9 @@ def test_both_sides_take_the_same_steps_of_an_encoder_decoder(bias: bool, activa
 
 
 def test_an_encoder_decoder_whose_kernel_ignores_padding_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = TorchEncoderDecoder.forward
+    right = TorchTransformer.forward
     monkeypatch.setattr(
-        TorchEncoderDecoder,
+        TorchTransformer,
         "forward",
         lambda self, source, target, lengths: right(self, source, target, lengths * 0 + 8),
     )
@@ -200,7 +200,7 @@ def test_padding_is_in_the_race() -> None:
 
 def test_grouped_heads_are_no_race_of_an_encoder_decoder() -> None:
     with pytest.raises(ConfigError, match="every head has its own keys, got num_kv_heads 1"):
-        TorchEncoderDecoder(TransformerConfig(5, 8, 16, 2, 1, num_kv_heads=1))
+        TorchTransformer(TransformerConfig(5, 8, 16, 2, 1, num_kv_heads=1))
 
 
 @pytest.mark.parametrize(

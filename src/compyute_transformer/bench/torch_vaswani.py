@@ -1,6 +1,6 @@
-"""The Transformer of `models.transformer` as PyTorch is meant to be written, for the race.
+"""The Transformer of `models.transformer` in idiomatic PyTorch: nn.Linear, fused attention, nn.LayerNorm.
 
-nn.Linear, fused attention, nn.LayerNorm; it computes what ours does, from our weights. Imported only where PyTorch is
+It computes the same function from our weights. Imported only where PyTorch is
 installed.
 """
 
@@ -17,7 +17,7 @@ from ..errors import ConfigError
 from ..models.transformer import TransformerConfig
 from ..ops.position import sinusoids
 
-__all__ = ["TorchEncoderDecoder"]
+__all__ = ["TorchTransformer"]
 
 Tensor: TypeAlias = Any  # torch's types are not checked: it need not be installed
 
@@ -76,14 +76,14 @@ class Block(nn.Module):  # type: ignore[misc]
         return self.norms[name](x + self.dropouts[name](y))
 
 
-class TorchEncoderDecoder(nn.Module):  # type: ignore[misc]
+class TorchTransformer(nn.Module):  # type: ignore[misc]
     """Source (B, S), target (B, T) and the lengths of sources (B) in, logits (B, T, V) out."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         if config.num_kv_heads not in (None, config.num_heads):
             raise ConfigError(
-                "TorchEncoderDecoder: in the race every head has its own keys, got "
+                "TorchTransformer: the benchmark supports num_kv_heads = num_heads, got "
                 f"num_kv_heads {config.num_kv_heads} for {config.num_heads} heads."
             )
         self.scale = sqrt(config.embed_dim)
