@@ -13,7 +13,7 @@ from sphinx.config import Config
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(ROOT / "tools")]
 
 from compyute_transformer import __version__  # noqa: E402
 

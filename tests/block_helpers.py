@@ -3,8 +3,8 @@
 from typing import Any
 
 import numpy as np
-from compyute_transformer.arrays import Array
 
+from compyute_transformer.arrays import Array
 from compyute_transformer.ops import Mask
 from compyute_transformer.ops.block import BlockWeights, NormWeights
 

@@ -1,10 +1,10 @@
-"""What the tests of the mutation run share: what is mutated, one mutant by what it changes, a bad reference."""
+"""What the tests of the mutation run share: what is mutated, one mutant by what it changes, a wrong body."""
 
 from types import ModuleType
 
 from compyute_transformer.nn import Module
-from compyute_transformer.verify.mutation.make import Mutant, make_mutants
-from compyute_transformer.verify.mutation.sources import Reference, Target, find_targets
+from mutation.make import Mutant, make_mutants
+from mutation.sources import Code, Target, find_targets
 
 __all__ = ["TARGETS", "broken", "find", "kinds_of"]
 
@@ -17,10 +17,10 @@ def find(mutants: list[Mutant], function: str, before: str, after: str) -> Mutan
     return found[0]
 
 
-def broken(target: Target) -> Reference:
+def broken(target: Target) -> Code:
     """One that returns zeros."""
     tree = target.tree
-    return next(m for m in make_mutants(target) if m.rule == "zeros for a result" and tree is m.target.tree).body
+    return next(m for m in make_mutants(target) if m.rule == "zeros for a result" and tree is m.target.tree).code
 
 
 def kinds_of(package: ModuleType) -> list[type[Module]]:

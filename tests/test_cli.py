@@ -14,16 +14,16 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
-from compyute_transformer.training.settings.settings import KINDS, SECTION_OF
+from command_helpers import TEXT, TINY, environment
 
 from compyute_transformer import __version__, cli
+from compyute_transformer.cli import terminal
+from compyute_transformer.cli.train import train as train_command
 from compyute_transformer.data.text.corpus import NAMED
 from compyute_transformer.training import Settings
 from compyute_transformer.training.settings.presets import DEFAULT_PRESET, PRESETS
+from compyute_transformer.training.settings.settings import KINDS, SECTION_OF
 
-TEXT = "The owl and the pussycat went to sea in a beautiful pea green boat.\n" * 40
-TINY_SETTINGS = {"context-length": 16, "embed-dim": 16, "num-heads": 2, "num-layers": 1, "batch-size": 4}
-TINY = [f"--{name}={value}" for name, value in TINY_SETTINGS.items()]
 COMMANDS = ("train", "generate", "eval", "verify", "bench", "doctor")
 
 
@@ -59,7 +59,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text.write_text(TEXT)
     for arguments in (
         [str(text), "--runs", str(folder), "--name", "owl", "--steps", "30", *TINY],
-        ["--resume", str(folder / "owl"), "--steps", "31", "--learning-rate", "1"],
+        ["--resume", str(folder / "owl"), "--steps", "31", "--learning-rate", "1", "--decay", "constant"],
     ):
         with pytest.raises(SystemExit) as left:
             cli.main(["train", *arguments])
@@ -71,10 +71,10 @@ def process(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "compyute_transformer", *map(str, arguments)]
 
 
-def environment() -> dict[str, str]:
-    """That of a pipe on a plain machine: some build servers ask every program for colors."""
-    return {name: value for name, value in os.environ.items() if "COLOR" not in name and name != "GITHUB_ACTIONS"}
-
+MAIN = [
+    *("out", "preset", "steps", "batch-size", "context-length", "learning-rate", "num-layers", "num-heads"),
+    *("embed-dim", "dropout", "seed", "device", "resume"),
+]
 
 # --- help ---
 
@@ -100,17 +100,22 @@ def test_every_command_has_help(run: Run, command: str) -> None:
 
 def test_the_help_of_train_has_panels_and_every_preset(run: Run) -> None:
     text = plain(run("train", "--help").out)
-    for panel in ("Run", "Data", "Model", "Training", "Output"):
-        assert f" {panel} --" in text
-    assert f"{DEFAULT_PRESET} (the default)" in text
+    panels = [text.index(f" {panel} --") for panel in ("Options", "Run", "Data", "Model", "Training", "Output")]
+    assert panels == sorted(panels)
+    first = text[panels[0] : panels[1]]
+    assert [name for name in re.findall(r"--([a-z-]+) (?:<|DIR|-h)", first) if name in MAIN] == MAIN
+    assert f"Default: {DEFAULT_PRESET}" in text
     for preset in PRESETS:
         assert preset in text
 
 
 def test_the_help_of_train_names_every_choice_and_breaks_none(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    words = set(re.findall(r"\w+", run("train", "--help").out))
-    for name, kind in get_type_hints(cli.train).items():
+    shown = run("train", "--help").out
+    words = set(re.findall(r"\w+", shown))
+    for name in SECTION_OF:
+        assert f"--{name.replace('_', '-')} " in shown, name
+    for name, kind in get_type_hints(train_command).items():
         for option in parts(kind):
             if isinstance(option, str):
                 assert option in words, (name, option)
@@ -125,7 +130,7 @@ def test_the_package_runs_as_a_module() -> None:
 
 def test_without_anything_it_is_the_help(run: Run) -> None:
     done = run()
-    assert "Begin with: compyute train" in done.out + done.err
+    assert "Start with: compyute train" in done.out + done.err
 
 
 def test_the_version_is_the_packages(run: Run) -> None:
@@ -134,7 +139,7 @@ def test_the_version_is_the_packages(run: Run) -> None:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    script = "import sys; from compyute_transformer import cli; print(*sys.modules)"
+    script = "import sys; from compyute_transformer.cli import app; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert "typer" in modules
     assert not {"numba", "scipy", "tokenizers", "pooch", "torch", "tensorboardX", "cupy"} & set(modules)
@@ -145,7 +150,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 def flags() -> dict[str, Any]:
     """Each parameter of `train` that is a setting, with its type."""
-    hints = get_type_hints(cli.train)
+    hints = get_type_hints(train_command)
     return {name: kind for name, kind in hints.items() if name in SECTION_OF}
 
 
@@ -167,7 +172,7 @@ def test_every_setting_has_a_flag_of_its_type() -> None:
 
 
 def test_every_named_corpus_can_be_asked_for() -> None:
-    assert parts(get_type_hints(cli.train)["corpus"]) == set(NAMED)
+    assert parts(get_type_hints(train_command)["corpus"]) == set(NAMED)
 
 
 # --- train ---
@@ -275,7 +280,7 @@ def test_a_second_interrupt_says_how_to_go_on(run: Run, tmp_path: Path, monkeypa
         def close(self) -> None:
             pass
 
-    monkeypatch.setattr("compyute_transformer.training.reporter_for", lambda *given: Impatient())
+    monkeypatch.setattr("compyute_transformer.cli.train.reporter_for", lambda *given: Impatient())
     text = tmp_path / "owl.txt"
     text.write_text(TEXT)
     done = run("train", text, "--runs", tmp_path, "--steps", 3, *TINY)
@@ -288,7 +293,7 @@ def test_a_second_interrupt_says_how_to_go_on(run: Run, tmp_path: Path, monkeypa
 def test_a_name_is_that_of_one_folder(run: Run, tmp_path: Path, name: str) -> None:
     done = run("train", "--runs", tmp_path / "runs", "--name", name, "--steps", 1, *TINY)
     assert done.code == 2
-    assert "the name of a run is that of one folder" in plain(done.err)
+    assert "--name must be the name of one folder" in plain(done.err)
     assert not list(tmp_path.iterdir())
 
 
@@ -335,6 +340,45 @@ def test_a_pipe_gets_plain_lines(tmp_path: Path) -> None:
     assert b"\x1b" not in done.stdout + done.stderr
     assert b"\r" not in done.stdout.replace(os.linesep.encode(), b"\n")
     assert b"validation loss" in done.stdout
+
+
+@pytest.mark.parametrize("option", [["--out", "a/b"], ["--runs", "a", "--name", "b"]])
+def test_out_is_the_folder_of_the_run(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("owl.txt").write_text(TEXT)
+    assert run("train", "owl.txt", *option, "--steps", 1, *TINY).code == 0
+    assert (tmp_path / "a" / "b" / "config.json").is_file()
+    done = run("train", "owl.txt", "--out", "a/b", "--steps", 1, *TINY)
+    assert done.code == 1
+    assert "a/b holds a run" in done.err
+    assert run("train", "owl.txt", "--out", "c", "--name", "d", *TINY).code == 2
+
+
+def test_the_presets_are_listed(run: Run) -> None:
+    done = run("train", "--list-presets")
+    assert [line.split()[0] for line in done.out.splitlines()] == list(PRESETS)
+
+
+def test_the_reference_kernels_run_the_readable_code(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Path
+) -> None:
+    (tmp_path / "owl.txt").write_text(TEXT)
+    options = ["train", tmp_path / "owl.txt", "--steps", 1, "--sample-every", 0, *TINY]
+    assert "reference ops" not in run(*options, "--out", tmp_path / "a").out
+    assert "reference ops" in run(*options, "--out", tmp_path / "b", "--kernels", "reference").out
+    monkeypatch.setenv("COMPYUTE_KERNELS", "reference")
+    assert "reference ops" in run(*options, "--out", tmp_path / "c").out
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"), [("--lr", "--learning-rate"), ("--gpu", "--device"), ("--iters", "--steps")]
+)
+def test_the_options_of_other_programs_suggest_ours(run: Run, theirs: str, ours: str) -> None:
+    done = run("train", theirs, "1")
+    assert done.code == 2
+    assert f"No such option: {theirs} (Possible options: {ours})" in plain(done.err)
 
 
 # --- generate ---
@@ -395,6 +439,35 @@ def test_sampling_options_reach_the_sampler(run: Run, trained: Path) -> None:
     assert run("generate", trained).out != greedy
 
 
+def test_escapes_in_prompts_and_stop_texts_are_line_ends(run: Run, trained: Path, tmp_path: Path) -> None:
+    def facts(*options: object) -> Any:
+        return json.loads(run("generate", trained, "--max-new-tokens", 80, "--json", *options).out)
+
+    typed, real = facts("--stop", r"\n", "--temperature", 3), facts("--stop", "\n", "--temperature", 3)
+    assert typed["stopped"]
+    assert typed["text"] == real["text"]
+    assert facts("--prompt", r"The\nowl")["prompt"] == "The\nowl"
+    assert run("generate", trained, "--prompt", r"The\\nowl").err.count("lacks") == 1  # a backslash, which is unknown
+    (tmp_path / "prompt.txt").write_text("The owl\n")
+    assert facts("--prompt", f"FILE:{tmp_path / 'prompt.txt'}") | {"tokens_per_second": 0} == facts(
+        "--prompt", "The owl"
+    ) | {"tokens_per_second": 0}
+
+
+@pytest.mark.parametrize("exponent", range(5, 21))
+def test_numbers_without_bounds_end_in_one_sentence(
+    run: Run, trained: Path, tmp_path: Path, exponent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owl.txt").write_text(TEXT)
+    others = ("context-length", "batch-size", "sample-tokens", "vocab-size") if exponent > 6 else ()
+    for option in ("embed-dim", "num-layers", *others):
+        done = run("train", "owl.txt", f"--{option}", 10**exponent + 1, "--steps", 1, "--tokenizer", "bpe")
+        assert done.code == 1, option
+        assert re.fullmatch(r"Error: [^\n]{,500}\n", done.err), option
+        assert not (tmp_path / "runs").exists()
+
+
 def test_without_the_cache_the_text_is_the_same(run: Run, trained: Path) -> None:
     def text(*options: object) -> str:
         return run("generate", trained, "--max-new-tokens", 40, "--prompt", "The owl", *options).out
@@ -425,7 +498,7 @@ def test_the_attention_of_the_prompt_is_drawn(run: Run, trained: Path, tmp_path:
 
 def test_text_is_shown_as_it_comes(run: Run, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
-    monkeypatch.setattr(cli.terminal, "show", shown.append)
+    monkeypatch.setattr(terminal, "show", shown.append)
     run("generate", trained, "--prompt", "The", "--max-new-tokens", 12)
     assert shown[0] == "The"
     assert [len(piece) for piece in shown[1:]] == [1] * 13
@@ -449,7 +522,7 @@ def test_images_are_learned_judged_and_their_confusion_is_drawn(run: Run, tmp_pa
     for options in ([], ["--beam", 2]):
         done = run("generate", tmp_path / "digits", "--prompt", "5", *options)
         assert done.code == 2
-        assert "learned images, and writes no text" in plain(done.err)
+        assert "classifies images and generates no text" in plain(done.err)
 
 
 def test_a_folder_of_images_is_known_for_what_it_is(run: Run, tmp_path: Path) -> None:
@@ -517,7 +590,7 @@ def test_the_doctor_tells_people_and_programs(run: Run) -> None:
         (["train", "no-such-file.txt"], "there is no .*no-such-file.txt"),
         (["train", "--preset", "nanno"], "there is no preset 'nanno'. Did you mean nano"),
         (["train", "--config", "no-such.toml"], "no-such.toml"),
-        (["train", "--dropout", "1.5"], "dropout lies in"),
+        (["train", "--dropout", "1.5"], "dropout must be at least 0 and below 1"),
         (["train", "--resume", "no-such-run"], "there is none in no-such-run"),
         (["generate", "no-such-run"], "there is none in no-such-run"),
         (["eval", "no-such-run"], "there is none in no-such-run"),
@@ -623,14 +696,14 @@ def test_a_translation_is_searched_for_or_drawn(run: Run, translator: Path, opti
     for search in ("--beam=1", "--length-penalty=0.6"):
         done = run("generate", translator, "--prompt", "abc", option, search)
         assert done.code == 2
-        flags = f"{search.partition('=')[0]} is of a search, and {option.partition('=')[0]} of writing"
+        flags = f"{search.partition('=')[0]} is an option of search, and {option.partition('=')[0]} of sampling"
         assert flags in plain(done.err)
 
 
 def test_a_length_penalty_needs_answers_to_choose_among(run: Run, translator: Path) -> None:
     done = run("generate", translator, "--prompt", "abc", "--length-penalty=1")
     assert done.code == 2
-    assert "--length-penalty chooses among the answers of a beam search" in plain(done.err)
+    assert "--length-penalty compares the hypotheses of a beam search" in plain(done.err)
 
 
 def test_a_translation_is_drawn_where_an_option_of_drawing_is_given(run: Run, translator: Path, tmp_path: Path) -> None:
@@ -650,28 +723,28 @@ def test_a_translation_is_drawn_where_an_option_of_drawing_is_given(run: Run, tr
 def test_a_translation_refuses_what_only_a_text_has(run: Run, translator: Path) -> None:
     done = run("generate", translator, "--prompt", "abc", "--stride=1")
     assert done.code == 2
-    assert "--stride does not belong to a run that learned translation" in plain(done.err)
+    assert "--stride has no effect with a run that learned translation" in plain(done.err)
 
 
 @pytest.mark.parametrize("option", ["--beam=1", "--length-penalty=0.6"])
 def test_a_text_refuses_what_only_translation_has(run: Run, trained: Path, option: str) -> None:
     done = run("generate", trained, option)
     assert done.code == 2
-    assert f"{option.partition('=')[0]} does not belong to a run that learned language" in plain(done.err)
+    assert f"{option.partition('=')[0]} has no effect with a run that learned language" in plain(done.err)
 
 
 def test_a_translation_needs_something_to_translate(run: Run, translator: Path) -> None:
     for prompt in ("", " \n"):
         done = run("generate", translator, "--prompt", prompt)
         assert done.code == 2
-        assert "a translation needs something to translate" in plain(done.err)
+        assert "a translation needs a source" in plain(done.err)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--task", "images"], "the task images needs DATA; --task digits brings its own"),
-        (["--preset", "translation"], "the task translation needs DATA; --task dates brings its own"),
+        (["--task", "images"], "the task images needs DATA; --task digits has its own"),
+        (["--preset", "translation"], "the task translation needs DATA; --task dates has its own"),
         (["--task", "digits", "--corpus", "builtin"], "--corpus names a text, which --task digits does not read"),
         (["--preset", "dates", "--corpus", "builtin", "--show"], "--corpus names a text, which --task dates does not"),
     ],

@@ -1,18 +1,28 @@
-"""Which array library, which device, and which of two functions of one name."""
+"""Array libraries and devices; what dispatch runs, and that it validates first."""
 
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib.machinery import ModuleSpec
+from inspect import signature
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
+from compyute_transformer import arrays, dispatch
 from compyute_transformer.arrays import array_module, device_of, erf, gpu_fault, to_device, to_numpy
-from compyute_transformer.dispatch import Dispatched, dispatched, package_fault, use_kernels
-from compyute_transformer.errors import BackendError, DeviceError
+from compyute_transformer.dispatch import (
+    Dispatched,
+    dispatched,
+    kernel_for,
+    only_kernels_of,
+    output_of,
+    package_fault,
+    use_kernels,
+)
+from compyute_transformer.errors import BackendError, DeviceError, InputError, RangeError
 
 X = np.array([1.0, 2.0])
 
@@ -57,7 +67,7 @@ def test_moving_to_where_it_is_returns_the_array_itself() -> None:
 
 
 def test_moving_between_devices(cupy: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "gpu_fault", lambda: None)
+    monkeypatch.setattr(arrays, "gpu_fault", lambda: None)
     moved = to_device(X, "cuda")
     assert type(moved) is OnGpu
     assert to_device(moved, "cuda") is moved
@@ -72,7 +82,7 @@ def test_an_unknown_device_is_refused() -> None:
 
 
 def test_without_a_gpu_the_error_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "gpu_fault", lambda: "CuPy is not installed: pip install it")
+    monkeypatch.setattr(arrays, "gpu_fault", lambda: "CuPy is not installed: pip install it")
     with pytest.raises(BackendError, match=r"to_device: no array can be moved to 'cuda'\. CuPy is not installed: pip"):
         to_device(X, "cuda")
 
@@ -119,60 +129,68 @@ def test_erf_is_that_of_the_standard_library() -> None:
     assert erf(points.astype(np.float32)).dtype == np.float32
 
 
-# --- readable and fast -----------------------------------------------------------------------------------------------
+# --- reference and kernels --------------------------------------------------------------------------------------------
 
 
-def reference(x: Any, scale: float = 1.0) -> str:
-    """The reference."""
-    return "reference"
+def check_made_up(x: Any, scale: float = 1.0) -> None:
+    if not isinstance(scale, float):
+        raise RangeError(f"made_up: scale is a float, got {scale!r}.")
 
 
 def made_up() -> Dispatched:
-    """A fast op of a word that no package knows, so that a test may add kernels of its own."""
+    """An op of a topic for which no package has a file, so that a test may register kernels of its own."""
 
     def made_up_forward(x: Any, scale: float = 1.0) -> str:
         """The reference."""
         return "reference"
 
     made_up_forward.__module__ = "compyute_transformer.ops.made_up"
-    return dispatched(made_up_forward)
+    return dispatched(validate=check_made_up)(made_up_forward)
 
 
-@pytest.fixture
-def package(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Puts a module with a kernel on a package."""
-
-    def put(name: str = "cpu", supports: Callable[..., bool] = lambda *args, **kwargs: True) -> None:
-        module = ModuleType(f"compyute_transformer.{name}.made_up")
-        module.__spec__ = ModuleSpec(module.__name__, None)
-
-        def made_up_forward(x: Any, scale: float = 1.0) -> str:
-            return f"kernel on {name}"
-
-        made_up_forward.supports = supports  # type: ignore[attr-defined]
-        module.made_up_forward = made_up_forward  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-
-    return put
+def add_kernel(
+    op: Dispatched, device: Any = "cpu", supports: Callable[..., bool] = lambda *args, **kwargs: True
+) -> None:
+    @kernel_for(op, supports=supports, device=device)
+    def made_up_kernel(x: Any, scale: float = 1.0) -> str:
+        return f"kernel for {device}"
 
 
 def test_without_a_kernel_the_reference_runs() -> None:
     assert made_up()(X) == "reference"
 
 
-def test_a_kernel_runs_where_it_serves_and_the_reference_is_always_callable(package: Callable[..., None]) -> None:
-    package("cpu", supports=lambda x, scale=1.0: scale == 1.0)
+def test_a_kernel_runs_where_it_supports_the_arguments_and_the_reference_is_always_callable() -> None:
     op = made_up()
-    assert op(X) == "kernel on cpu"
+    add_kernel(op, supports=lambda x, scale=1.0: scale == 1.0)
+    assert op(X) == "kernel for cpu"
     assert op(X, scale=2.0) == "reference"
     assert op.reference(X) == "reference"
 
 
-def test_the_kernel_that_a_call_would_run_can_be_asked_for(package: Callable[..., None]) -> None:
-    assert made_up().kernel_of(X) is None
-    package("cpu", supports=lambda x, scale=1.0: scale == 1.0)
+def test_the_kernel_of_a_device_is_found_and_says_what_it_supports() -> None:
     op = made_up()
-    assert op.kernel_of(X)(X) == "kernel on cpu"  # type: ignore[misc]
+    assert op.kernel("cpu") is None
+    add_kernel(op, supports=lambda x, scale=1.0: scale == 1.0)
+    kernel: Any = op.kernel("cpu")
+    assert kernel(X) == "kernel for cpu"
+    assert kernel.supports(X)
+    assert not kernel.supports(X, scale=2.0)
+
+
+def test_an_op_of_the_library_and_its_kernel_lead_to_each_other() -> None:
+    from compyute_transformer.ops.norm import layer_norm_forward
+
+    kernel: Any = layer_norm_forward.kernel("cpu")
+    assert kernel.__module__ == "compyute_transformer.cpu.norm"
+    assert kernel.__globals__["layer_norm_forward"] is layer_norm_forward
+
+
+def test_the_kernel_that_a_call_would_run_can_be_asked_for() -> None:
+    op = made_up()
+    assert op.kernel_of(X) is None
+    add_kernel(op, supports=lambda x, scale=1.0: scale == 1.0)
+    assert op.kernel_of(X)(X) == "kernel for cpu"  # type: ignore[misc]
     assert op.kernel_of(X, scale=2.0) is None
     with use_kernels("reference"):
         assert op.kernel_of(X) is None
@@ -182,49 +200,91 @@ def test_the_kernel_that_a_call_would_run_can_be_asked_for(package: Callable[...
         assert op.kernel_of(x=X) is not None
 
 
-def test_arguments_may_all_be_given_by_name(package: Callable[..., None]) -> None:
-    assert made_up()(x=X) == "reference"
-    package()
-    assert made_up()(x=X) == "kernel on cpu"
-
-
-def test_reference_turns_kernels_off(package: Callable[..., None]) -> None:
-    package()
+def test_arguments_may_all_be_given_by_name() -> None:
     op = made_up()
+    assert op(x=X) == "reference"
+    add_kernel(op)
+    assert op(x=X) == "kernel for cpu"
+
+
+def test_arguments_are_validated_before_a_kernel_or_the_reference_sees_them() -> None:
+    op, seen = made_up(), []
+    for call in (op, op.reference):
+        with pytest.raises(RangeError, match=r"^made_up: scale is a float, got 2\.$"):
+            call(X, 2)
+    add_kernel(op, supports=lambda *args, **kwargs: bool(seen.append(args)))
+    with pytest.raises(RangeError, match=r"^made_up: scale is a float, got 2\.$"):
+        op(X, scale=2)
+    assert not seen
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "message"),
+    [
+        ((), {}, "missing a required argument: 'x'"),
+        ((X, 1.0, 2.0), {}, "too many positional arguments"),
+        ((X,), {"is_causal": True}, r"'is_causal'\. Ours for is_causal is mask=Mask\(causal=True\)"),
+    ],
+)
+def test_a_call_that_does_not_fit_the_signature_is_named(args: Any, kwargs: Any, message: str) -> None:
+    for call in (made_up(), made_up().reference):
+        with pytest.raises(
+            InputError, match=rf"^made_up_forward: the arguments are x, scale, .*{message}"
+        ):
+            call(*args, **kwargs)
+
+
+def test_reference_turns_kernels_off() -> None:
+    op = made_up()
+    add_kernel(op)
     with use_kernels("reference"):
         assert op(X) == "reference"
-    assert op(X) == "kernel on cpu"
+    assert op(X) == "kernel for cpu"
 
 
-def test_choices_nest_and_an_exception_restores_them(package: Callable[..., None]) -> None:
-    package()
+def test_choices_nest_and_an_exception_restores_them() -> None:
     op = made_up()
+    add_kernel(op)
     with use_kernels("reference"):
         with use_kernels("auto"):
-            assert op(X) == "kernel on cpu"
+            assert op(X) == "kernel for cpu"
             with use_kernels("cpu"):
-                assert op(X) == "kernel on cpu"
+                assert op(X) == "kernel for cpu"
         assert op(X) == "reference"
         with pytest.raises(ZeroDivisionError), use_kernels("cpu"):
             raise ZeroDivisionError
         assert op(X) == "reference"
-    assert op(X) == "kernel on cpu"
+    assert op(X) == "kernel for cpu"
 
 
-def test_an_explicit_request_that_no_kernel_meets_raises(package: Callable[..., None]) -> None:
+def test_only_the_kernels_of_some_topics_run() -> None:
+    op = made_up()
+    with only_kernels_of("linear"):
+        add_kernel(op)  # registered meanwhile, as by the first call of another op
+        assert op(X) == "reference"
+        with only_kernels_of("made_up"):
+            assert op(X) == "reference"
+        assert not op.has_kernel(X)
+    with only_kernels_of("made_up"):
+        assert op(X) == "kernel for cpu"
+    assert op.has_kernel(X)
+
+
+def test_an_explicit_request_that_no_kernel_meets_raises() -> None:
+    op = made_up()
     with (
         use_kernels("cpu"),
-        pytest.raises(BackendError, match=r"made_up_forward: .*use\('cpu'\), but the op has no kernel there"),
+        pytest.raises(BackendError, match=r"made_up_forward: .*use_kernels\('cpu'\), but the op has no kernel there"),
     ):
-        made_up()(X)
-    package("cpu", supports=lambda x, scale=1.0: False)
-    with use_kernels("cpu"), pytest.raises(BackendError, match=r"does not serve these arguments.*use\('auto'\)"):
-        made_up()(X)
+        op(X)
+    add_kernel(op, supports=lambda x, scale=1.0: False)
+    with use_kernels("cpu"), pytest.raises(BackendError, match=r"does not support these arguments.*'auto'"):
+        op(X)
 
 
-def test_an_explicit_request_for_a_floor_that_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_explicit_request_for_a_device_that_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "gpu_fault", lambda: "The machine has no GPU")
-    with use_kernels("cuda"), pytest.raises(BackendError, match=r"use\('gpu'\), but The machine has no GPU"):
+    with use_kernels("cuda"), pytest.raises(BackendError, match=r"use_kernels\('cuda'\), but The machine has no GPU"):
         made_up()(X)
     monkeypatch.setitem(sys.modules, "numba", None)  # as if it were not installed
     with use_kernels("cpu"), pytest.raises(BackendError, match=r"but Numba is not installed: pip install numba"):
@@ -232,41 +292,55 @@ def test_an_explicit_request_for_a_floor_that_cannot_run_says_why(monkeypatch: p
 
 
 def test_an_unknown_choice_is_refused() -> None:
-    with pytest.raises(BackendError, match="use: one of auto, reference, cpu, gpu, got 'fast'"), use_kernels("fast"):  # type: ignore[arg-type]
+    message = "use_kernels: kernels is one of auto, reference, cpu, cuda, got 'fast'"
+    with pytest.raises(BackendError, match=message), use_kernels("fast"):  # type: ignore[arg-type]
         pass
 
 
-def test_the_device_of_the_arrays_chooses_the_package(
-    package: Callable[..., None], cupy: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_device_of_the_arrays_chooses_the_kernel(cupy: SimpleNamespace) -> None:
     class Saved(NamedTuple):
         x: Any
 
-    monkeypatch.setattr(dispatch, "gpu_fault", lambda: None)
-    package("cpu")
-    package("cuda")
     op = made_up()
+    add_kernel(op, "cpu")
+    add_kernel(op, "cuda")
     on_gpu = X.view(OnGpu)
-    assert op(X) == "kernel on cpu"
-    assert op(on_gpu) == op(x=on_gpu) == "kernel on gpu"
-    assert op(1.0, Saved(on_gpu)) == op(np.float32(1.0), Saved(on_gpu)) == "kernel on gpu"  # type: ignore[arg-type]
-    assert op(1.0, Saved(X)) == "kernel on cpu"  # type: ignore[arg-type]
+    assert op(X) == "kernel for cpu"
+    assert op(on_gpu) == op(x=on_gpu) == "kernel for cuda"
+    assert op(Saved(on_gpu)) == "kernel for cuda"
+    assert op(Saved(X)) == "kernel for cpu"
 
 
-def test_a_fast_function_keeps_its_name_and_words() -> None:
-    op = dispatched(reference)
+def test_an_op_keeps_the_name_and_docstring_of_its_reference() -> None:
+    op = made_up()
     assert isinstance(op, Dispatched)
-    assert (op.__name__, op.__doc__) == ("reference", "The reference.")
+    assert (op.__name__, op.__doc__) == ("made_up_forward", "The reference.")
+
+
+def test_the_function_without_a_gradient_is_derived() -> None:
+    def square_forward(x: float, scale: float = 1.0) -> tuple[float, str]:
+        """Square x.
+
+        y = scale x²
+        """
+        return scale * x * x, "saved"
+
+    square = output_of("square", square_forward)
+    assert square(3.0, scale=2.0) == 18.0
+    assert square.__name__ == "square"
+    assert str(signature(square)) == "(x: float, scale: float = 1.0) -> float"
+    assert (square.__doc__ or "").startswith("Square x.\n\n    Return y alone. `square_forward` also returns")
+    assert "y = scale x²" in (square.__doc__ or "")
 
 
 WITHOUT = """
 import sys
 sys.modules["numba"] = sys.modules["cupy"] = None      # as if neither were installed
 import numpy as np
-from compyute_transformer.backend import use_kernels
+from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.errors import BackendError
 from compyute_transformer.ops import linear
-from compyute_transformer.ops.contract import REGISTRY, cotangent
+from compyute_transformer.verify.registry import REGISTRY, cotangent
 for op in REGISTRY.values():
     for case in op.cases:
         y, saved = op.forward(*case.arguments(dtype=np.float32).values())

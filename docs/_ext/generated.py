@@ -22,7 +22,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from compyute_transformer import ops
-from compyute_transformer.cli import app as command
+from compyute_transformer.cli.app import app as command
 from compyute_transformer.training import Settings
 from compyute_transformer.training.settings.presets import PRESETS
 from compyute_transformer.verify.registry import REGISTRY

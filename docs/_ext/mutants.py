@@ -14,8 +14,8 @@ from pathlib import Path
 
 from sphinx.application import Sphinx
 
-from compyute_transformer.verify.mutation.report import ENOUGH, WORDS
-from compyute_transformer.verify.mutation.rules import RULES
+from mutation.report import ENOUGH, WORDS
+from mutation.rules import RULES
 
 from .markdown import MarkdownDirective, table
 

@@ -1,4 +1,4 @@
-"""Transformers whose every forward and backward pass is written by hand: readable, proven, fast.
+"""Transformers whose every forward and backward pass is written by hand: readable, verified, fast.
 
 The flow, package by package:
 
@@ -7,26 +7,38 @@ The flow, package by package:
     embedding   x = embedding(ids, weight)                               ops/, nn/
     blocks      x = x + attention(norm(x)); x = x + feed_forward(norm(x))
     logits      logits = model(ids)                                      models/
-    loss        loss, saved = cross_entropy_forward(logits, targets)     ops/loss.py
-    gradients   model.backward(cross_entropy_backward(1.0, saved))       every forward's mirror
-    weights     AdamW(model.flat).step()                                 optim/, and again from the top: training/
+    loss        loss = criterion(logits, targets)                        nn/loss.py
+    gradients   model.backward(criterion.backward())                     each module's backward
+    weights     optimizer.step()                                         optim/; training/ repeats it
+    text        generate(model, tokenizer, prompt)                       generation/
+
+The names below are loaded on first use, so that importing the package takes milliseconds and loads no array library.
 """
 
-import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-# After a product of NumPy's, the threads of its BLAS look for more work for 2^26 cycles, some 20 ms, on the cores that
-# the next kernel needs: a small model's step took three times as long. Read when NumPy loads, so before the first
-# import of it; 2^18 cycles are a tenth of a millisecond.
-os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "18")
-
-from . import errors, models, nn, ops, optim
 from ._version import __version__ as __version__
-from .dispatch import use_kernels
-from .models import GPT, GPTConfig, Transformer, TransformerConfig, TransformerLM, TransformerLMConfig, ViT, ViTConfig
-from .nn import Module, MultiHeadAttention
-from .ops import Mask
-from .optim import SGD, AdamW
-from .random import seed
+
+if TYPE_CHECKING:
+    from . import data, errors, generation, models, nn, ops, optim, training, verify
+    from .dispatch import use_kernels
+    from .generation import generate
+    from .models import (
+        GPT,
+        GPTConfig,
+        Transformer,
+        TransformerConfig,
+        TransformerLM,
+        TransformerLMConfig,
+        ViT,
+        ViTConfig,
+    )
+    from .nn import Module, MultiHeadAttention
+    from .ops import Mask
+    from .optim import SGD, AdamW
+    from .random import seed
+    from .training import load_run
 
 __all__ = [
     "GPT",
@@ -42,11 +54,53 @@ __all__ = [
     "TransformerLMConfig",
     "ViT",
     "ViTConfig",
+    "data",
     "errors",
+    "generate",
+    "generation",
+    "load_run",
     "models",
     "nn",
     "ops",
     "optim",
     "seed",
+    "training",
     "use_kernels",
+    "verify",
 ]
+
+# The module that defines each name; every other name of __all__ is a package or module itself.
+_DEFINED_IN = {
+    "GPT": "models",
+    "SGD": "optim",
+    "AdamW": "optim",
+    "GPTConfig": "models",
+    "Mask": "ops",
+    "Module": "nn",
+    "MultiHeadAttention": "nn",
+    "Transformer": "models",
+    "TransformerConfig": "models",
+    "TransformerLM": "models",
+    "TransformerLMConfig": "models",
+    "ViT": "models",
+    "ViTConfig": "models",
+    "generate": "generation",
+    "load_run": "training",
+    "seed": "random",
+    "use_kernels": "dispatch",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _DEFINED_IN:
+        return import_module(f"{__name__}.{name}")  # the import binds the name here
+    value = getattr(import_module(f"{__name__}.{_DEFINED_IN[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

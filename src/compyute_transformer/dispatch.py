@@ -1,32 +1,54 @@
-"""Dispatch: an op runs its reference, or a kernel where one is registered that supports the arguments.
+"""Dispatch: an op runs its reference, or a kernel that is registered for it and supports the arguments.
 
-An op is written once, readably, for any array library. `@dispatched` lets a kernel stand in for it:
+An op is written once, readably, for any array library. A kernel computes the same for one device, faster:
+
+    @dispatched(validate=check_layer_norm)                      # in ops/norm.py
+    def layer_norm_forward(x, weight, bias=None, eps=1e-5): ...
+
+    @kernel_for(norm.layer_norm_forward, supports=...)          # in cpu/norm.py
+    def layer_norm_forward(x, weight, bias=None, eps=1e-5): ...
 
     layer_norm_forward(x, weight, bias)               # the kernel where one supports the arguments, else the reference
     layer_norm_forward.reference(x, weight, bias)     # always the reference
+    layer_norm_forward.kernel("cpu")                  # the kernel itself
     with use_kernels("reference"): ...                # references only
     with use_kernels("cpu"): ...                      # kernels, or an error where there is none
+
+The arguments are validated once, here, before anything looks at them: a kernel and its reference refuse the same calls
+with the same message, and neither validates again. The first call of an op imports the module of its topic in `cpu/` or
+`gpu/`, whose kernels register themselves.
 """
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import update_wrapper
+from functools import update_wrapper, wraps
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Generic, Literal, ParamSpec, TypeVar, get_args
+from inspect import signature
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, get_args, overload
 
-from .arrays import Array, Device, device_of, gpu_fault
-from .errors import BackendError
+from .arrays import Device, device_of, gpu_fault
+from .errors import BackendError, InputError
 
-__all__ = ["Dispatched", "dispatched", "only_kernels_of", "package_fault", "use_kernels"]
+__all__ = [
+    "Dispatched",
+    "dispatched",
+    "kernel_for",
+    "only_kernels_of",
+    "output_of",
+    "package_fault",
+    "use_kernels",
+]
 
 Kernels = Literal["auto", "reference", "cpu", "cuda"]
 PACKAGES = {"cpu": "cpu", "cuda": "gpu"}  # the package that holds the kernels of each device
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Y = TypeVar("Y")
+K = TypeVar("K", bound=Callable[..., Any])
 
 
 def package_fault(device: str) -> str | None:
@@ -41,7 +63,7 @@ _choice: ContextVar[Kernels] = ContextVar("kernels", default="auto")
 
 @contextmanager
 def use_kernels(kernels: Kernels) -> Iterator[None]:
-    """Choose, within a `with` block, which of two functions of one name runs.
+    """Choose, within a `with` block, whether ops run their kernels or their references.
 
     "auto": a kernel where one supports the arguments, else the reference. "reference": the reference. "cpu", "cuda":
     the kernel for that device, or a BackendError where there is none.
@@ -56,7 +78,7 @@ def use_kernels(kernels: Kernels) -> Iterator[None]:
 
 
 def _device_of_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Device:
-    """Where the arrays of a call live, those a forward saved included: a loss's dy may be a plain number."""
+    """Return where the arrays of a call live. Those a forward saved count too: a loss's dy may be a plain number."""
     if "cupy" not in sys.modules:
         return "cpu"
     for value in (*args, *kwargs.values()):
@@ -73,42 +95,73 @@ _all: list["Dispatched[..., Any]"] = []
 def only_kernels_of(*topics: str) -> Iterator[None]:
     """Let only the ops of some topics ("linear", "norm") have kernels, within a `with` block and for all threads.
 
-    The other ops run their references. This serves measurements of what each kernel gains.
+    The other ops run their references. Benchmarks measure with it what each kernel gains.
     """
-    hidden = [(kernel, kernel._found) for kernel in _all if kernel.topic not in topics]
-    for kernel, _ in hidden:
-        kernel._found = dict.fromkeys(PACKAGES)
+    others = [op for op in _all if op.topic not in topics and not op._hidden]
+    for op in others:
+        op._hidden = True
     try:
         yield
     finally:
-        for kernel, found in hidden:
-            kernel._found = found
+        for op in others:
+            op._hidden = False
 
 
 class Dispatched(Generic[P, R]):
-    """A readable function that knows its kernels. Made by `@dispatched`.
+    """A readable function with its validation and its kernels. Made by `@dispatched`.
 
-    reference: the reference, always callable.
+    topic: the name of the file it stands in, which is the name of the files of its kernels.
     """
 
     __name__: str
 
-    def __init__(self, reference: Callable[P, R]) -> None:
-        self.reference = reference
+    def __init__(self, reference: Callable[P, R], validate: Callable[..., object] | None = None) -> None:
         self.topic = reference.__module__.rpartition(".")[2]
-        self._found: dict[str, Callable[P, R] | None] = {}
+        self._validate = validate
+        self._kernels: dict[str, Callable[P, R] | None] = {}
+        self._hidden = False
+        self._wrapped: dict[Callable[P, R], Callable[P, R]] = {}  # what each validated function validates for
         _all.append(self)
         update_wrapper(self, reference)
+        self.reference = reference
+
+    @property
+    def reference(self) -> Callable[P, R]:
+        """The readable function, always callable, validated like the op itself. Tests may set another."""
+        return self._reference
+
+    @reference.setter
+    def reference(self, function: Callable[P, R]) -> None:
+        function = self._wrapped.get(function, function)
+
+        @wraps(function)
+        def validated(*args: P.args, **kwargs: P.kwargs) -> R:
+            self._check(args, kwargs)
+            return function(*args, **kwargs)
+
+        self._wrapped[validated] = function
+        self._trusted, self._reference = function, validated
+
+    def _check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._validate is None:
+            return
+        try:
+            self._validate(*args, **kwargs)
+        except TypeError as error:
+            if not isinstance(error, InputError):
+                _check_names(self._trusted, args, kwargs)
+            raise
 
     def kernel(self, device: str) -> Callable[P, R] | None:
-        """Return the kernel for a device ("cpu" or "cuda"), or None."""
-        if device not in self._found:
+        """Return the kernel for a device ("cpu" or "cuda"), or None. It trusts its arguments."""
+        if device not in self._kernels:
             name = f"{__package__}.{PACKAGES[device]}.{self.topic}"
-            module = import_module(name) if package_fault(device) is None and find_spec(name) else None
-            self._found[device] = getattr(module, self.__name__, None)
-        return self._found[device]
+            if package_fault(device) is None and find_spec(name):
+                import_module(name)
+            self._kernels.setdefault(device, None)
+        return None if self._hidden else self._kernels[device]
 
-    def has_kernel(self, array: Array) -> bool:
+    def has_kernel(self, array: object) -> bool:
         """Return whether there is a kernel for arrays on this one's device that `use_kernels` lets run."""
         return _choice.get() != "reference" and self.kernel(device_of(array)) is not None
 
@@ -119,7 +172,7 @@ class Dispatched(Generic[P, R]):
         return wanted if wanted != "reference" and self.kernel(wanted) else "reference"
 
     def kernel_of(self, *args: P.args, **kwargs: P.kwargs) -> Callable[P, R] | None:
-        """The kernel that a call with these arguments runs; None where it runs the reference."""
+        """Return the kernel that a call with these valid arguments runs; None where it runs the reference."""
         choice = _choice.get()
         if choice == "reference":
             return None
@@ -127,21 +180,92 @@ class Dispatched(Generic[P, R]):
         return kernel if kernel is not None and kernel.supports(*args, **kwargs) else None  # type: ignore[attr-defined]
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the kernel where it supports, else the reference, as `use_kernels` says."""
+        """Validate the arguments, then run the kernel or the reference, as `use_kernels` says."""
+        self._check(args, kwargs)
         kernel = self.kernel_of(*args, **kwargs)
         if kernel is not None:
             return kernel(*args, **kwargs)
         choice = _choice.get()
         if choice in ("auto", "reference"):
-            return self.reference(*args, **kwargs)
+            return self._trusted(*args, **kwargs)
         missing = package_fault(choice) or "the op has no kernel there"
-        reason = "the op has a kernel that does not serve these arguments" if self.kernel(choice) else missing
+        reason = "the op has a kernel that does not support these arguments" if self.kernel(choice) else missing
         raise BackendError(
             f"{self.__name__}: the kernel for {choice!r} was asked for by use_kernels({choice!r}), but {reason}. "
             "Use use_kernels('auto') to fall back on the reference."
         )
 
 
-def dispatched(reference: Callable[P, R]) -> Dispatched[P, R]:
-    """Let a kernel of the same name stand in for this readable function."""
-    return Dispatched(reference)
+# What other libraries call an argument of ours.
+OTHER_NAMES = {
+    "attn_mask": "mask=Mask(array=...)",
+    "is_causal": "mask=Mask(causal=True)",
+    "key_padding_mask": "mask=Mask(key_lengths=...)",
+    "dropout_p": "dropout",
+    "input": "x",
+    "p": "probability",
+    "dim": "the last axis",
+    "reduction": "none: the loss is the mean over the rows that are scored",
+}
+
+
+def _check_names(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise an InputError if a call does not fit the function's signature."""
+    expected = signature(function)
+    try:
+        expected.bind(*args, **kwargs)
+    except TypeError as error:
+        other = next((f" Ours for {name} is {OTHER_NAMES[name]}." for name in kwargs if name in OTHER_NAMES), "")
+        names = ", ".join(expected.parameters)
+        raise InputError(f"{function.__name__}: the arguments are {names}, but this call has {error}.{other}") from None
+
+
+@overload
+def dispatched(reference: Callable[P, R], /) -> Dispatched[P, R]: ...
+
+
+@overload
+def dispatched(*, validate: Callable[..., object]) -> Callable[[Callable[P, R]], Dispatched[P, R]]: ...
+
+
+def dispatched(reference: Any = None, /, *, validate: Callable[..., object] | None = None) -> Any:
+    """Make an op of a readable function: kernels may be registered for it, and its arguments are validated.
+
+    validate: a function of the op's arguments that raises an InputError for those the op does not take.
+    """
+    if reference is not None:
+        return Dispatched(reference)
+    return lambda function: Dispatched(function, validate)
+
+
+def kernel_for(op: Dispatched[..., Any], *, supports: Callable[..., bool], device: Device = "cpu") -> Callable[[K], K]:
+    """Register a function as the kernel of an op on a device.
+
+    supports: takes the op's arguments, which are valid, and says whether the kernel computes them; the reference
+    computes the others. It stays readable as `kernel.supports`.
+    """
+
+    def register(kernel: K) -> K:
+        kernel.supports = supports  # type: ignore[attr-defined]
+        op._kernels[device] = kernel
+        return kernel
+
+    return register
+
+
+def output_of(name: str, forward: Callable[P, tuple[Y, Any]]) -> Callable[P, Y]:
+    """Return the function `name(...)`: the output of a forward, without what the forward saves for its backward."""
+
+    @wraps(forward)
+    def output(*args: P.args, **kwargs: P.kwargs) -> Y:
+        return forward(*args, **kwargs)[0]
+
+    expected = signature(forward)
+    y = (get_args(expected.return_annotation) or (Any,))[0]
+    output.__name__ = output.__qualname__ = name
+    output.__signature__ = expected.replace(return_annotation=y)  # type: ignore[attr-defined]
+    output.__annotations__ = {**output.__annotations__, "return": y}
+    summary, _, details = (forward.__doc__ or "").partition("\n")
+    note = f"Return y alone. `{forward.__name__}` also returns what its backward needs."
+    output.__doc__ = f"{summary}\n\n    {note}\n{details}"
+    return output

@@ -3,8 +3,8 @@
 import numba
 import numpy as np
 import pytest
-from compyute_transformer.arrays import Array
 
+from compyute_transformer.arrays import Array
 from compyute_transformer.cpu._blas import AS_IT_IS, TRANSPOSED, sgemm, sgemm_address, single_threaded
 from compyute_transformer.cpu._threads import of_blas
 

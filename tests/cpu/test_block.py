@@ -5,13 +5,13 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 from block_helpers import drawn
-from compyute_transformer.threads import set_threads, threads
 
 from compyute_transformer.cpu.linear import FEW_ROWS
 from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.ops import Mask
 from compyute_transformer.ops.activation import Activation
 from compyute_transformer.ops.block import blocks_step
+from compyute_transformer.threads import set_threads, threads
 from compyute_transformer.verify.check import relative_error
 from compyute_transformer.verify.tolerances import limit
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from compyute_transformer.threads import set_threads, threads
 
 from compyute_transformer.cpu.linear import FEW_ROWS, WORTH_THREADS
 from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.ops.linear import linear_backward, linear_forward
+from compyute_transformer.threads import set_threads, threads
 
 LARGE = (1031, 1019)  # primes: no share of it is like another
 assert LARGE[0] * LARGE[1] > WORTH_THREADS

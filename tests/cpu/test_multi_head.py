@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from compyute_transformer.arrays import Array
 
+from compyute_transformer.arrays import Array
 from compyute_transformer.cpu.multi_head import side_by_side
 from compyute_transformer.ops.attention import fused_attention_backward, fused_attention_forward
 from compyute_transformer.ops.multi_head import split_heads

@@ -18,7 +18,7 @@ from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.models.gpt import GPT, GPTConfig
 from compyute_transformer.ops.attention import fused_attention_backward, fused_attention_forward
 from compyute_transformer.ops.loss import cross_entropy_backward, cross_entropy_forward
-from compyute_transformer.optim import AdamW, clip_by_global_norm
+from compyute_transformer.optim import AdamW, clip_grad_norm_
 from compyute_transformer.verify.registry import ATTENTION_CASES
 
 STEPS = 50
@@ -27,7 +27,7 @@ STEPS = 50
 def stepper(config: GPTConfig, batch: int) -> Callable[[], float]:
     """A step of training as the trainer takes it, on the same ids each time, so that the loss falls."""
     model = GPT(config, seed=1)
-    optimizer = AdamW(model.flat, 1e-3)
+    optimizer = AdamW(model.parameters(), 1e-3)
     rng = np.random.default_rng(2)
     x, y = rng.integers(0, config.vocab_size, (2, batch, config.context_length))
 
@@ -35,7 +35,7 @@ def stepper(config: GPTConfig, batch: int) -> Callable[[], float]:
         model.zero_grad()
         loss, saved = cross_entropy_forward(model(x), y)
         model.backward(cross_entropy_backward(1.0, saved))
-        clip_by_global_norm(model.flat.grad, 1.0)
+        clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         return float(loss)
 

@@ -12,7 +12,7 @@ from compyute_transformer.cpu import _threads
 from compyute_transformer.errors import BackendError
 from compyute_transformer.models.gpt import GPT, GPTConfig
 from compyute_transformer.ops.loss import cross_entropy_backward, cross_entropy_forward
-from compyute_transformer.optim import AdamW, clip_by_global_norm
+from compyute_transformer.optim import AdamW, clip_grad_norm_
 from compyute_transformer.threads import set_threads, threads
 
 VARIABLES = (*_threads.NUMBA_VARIABLES, *_threads.BLAS_VARIABLES)
@@ -80,14 +80,14 @@ def three_steps(count: int) -> tuple[list[float], np.ndarray]:
     """Losses and weights after three steps, of shapes that no number of threads divides."""
     set_threads(count)
     model = GPT(GPTConfig(vocab_size=67, context_length=45, embed_dim=66, num_heads=3, num_layers=2, dropout=0.2))
-    optimizer = AdamW(model.flat, 1e-3)
+    optimizer = AdamW(model.parameters(), 1e-3)
     ids = np.random.default_rng(0).integers(0, 67, (3, 2, 5, 45))
     losses = []
     for x, y in ids:
         model.zero_grad()
         loss, saved = cross_entropy_forward(model(x), y)
         model.backward(cross_entropy_backward(1.0, saved))
-        clip_by_global_norm(model.flat.grad, 1.0)
+        clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         losses.append(float(loss))
     return losses, model.flat.data

@@ -3,9 +3,9 @@
 import numba
 import numpy as np
 import pytest
-from compyute_transformer.arrays import Array
 from scipy.special import erf
 
+from compyute_transformer.arrays import Array
 from compyute_transformer.cpu import _vector
 from compyute_transformer.random import RandomKey, random_bits
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from generation_helpers import arguments
 
 from compyute_transformer.data import CharacterTokenizer
 from compyute_transformer.errors import ConfigError, RangeError, VocabularyError
@@ -34,30 +35,30 @@ def gpt(**options: Any) -> GPT:
 )
 def test_each_prompt_gets_the_text_it_gets_alone(options: dict[str, Any], model: dict[str, Any], cached: bool) -> None:
     made = gpt(**model)
-    alone = [generate(made, LETTERS, prompt, max_new_tokens=25, **options) for prompt in PROMPTS]
-    assert generate_batch(made, LETTERS, PROMPTS, max_new_tokens=25, cached=cached, **options) == alone
+    alone = [generate(made, LETTERS, prompt, max_new_tokens=25, **arguments(**options)) for prompt in PROMPTS]
+    assert generate_batch(made, LETTERS, PROMPTS, max_new_tokens=25, cached=cached, **arguments(**options)) == alone
     assert all(len(text) == 25 for text in alone)
     assert len(set(alone)) == len(set(PROMPTS))
 
 
 def test_texts_that_stop_leave_the_batch_and_the_others_go_on() -> None:
     made, options = gpt(), {"max_new_tokens": 30, "temperature": 1.5, "stop": ["q", "ab"]}
-    alone = [generate(made, LETTERS, prompt, **options) for prompt in PROMPTS]
-    assert generate_batch(made, LETTERS, PROMPTS, **options) == alone
+    alone = [generate(made, LETTERS, prompt, **arguments(**options)) for prompt in PROMPTS]
+    assert generate_batch(made, LETTERS, PROMPTS, **arguments(**options)) == alone
     assert len({len(text) for text in alone}) > 2
 
 
 def test_seeds_may_be_given_one_by_one() -> None:
     made, options = gpt(), {"max_new_tokens": 20, "temperature": 1.5}
-    texts = generate_batch(made, LETTERS, ["abc"] * 3, seed=[1, 2, 1], **options)
-    assert texts == [generate(made, LETTERS, "abc", seed=seed, **options) for seed in (1, 2, 1)]
+    texts = generate_batch(made, LETTERS, ["abc"] * 3, seeds=[1, 2, 1], **arguments(**options))
+    assert texts == [generate(made, LETTERS, "abc", **arguments(seed=seed, **options)) for seed in (1, 2, 1)]
     assert texts[0] != texts[1]
 
 
 def test_neighbors_change_nothing() -> None:
     made, options = gpt(), {"max_new_tokens": 20, "temperature": 1.5}
-    first = generate_batch(made, LETTERS, ["abc", "thequick"], **options)[0]
-    assert generate_batch(made, LETTERS, ["abc", "a"], **options)[0] == first
+    first = generate_batch(made, LETTERS, ["abc", "thequick"], **arguments(**options))[0]
+    assert generate_batch(made, LETTERS, ["abc", "a"], **arguments(**options))[0] == first
 
 
 def test_no_prompts_and_no_tokens_are_no_text() -> None:
@@ -69,7 +70,7 @@ def test_no_prompts_and_no_tokens_are_no_text() -> None:
     ("prompts", "options", "message"),
     [
         ("abc", {}, "a sequence of texts, got one text"),
-        (["a", "b"], {"seed": [1]}, "one a prompt, got 1 for 2"),
+        (["a", "b"], {"seeds": [1]}, "one seed a prompt, got 1 for 2"),
         (["a"], {"max_new_tokens": -1}, "max_new_tokens is a whole number of at least 0"),
         (["a"], {"min_p": 2.0}, "min_p lies in"),
         (["a"], {"stride": 0}, "stride lies in"),
@@ -78,7 +79,7 @@ def test_no_prompts_and_no_tokens_are_no_text() -> None:
 )
 def test_options_are_refused(prompts: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(RangeError, match=message):
-        generate_batch(gpt(), LETTERS, prompts, **({"max_new_tokens": 3} | options))
+        generate_batch(gpt(), LETTERS, prompts, **arguments(**{"max_new_tokens": 3} | options))
 
 
 def test_what_the_vocabulary_lacks_is_refused() -> None:

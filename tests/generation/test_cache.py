@@ -195,12 +195,12 @@ def encoder_decoder(dtype: type = np.float64, **options: Any) -> Transformer:
 def test_cached_equals_uncached_at_every_position_of_an_encoder_decoder(
     read_at_once: int, options: dict[str, Any], implementation: Implementation, dtype: type
 ) -> None:
-    model = encoder_decoder(dtype, attention=implementation, **options)
+    model = encoder_decoder(dtype, attn_implementation=implementation, **options)
     every, memory = model(SOURCE, TARGET, LENGTHS), model.encode(SOURCE, LENGTHS)
     held, start = KeyValueCache(model, 3), 0
     for end in range(read_at_once, 10):
-        logits = model.next_logits(TARGET[:, start:end], memory, LENGTHS, held.blocks, held.length)
-        held.advance(end - start)
+        logits = model.decode(TARGET[:, start:end], memory, LENGTHS, cache=held, logits_to_keep=1)[:, 0]
+        assert held.length == end
         start = end
         error = np.abs(logits - every[:, end - 1]).max() / np.abs(every[:, end - 1]).max()
         assert error <= (1e-12 if dtype is np.float64 else 1e-5), end
@@ -210,10 +210,9 @@ def test_cached_equals_uncached_at_every_position_of_an_encoder_decoder(
 def test_the_memory_is_projected_once_and_not_read_again() -> None:
     model, held = encoder_decoder(), KeyValueCache(encoder_decoder(), 3)
     every, memory = model(SOURCE, TARGET, LENGTHS), model.encode(SOURCE, LENGTHS)
-    model.next_logits(TARGET[:, :4], memory, LENGTHS, held.blocks)
-    held.advance(4)
+    model.decode(TARGET[:, :4], memory, LENGTHS, cache=held)
     kept = [block.memory for block in held.blocks]
-    logits = model.next_logits(TARGET[:, 4:5], memory * np.nan, LENGTHS, held.blocks, 4)
+    logits = model.decode(TARGET[:, 4:5], memory * np.nan, LENGTHS, cache=held)[:, 0]
     np.testing.assert_allclose(logits, every[:, 4], rtol=1e-11)
     assert all(block.memory is before for block, before in zip(held.blocks, kept, strict=True))
     held.clear()
@@ -223,10 +222,9 @@ def test_the_memory_is_projected_once_and_not_read_again() -> None:
 def test_the_memory_goes_with_the_rows() -> None:
     model, held, rows = encoder_decoder(), KeyValueCache(encoder_decoder(), 3), np.array([2, 0, 0, 1])
     memory = model.encode(SOURCE, LENGTHS)
-    model.next_logits(TARGET[:, :4], memory, LENGTHS, held.blocks)
-    held.advance(4)
+    model.decode(TARGET[:, :4], memory, LENGTHS, cache=held)
     held.select(rows)
     last = np.array([[1], [2], [3], [4]])
-    logits = model.next_logits(last, memory[rows], LENGTHS[rows], held.blocks, 4)
+    logits = model.decode(last, memory[rows], LENGTHS[rows], cache=held)[:, 0]
     every = model(SOURCE[rows], np.concatenate([TARGET[rows, :4], last], axis=1), LENGTHS[rows])
     np.testing.assert_allclose(logits, every[:, -1], rtol=1e-11)

@@ -73,7 +73,7 @@ def largest_difference(ours: Array, expected: Array) -> float:
 def test_cached_equals_uncached_at_every_position(
     build: Callable[..., LanguageModel], options: dict[str, Any], implementation: Implementation, dtype: type
 ) -> None:
-    model, ids = build(dtype, attention=implementation, **options), draw_ids(2, 12)
+    model, ids = build(dtype, attn_implementation=implementation, **options), draw_ids(2, 12)
     with evaluating(model):
         every = model(ids)
     for read_at_once in (1, 4):
@@ -92,7 +92,7 @@ def test_cached_equals_uncached_at_every_position(
 def test_rows_of_different_lengths_are_each_what_they_are_alone(
     build: Callable[..., LanguageModel], options: dict[str, Any], implementation: Implementation, dtype: type
 ) -> None:
-    model, ids = build(dtype, attention=implementation, **options), draw_ids(3, 12)
+    model, ids = build(dtype, attn_implementation=implementation, **options), draw_ids(3, 12)
     lengths = (5, 1, 8)
     contexts = [row[:length].tolist() for row, length in zip(ids, lengths, strict=True)]
     cache = KeyValueCache(model, batch_size=3)
@@ -224,7 +224,7 @@ def test_a_step_for_another_number_of_rows_is_refused() -> None:
 def test_training_with_a_cache_is_refused() -> None:
     model, ids = gpt(), np.array([[1, 2]])
     cache = KeyValueCache(model)
-    with pytest.raises(ConfigError, match=r"next_logits: it serves in eval\(\) only"):
-        model.next_logits(ids, cache.blocks)
-    with pytest.raises(ConfigError, match=r"a cache serves self-attention in eval\(\) only.*got a module in training"):
+    with pytest.raises(ConfigError, match=r"GPT: cache is supported in eval\(\) only"):
+        model(ids, cache)
+    with pytest.raises(ConfigError, match=r"a cache is for self-attention in eval\(\) only.*got a module in training"):
         model.blocks[0](np.zeros((1, 2, 24)), model.mask, cache.blocks[0])

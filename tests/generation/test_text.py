@@ -4,11 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from generation_helpers import arguments
 
 from compyute_transformer.data import BytePairTokenizer, CharacterTokenizer
 from compyute_transformer.errors import ConfigError, RangeError, VocabularyError
 from compyute_transformer.generation import generate, generate_batch, probabilities, sample, stream
 from compyute_transformer.generation.decode import prefill
+from compyute_transformer.generation.sampling import Sampling
 from compyute_transformer.models import TransformerLM, TransformerLMConfig
 from compyute_transformer.models.gpt import GPT, GPTConfig
 from compyute_transformer.nn.module import Observer, observe
@@ -33,7 +35,7 @@ class Windows(Observer):
         self.read: list[list[int]] = []
         self.trained: set[bool] = set()
 
-    def before(self, path, module, phase, inputs) -> None:  # type: ignore[no-untyped-def]
+    def before(self, path, module, phase, inputs, *_) -> None:  # type: ignore[no-untyped-def]
         self.trained.add(module.training)
         if path == "token_embedding":
             self.read.append(inputs[0][0].tolist())
@@ -42,7 +44,7 @@ class Windows(Observer):
 def test_greedy_text_is_the_argmax_of_each_explicit_window() -> None:
     model, prompt = gpt(), "the quick"
     ids = LETTERS.encode(prompt.replace(" ", "")).tolist()
-    text = generate(model, LETTERS, LETTERS.decode(ids), max_new_tokens=20, temperature=0)
+    text = generate(model, LETTERS, LETTERS.decode(ids), max_new_tokens=20, sampling=Sampling(temperature=0))
     model.eval()
     for letter in text:
         window = np.array([ids[-CONTEXT:]], dtype=np.int64)
@@ -74,7 +76,9 @@ def test_with_a_cache_each_token_is_read_once_until_the_context_slides() -> None
 @pytest.mark.parametrize("options", [{"temperature": 0}, {"temperature": 1.5, "seed": 4, "repetition_penalty": 1.3}])
 def test_the_cached_text_is_the_uncached_text(stride: int, options: dict[str, Any]) -> None:
     def text(cached: bool) -> str:
-        return generate(gpt(), LETTERS, "abcde", max_new_tokens=40, stride=stride, cached=cached, **options)
+        return generate(
+            gpt(), LETTERS, "abcde", max_new_tokens=40, stride=stride, cached=cached, **arguments(**options)
+        )
 
     assert text(True) == text(False)
     assert len(text(True)) == 40
@@ -91,27 +95,32 @@ def test_a_stride_moves_the_window_by_steps_that_are_read_once() -> None:
 
 def test_tokens_of_prompt_and_text_count_as_seen() -> None:
     model = gpt()
-    pieces = stream(model, LETTERS, "abcdefghij", max_new_tokens=12, temperature=0, repetition_penalty=5.0)
+    pieces = stream(
+        model, LETTERS, "abcdefghij", max_new_tokens=12, sampling=Sampling(temperature=0, repetition_penalty=5.0)
+    )
     ids = LETTERS.encode("abcdefghij" + "".join(pieces)).tolist()
     for end in range(10, 22):
         logits = prefill(model, [ids[:end][-CONTEXT:]])[0]
-        assert probabilities(logits, 0, None, None, None, 5.0, ids[:end]).argmax() == ids[end]
+        assert probabilities(logits, Sampling(temperature=0, repetition_penalty=5.0), ids[:end]).argmax() == ids[end]
     assert pieces.ids != stream_ids(model, 12, "abcdefghij", temperature=0)
 
 
 def test_equal_seeds_give_equal_texts() -> None:
     model = gpt()
-    texts = [generate(model, LETTERS, "abc", max_new_tokens=30, temperature=1.5, seed=seed) for seed in (7, 7, 8)]
+    texts = [
+        generate(model, LETTERS, "abc", max_new_tokens=30, sampling=Sampling(temperature=1.5, seed=seed))
+        for seed in (7, 7, 8)
+    ]
     assert texts[0] == texts[1] != texts[2]
-    assert texts[0] == generate(gpt(), LETTERS, "abc", max_new_tokens=30, temperature=1.5, seed=7)
+    assert texts[0] == generate(gpt(), LETTERS, "abc", max_new_tokens=30, sampling=Sampling(temperature=1.5, seed=7))
 
 
 def test_the_stream_joined_is_the_generated_text() -> None:
     model = gpt(256)
-    pieces = stream(model, BYTES, "é", max_new_tokens=40, temperature=2.0)
+    pieces = stream(model, BYTES, "é", max_new_tokens=40, sampling=Sampling(temperature=2.0))
     first = next(pieces)
     text = first + "".join(pieces)
-    assert text == generate(model, BYTES, "é", max_new_tokens=40, temperature=2.0)
+    assert text == generate(model, BYTES, "é", max_new_tokens=40, sampling=Sampling(temperature=2.0))
     assert len(pieces.ids) == len(pieces.log_probabilities) == 40
     assert text == BYTES.decode([*BYTES.encode("é").tolist(), *pieces.ids])[1:]
     assert not pieces.stopped
@@ -120,11 +129,21 @@ def test_the_stream_joined_is_the_generated_text() -> None:
 
 def test_each_token_is_one_draw_of_the_sampling_stream() -> None:
     model = gpt()
-    pieces = stream(model, LETTERS, "ab", max_new_tokens=9, temperature=1.3, top_k=20, top_p=0.9, seed=5, cached=False)
+    pieces = stream(
+        model,
+        LETTERS,
+        "ab",
+        max_new_tokens=9,
+        cached=False,
+        sampling=Sampling(temperature=1.3, top_k=20, top_p=0.9, seed=5),
+    )
     ids = LETTERS.encode("ab" + "".join(pieces)).tolist()
     for drawn, (token, log_probability) in enumerate(zip(pieces.ids, pieces.log_probabilities, strict=True)):
         logits = prefill(model, [ids[: 2 + drawn][-CONTEXT:]])[0]
-        assert sample(logits, 1.3, 20, 0.9, key=RandomKey(5, SAMPLING, drawn)) == (token, log_probability)
+        assert sample(logits, Sampling(temperature=1.3, top_k=20, top_p=0.9), key=RandomKey(5, SAMPLING, drawn)) == (
+            token,
+            log_probability,
+        )
 
 
 def euro_writer() -> GPT:
@@ -141,27 +160,33 @@ def euro_writer() -> GPT:
 
 
 def test_half_characters_are_held_back() -> None:
-    assert list(stream(euro_writer(), BYTES, "a", max_new_tokens=6, temperature=0)) == ["€", "€"]
-    assert list(stream(euro_writer(), BYTES, "a", max_new_tokens=5, temperature=0)) == ["€", "\ufffd"]
+    assert list(stream(euro_writer(), BYTES, "a", max_new_tokens=6, sampling=Sampling(temperature=0))) == ["€", "€"]
+    assert list(stream(euro_writer(), BYTES, "a", max_new_tokens=5, sampling=Sampling(temperature=0))) == [
+        "€",
+        "\ufffd",
+    ]
 
 
 def test_stop_texts_end_the_text_across_tokens() -> None:
     model = euro_writer()
-    pieces = stream(model, BYTES, "a", max_new_tokens=30, temperature=0, stop=["x", "€€€"])
+    pieces = stream(model, BYTES, "a", max_new_tokens=30, sampling=Sampling(temperature=0, stop=["x", "€€€"]))
     assert list(pieces) == []  # six of nine bytes were held back, and the stop text is not shown
     assert pieces.stopped
     assert len(pieces.ids) == 9
-    text = generate(gpt(), LETTERS, "abc", max_new_tokens=40, temperature=1.5)
+    text = generate(gpt(), LETTERS, "abc", max_new_tokens=40, sampling=Sampling(temperature=1.5))
     stop = text[20:23]
-    assert generate(gpt(), LETTERS, "abc", max_new_tokens=40, temperature=1.5, stop=[stop]) == text[: text.find(stop)]
+    assert (
+        generate(gpt(), LETTERS, "abc", max_new_tokens=40, sampling=Sampling(temperature=1.5, stop=[stop]))
+        == text[: text.find(stop)]
+    )
 
 
 def test_the_beginning_of_a_stop_text_is_shown_if_the_rest_does_not_come() -> None:
-    assert generate(euro_writer(), BYTES, "a", max_new_tokens=6, temperature=0, stop=["€!"]) == "€€"
+    assert generate(euro_writer(), BYTES, "a", max_new_tokens=6, sampling=Sampling(temperature=0, stop=["€!"])) == "€€"
 
 
 def test_a_stop_text_in_the_prompt_stops_nothing() -> None:
-    assert len(generate(gpt(), LETTERS, "abc", max_new_tokens=3, stop=["abc", "bc"])) == 3
+    assert len(generate(gpt(), LETTERS, "abc", max_new_tokens=3, sampling=Sampling(stop=["abc", "bc"]))) == 3
 
 
 def test_nothing_is_dropped_and_nothing_saved() -> None:
@@ -217,7 +242,7 @@ def test_rows_without_a_token_are_never_drawn() -> None:
 
 
 def stream_ids(model: GPT, count: int, prompt: str = "a", temperature: float = 3.0) -> list[int]:
-    pieces = stream(model, LETTERS, prompt, max_new_tokens=count, temperature=temperature)
+    pieces = stream(model, LETTERS, prompt, max_new_tokens=count, sampling=Sampling(temperature=temperature))
     assert len("".join(pieces)) == count
     return pieces.ids
 
@@ -252,7 +277,7 @@ def test_a_character_outside_the_vocabulary_is_named_before_anything_is_drawn() 
 )
 def test_options_are_refused_at_the_call(options: dict[str, object], message: str) -> None:
     with pytest.raises(RangeError, match=message):
-        stream(gpt(), LETTERS, "a", **({"max_new_tokens": 3} | options))  # type: ignore[arg-type]
+        stream(gpt(), LETTERS, "a", **arguments(**{"max_new_tokens": 3} | options))  # type: ignore[arg-type]
 
 
 def test_a_tokenizer_of_another_model_is_refused() -> None:
@@ -265,10 +290,10 @@ def test_another_language_model_writes_by_the_same_words() -> None:
     model = TransformerLM(config, seed=3)
     options: dict[str, Any] = {"max_new_tokens": 20, "temperature": 0.5, "seed": 1}
     prompts = ["thequick", "a", "fox"]
-    alone = [generate(model, LETTERS, prompt, **options) for prompt in prompts]
+    alone = [generate(model, LETTERS, prompt, **arguments(**options)) for prompt in prompts]
     assert [len(text) for text in alone] == [20] * 3
     assert len(set(alone)) == 3
-    assert alone == [generate(model, LETTERS, prompt, cached=False, **options) for prompt in prompts]
-    assert alone == generate_batch(model, LETTERS, prompts, **options)
+    assert alone == [generate(model, LETTERS, prompt, cached=False, **arguments(**options)) for prompt in prompts]
+    assert alone == generate_batch(model, LETTERS, prompts, **arguments(**options))
     assert model.training
     assert model.generator.offset == 0

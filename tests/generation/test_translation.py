@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from generation_helpers import arguments
 from numpy.typing import NDArray
 
 from compyute_transformer.data import CharacterTokenizer, special_tokens
 from compyute_transformer.errors import ConfigError, NonFiniteError, RangeError, VocabularyError
-from compyute_transformer.generation import Answer, probabilities, stream_translation, translate
+from compyute_transformer.generation import Translation, probabilities, stream_translation, translate
 from compyute_transformer.generation.decode import evaluating
+from compyute_transformer.generation.sampling import Sampling
 from compyute_transformer.models.transformer import Transformer, TransformerConfig
 
 LETTERS = CharacterTokenizer("abcdefghijklmnopqrstuvwxyz")
@@ -85,7 +87,7 @@ def test_a_beam_of_one_is_greedy_search() -> None:
 
 
 @pytest.mark.parametrize("beam_size", [1, 2, 5])
-@pytest.mark.parametrize("options", [{}, {"num_kv_heads": 2}, {"attention": "sequential"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"num_kv_heads": 2}, {"attn_implementation": "sequential"}], ids=str)
 def test_cached_equals_uncached(beam_size: int, options: dict[str, Any]) -> None:
     made = model(**options)
     cached, uncached = (translate(made, LETTERS, TEXTS, beam_size, cached=cached) for cached in (True, False))
@@ -121,7 +123,7 @@ def test_an_answer_is_cut_at_the_longest_and_says_so() -> None:
 
 def test_end_alone_is_an_empty_answer() -> None:
     [answer] = translate(model(), LETTERS, ["abc"])
-    assert answer == Answer("", (), answer.log_probabilities, answer.log_probability, True)
+    assert answer == Translation("", (), answer.log_probabilities, answer.log_probability, True)
     assert len(answer.log_probabilities) == 1
 
 
@@ -156,7 +158,7 @@ def test_probabilities_are_those_of_the_whole_vocabulary() -> None:
 @pytest.mark.parametrize("text", TEXTS)
 def test_at_temperature_zero_the_answer_is_that_of_greedy_search(text: str, cached: bool) -> None:
     made = model()
-    pieces = stream_translation(made, LETTERS, text, temperature=0.0, cached=cached)
+    pieces = stream_translation(made, LETTERS, text, cached=cached, sampling=Sampling(temperature=0.0))
     [answer] = translate(made, LETTERS, [text])
     assert "".join(pieces) == answer.text
     assert tuple(pieces.ids) == answer.ids
@@ -169,11 +171,13 @@ def test_at_temperature_zero_the_answer_is_that_of_greedy_search(text: str, cach
 )
 def test_tokens_are_drawn_from_the_probabilities_of_the_plain_forward(options: dict[str, Any]) -> None:
     made, text, special = model(FEW, scale=0.7), "abba", special_tokens(FEW)
-    firsts = [stream_translation(made, FEW, text, seed=seed, max_new_tokens=1, **options) for seed in range(400)]
+    firsts = [
+        stream_translation(made, FEW, text, max_new_tokens=1, **arguments(seed=seed, **options)) for seed in range(400)
+    ]
     drawn = [next(iter(["".join(one)]), "") for one in firsts]
     logits = log_p(made, FEW, text, [])[0].copy()
     logits[[special.padding, special.begin]] = -np.inf
-    expected = probabilities(logits, **{"temperature": 0.8, **options})
+    expected = probabilities(logits, Sampling(**{"temperature": 1.0, **{"temperature": 0.8, **options}}))
     for token in range(FEW.vocab_size):
         share = drawn.count(FEW.decode([token])) / len(drawn)
         assert abs(share - expected[token]) < 4 * np.sqrt(max(expected[token], 0.01) / len(drawn))
@@ -182,7 +186,10 @@ def test_tokens_are_drawn_from_the_probabilities_of_the_plain_forward(options: d
 def test_what_is_drawn_depends_on_the_seed_and_not_on_the_cache() -> None:
     made = model(scale=0.7)
     texts = {
-        cached: ["".join(stream_translation(made, LETTERS, "abc", seed=seed, cached=cached)) for seed in range(6)]
+        cached: [
+            "".join(stream_translation(made, LETTERS, "abc", cached=cached, sampling=Sampling(seed=seed)))
+            for seed in range(6)
+        ]
         for cached in (True, False)
     }
     assert texts[True] == texts[False]
@@ -191,9 +198,9 @@ def test_what_is_drawn_depends_on_the_seed_and_not_on_the_cache() -> None:
 
 def test_drawing_ends_before_a_stop_text_and_leaves_the_mode() -> None:
     made = model(scale=0.7).train()
-    whole = "".join(stream_translation(made, LETTERS, "abc", seed=3))
+    whole = "".join(stream_translation(made, LETTERS, "abc", sampling=Sampling(seed=3)))
     assert len(whole) > 3
-    pieces = stream_translation(made, LETTERS, "abc", seed=3, stop=[whole[2:4]])
+    pieces = stream_translation(made, LETTERS, "abc", sampling=Sampling(seed=3, stop=[whole[2:4]]))
     assert "".join(pieces) == whole[: whole.index(whole[2:4])]
     assert pieces.stopped
     assert made.training
@@ -202,7 +209,8 @@ def test_drawing_ends_before_a_stop_text_and_leaves_the_mode() -> None:
 def test_a_repeated_token_is_punished() -> None:
     made, text, special = model(), "thequickbro", special_tokens(LETTERS)
     plain, punished = (
-        stream_translation(made, LETTERS, text, temperature=0.0, repetition_penalty=penalty) for penalty in (1.0, 4.0)
+        stream_translation(made, LETTERS, text, sampling=Sampling(temperature=0.0, repetition_penalty=penalty))
+        for penalty in (1.0, 4.0)
     )
     assert "".join(plain) != "".join(punished)
     source = np.array([[*LETTERS.encode(text).tolist(), special.end]], np.int32)
@@ -210,13 +218,16 @@ def test_a_repeated_token_is_punished() -> None:
         logits = made(source, np.array([[special.begin, *punished.ids]], np.int32)[:, : made.config.context_length])[0]
     logits[:, [special.padding, special.begin]] = -np.inf
     for n, token in enumerate(punished.ids):
-        assert probabilities(logits[n], 0.0, repetition_penalty=4.0, seen=punished.ids[:n])[token] == 1.0
+        assert (
+            probabilities(logits[n], Sampling(temperature=0.0, repetition_penalty=4.0), seen=punished.ids[:n])[token]
+            == 1.0
+        )
 
 
 @pytest.mark.parametrize("options", [{"temperature": -1.0}, {"top_k": 0}, {"max_new_tokens": 0}, {"stop": [""]}])
 def test_options_of_drawing_are_refused_at_the_call(options: dict[str, Any]) -> None:
     with pytest.raises(RangeError):
-        stream_translation(model(), LETTERS, "abc", **options)
+        stream_translation(model(), LETTERS, "abc", **arguments(**options))
 
 
 def test_a_text_that_cannot_be_read_is_refused_at_the_call() -> None:

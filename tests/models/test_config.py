@@ -45,7 +45,7 @@ def test_what_has_a_default_may_be_left_out_but_not_be_zero(kind: Any, field: st
         ({"dropout": 1.0}, r"dropout lies in \[0, 1\), got 1\.0"),
         ({"dropout": "0.1"}, r"dropout lies in \[0, 1\), got '0\.1'"),
         ({"activation": "swish"}, "activation is one of gelu_tanh, gelu, relu, got 'swish'"),
-        ({"attention": "flash"}, "attention is one of auto, sequential, .*, got 'flash'"),
+        ({"attn_implementation": "flash"}, "attn_implementation is one of auto, sequential, .*, got 'flash'"),
     ],
     ids=str,
 )
@@ -62,5 +62,5 @@ def test_numbers_of_numpy_are_whole_numbers_too(kind: Any) -> None:
 
 
 def test_only_a_configuration_makes_a_model() -> None:
-    with pytest.raises(ConfigError, match=r"build_model: a configuration is one of GPTConfig, .*, got dict"):
+    with pytest.raises(ConfigError, match=r"models: a configuration is one of GPTConfig, .*, got dict"):
         build_model({"vocab_size": 5})

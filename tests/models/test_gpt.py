@@ -6,10 +6,10 @@ from typing import Any, ClassVar, get_args
 
 import numpy as np
 import pytest
-from compyute_transformer.arrays import Array
 from module_checks import module_error
 from tolerances import limit
 
+from compyute_transformer.arrays import Array
 from compyute_transformer.errors import ConfigError, DtypeError, RangeError, ShapeError
 from compyute_transformer.models import GPT, GPTConfig
 from compyute_transformer.nn import Module, Observer, observe
@@ -73,7 +73,7 @@ def test_logits_loss_and_every_gradient_are_those_of_torch(options: dict[str, An
 @pytest.mark.parametrize("implementation", get_args(Implementation))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_every_attention_implementation_matches_torch_with_dropout(implementation: Implementation, dtype: type) -> None:
-    errors = compare_gpt(replace(SMALL, dropout=0.3, window=5, attention=implementation), dtype, seed=1)
+    errors = compare_gpt(replace(SMALL, dropout=0.3, window=5, attn_implementation=implementation), dtype, seed=1)
     assert not {name: error for name, error in errors.items() if not error <= limit("torch", dtype)}
 
 
@@ -125,7 +125,7 @@ def test_the_gradient_of_the_loss_follows_the_differences() -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("implementation", get_args(Implementation))
 def test_future_tokens_change_nothing_before_them(implementation: Implementation, dtype: type) -> None:
-    made = model(replace(SMALL, attention=implementation), dtype)
+    made = model(replace(SMALL, attn_implementation=implementation), dtype)
     ids = draw_ids()
     logits = made(ids)
     for t in range(1, 8):
@@ -166,9 +166,9 @@ def test_a_shorter_input_has_the_same_logits() -> None:
 @pytest.mark.parametrize(
     "config", [SMALL, replace(SMALL, window=3, tie_word_embeddings=False, dropout=0.4)], ids=["", "window"]
 )
-def test_next_logits_are_those_of_the_last_position(config: GPTConfig) -> None:
+def test_logits_to_keep_are_those_of_the_last_positions(config: GPTConfig) -> None:
     made, ids = model(config).eval(), draw_ids()
-    assert relative_error(made.next_logits(ids), made(ids)[:, -1]) <= 1e-12
+    assert relative_error(made(ids, logits_to_keep=1)[:, 0], made(ids)[:, -1]) <= 1e-12
     assert not any(module._saved for _, module in made.named_modules())
 
 
@@ -177,12 +177,19 @@ def test_padding_is_hidden_and_counts_no_positions() -> None:
     alone = [made(ids[row : row + 1, pads:])[0, -1] for row, pads in enumerate((0, 3))]
     for filler in (0, 7):
         ids[1, :3] = filler
-        assert relative_error(made.next_logits(ids, padding=np.array([0, 3])), np.stack(alone)) <= 1e-12
+        assert relative_error(made(ids, padding=np.array([0, 3]), logits_to_keep=1)[:, 0], np.stack(alone)) <= 1e-12
 
 
-def test_next_logits_are_refused_in_training() -> None:
-    with pytest.raises(ConfigError, match=r"serves in eval\(\) only"):
-        model().next_logits(draw_ids())
+@pytest.mark.parametrize("option", [{"logits_to_keep": 1}, {"padding": np.array([0, 3])}], ids=str)
+def test_what_saves_nothing_is_refused_in_training(option: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"GPT: {next(iter(option))} is supported in eval\(\) only"):
+        model()(draw_ids(), **option)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_at_least_one_position_is_kept(count: int) -> None:
+    with pytest.raises(RangeError, match=f"logits_to_keep is at least 1, got {count}"):
+        model().eval()(draw_ids(), logits_to_keep=count)
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------
@@ -236,7 +243,6 @@ def test_all_parameters_lie_in_one_buffer_matrices_first() -> None:
     C, V, T, F = 12, 11, 8, 48
     matrices = V * C + T * C + 2 * (3 * C * C + C * C + 2 * F * C)
     vectors = 2 * (4 * C + 3 * C + C + F + C) + 2 * C
-    assert made.flat.num_decayed == matrices
     assert made.flat.data.size == made.num_parameters == matrices + vectors
     assert GPT(replace(SMALL, tie_word_embeddings=False)).num_parameters == matrices + vectors + V * C
 
@@ -271,7 +277,7 @@ def test_a_tied_head_is_stepped_once() -> None:
     made = model()
     before = made.token_embedding.weight.data.copy()
     run_backward(made)
-    SGD(made.flat, learning_rate=0.1).step()
+    SGD(made.parameters(), lr=0.1).step()
     assert np.allclose(made.head.weight.data, before - 0.1 * made.head.weight.grad, rtol=1e-12, atol=0)
 
 
@@ -282,13 +288,13 @@ def test_float32_stays_float32_from_the_first_vector_to_the_last_gradient() -> N
     class Dtypes(Observer):
         seen: ClassVar[set[tuple[str, Phase, str]]] = set()
 
-        def after(self, path: str, module: Module, phase: Phase, inputs: tuple[Any, ...], output: Any) -> None:
+        def after(self, path: str, module: Module, phase: Phase, inputs: tuple[Any, ...], output: Any, *_: Any) -> None:
             arrays = [a for a in (*inputs, output) if isinstance(a, np.ndarray)]
             arrays += [a for a in output if a is not None] if isinstance(output, tuple) else []
             self.seen |= {(path, phase, str(a.dtype)) for a in arrays if a.dtype.kind == "f"}
 
     made = GPT(replace(SMALL, dropout=0.3, activation="gelu"))
-    optimizer, watch = AdamW(made.flat), Dtypes()
+    optimizer, watch = AdamW(made.parameters()), Dtypes()
     with observe(made, watch):
         logits = made(draw_ids())
         loss, saved = cross_entropy_forward(logits, draw_ids(seed=1))
@@ -296,7 +302,7 @@ def test_float32_stays_float32_from_the_first_vector_to_the_last_gradient() -> N
     optimizer.step()
     assert {path for path, _, _ in watch.seen} == {path for path, _ in made.named_modules() if path != "blocks"}
     assert {dtype for _, _, dtype in watch.seen} == {"float32"}
-    assert loss.dtype == made.flat.grad.dtype == made.flat.data.dtype == optimizer.second_moment.dtype == np.float32
+    assert loss.dtype == made.flat.grad.dtype == made.flat.data.dtype == optimizer.state_dict()["state"][0]["second_moment"].dtype == np.float32
     assert {parameter.grad.dtype for parameter in made.parameters()} == {np.dtype(np.float32)}
 
 
@@ -376,7 +382,7 @@ def test_a_refused_input_leaves_the_model_usable() -> None:
         ({"dropout": float("nan")}, r"dropout lies in \[0, 1\), got nan"),
         ({"dropout": "0.1"}, r"dropout lies in \[0, 1\), got '0\.1'"),
         ({"activation": "swish"}, "activation is one of gelu_tanh, gelu, relu, got 'swish'"),
-        ({"attention": "flash"}, "attention is one of auto, sequential, .*, got 'flash'"),
+        ({"attn_implementation": "flash"}, "attn_implementation is one of auto, sequential, .*, got 'flash'"),
     ],
     ids=str,
 )

@@ -6,10 +6,10 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from compyute_transformer.arrays import Array
 from module_checks import module_error
 from tolerances import limit
 
+from compyute_transformer.arrays import Array
 from compyute_transformer.errors import BackwardError, ConfigError, DtypeError, RangeError, ShapeError
 from compyute_transformer.models import Transformer, TransformerConfig
 from compyute_transformer.nn import Embedding, LayerNorm
@@ -53,7 +53,7 @@ def test_logits_loss_and_every_gradient_are_those_of_torch(options: dict[str, An
 
 @pytest.mark.parametrize("implementation", get_args(Implementation))
 def test_every_attention_implementation_matches_torch_with_dropout(implementation: Implementation) -> None:
-    errors = compare(replace(SMALL, dropout=0.3, attention=implementation), np.float64, seed=1)
+    errors = compare(replace(SMALL, dropout=0.3, attn_implementation=implementation), np.float64, seed=1)
     assert not {name: error for name, error in errors.items() if not error <= limit("torch", np.float64)}
 
 
@@ -108,7 +108,7 @@ def test_two_half_batches_give_the_gradient_of_the_whole() -> None:
 
 @pytest.mark.parametrize("implementation", get_args(Implementation))
 def test_a_padded_pair_is_what_it_is_alone(implementation: Implementation) -> None:
-    made = model(replace(SMALL, attention=implementation))
+    made = model(replace(SMALL, attn_implementation=implementation))
     logits = made(SOURCE, TARGET, SOURCE_LENGTHS, TARGET_LENGTHS)
     for row, (S, T) in enumerate(zip(SOURCE_LENGTHS, TARGET_LENGTHS, strict=True)):
         alone = made(SOURCE[row : row + 1, :S], TARGET[row : row + 1, :T])
@@ -207,11 +207,11 @@ def test_float32_stays_float32_and_nothing_is_left_over() -> None:
         made.backward(logits)
 
 
-def test_next_logits_are_those_of_the_last_position() -> None:
+def test_logits_to_keep_are_those_of_the_last_positions() -> None:
     made = model(replace(SMALL, dropout=0.4)).eval()
     memory = made.encode(SOURCE, SOURCE_LENGTHS)
     every = made(SOURCE, TARGET, SOURCE_LENGTHS)
-    assert relative_error(made.next_logits(TARGET, memory, SOURCE_LENGTHS), every[:, -1]) <= 1e-12
+    assert relative_error(made.decode(TARGET, memory, SOURCE_LENGTHS, logits_to_keep=1)[:, 0], every[:, -1]) <= 1e-12
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
@@ -238,10 +238,10 @@ def test_pairs_that_do_not_fit_are_refused(arguments: Any, error: type, message:
         model()(*arguments)
 
 
-def test_next_logits_are_refused_in_training() -> None:
+def test_what_saves_nothing_is_refused_in_training() -> None:
     made = model()
-    with pytest.raises(ConfigError, match=r"Transformer\.next_logits: it serves in eval\(\) only"):
-        made.next_logits(TARGET, made.encode(SOURCE))
+    with pytest.raises(ConfigError, match=r"Transformer: logits_to_keep is supported in eval\(\) only"):
+        made.decode(TARGET, made.encode(SOURCE), logits_to_keep=1)
 
 
 @pytest.mark.parametrize("name", ["vocab_size", "context_length", "embed_dim", "num_heads", "num_layers"])

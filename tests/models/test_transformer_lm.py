@@ -6,11 +6,12 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from compyute_transformer.arrays import Array
 from module_checks import module_error
 from tolerances import limit
 
+from compyute_transformer.arrays import Array
 from compyute_transformer.errors import ConfigError, RangeError, ShapeError
+from compyute_transformer.generation import KeyValueCache
 from compyute_transformer.models import TransformerLM, TransformerLMConfig
 from compyute_transformer.nn.attention import Implementation
 from compyute_transformer.ops import sinusoids
@@ -56,7 +57,7 @@ def test_logits_loss_and_every_gradient_are_those_of_torch(options: dict[str, An
 
 @pytest.mark.parametrize("implementation", get_args(Implementation))
 def test_every_attention_implementation_matches_torch_with_dropout(implementation: Implementation) -> None:
-    errors = compare(replace(SMALL, dropout=0.3, window=5, attention=implementation), np.float64, seed=1)
+    errors = compare(replace(SMALL, dropout=0.3, window=5, attn_implementation=implementation), np.float64, seed=1)
     assert not {name: error for name, error in errors.items() if not error <= limit("torch", np.float64)}
 
 
@@ -95,8 +96,8 @@ def test_seed_bug_3_dropout_reaches_the_attention_weights_of_every_block() -> No
     assert [block.attention.dropout for block in made.blocks] == [0.5, 0.5]
     assert made.generator.offset == 1 + 3 * 2, "one draw for the embedding, three for each block"
     for block in made.blocks:
-        block.attention_dropout.probability = block.feed_forward_dropout.probability = 0.0
-    made.dropout.probability = 0.0
+        block.attention_dropout.p = block.feed_forward_dropout.p = 0.0
+    made.dropout.p = 0.0
     plain = model()
     assert relative_error(made(draw_ids()), plain(draw_ids())) > 1e-3, "attention alone still drops"
     assert np.array_equal(made.eval()(draw_ids()), plain(draw_ids()))
@@ -119,7 +120,7 @@ def test_one_matrix_embeds_and_reads_out() -> None:
 
 @pytest.mark.parametrize("implementation", get_args(Implementation))
 def test_future_tokens_change_nothing_before_them(implementation: Implementation) -> None:
-    made, ids = model(replace(SMALL, attention=implementation)), draw_ids()
+    made, ids = model(replace(SMALL, attn_implementation=implementation)), draw_ids()
     logits = made(ids)
     for t in range(1, 8):
         changed = ids.copy()
@@ -130,9 +131,9 @@ def test_future_tokens_change_nothing_before_them(implementation: Implementation
 
 
 @pytest.mark.parametrize("config", [SMALL, replace(SMALL, window=3, dropout=0.4)], ids=["", "window"])
-def test_next_logits_are_those_of_the_last_position(config: TransformerLMConfig) -> None:
+def test_logits_to_keep_are_those_of_the_last_positions(config: TransformerLMConfig) -> None:
     made, ids = model(config).eval(), draw_ids()
-    assert relative_error(made.next_logits(ids), made(ids)[:, -1]) <= 1e-12
+    assert relative_error(made(ids, logits_to_keep=1)[:, 0], made(ids)[:, -1]) <= 1e-12
 
 
 def test_padding_is_hidden_and_counts_no_positions() -> None:
@@ -140,7 +141,7 @@ def test_padding_is_hidden_and_counts_no_positions() -> None:
     alone = [made(ids[row : row + 1, pads:])[0, -1] for row, pads in enumerate((0, 3))]
     for filler in (0, 7):
         ids[1, :3] = filler
-        assert relative_error(made.next_logits(ids, padding=np.array([0, 3])), np.stack(alone)) <= 1e-12
+        assert relative_error(made(ids, padding=np.array([0, 3]), logits_to_keep=1)[:, 0], np.stack(alone)) <= 1e-12
 
 
 def test_weights_start_so_that_vectors_and_logits_have_variance_one() -> None:
@@ -181,7 +182,9 @@ def test_float32_stays_float32() -> None:
     logits = made(draw_ids())
     made.backward(logits)
     made.eval()
-    assert {logits.dtype, made.flat.grad.dtype, made.next_logits(draw_ids()).dtype} == {np.dtype(np.float32)}
+    assert {logits.dtype, made.flat.grad.dtype, made.eval()(draw_ids(), logits_to_keep=2).dtype} == {
+        np.dtype(np.float32)
+    }
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
@@ -191,14 +194,16 @@ def test_positions_past_the_context_are_refused_although_sinusoids_go_on() -> No
     with pytest.raises(RangeError, match=r"TransformerLM: positions of ids lie in \[0, 8\), the context length"):
         model()(draw_ids(length=9))
     with pytest.raises(RangeError, match="the context length, got 1 positions from 8 on"):
-        model().eval().next_logits(draw_ids(length=1), start=8)
+        full = KeyValueCache(model())
+        full.advance(8)
+        model().eval()(draw_ids(length=1), full)
 
 
 def test_ids_of_another_shape_and_a_model_in_training_are_refused() -> None:
     with pytest.raises(ShapeError, match=r"TransformerLM: ids are .* shape \(B, T\) with T at least 1, got \(8,\)"):
         model()(np.zeros(8, dtype=int))
-    with pytest.raises(ConfigError, match=r"TransformerLM\.next_logits: it serves in eval\(\) only"):
-        model().next_logits(draw_ids())
+    with pytest.raises(ConfigError, match=r"TransformerLM: logits_to_keep is supported in eval\(\) only"):
+        model()(draw_ids(), logits_to_keep=1)
 
 
 @pytest.mark.parametrize(

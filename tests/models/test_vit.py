@@ -7,10 +7,10 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from compyute_transformer.arrays import Array
 from module_checks import module_error
 from tolerances import limit
 
+from compyute_transformer.arrays import Array
 from compyute_transformer.errors import ConfigError, DtypeError, ShapeError
 from compyute_transformer.models import ViT, ViTConfig
 from compyute_transformer.nn import MultiHeadAttention
@@ -65,7 +65,7 @@ def test_logits_loss_and_every_gradient_are_those_of_torch(options: dict[str, An
 
 @pytest.mark.parametrize("implementation", get_args(Implementation))
 def test_every_attention_implementation_matches_torch_with_dropout(implementation: Implementation) -> None:
-    errors = compare(replace(SMALL, dropout=0.3, attention=implementation), np.float64, seed=1)
+    errors = compare(replace(SMALL, dropout=0.3, attn_implementation=implementation), np.float64, seed=1)
     assert not {name: error for name, error in errors.items() if not error <= limit("torch", np.float64)}
 
 
@@ -215,7 +215,7 @@ def test_bytes_are_refused() -> None:
         ({"mlp_dim": 0}, "mlp_dim is a whole number of at least 1, or None"),
         ({"dropout": 1.0}, r"dropout lies in \[0, 1\)"),
         ({"activation": "swish"}, "activation is one of"),
-        ({"attention": "flash"}, "attention is one of"),
+        ({"attn_implementation": "flash"}, "attn_implementation is one of"),
     ],
     ids=str,
 )

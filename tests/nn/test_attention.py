@@ -4,10 +4,10 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from compyute_transformer.arrays import Array
 from module_checks import module_error
 from tolerances import limit
 
+from compyute_transformer.arrays import Array
 from compyute_transformer.errors import ConfigError, RangeError, ShapeError
 from compyute_transformer.nn import MultiHeadAttention
 from compyute_transformer.nn.attention import Implementation

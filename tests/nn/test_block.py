@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compyute_transformer.arrays import Array
 from module_checks import block, cross_block, module_error, post_norm_block
 from tolerances import limit
 
+from compyute_transformer.arrays import Array
 from compyute_transformer.nn import Module, Observer, observe
 from compyute_transformer.nn.module import Phase
 from compyute_transformer.ops import Mask
@@ -112,10 +112,10 @@ class Dropped(Observer):
         self.draws: dict[str, int] = {}
         self._before = 0
 
-    def before(self, path: str, module: Module, phase: Phase, inputs: tuple[Any, ...]) -> None:
+    def before(self, path: str, module: Module, phase: Phase, inputs: tuple[Any, ...], *_: Any) -> None:
         self._before = getattr(module, "generator", self).__dict__.get("offset", 0)
 
-    def after(self, path: str, module: Module, phase: Phase, inputs: tuple[Any, ...], output: Any) -> None:
+    def after(self, path: str, module: Module, phase: Phase, inputs: tuple[Any, ...], output: Any, *_: Any) -> None:
         if hasattr(module, "generator"):
             self.draws[path] = module.generator.offset - self._before
 

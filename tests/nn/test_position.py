@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from compyute_transformer.arrays import Array
 from module_checks import module_error
 from tolerances import limit
 
+from compyute_transformer.arrays import Array
 from compyute_transformer.errors import RangeError
 from compyute_transformer.nn import LearnedPosition, SinusoidalPosition
 from compyute_transformer.ops import sinusoids

@@ -63,7 +63,7 @@ def test_ids_and_weights_of_the_wrong_kind_are_refused() -> None:
     with pytest.raises(ShapeError, match=r"embedding: weight must have shape \(any, any\)"):
         embedding(np.zeros(2, np.int64), WEIGHT[0])
     _, saved = embedding_forward(np.zeros(2, np.int64), WEIGHT)
-    with pytest.raises(ShapeError, match=r"embedding_backward: dy must have shape \(2, 3\)"):
+    with pytest.raises(ShapeError, match=r"embedding_backward: dy must have shape \(2, any\)"):
         embedding_backward(np.zeros((4, 3), np.float32), saved)
 
 

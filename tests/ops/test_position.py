@@ -58,7 +58,7 @@ def test_wrong_shapes_and_dtypes_are_refused() -> None:
         sinusoidal_position(X[0])
     with pytest.raises(DtypeError, match=r"sinusoidal_position: .*int64"):
         sinusoidal_position(X.astype(np.int64))
-    with pytest.raises(RangeError, match="positions start at 0 or later, got -1"):
+    with pytest.raises(RangeError, match="start is a whole number of at least 0, got -1"):
         sinusoidal_position(X, -1)
 
 
@@ -104,9 +104,9 @@ def test_sinusoids_are_added_from_the_start_on() -> None:
 
 @pytest.mark.usefixtures("validation_only")
 def test_sinusoids_without_a_width_or_length_are_refused() -> None:
-    with pytest.raises(RangeError, match="got -1 and 4"):
+    with pytest.raises(RangeError, match="length is a whole number of at least 0, got -1"):
         sinusoids(-1, 4)
-    with pytest.raises(RangeError, match="got 4 and 0"):
+    with pytest.raises(RangeError, match="width is a whole number of at least 1, got 0"):
         sinusoids(4, 0)
 
 

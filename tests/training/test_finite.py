@@ -45,10 +45,10 @@ def test_a_module_whose_forward_overflows_is_named(path: str, named: str) -> Non
 def test_a_module_whose_gradient_alone_is_not_finite_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     language = task()
     up = language.model.blocks[2].feed_forward.up
-    kept = up.kept
+    original = up.pop_saved
 
     def poisoned() -> object:
-        saved = kept()
+        saved = original()
         return saved._replace(x=np.full_like(saved.x, np.nan))
 
     monkeypatch.setattr(up, "pop_saved", poisoned)

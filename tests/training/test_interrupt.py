@@ -1,6 +1,7 @@
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -44,3 +45,29 @@ def test_a_thread_leaves_the_handlers_alone() -> None:
     thread.start()
     thread.join()
     assert seen == [(True, False)]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_forked_process_ends_by_the_signal(number: signal.Signals) -> None:
+    with interruptible() as interrupt:
+        ready, started = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.write(started, b"1")
+                time.sleep(30)
+            finally:
+                os._exit(0)
+        os.read(ready, 1)  # a signal before Python runs in the child would be lost
+        os.kill(child, number)
+        _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == number
+    assert not interrupt.requested
+
+
+def test_without_a_standard_error_the_run_is_still_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.__stderr__", None)
+    with interruptible() as interrupt:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupt.requested

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from training_helpers import Listener, digests, task, tiny
 
+from compyute_transformer import use_kernels
 from compyute_transformer.errors import CheckpointError, NonFiniteError
 from compyute_transformer.training import LanguageTask, RunResult, Trainer
 from compyute_transformer.training.reporting.events import Advanced, Evaluated, Logged, Sampled, Saved, Started

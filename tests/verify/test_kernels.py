@@ -61,8 +61,8 @@ def linear_kernel(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Check]]
             return spoil_backward(*backward.reference(dy, saved))  # type: ignore[misc]
 
         fast_forward.supports = fast_backward.supports = serves  # type: ignore[attr-defined]
-        monkeypatch.setitem(forward._found, "cpu", None if spoil_forward is None else fast_forward)
-        monkeypatch.setitem(backward._found, "cpu", None if spoil_backward is None else fast_backward)
+        monkeypatch.setitem(forward._kernels, "cpu", None if spoil_forward is None else fast_forward)
+        monkeypatch.setitem(backward._kernels, "cpu", None if spoil_backward is None else fast_backward)
         return compare_kernel(LINEAR, BATCH, np.float32, "cpu")
 
     return compare

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compyute_transformer.arrays import Array
 
+from compyute_transformer.arrays import Array
 from compyute_transformer.errors import ConfigError
 from compyute_transformer.models import GPTConfig
 from compyute_transformer.models.language import LanguageModel

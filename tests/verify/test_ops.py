@@ -94,7 +94,7 @@ def test_a_damaged_kernel_is_found_by_kernels_and_by_torch(monkeypatch: pytest.M
         return right(dy, saved) * np.float32(1.01)
 
     wrong.supports = kernel.supports  # type: ignore[attr-defined]
-    monkeypatch.setitem(softmax_backward._found, "cpu", wrong)
+    monkeypatch.setitem(softmax_backward._kernels, "cpu", wrong)
     found = red(prove("softmax"))
     assert found == {("kernel", "dx"), ("torch", "dx")}
 

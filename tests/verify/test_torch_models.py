@@ -5,9 +5,9 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from compyute_transformer.arrays import Array
 from tolerances import limit
 
+from compyute_transformer.arrays import Array
 from compyute_transformer.models import GPT, GPTConfig
 from compyute_transformer.nn import LayerNorm, Linear, MultiHeadAttention
 from compyute_transformer.nn.attention import Implementation

@@ -9,6 +9,7 @@ from functools import partial
 from ..data.text.characters import CharacterTokenizer
 from ..environment.conditions import survey, use_threads_of
 from ..errors import ParityError, RangeError
+from ..generation.sampling import Sampling
 from ..generation.text import generate
 from ..models.gpt import GPT
 from .candidates import Candidate, Report, alternate
@@ -47,7 +48,7 @@ def bench_generate(
     report = Report(f"Generation, {size}", environment, "tokens/s", warnings=warnings)
     model, tokenizer = GPT(config).eval(), CharacterTokenizer.train(_characters(config.vocab_size))
     prompt = tokenizer.decode([token % config.vocab_size for token in range(prompt_tokens)])
-    write = partial(generate, model, tokenizer, prompt, max_new_tokens=new_tokens, temperature=0.0)
+    write = partial(generate, model, tokenizer, prompt, max_new_tokens=new_tokens, sampling=Sampling(temperature=0.0))
     candidates = [Candidate("compyute", "cached", partial(write, cached=True))]
     if anew:
         candidates.append(Candidate("compyute", "anew", partial(write, cached=False)))

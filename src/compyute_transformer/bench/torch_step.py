@@ -13,13 +13,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..arrays import Array
+from ..errors import ConfigError
 from .workload import Workload
 
 __all__ = ["TorchStep", "torch_model"]
 
 
 def torch_model(work: Workload) -> Any:
-    """Return the PyTorch version of the model of a workload, with weights of its own."""
+    """Return the PyTorch version of the model of a workload, with weights of its own.
+
+    Raises ConfigError where there is none.
+    """
+    if work.model_case.torch is None:
+        raise ConfigError(f"bench: {type(work.config).__name__} has no PyTorch version to compare with.")
     module, name = work.model_case.torch.split(":")
     return getattr(import_module(f".{module}", __package__), name)(work.config)
 

@@ -2,7 +2,8 @@
 
     workload("shakespeare", {"dropout": 0.0}) -> Workload -> OurStep(workload)() -> the loss
 
-The data are random, because the cost of a step does not depend on them.
+The data are random, because the cost of a step does not depend on them. A model is measured once it has a record in
+`models.registry`.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,12 +16,13 @@ import numpy as np
 from ..arrays import Array
 from ..dispatch import use_kernels
 from ..errors import ConfigError
-from ..models.gpt import GPT, GPTConfig
-from ..models.transformer import Transformer, TransformerConfig
-from ..models.vit import ViT, ViTConfig
+from ..models.gpt import GPTConfig
+from ..models.registry import MODELS, Task
+from ..models.transformer import TransformerConfig
+from ..models.vit import ViTConfig
 from ..ops.loss import IGNORE_INDEX, cross_entropy_backward, cross_entropy_forward
-from ..optim import AdamW, clip_by_global_norm
-from ..optim.clip import global_norm
+from ..optim import AdamW, clip_grad_norm_, decay_groups
+from ..optim.clip import global_norm, gradients_of
 from ..training.settings.settings import Settings, TrainingSettings
 
 __all__ = ["MODEL_CASES", "SIZES", "STEP_SIZES", "Batch", "ModelCase", "OurStep", "Workload", "workload"]
@@ -108,8 +110,8 @@ class ModelCase:
     """
 
     model: Callable[..., Any]
+    torch: str | None
     batch: Callable[[Any, np.random.Generator, int], Batch]
-    torch: str
     items: Callable[[Any], int]
     lengths: Callable[[Any], str]
     unit: str = "tokens/s"
@@ -136,29 +138,28 @@ def images_batch(config: ViTConfig, rng: np.random.Generator, rows: int) -> Batc
     return (images.astype(np.float32),), rng.integers(0, config.num_classes, rows)
 
 
-MODEL_CASES: dict[type, ModelCase] = {
-    GPTConfig: ModelCase(
-        GPT,
-        text_batch,
-        "torch_gpt:TorchGPT",
-        lambda c: c.context_length,
-        lambda c: f"T {c.context_length}, V {c.vocab_size}",
-    ),
-    TransformerConfig: ModelCase(
-        Transformer,
+# batch, items, lengths and unit of each task
+TASKS: dict[Task, tuple[Any, ...]] = {
+    "language": (text_batch, lambda c: c.context_length, lambda c: f"T {c.context_length}, V {c.vocab_size}"),
+    "translation": (
         pairs_batch,
-        "torch_vaswani:TorchTransformer",
         lambda c: 2 * c.context_length,
         lambda c: f"S {c.context_length}, T {c.context_length}, V {c.vocab_size}",
     ),
-    ViTConfig: ModelCase(
-        ViT,
+    "images": (
         images_batch,
-        "torch_vit:TorchViT",
         lambda c: 1,
         lambda c: f"{c.image_height} × {c.image_width} × {c.channels} pixels, patches of {c.patch_size}",
         "images/s",
     ),
+}
+TORCH = {  # the PyTorch version of a model, by the name of its record
+    "gpt": "torch_gpt:TorchGPT",
+    "transformer": "torch_vaswani:TorchTransformer",
+    "vit": "torch_vit:TorchViT",
+}
+MODEL_CASES: dict[type, ModelCase] = {
+    record.config: ModelCase(record.model, TORCH.get(record.name), *TASKS[record.task]) for record in MODELS.values()
 }
 
 
@@ -182,7 +183,7 @@ class OurStep:
         training = work.training
         self.model = model or work.model_case.model(work.config, training.seed)
         betas = (training.beta1, training.beta2)
-        self.optimizer = AdamW(self.model.flat, training.learning_rate, betas, weight_decay=training.weight_decay)
+        self.optimizer = AdamW(decay_groups(self.model, training.weight_decay), training.learning_rate, betas)
         self.batches, self.index = work.batches(), 0
         self.clip, self.label_smoothing = training.clip, training.label_smoothing
         self.reference, self.norm = reference, 0.0
@@ -193,10 +194,13 @@ class OurStep:
         self.index += 1
         kernels: AbstractContextManager[None] = use_kernels("reference") if self.reference else nullcontext()
         with kernels:
-            self.model.zero_grad()
+            self.optimizer.zero_grad()
             loss, saved = cross_entropy_forward(self.model(*inputs), targets, label_smoothing=self.label_smoothing)
             self.model.backward(cross_entropy_backward(1.0, saved, overwrite=True))
-            gradient = self.model.flat.grad
-            self.norm = global_norm(gradient) if self.clip is None else clip_by_global_norm(gradient, self.clip)
+            parameters = self.optimizer.parameters
+            norm = (
+                global_norm(*gradients_of(parameters)) if self.clip is None else clip_grad_norm_(parameters, self.clip)
+            )
+            self.norm = norm
             self.optimizer.step()
         return float(loss)

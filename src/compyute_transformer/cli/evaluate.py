@@ -1,4 +1,4 @@
-"""`compyute eval`: how good a trained model is."""
+"""`compyute eval`: measure a trained model on held-out data."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from . import terminal
-from .options import Checkpoint, Json, OnDevice, RunFolder
+from .options import Checkpoint, Json, Kernels, OnDevice, RunFolder
 
 __all__ = ["evaluate"]
 
@@ -16,25 +16,29 @@ def evaluate(
     text: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="DATA", help="Data to judge the model by. Without DATA, the validation part of the run's own data."
+            metavar="DATA", help="Data to evaluate the model on. Without DATA: the validation part of the run's data."
         ),
     ] = None,
     picture: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.png", help="Draw the confusion matrix of a run that learned images as a picture."),
+        typer.Option(metavar="FILE.png", help="Draw the confusion matrix of an image classifier as a picture."),
     ] = None,
     checkpoint: Checkpoint = "best",
     device: OnDevice = "cpu",
+    kernels: Kernels = "auto",
     json: Json = False,
 ) -> None:
-    """Judge a trained model by data it was not trained on."""
-    from ..training import evaluate_run
-    from ..training.reporting.reporters import describe_metrics
+    """Evaluate a trained model on held-out data."""
+    with terminal.loading():
+        from ..dispatch import use_kernels
+        from ..training import evaluate_run
+        from ..training.reporting.reporters import describe_metrics
 
-    result = evaluate_run(run, text or (), checkpoint, device)
+    with use_kernels(kernels):
+        result = evaluate_run(run, text or (), checkpoint, device)
     if picture is not None:
         if result.confusion is None:
-            raise typer.BadParameter("a confusion matrix belongs to a run that learned images.")
+            raise typer.BadParameter("--picture draws a confusion matrix, which only a run that learned images has.")
         result.confusion.draw(picture)
     if json:
         facts: dict[str, Any] = {"run": run, "checkpoint": checkpoint} | result.metrics
@@ -42,9 +46,9 @@ def evaluate(
             facts["confusion"] = result.confusion.to_dict()
         terminal.print_json(facts | {"seconds": result.seconds})
         return
-    typer.echo(describe_metrics(result.metrics))
+    terminal.show(f"{describe_metrics(result.metrics)}\n")
     if result.confusion is not None:
-        typer.echo(f"\n{result.confusion}")
+        terminal.show(f"\n{result.confusion}\n")
     if picture is not None:
         terminal.note(f"confusion matrix: {picture}")
     if "exact_match" in result.metrics and "bleu" not in result.metrics:

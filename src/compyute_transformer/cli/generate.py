@@ -1,142 +1,165 @@
-"""`compyute generate`: a trained model writes on, or answers."""
+"""`compyute generate`: continue a text with a trained model, or translate one."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Annotated, Any
 
 import typer
 
 from ..errors import CorpusError
+from ..generation.sampling import Sampling
 from . import terminal
-from .options import Checkpoint, Json, OnDevice, RunFolder
+from .options import Checkpoint, Json, Kernels, OnDevice, RunFolder, flag, unescape, with_options
 
 __all__ = ["generate"]
 
 # Options that one kind of run has and the other refuses.
 OF_LANGUAGE = ("stride",)
 OF_TRANSLATION = ("beam", "length_penalty")
-# A translation is searched for, unless one of these is given: then it is written token by token.
-DRAWING = ("temperature", "top_k", "top_p", "min_p", "seed")  # each token is drawn
-WRITING = (*DRAWING, "repetition_penalty", "stop")  # with the last two alone, each is the most probable one
+RANDOM = ("temperature", "top_k", "top_p", "min_p", "seed")  # with one of these a translation is sampled
+STEPWISE = (*RANDOM, "repetition_penalty", "stop")  # with the last two alone it is greedy; without any, searched for
+FIRST = ("prompt", "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop")
 
 
+@dataclass(frozen=True)
+class Request:
+    """What is generated from which run, and how the result is printed."""
+
+    loaded: Any
+    run: str
+    prompt: str
+    max_new_tokens: int
+    cached: bool
+    picture: Path | None
+    json: bool
+
+
+@with_options([Sampling], FIRST)
 def generate(
-    context: typer.Context,
     run: RunFolder,
     prompt: Annotated[
-        str, typer.Option(help="Text to go on from, or to translate; FILE:path reads it from a file.")
+        str,
+        typer.Option(help=r"Text to continue or to translate, where \n is a line end; FILE:path reads it from a file."),
     ] = "",
-    max_new_tokens: Annotated[int, typer.Option(help="Write at most this many tokens.")] = 200,
-    temperature: Annotated[
-        float,
-        typer.Option(
-            help="How freely tokens are chosen: 0 always takes the most probable one, 1 draws by the model's "
-            "probabilities. Translation: with this or another option of drawing, the answer is drawn, not searched for."
-        ),
-    ] = 0.8,
-    top_k: Annotated[int | None, typer.Option(help="Choose among the k most probable tokens only.")] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(help="Choose among the most probable tokens only, as many as have the probability p together."),
-    ] = None,
-    min_p: Annotated[
-        float | None,
-        typer.Option(help="Choose among tokens only whose probability is at least this fraction of the highest."),
-    ] = None,
-    repetition_penalty: Annotated[
-        float, typer.Option(help="Above 1, tokens that have occurred become less probable; 1: no penalty.")
-    ] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed of the random choices; the same seed gives the same text.")] = 0,
-    stop: Annotated[
-        list[str] | None,
-        typer.Option(help="Stop before this text would appear, taken as it stands; may be given several times."),
-    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Generate at most this many tokens.")] = 200,
     stride: Annotated[
-        int,
+        int | None,
         typer.Option(
-            help="When the text outgrows the context, forget this many of its oldest tokens at a time; more is faster."
+            help="Tokens by which the window moves when the text is longer than the context; more is faster. "
+            "Default: 1."
         ),
-    ] = 1,
+    ] = None,
     cache: Annotated[
         bool,
         typer.Option(
-            "--cache/--no-cache",
-            help="Keep keys and values of the tokens that were read; without, the text is the same but takes longer.",
+            "--cache/--no-cache", help="Cache keys and values. Without the cache the text is the same, but slower."
         ),
     ] = True,
     beam: Annotated[
-        int, typer.Option(help="Translation: beam search with this many candidate answers; 1: greedy search.")
-    ] = 1,
+        int | None, typer.Option(help="Translation: number of hypotheses in beam search. Default: 1, greedy search.")
+    ] = None,
     length_penalty: Annotated[
-        float,
-        typer.Option(help="Translation, with --beam: the higher, the more are long answers favored; 0: not at all."),
-    ] = 0.6,
+        float | None,
+        typer.Option(help="Translation, with --beam: how much longer translations are favored. Default: 0.6."),
+    ] = None,
     attention: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.png",
-            help="Draw the attention weights among the tokens of the prompt as a picture, a panel for each head; of a "
-            "translation three, FILE-encoder.png, FILE-decoder.png and FILE-cross.png.",
+            help="Draw the attention weights of the prompt, a panel for each head; of a translation three pictures, "
+            "FILE-encoder.png, FILE-decoder.png and FILE-cross.png.",
         ),
     ] = None,
     checkpoint: Checkpoint = "best",
     device: OnDevice = "cpu",
+    kernels: Kernels = "auto",
     json: Json = False,
+    **sampling: Any,
 ) -> None:
-    """Let a trained model write a text, token by token; or translate one."""
-    from ..data import load_corpus
-    from ..generation import stream, stream_translation
-    from ..training import load_run
+    """Generate text with a trained model, or translate.
 
-    if prompt.startswith("FILE:"):
-        file = prompt.removeprefix("FILE:")
-        if not Path(file).is_file():
-            raise CorpusError(f"generate: --prompt FILE:path reads a file of text, and there is no file {file!r}.")
-        prompt = load_corpus(Path(file)).text
-    loaded = load_run(run, checkpoint, device)
-    if loaded.settings.data.kind == "images":
-        raise typer.BadParameter(f"{run} learned images, and writes no text. Judge it: compyute eval {run}")
-    translates = loaded.settings.data.kind == "translation"
-    given = {name for name in context.params if _is_given(context, name)}
-    for option in sorted(given & {*(OF_LANGUAGE if translates else OF_TRANSLATION)}):
-        raise typer.BadParameter(
-            f"{_flag(option)} does not belong to a run that learned {loaded.settings.data.kind}: leave it out."
-        )
-    writing = given & {*WRITING}
-    if translates:
-        prompt = prompt.strip()
-        if not prompt:
-            raise typer.BadParameter("a translation needs something to translate: give --prompt TEXT.")
-        for option in sorted(given & {*OF_TRANSLATION}):
-            if writing:
-                raise typer.BadParameter(
-                    f"{_flag(option)} is of a search, and {_flag(min(writing))} of writing token by token: leave one "
-                    "of them out."
-                )
-        if "length_penalty" in given and beam == 1:
-            raise typer.BadParameter("--length-penalty chooses among the answers of a beam search: give --beam 4, say.")
-        if not writing:
-            translated(loaded, run, prompt, beam, length_penalty, max_new_tokens, cache, attention, json)
+    A translation is found by search, unless an option of sampling is given.
+    """
+    with terminal.loading():
+        from ..dispatch import use_kernels
+        from ..training import load_run
+
+    chosen = {name: value for name, value in sampling.items() if value}
+    chosen |= {name: value for name, value in sampling.items() if value is not None and name != "stop"}
+    others = {"stride": stride, "beam": beam, "length_penalty": length_penalty}
+    search = {name: value for name, value in others.items() if value is not None}
+    prompt = read_prompt(prompt)
+    with use_kernels(kernels):
+        loaded = load_run(run, checkpoint, device)
+        kind = loaded.settings.data.kind
+        check_kind(run, kind, search)
+        if kind == "translation":
+            prompt = prompt.strip()
+            check_translation(prompt, chosen, search)
+        request = Request(loaded, run, prompt, max_new_tokens, cache, attention, json)
+        if kind == "translation" and not chosen:
+            translate_by_search(request, beam or 1, 0.6 if length_penalty is None else length_penalty)
             return
-        if not given & {*DRAWING}:
-            temperature = 0.0
-    options: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-        "seed": seed,
-        "stop": stop or (),
-        "cached": cache,
-    }
-    if translates:
-        pieces = stream_translation(loaded.model, loaded.tokenizer, prompt, **options)
-    else:
-        pieces = stream(loaded.model, loaded.tokenizer, prompt, stride=stride, **options)
-    pictures = draw_attention_of(loaded, prompt, (), attention) if attention is not None and not translates else []
-    if json:
+        if "stop" in chosen:
+            chosen["stop"] = [unescape(text) for text in chosen["stop"]]
+        if kind == "translation" and not chosen.keys() & {*RANDOM}:
+            chosen["temperature"] = 0.0
+        write(request, Sampling(**chosen), search)
+
+
+def read_prompt(prompt: str) -> str:
+    """Return the prompt of the command line, or of its file without the last line end."""
+    if not prompt.startswith("FILE:"):
+        return unescape(prompt)
+    from ..data import load_corpus
+
+    file = prompt.removeprefix("FILE:")
+    if not Path(file).is_file():
+        raise CorpusError(f"generate: --prompt FILE:path must name a file of text, and there is no file {file!r}.")
+    return load_corpus(Path(file)).text.removesuffix("\n").removesuffix("\r")
+
+
+def check_kind(run: str, kind: str, given: Collection[str]) -> None:
+    """Refuse a run that generates no text, and options that its kind does not have."""
+    if kind == "images":
+        raise typer.BadParameter(f"{run} classifies images and generates no text. Evaluate it: compyute eval {run}")
+    for option in given:
+        if option in (OF_LANGUAGE if kind == "translation" else OF_TRANSLATION):
+            raise typer.BadParameter(f"{flag(option)} has no effect with a run that learned {kind}: leave it out.")
+
+
+def check_translation(prompt: str, sampling: Collection[str], search: "dict[str, Any]") -> None:
+    """Refuse an empty source, and options of search and of sampling together."""
+    if not prompt:
+        raise typer.BadParameter("a translation needs a source: give --prompt TEXT.")
+    for option in search:
+        if sampling:
+            raise typer.BadParameter(
+                f"{flag(option)} is an option of search, and {flag(min(sampling))} of sampling: leave one of them out."
+            )
+    if "length_penalty" in search and search.get("beam", 1) == 1:
+        raise typer.BadParameter("--length-penalty compares the hypotheses of a beam search: give --beam 4, say.")
+
+
+def write(request: Request, sampling: Sampling, options: "dict[str, Any]") -> None:
+    """Generate a text token by token, and print it as it comes."""
+    from ..generation import stream, stream_translation
+
+    loaded, prompt = request.loaded, request.prompt
+    translates = loaded.settings.data.kind == "translation"
+    pieces = (stream_translation if translates else stream)(
+        loaded.model,
+        loaded.tokenizer,
+        prompt,
+        sampling=sampling,
+        max_new_tokens=request.max_new_tokens,
+        cached=request.cached,
+        **options,
+    )
+    pictures = [] if translates else draw_attention_of(request, ())
+    if request.json:
         text = "".join(pieces)
     else:
         terminal.show("" if translates else prompt)
@@ -145,76 +168,62 @@ def generate(
                 terminal.show(piece)
         finally:  # after Ctrl-C too
             terminal.show("\n")
-    if attention is not None and translates:
-        pictures = draw_attention_of(loaded, prompt, pieces.ids, attention)
-    if json:
-        facts = {"run": run, "step": loaded.step, "seed": seed, "prompt": prompt, "text": text}
+    if translates:
+        pictures = draw_attention_of(request, pieces.ids)
+    if request.json:
+        facts = {"run": request.run, "step": loaded.step, "seed": sampling.seed, "prompt": prompt, "text": text}
         facts |= {"stopped": pieces.stopped, "tokens": len(pieces.ids), "tokens_per_second": pieces.tokens_per_second}
         facts |= {"ended": pieces.ended} if translates else {}
         terminal.print_json(facts | {"log_probabilities": pieces.log_probabilities})
         return
     rate = f", {pieces.tokens_per_second:,.0f} tokens/s" if pieces.tokens_per_second else ""
-    seeded = f", seed {seed}" if options["temperature"] or not translates else ""
+    seeded = f", seed {sampling.seed}" if sampling.temperature or not translates else ""
     terminal.note(f"{len(pieces.ids)} tokens{rate}, step {loaded.step}{seeded}")
-    if pictures:
-        terminal.note(f"attention: {', '.join(map(str, pictures))}")
+    note_pictures(pictures)
 
 
-def _is_given(context: typer.Context, name: str) -> bool:
-    """Whether an option stands on the command line, its default's value included."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"
+def translate_by_search(request: Request, beam: int, length_penalty: float) -> None:
+    """Translate the prompt by greedy or beam search, and print the translation."""
+    from ..generation import translate
+
+    began, loaded = perf_counter(), request.loaded
+    found = translate(
+        loaded.model,
+        loaded.tokenizer,
+        [request.prompt],
+        beam_size=beam,
+        length_penalty=length_penalty,
+        max_new_tokens=request.max_new_tokens,
+        cached=request.cached,
+    )[0]
+    seconds, tokens = perf_counter() - began, len(found.log_probabilities)  # the end token counts: it was generated
+    pictures = draw_attention_of(request, found.ids)
+    if request.json:
+        facts = {"run": request.run, "step": loaded.step, "prompt": request.prompt, "text": found.text}
+        facts |= {"ended": found.ended, "log_probability": found.log_probability}
+        facts |= {"log_probabilities": found.log_probabilities}
+        terminal.print_json(facts | {"tokens": tokens, "tokens_per_second": tokens / seconds})
+        return
+    terminal.show(f"{found.text}\n")
+    # Most of the time goes to loading the kernels, so that a rate would say little about so few tokens.
+    terminal.note(f"{tokens} tokens in {seconds:.2g} s, step {loaded.step}")
+    note_pictures(pictures)
 
 
-def _flag(option: str) -> str:
-    return "--" + option.replace("_", "-")
-
-
-def draw_attention_of(loaded: Any, prompt: str, ids: Sequence[int], path: Path) -> list[Path]:
-    """Draw who looked at whom: among the tokens of a prompt, or from an answer to its source. Returns the pictures."""
-    from ..generation.attention import draw_prompt, draw_translation
+def draw_attention_of(request: Request, ids: Sequence[int]) -> list[Path]:
+    """Draw the attention weights of a prompt, or of a source and its translation. Return the pictures' paths."""
+    loaded, path = request.loaded, request.picture
+    if path is None:
+        return []
+    from ..generation.pictures import save_prompt_attention, save_translation_attention
 
     if loaded.settings.data.kind == "translation":
-        return draw_translation(loaded.model, loaded.tokenizer, prompt, tuple(ids), path)
-    draw_prompt(loaded.model, loaded.tokenizer, prompt, path)
+        return save_translation_attention(loaded.model, loaded.tokenizer, request.prompt, tuple(ids), path)
+    save_prompt_attention(loaded.model, loaded.tokenizer, request.prompt, path)
     return [path]
 
 
-def translated(
-    loaded: Any,
-    run: str,
-    prompt: str,
-    beam: int,
-    length_penalty: float,
-    max_new_tokens: int,
-    cache: bool,
-    attention: Path | None,
-    json: bool,
-) -> None:
-    """Print what a run answers to a prompt, and draw where it looked."""
-    from time import perf_counter
-
-    from ..generation.translation import translate
-
-    began = perf_counter()
-    answer = translate(
-        loaded.model,
-        loaded.tokenizer,
-        [prompt],
-        beam_size=beam,
-        length_penalty=length_penalty,
-        max_new_tokens=max_new_tokens,
-        cached=cache,
-    )[0]
-    seconds, tokens = perf_counter() - began, len(answer.log_probabilities)  # END too: it was written as well
-    pictures = [] if attention is None else draw_attention_of(loaded, prompt, answer.ids, attention)
-    if json:
-        facts = {"run": run, "step": loaded.step, "prompt": prompt, "text": answer.text, "ended": answer.ended}
-        facts |= {"log_probability": answer.log_probability, "log_probabilities": answer.log_probabilities}
-        terminal.print_json(facts | {"tokens": tokens, "tokens_per_second": tokens / seconds})
-        return
-    terminal.show(f"{answer.text}\n")
-    # of so few tokens most of the time is that of loading the kernels: a rate would say little
-    terminal.note(f"{tokens} tokens in {seconds:.2g} s, step {loaded.step}")
+def note_pictures(pictures: Sequence[Path]) -> None:
+    """Print where pictures were written."""
     if pictures:
         terminal.note(f"attention: {', '.join(map(str, pictures))}")

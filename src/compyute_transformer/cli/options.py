@@ -1,16 +1,40 @@
-"""Options: how they are made, and those that several commands share."""
+"""The options of the command: those made from settings, and those that several commands share."""
 
-from typing import Annotated, Any, Literal
+import inspect
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import Field, fields
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import typer
 
-__all__ = ["INTERRUPTED", "Checkpoint", "Device", "Json", "OnDevice", "RunFolder", "or_none", "panel"]
+__all__ = [
+    "Checkpoint",
+    "Device",
+    "Json",
+    "Kernels",
+    "OnDevice",
+    "RunFolder",
+    "flag",
+    "or_none",
+    "panel",
+    "unescape",
+    "with_options",
+]
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+PANELS = (None, "Run", "Data", "Model", "Training", "Output")  # in the order of the help
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-def panel(name: str) -> Any:
-    """A maker of options that stand together in the help."""
+def flag(name: str) -> str:
+    """Return the option of a setting: "--batch-size" of "batch_size"."""
+    return "--" + name.replace("_", "-")
+
+
+def panel(name: str | None) -> Any:
+    """Return a function that declares options of one panel of the help; None is the first panel."""
 
     def option(help: str, *names: str, **more: Any) -> Any:
         return typer.Option(*names, help=help, rich_help_panel=name, **more)
@@ -19,7 +43,7 @@ def panel(name: str) -> Any:
 
 
 def or_none(kind: type) -> dict[str, Any]:
-    """An option that takes a number, or the word "none"."""
+    """Return the arguments of an option that takes a number or the word "none"."""
 
     def parse(text: str) -> Any:
         return text if text == "none" else kind(text)
@@ -27,11 +51,72 @@ def or_none(kind: type) -> dict[str, Any]:
     return {"parser": parse, "metavar": f"<{kind.__name__}|none>"}
 
 
+def with_options(sections: Iterable[type], first: Sequence[str] = ()) -> Callable[[F], F]:
+    """Put an option for each field of dataclasses in the place of a command's `**settings`.
+
+    The option's name, type and choices follow from the field; its help and panel stand in the field's metadata. An
+    option that is not given is None. first: the options that the first panel of the help lists, in this order.
+    """
+    made = [_option(section, entry, first) for section in sections for entry in fields(section)]
+
+    def decorate(command: F) -> F:
+        signature = inspect.signature(command)
+        own = [option for option in signature.parameters.values() if option.kind is not option.VAR_KEYWORD]
+        options = [option.replace(kind=option.KEYWORD_ONLY) for option in own] + made
+        ordered = sorted(options, key=lambda option: _place(option, first))
+        command.__signature__ = signature.replace(parameters=ordered)  # type: ignore[attr-defined]
+        command.__annotations__ = {option.name: option.annotation for option in ordered}
+        return command
+
+    return decorate
+
+
+def _place(option: inspect.Parameter, first: Sequence[str]) -> tuple[int, int]:
+    """Return the panel of an option, and its place in the first panel."""
+    declared = next((part for part in get_args(option.annotation) if hasattr(part, "rich_help_panel")), None)
+    name = getattr(declared, "rich_help_panel", None)
+    return PANELS.index(name), first.index(option.name) if option.name in first else len(first)
+
+
+def _option(section: type, entry: "Field[Any]", first: Sequence[str]) -> inspect.Parameter:
+    kind = get_type_hints(section)[entry.name]
+    options = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    value = next(option for option in options if option is not NoneType)
+    value = list[str] if value == Sequence[str] else value
+    more: dict[str, Any] = {}
+    if get_origin(value) is Literal and len("|".join(get_args(value))) > 12:
+        more["metavar"] = "<name>"  # the help names the choices
+    elif NoneType in options and "group" in entry.metadata:  # a setting: a preset's value may be switched off
+        more, value = or_none(value), Any
+    group = None if entry.name in first else entry.metadata.get("group")
+    help = entry.metadata["help"]
+    if group is None and "group" not in entry.metadata and entry.default not in (None, ()):
+        help += f" Default: {entry.default}."  # settings have the defaults of the preset
+    declared = Annotated[value if value is Any else value | None, panel(group)(help, **more)]
+    return inspect.Parameter(entry.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=declared)
+
+
+def unescape(text: str) -> str:
+    r"""Return a text with \n, \t, \r and \\ replaced by a line end, a tab, a carriage return and a backslash."""
+    return re.sub(r"\\([ntr\\])", lambda found: ESCAPES[found[1]], text)
+
+
+ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
+
 Device = Literal["cpu", "cuda"]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on the standard output, for programs.")]
-RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/nano.")]
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, such as runs/nano.")]
 Checkpoint = Annotated[
     Literal["best", "last"],
     typer.Option(help="Use the checkpoint with the lowest validation loss (best), or the latest one (last)."),
 ]
 OnDevice = Annotated[Device, typer.Option(help="Device to compute on.")]
+Kernels = Annotated[
+    Literal["auto", "reference"],
+    typer.Option(
+        envvar="COMPYUTE_KERNELS",
+        help="Run compiled kernels (auto), or the readable code of ops/ (reference), which is slower and follows your "
+        "changes to it.",
+        rich_help_panel=None,
+    ),
+]

@@ -1,15 +1,61 @@
-"""Terminal: what is printed, and where to."""
+"""The terminal: what is printed, where to, and what a signal or a closed stream does."""
 
+import os
+import signal
 import sys
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import current_thread, main_thread
+from typing import Any, NoReturn
 
-import typer
+__all__ = ["BROKEN_PIPE", "INTERRUPTED", "loading", "note", "prepare_streams", "print_json", "show", "stop_output"]
 
-__all__ = ["note", "print_json", "show"]
+INTERRUPTED = 128 + 2  # as shells report SIGINT
+BROKEN_PIPE = 128 + 13  # as shells report SIGPIPE
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Let Ctrl-C end the process at once, within a `with` block that imports libraries.
+
+    An exception in the middle of an import could be lost, or end in the traceback of another library.
+    """
+    if current_thread() is not main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield
+        return
+    before = signal.signal(signal.SIGINT, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _leave(_signal: int, _frame: object) -> NoReturn:
+    os.write(2, b"\nInterrupted.\n")
+    os._exit(INTERRUPTED)
+
+
+def prepare_streams() -> None:
+    """Let the standard streams take every character, and replace those that are closed by the null device."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by `>&-`, or without a console
+            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (open as long as the process)
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def stop_output() -> None:
+    """Send the rest of the output nowhere: its reader is gone."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())  # the stream still holds what it could not write, and would try again
+    os.close(nowhere)
 
 
 def show(text: str) -> None:
-    """Print a piece of text at once, without what would steer a terminal."""
+    """Print a text at once, without the characters that would control a terminal."""
     from ..training.reporting.reporters import printable
 
     sys.stdout.write(printable(text, sys.stdout))
@@ -17,15 +63,17 @@ def show(text: str) -> None:
 
 
 def note(text: str, style: str = "dim") -> None:
-    """Print what is not part of the result: on the standard error, in a style on a terminal."""
+    """Print a line that is not part of the result to the standard error, in a style on a terminal."""
     from rich.console import Console
     from rich.text import Text
 
-    Console(stderr=True).print(Text(text, style=style), soft_wrap=True)
+    from ..training.reporting.reporters import printable
+
+    Console(stderr=True).print(Text(printable(text, sys.stderr), style=style), soft_wrap=True)
 
 
 def print_json(values: dict[str, Any]) -> None:
     """Print one JSON object."""
     from json import dumps
 
-    typer.echo(dumps(values, indent=2))
+    sys.stdout.write(dumps(values, indent=2) + "\n")

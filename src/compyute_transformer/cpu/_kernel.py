@@ -38,13 +38,12 @@ from ..arrays import Array
 
 __all__ = [
     "FASTMATH",
-    "SHARES",
     "compile_kernel",
     "compile_parallel",
     "is_float32",
     "is_ready",
     "pool_for",
-    "supports",
+    "sum_of_partials",
     "worth_threads",
 ]
 
@@ -55,9 +54,6 @@ FASTMATH = {"reassoc", "contract", "arcp", "nsz", "afn"}
 
 # Elements of a sweep that are worth the other threads' waking; 0.4 ns each.
 WORTH_THREADS = 1 << 18
-
-# Sums over rows are gathered in this many partial sums, whatever the number of threads, then added in order.
-SHARES = 16
 
 compile_kernel: Callable[[F], F] = numba.njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True)
 compile_parallel: Callable[[F], F] = numba.njit(
@@ -121,11 +117,9 @@ def is_float32(array: Array) -> bool:
     return bool(array.dtype == np.float32)
 
 
-def supports(condition: Callable[..., bool]) -> Callable[[F], F]:
-    """Say of a kernel when it serves: `condition` takes the kernel's arguments."""
-
-    def mark(kernel: F) -> F:
-        kernel.supports = condition  # type: ignore[attr-defined]
-        return kernel
-
-    return mark
+def sum_of_partials(sums: Array) -> Array:
+    """Return the sum of the rows, added in pairs, and pairs of those."""
+    while len(sums) > 1:
+        half = len(sums) // 2
+        sums = np.concatenate([sums[:half] + sums[half : 2 * half], sums[2 * half :]])
+    return sums[0]

@@ -13,18 +13,28 @@ import numpy as np
 from numba import prange
 
 from ..arrays import Array
-from ..ops._checks import check_gradient
-from ..ops.activation import CUBIC, SQRT_2_OVER_PI, Approximation, GeluSaved, SoftmaxSaved, check_gelu
+from ..dispatch import kernel_for
+from ..ops.activation import (
+    CUBIC,
+    SQRT_2_OVER_PI,
+    Approximation,
+    GeluSaved,
+    SoftmaxSaved,
+    gelu_backward,
+    gelu_forward,
+    softmax_backward,
+    softmax_forward,
+)
 from ._buffers import empty
-from ._kernel import compile_kernel, compile_parallel, is_ready, pool_for, supports, worth_threads
+from ._kernel import compile_kernel, compile_parallel, is_ready, pool_for, worth_threads
 from ._vector import exp, highest, logistic, normal_cdf_and_pdf
 
 __all__ = [
-    "gelu_backward",
-    "gelu_forward",
+    "gelu_backward_kernel",
+    "gelu_forward_kernel",
     "gelu_part",
-    "softmax_backward",
-    "softmax_forward",
+    "softmax_backward_kernel",
+    "softmax_forward_kernel",
 ]
 
 ZERO, ONE, THREE = np.float32(0.0), np.float32(1.0), np.float32(3.0)
@@ -57,27 +67,27 @@ def _gelu_backward(dy, x, use_tanh, dx):
         a, da, db = x[start:stop], dx[start:stop], dy[start:stop]
         if use_tanh:
             for i in range(a.size):
-                share = logistic(TWICE_SCALE * a[i] * (ONE + CUBE * a[i] * a[i]))
+                u = TWICE_SCALE * a[i] * (ONE + CUBE * a[i] * a[i])
+                below, above = logistic(u), logistic(-u)  # 1 − logistic(u) would lose what is small
                 slope = TWICE_SCALE * (ONE + THREE * CUBE * a[i] * a[i])
-                da[i] = db[i] * (share + a[i] * share * (ONE - share) * slope)
+                product = a[i] * below * above * slope if above > ZERO and below > ZERO else ZERO
+                da[i] = db[i] * (below + product)
         else:
             for i in range(a.size):
                 below, density = normal_cdf_and_pdf(a[i])
                 da[i] = db[i] * (below + a[i] * density)
 
 
-@supports(lambda x, approximate="tanh": is_ready(x))
-def gelu_forward(x: Array, approximate: Approximation = "tanh") -> tuple[Array, GeluSaved]:
-    check_gelu(x, approximate)
+@kernel_for(gelu_forward, supports=lambda x, approximate="none": is_ready(x))
+def gelu_forward_kernel(x: Array, approximate: Approximation = "none") -> tuple[Array, GeluSaved]:
     y = empty(x.shape)
     run = _gelu_forward if worth_threads(x.size) else gelu_part
     run(x.reshape(-1), approximate == "tanh", y.reshape(-1))
     return y, GeluSaved(x, approximate)
 
 
-@supports(lambda dy, saved: is_ready(dy, saved.x))
-def gelu_backward(dy: Array, saved: GeluSaved) -> Array:
-    check_gradient("gelu_backward", dy, saved.x, saved.x.shape)
+@kernel_for(gelu_backward, supports=lambda dy, saved: is_ready(dy, saved.x))
+def gelu_backward_kernel(dy: Array, saved: GeluSaved) -> Array:
     dx = empty(dy.shape)
     with pool_for(dy.size):
         _gelu_backward(dy.reshape(-1), saved.x.reshape(-1), saved.approximate == "tanh", dx.reshape(-1))
@@ -112,17 +122,16 @@ def _softmax_backward(dy, y, dx):
             da[c] = b[c] * (db[c] - total)
 
 
-@supports(lambda x: is_ready(x) and x.ndim > 0 and x.size > 0)
-def softmax_forward(x: Array) -> tuple[Array, SoftmaxSaved]:
+@kernel_for(softmax_forward, supports=lambda x: is_ready(x) and x.ndim > 0 and x.size > 0)
+def softmax_forward_kernel(x: Array) -> tuple[Array, SoftmaxSaved]:
     y = empty(x.shape)
     with pool_for(x.size):
         _softmax_forward(x.reshape(-1, x.shape[-1]), y.reshape(-1, x.shape[-1]))
     return y, SoftmaxSaved(y)
 
 
-@supports(lambda dy, saved: is_ready(dy, saved.y) and dy.size > 0)
-def softmax_backward(dy: Array, saved: SoftmaxSaved) -> Array:
-    check_gradient("softmax_backward", dy, saved.y, saved.y.shape)
+@kernel_for(softmax_backward, supports=lambda dy, saved: is_ready(dy, saved.y) and dy.size > 0)
+def softmax_backward_kernel(dy: Array, saved: SoftmaxSaved) -> Array:
     C, dx = dy.shape[-1], empty(dy.shape)
     with pool_for(dy.size):
         _softmax_backward(dy.reshape(-1, C), saved.y.reshape(-1, C), dx.reshape(-1, C))

@@ -9,9 +9,11 @@ import numpy as np
 from numba import prange
 
 from ..arrays import Array
-from ._kernel import compile_parallel, is_ready, pool_for, supports
+from ..dispatch import kernel_for
+from ..optim.adamw import adamw_update
+from ._kernel import compile_parallel, is_ready, pool_for
 
-__all__ = ["adamw_update"]
+__all__ = ["adamw_update_kernel"]
 
 CHUNK = 1 << 12  # elements a task: four streams of 16 kB, so that the second loop finds its weights in cache
 
@@ -34,8 +36,8 @@ def _supports(weight: Array, gradient: Array, first_moment: Array, second_moment
     return is_ready(weight, gradient, first_moment, second_moment)
 
 
-@supports(_supports)
-def adamw_update(
+@kernel_for(adamw_update, supports=_supports)
+def adamw_update_kernel(
     weight: Array,
     gradient: Array,
     first_moment: Array,

@@ -28,18 +28,19 @@ from math import sqrt
 import numpy as np
 
 from ..arrays import Array
-from ..ops._checks import check_gradient
-from ..ops.attention import NO_MASK, FusedAttentionSaved, Mask, check_attention
+from ..dispatch import kernel_for
+from ..ops.attention import NO_MASK, FusedAttentionSaved, Mask, fused_attention_backward, fused_attention_forward
 from ..random import RandomKey, dropout_threshold
 from . import _tiles
 from ._blas import sgemm_address, single_threaded
 from ._buffers import empty
-from ._kernel import pool_for, supports
+from ._kernel import pool_for
 from ._tiles import LOWEST, OPTIONS, ZERO
 
-__all__ = ["arguments", "fused_attention_backward", "fused_attention_forward", "is_strided"]
+__all__ = ["arguments", "fused_attention_backward_kernel", "fused_attention_forward_kernel", "is_strided"]
 
 FEW = 8  # queries, as in generation: plain loops, no tiles
+LARGEST_MATRIX = 1 << 30  # bytes
 PRODUCTS = 8  # of q, k and D, in the time of one element of a sweep
 
 
@@ -88,31 +89,43 @@ def arguments(
 def _forward_supports(
     q: Array, k: Array, v: Array, mask: Mask = NO_MASK, dropout: float = 0.0, key: RandomKey | None = None
 ) -> bool:
-    return all(x.ndim == 4 and is_strided(x) for x in (q, k, v))
+    return is_strided(q) and is_strided(k) and is_strided(v)
 
 
-@supports(_forward_supports)
-def fused_attention_forward(
+@kernel_for(fused_attention_forward, supports=_forward_supports)
+def fused_attention_forward_kernel(
     q: Array, k: Array, v: Array, mask: Mask = NO_MASK, dropout: float = 0.0, key: RandomKey | None = None
 ) -> tuple[Array, FusedAttentionSaved]:
-    check_attention(q, k, v, mask, dropout, key)
     B, H, T, D = q.shape
-    y, logsumexp = empty((B, T, H, D)), np.empty((B, H, T), np.float32)
-    given = (*arguments(q, k, v, mask, dropout, key), y, logsumexp)
+    y, highest, total = empty((B, T, H, D)), np.empty((B, H, T), np.float32), np.empty((B, H, T), np.float32)
+    given, wild = (*arguments(q, k, v, mask, dropout, key), y, highest, total), np.zeros(B * H, np.bool_)
     if T <= FEW and dropout == 0.0:
         with pool_for(2 * B * H * T * k.shape[2] * D):
             _tiles.few(*given)
     else:
         with single_threaded, pool_for(B * H * T * k.shape[2] * D // PRODUCTS):
-            _tiles.forward(*given)
+            _tiles.forward(*given, wild)
+        if wild.any() and fits_a_matrix(q, k):
+            return fused_attention_forward.reference(q, k, v, mask, dropout, key)
     y = y.swapaxes(1, 2)  # as the output projection wants to read it: merging the heads is a view
-    return y, FusedAttentionSaved(q, k, v, y, logsumexp, mask, dropout, key)
+    return y, FusedAttentionSaved(q, k, v, y, highest, total, mask, dropout, key)
 
 
-@supports(lambda dy, saved: _forward_supports(saved.q, saved.k, saved.v) and is_strided(dy) and is_strided(saved.y))
-def fused_attention_backward(dy: Array, saved: FusedAttentionSaved) -> tuple[Array, Array, Array]:
-    q, k, v, y, logsumexp, mask, dropout, key = saved
-    check_gradient("fused_attention_backward", dy, q, q.shape)
+def fits_a_matrix(q: Array, k: Array) -> bool:
+    """Return whether the reference, with its (T, S) matrices, can take over: where a product met 0 · NaN.
+
+    A product of tiles multiplies the zero weights of hidden keys too. The reference leaves them out.
+    """
+    return 4 * q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= LARGEST_MATRIX
+
+
+def _backward_supports(dy: Array, saved: FusedAttentionSaved) -> bool:
+    return all(is_strided(x) for x in (dy, saved.q, saved.k, saved.v, saved.y))
+
+
+@kernel_for(fused_attention_backward, supports=_backward_supports)
+def fused_attention_backward_kernel(dy: Array, saved: FusedAttentionSaved) -> tuple[Array, Array, Array]:
+    q, k, v, y, highest, total, mask, dropout, key = saved
     B, H, T, D = q.shape
     K, S = k.shape[1:3]
     # side by side in one array where the lengths let them, as the backward of the projection wants to read them
@@ -121,18 +134,23 @@ def fused_attention_backward(dy: Array, saved: FusedAttentionSaved) -> tuple[Arr
     whole = empty((B, T, sum(widths))) if S == T else None
     lengths = (T, S, S)
     dq, dk, dv = (empty((B, n, w)) if whole is None else whole for n, w in zip(lengths, widths, strict=True))
+    wild = np.zeros(B * K, np.bool_)
     by_time = [np.ascontiguousarray(x.swapaxes(1, 2)) for x in (y, dy)]
     with single_threaded, pool_for(B * H * T * S * D // PRODUCTS):
         _tiles.backward(
             *arguments(q, k, v, mask, dropout, key),
             by_time[0],
-            np.ascontiguousarray(logsumexp),
+            np.ascontiguousarray(highest),
+            np.ascontiguousarray(total),
             by_time[1],
             dq,
             dk,
             dv,
-            *starts,
+            np.array(starts),
+            wild,
         )
+    if wild.any() and fits_a_matrix(q, k):
+        return fused_attention_backward.reference(dy, saved)
     dq, dk, dv = (
         x[..., start : start + width].reshape(B, -1, width // D, D).swapaxes(1, 2)
         for x, start, width in zip((dq, dk, dv), starts, widths, strict=True)

@@ -15,18 +15,19 @@ import numpy as np
 from numba import carray, get_num_threads, prange
 
 from ..arrays import Array
+from ..dispatch import kernel_for
 from ..ops.activation import Activation
-from ..ops.attention import Mask, check_mask
-from ..ops.block import NAMES, BlockWeights, each_shape, each_weight, is_bias
+from ..ops.attention import Mask
+from ..ops.block import BlockWeights, blocks_step, each_shape, each_weight
 from ._blas import pointer
-from ._kernel import compile_kernel, compile_parallel, is_float32, is_ready, pool_for, supports
+from ._kernel import compile_kernel, compile_parallel, is_float32, is_ready, pool_for
 from ._tiles import few_task
 from .activation import gelu_part
 from .attention import arguments, is_strided
 from .linear import FEW_ROWS, columns_of, few_rows_share
 from .norm import norm_rows
 
-__all__ = ["blocks_step"]
+__all__ = ["blocks_step_kernel"]
 
 ZERO = np.float32(0.0)
 GELU_TANH, GELU, RELU = range(3)
@@ -87,7 +88,7 @@ def _step(places, eps, F, packed, options, lengths, bias, activation, norm_first
     o = options[0]
     (N, C), rows, width = x.shape, packed.shape[1], o.H * o.D
     read, stream, hidden = np.empty((N, C), np.float32), np.empty((N, C), np.float32), np.empty((N, F), np.float32)
-    heads, logsumexp = np.empty((o.B, o.T, o.H, o.D), np.float32), np.empty((o.B, o.H, o.T), np.float32)
+    heads, statistics = np.empty((o.B, o.T, o.H, o.D), np.float32), np.empty((2, o.B, o.H, o.T), np.float32)
     mean, rstd, merged = np.empty(N, np.float32), np.empty(N, np.float32), heads.reshape(N, width)
     for block in range(places.shape[0]):
         at = places[block]
@@ -109,7 +110,7 @@ def _step(places, eps, F, packed, options, lengths, bias, activation, norm_first
             few_rows_share(source, w_in, b_in, True, packed, first, last)
         _remember(packed, options)
         for task in prange(o.B * o.H):
-            few_task(np.int64(task), options, lengths, bias, heads, logsumexp)
+            few_task(np.int64(task), options, lengths, bias, heads, statistics[0], statistics[1])
         for share in prange(shares):
             first, last = columns_of(share, shares, C)
             _add_product(merged, w_out, b_out, x, stream, first, last)
@@ -140,21 +141,13 @@ def _supports(
     activation: Activation = "gelu_tanh",
     norm_first: bool = True,
 ) -> bool:
-    # all that `check_blocks_step` asks for but the mask, and blocks that are alike: elsewhere the reference speaks
-    if not (
-        x.ndim == 3
-        and x.size > 0
-        and 0 < len(weights) == len(keys) == len(values)
-        and is_float32(x)
-        and activation in CODES
-    ):
+    # blocks that are alike: one kernel runs through all of them
+    if x.size == 0 or not is_float32(x):
         return False
     (B, T, C), k, F = x.shape, keys[0], len(weights[0].up_weight)
-    if k.ndim != 4 or k.shape[0] != B or not is_strided(k) or B * T > FEW_ROWS:
+    if not is_strided(k) or B * T > FEW_ROWS:
         return False
-    K, S, D = k.shape[1:]
-    if T > S or not isinstance(num_heads, int) or num_heads < 1 or num_heads % K:
-        return False
+    K, _, D = k.shape[1:]
     for array in (*keys, *values):
         if array.shape != k.shape or array.strides != k.strides or array.dtype != np.float32:
             return False
@@ -165,14 +158,14 @@ def _supports(
         arrays = each_weight(w)
         if not is_ready(*arrays):
             return False
-        for name, weight, shape in zip(NAMES, arrays, shapes, strict=True):
-            if weight.shape != shape if weight is not None else not is_bias(name):
+        for weight, shape in zip(arrays, shapes, strict=True):
+            if weight is not None and weight.shape != shape:
                 return False
     return True
 
 
-@supports(_supports)
-def blocks_step(
+@kernel_for(blocks_step, supports=_supports)
+def blocks_step_kernel(
     x: Array,
     weights: Sequence[BlockWeights],
     keys: Sequence[Array],
@@ -182,8 +175,7 @@ def blocks_step(
     activation: Activation = "gelu_tanh",
     norm_first: bool = True,
 ) -> Array:
-    (B, T, C), (rows, _), S, D, F = x.shape, weights[0].in_weight.shape, *keys[0].shape[2:], len(weights[0].up_weight)
-    check_mask(mask, (B, num_heads, T, S))
+    (B, T, C), rows, D, F = x.shape, len(weights[0].in_weight), keys[0].shape[3], len(weights[0].up_weight)
     y, packed, places = x.copy(), np.empty((B, T, rows), np.float32), np.empty((len(weights), 14), np.int64)
     zeros = np.zeros(max(C, rows, F), np.float32)  # in place of biases that there are not
     for at, w, k, v in zip(places, weights, keys, values, strict=True):

@@ -13,14 +13,14 @@ import numpy as np
 from numba import prange
 
 from ..arrays import Array
-from ..ops._checks import check_probability
-from ..ops.dropout import DropoutSaved
+from ..dispatch import kernel_for
+from ..ops.dropout import DropoutSaved, dropout_backward, dropout_forward
 from ..random import RandomKey, dropout_threshold
 from ._buffers import empty
-from ._kernel import compile_parallel, is_ready, pool_for, supports
+from ._kernel import compile_parallel, is_ready, pool_for
 from ._vector import random_row
 
-__all__ = ["dropout_backward", "dropout_forward"]
+__all__ = ["dropout_backward_kernel", "dropout_forward_kernel"]
 
 ZERO = np.float32(0.0)
 ROWS, BLOCK = 32, 1024  # rows a task, columns drawn at a time
@@ -65,12 +65,11 @@ def _run(x: Array, probability: float, key: RandomKey) -> Array:
     return y
 
 
-@supports(lambda x, probability, key: is_ready(x) and x.size > 0)
-def dropout_forward(x: Array, probability: float, key: RandomKey) -> tuple[Array, DropoutSaved]:
-    check_probability("dropout", probability)
-    return _run(x, probability, key), DropoutSaved(probability, key)
+@kernel_for(dropout_forward, supports=lambda x, probability, key: is_ready(x) and x.size > 0)
+def dropout_forward_kernel(x: Array, probability: float, key: RandomKey) -> tuple[Array, DropoutSaved]:
+    return _run(x, probability, key), DropoutSaved(probability, key, x.shape)
 
 
-@supports(lambda dy, saved: is_ready(dy) and dy.size > 0)
-def dropout_backward(dy: Array, saved: DropoutSaved) -> Array:
+@kernel_for(dropout_backward, supports=lambda dy, saved: is_ready(dy) and dy.size > 0)
+def dropout_backward_kernel(dy: Array, saved: DropoutSaved) -> Array:
     return _run(dy, saved.probability, saved.key)

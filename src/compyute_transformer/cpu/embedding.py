@@ -11,12 +11,12 @@ import numpy as np
 from numba import get_num_threads, prange
 
 from ..arrays import Array
-from ..ops._checks import check_shape
-from ..ops.embedding import EmbeddingSaved
+from ..dispatch import kernel_for
+from ..ops.embedding import EmbeddingSaved, embedding_backward
 from ._buffers import empty
-from ._kernel import compile_parallel, is_ready, pool_for, supports
+from ._kernel import compile_parallel, is_ready, pool_for
 
-__all__ = ["embedding_backward"]
+__all__ = ["embedding_backward_kernel"]
 
 ZERO = np.float32(0.0)
 IN_CACHE = 1 << 20  # bytes
@@ -48,11 +48,10 @@ def _backward_in_cache(ids, dy, dweight, shares):
         dweight[:, first:last] = sums
 
 
-@supports(lambda dy, saved: is_ready(dy) and dy.size > 0)
-def embedding_backward(dy: Array, saved: EmbeddingSaved) -> Array:
+@kernel_for(embedding_backward, supports=lambda dy, saved: is_ready(dy) and dy.size > 0)
+def embedding_backward_kernel(dy: Array, saved: EmbeddingSaved) -> Array:
     ids, num_embeddings = saved
     C = dy.shape[-1]
-    check_shape("embedding_backward", "dy", dy, (*ids.shape, C), "the shape of y")
     dweight = empty((num_embeddings, C))
     with pool_for(dy.size + dweight.size):
         run = _backward_in_cache if dweight.nbytes <= IN_CACHE else _backward

@@ -8,12 +8,13 @@
 import numpy as np
 
 from ..arrays import Array
+from ..dispatch import kernel_for
 from ..ops.attention import fused_attention_backward
 from ..ops.linear import linear_backward
-from ..ops.multi_head import FusedSaved, Gradients, project_backward, split_heads
-from ._kernel import is_ready, supports
+from ..ops.multi_head import FusedSaved, Gradients, fused_multi_head_backward, project_backward, split_heads
+from ._kernel import is_ready
 
-__all__ = ["fused_multi_head_backward", "side_by_side"]
+__all__ = ["fused_multi_head_backward_kernel", "side_by_side"]
 
 
 def side_by_side(*parts: Array) -> Array | None:
@@ -29,8 +30,8 @@ def side_by_side(*parts: Array) -> Array | None:
     return np.lib.stride_tricks.as_strided(parts[0], (B, T, row // 4), (T * row, row, 4))
 
 
-@supports(lambda dy, saved: is_ready(dy) and is_ready(saved.projection.x.x))
-def fused_multi_head_backward(dy: Array, saved: FusedSaved) -> Gradients:
+@kernel_for(fused_multi_head_backward, supports=lambda dy, saved: is_ready(dy) and is_ready(saved.projection.x.x))
+def fused_multi_head_backward_kernel(dy: Array, saved: FusedSaved) -> Gradients:
     projection, attention_saved, out_saved = saved
     dmerged, dout_weight, dout_bias = linear_backward(dy, out_saved)
     dheads = split_heads(dmerged, attention_saved.q.shape[3])

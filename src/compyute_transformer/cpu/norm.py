@@ -10,14 +10,15 @@ import numpy as np
 from numba import prange
 
 from ..arrays import Array
-from ..ops._checks import check_gradient
-from ..ops.norm import LayerNormSaved, check_layer_norm
+from ..dispatch import kernel_for
+from ..ops.norm import LayerNormSaved, layer_norm_backward, layer_norm_forward
 from ._buffers import empty
-from ._kernel import SHARES, compile_kernel, compile_parallel, is_float32, is_ready, pool_for, supports, worth_threads
+from ._kernel import compile_kernel, compile_parallel, is_float32, is_ready, pool_for, sum_of_partials, worth_threads
 
-__all__ = ["layer_norm_backward", "layer_norm_forward", "norm_rows"]
+__all__ = ["layer_norm_backward_kernel", "layer_norm_forward_kernel", "norm_rows"]
 
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
+NUM_SLICES, MOST_PARTIALS = 16, 128
 
 
 @compile_kernel
@@ -45,19 +46,19 @@ def norm_rows(x, weight, bias, has_bias, eps, y, mean, rstd):
 @compile_parallel
 def _forward(x, weight, bias, has_bias, eps, y, mean, rstd):
     N = x.shape[0]
-    for share in prange(SHARES):
-        a, b = N * share // SHARES, N * (share + 1) // SHARES
+    for index in prange(NUM_SLICES):
+        a, b = N * index // NUM_SLICES, N * (index + 1) // NUM_SLICES
         norm_rows(x[a:b], weight, bias, has_bias, eps, y[a:b], mean[a:b], rstd[a:b])
 
 
 @compile_parallel
 def _backward(dy, x, weight, mean, rstd, dx, dweights, dbiases):
-    N, C = x.shape
-    for share in prange(SHARES):
+    (N, C), num_partials = x.shape, dweights.shape[0]
+    for partial in prange(num_partials):
         for c in range(C):
-            dweights[share, c] = ZERO
-            dbiases[share, c] = ZERO
-        for n in range(N * share // SHARES, N * (share + 1) // SHARES):
+            dweights[partial, c] = ZERO
+            dbiases[partial, c] = ZERO
+        for n in range(N * partial // num_partials, N * (partial + 1) // num_partials):
             m, r = mean[n], rstd[n]
             sum_dxhat, sum_product = ZERO, ZERO
             for c in range(C):
@@ -69,15 +70,18 @@ def _backward(dy, x, weight, mean, rstd, dx, dweights, dbiases):
             for c in range(C):
                 xhat = (x[n, c] - m) * r
                 dx[n, c] = r * (dy[n, c] * weight[c] - mean_dxhat - xhat * mean_product)
-                dweights[share, c] += dy[n, c] * xhat
-                dbiases[share, c] += dy[n, c]
+                dweights[partial, c] += dy[n, c] * xhat
+                dbiases[partial, c] += dy[n, c]
 
 
-@supports(lambda x, weight, bias=None, eps=1e-5: is_float32(x) and is_ready(weight, bias) and x.size > 0)
-def layer_norm_forward(
+def _forward_supports(x: Array, weight: Array, bias: Array | None = None, eps: float = 1e-5) -> bool:
+    return is_float32(x) and is_ready(weight, bias) and x.size > 0
+
+
+@kernel_for(layer_norm_forward, supports=_forward_supports)
+def layer_norm_forward_kernel(
     x: Array, weight: Array, bias: Array | None = None, eps: float = 1e-5
 ) -> tuple[Array, LayerNormSaved]:
-    check_layer_norm(x, weight, bias)
     x = np.ascontiguousarray(x)
     rows, C = x.shape[:-1], x.shape[-1]
     y, mean, rstd = empty(x.shape), np.empty(rows, np.float32), np.empty(rows, np.float32)
@@ -96,16 +100,16 @@ def layer_norm_forward(
     return y, LayerNormSaved(x, weight, mean, rstd, has_bias)
 
 
-@supports(lambda dy, saved: is_float32(dy) and is_ready(*saved[:4]) and dy.size > 0)
-def layer_norm_backward(dy: Array, saved: LayerNormSaved) -> tuple[Array, Array, Array | None]:
+@kernel_for(layer_norm_backward, supports=lambda dy, saved: is_float32(dy) and is_ready(*saved[:4]) and dy.size > 0)
+def layer_norm_backward_kernel(dy: Array, saved: LayerNormSaved) -> tuple[Array, Array, Array | None]:
     x, weight, mean, rstd, has_bias = saved
-    check_gradient("layer_norm_backward", dy, x, x.shape)
     dy = np.ascontiguousarray(dy)
     C = x.shape[-1]
-    dx, sums = empty(x.shape), np.empty((2, SHARES, C), np.float32)
+    num_partials = max(1, min(MOST_PARTIALS, mean.size // 32))
+    dx, sums = empty(x.shape), np.empty((2, num_partials, C), np.float32)
     with pool_for(x.size):
         _backward(
             dy.reshape(-1, C), x.reshape(-1, C), weight, mean.reshape(-1), rstd.reshape(-1), dx.reshape(-1, C), *sums
         )
-    dweight, dbias = sums.sum(1)
+    dweight, dbias = map(sum_of_partials, sums)
     return dx, dweight, dbias if has_bias else None

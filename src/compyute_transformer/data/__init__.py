@@ -1,16 +1,10 @@
-"""TEXT -> TOKENS -> BATCHES: everything between files on disk and the arrays a model reads. Knows no gradients.
+"""Data: everything between files on disk and the arrays a model reads. No gradients here.
 
-corpus      text from a built-in source, a name, files or folders; cut into a training and a validation part
-characters  one token per distinct character
-bpe         byte pair encoding: one token per frequent run of bytes
-tokenizer   what the two have in common; train and load either
-batches     (x, y) arrays of shape (B, T): random windows to train on, every window once to validate on
-dates       a made corpus of pairs: dates written many ways, and the same in ISO form
-pairs       sources and targets from files, a tab between the two; cut like a corpus
-pair_batches  padded arrays with their lengths, and the special tokens that a target begins and ends with
-images      scans of digits, or a folder with a sub-folder for each class; cut class by class
-image_files  how an image file is found, looked at and read
-image_batches  bytes of images become floats: shuffled epochs, and what is fixed before training
+text/    corpora, tokenizers, batches of tokens
+pairs/   source and target texts, padded batches
+images/  images by class, normalized batches
+
+The public names of all three are importable from here.
 """
 
 from .images.batches import ImageBatches, ImageEncoder, ordered_batches

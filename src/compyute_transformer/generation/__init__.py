@@ -1,32 +1,37 @@
-"""LOGITS -> TEXT: everything between the numbers a model puts out and what a person reads.
+"""LOGITS -> TEXT: everything between the logits of a model and the text that a person reads.
 
-cache      keys and values of what has been read
-read       what the model is shown: prefill, step, and the window past the context's end
-sample     one token drawn from logits: repetition penalty, temperature, top-k, top-p, min-p
-pieces     tokens to text: whole characters, and nothing of a stop text
-generate   the prompt is read, then token follows token
-batch      several prompts at once
-beam       which beginnings of an answer go on, and which answer wins
-translate  answers to sources, by greedy or beam search, or drawn
-attention  who looked at whom, as arrays and as a picture
+sampling       one token sampled from logits: repetition penalty, temperature, top-k, top-p, min-p
+cache          keys and values of the positions read so far
+fused_decoder  a few positions through all blocks as one op
+decode         prefill, step, and the window past the end of the context
+detokenize     tokens to text: whole characters, and nothing of a stop text
+text           a prompt is read, then token follows token
+ids            the same on arrays of ids
+batch          several prompts at once
+beam           which hypotheses are kept, and which is the best
+translation    translations by greedy search, beam search or sampling
+attention      the attention weights of a model, as arrays
+pictures       the same as pictures of a prompt or a translation
 """
 
-from .attention import attention_maps, draw_attention, named_attention_maps
+from .attention import attention_maps, named_attention_maps
 from .batch import generate_batch
 from .cache import KeyValueCache
 from .decode import prefill, step
-from .sampling import probabilities, sample
+from .ids import generate_ids
+from .sampling import Sampling, probabilities, sample
 from .text import TextStream, generate, stream
-from .translation import Answer, stream_translation, translate
+from .translation import Translation, stream_translation, translate
 
 __all__ = [
-    "Answer",
     "KeyValueCache",
+    "Sampling",
     "TextStream",
+    "Translation",
     "attention_maps",
-    "draw_attention",
     "generate",
     "generate_batch",
+    "generate_ids",
     "named_attention_maps",
     "prefill",
     "probabilities",

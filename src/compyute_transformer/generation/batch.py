@@ -1,4 +1,4 @@
-"""Several prompts at once: one pass of the model serves them all, and each gets exactly the tokens it gets alone."""
+"""Generate texts for several prompts at once: one forward for all, and each gets the tokens it would get alone."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,8 @@ from ..models.language import LanguageModel
 from ..random import SAMPLING, Generator
 from .decode import Reader
 from .detokenize import StopTexts, WholeCharacters
-from .sampling import check_sampling, sample
-from .text import check_generation, start_of
+from .sampling import Sampling, sample
+from .text import DEFAULT_SAMPLING, check_generation, start_of
 
 __all__ = ["generate_batch"]
 
@@ -20,32 +20,26 @@ def generate_batch(
     prompts: Sequence[str],
     *,
     max_new_tokens: int,
-    temperature: float = 0.8,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    repetition_penalty: float = 1.0,
-    seed: int | Sequence[int] = 0,
-    stop: Sequence[str] = (),
+    sampling: Sampling = DEFAULT_SAMPLING,
+    seeds: Sequence[int] | None = None,
     stride: int = 1,
     cached: bool = True,
 ) -> list[str]:
-    """The texts that follow prompts, which may differ in length, as `generate` gives them one by one.
+    """Return the texts that follow prompts of any lengths; each equals what `generate` returns for its prompt alone.
 
-    Options are `stream`'s. seed: one for all prompts, or one for each. A text that has met a stop text leaves the
-    batch. Prompts stand flush right; once the longest text is past the context's end, all are read anew whenever a
-    window moves.
+    seeds: one for each prompt, instead of the one of `sampling` for all. The other arguments are those of `stream`. A
+    text that has met a stop text leaves the batch. Prompts are padded on the left; once the longest text is past the
+    context's end, all are read anew whenever a window moves.
 
-    Raises as `stream`, and RangeError for one text in place of several, or for other numbers of seeds and prompts.
+    Raises as `stream`, and RangeError for one text instead of a sequence, or for another number of seeds than prompts.
     """
-    check_sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     check_generation(model, tokenizer, max_new_tokens)
     if isinstance(prompts, str):
         raise RangeError("generate_batch: prompts are a sequence of texts, got one text. Use generate, or [prompt].")
-    seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+    seeds = [sampling.seed] * len(prompts) if seeds is None else list(seeds)
     if len(seeds) != len(prompts):
-        raise RangeError(f"generate_batch: one seed for all or one a prompt, got {len(seeds)} for {len(prompts)}.")
-    rows = [_Row(tokenizer, prompt, seed, stop) for prompt, seed in zip(prompts, seeds, strict=True)]
+        raise RangeError(f"generate_batch: seeds has one seed a prompt, got {len(seeds)} for {len(prompts)}.")
+    rows = [_Row(tokenizer, prompt, seed, sampling.stop) for prompt, seed in zip(prompts, seeds, strict=True)]
     longest = max((len(row.ids) for row in rows), default=0) + max_new_tokens
     reader = Reader(model, stride, cached, longest)
     for _ in range(max_new_tokens):
@@ -54,27 +48,16 @@ def generate_batch(
             break
         logits = reader.read([row.ids for row in writing])[:, : tokenizer.vocab_size]
         for row, row_logits in zip(writing, logits, strict=True):
-            row.take(
-                sample(
-                    row_logits,
-                    temperature,
-                    top_k,
-                    top_p,
-                    min_p,
-                    repetition_penalty,
-                    row.ids,
-                    key=row.draws.next(),
-                )[0]
-            )
+            row.take(sample(row_logits, sampling, row.ids, key=row.keys.next())[0])
     return [row.finish() for row in rows]
 
 
 class _Row:
-    """One text of a batch. ids: of the prompt and of what was written."""
+    """One text of a batch; ids are those of the prompt and of the text written so far."""
 
     def __init__(self, tokenizer: Tokenizer, prompt: str, seed: int, stop: Sequence[str]) -> None:
         self.ids = start_of(tokenizer, prompt)
-        self.draws, self.stops = Generator(seed, SAMPLING), StopTexts(stop)
+        self.keys, self.stops = Generator(seed, SAMPLING), StopTexts(stop)
         self._characters = WholeCharacters(tokenizer, self.ids)
         self._text = ""
 

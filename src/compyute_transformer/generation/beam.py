@@ -1,9 +1,9 @@
-"""Beam search: the most probable beginnings of an answer are kept, and each is lengthened by every token.
+"""Beam search: keep the most probable hypotheses, and extend each by every token.
 
-Of all beginnings, all of one length, the beam_size most probable make up the beam. One that is lengthened by END is an
-answer: it leaves the beam, which is narrower by one from then on. The search is over when the beam is empty, when its
-beginnings are as long as they may be, or when no beginning can beat the best answer any more. A beam of one is greedy
-search. Of the answers the one with the best score wins:
+All open hypotheses have one length, and the beam_size most probable of them make up the beam. A hypothesis that is
+extended by END is finished: it leaves the beam, which is narrower by one from then on. The search is over when the beam
+is empty, when its hypotheses are as long as allowed, or when no open hypothesis can beat the best finished one. A beam
+of one is greedy search. Of the finished hypotheses the one with the highest score is returned:
 
     score(y) = log p(y | x) / ((5 + |y|) / 6)^α        |y| counts END; α = 0 ranks by probability alone
 
@@ -25,12 +25,12 @@ __all__ = ["Beam", "BeamOptions", "Hypothesis", "length_divisor"]
 
 
 def length_divisor(length: int, length_penalty: float) -> float:
-    """((5 + |y|) / 6)^α: what the log-probability of an answer is divided by."""
+    """Return ((5 + |y|) / 6)^α, by which the log-probability of a hypothesis is divided."""
     return ((5.0 + length) / 6.0) ** length_penalty
 
 
 class BeamOptions(NamedTuple):
-    """beam_size: how many beginnings are kept. length_penalty: α. longest: of answers, END included. end: its id."""
+    """beam_size: how many hypotheses are kept. length_penalty: α. longest: of a hypothesis, with END. end: its id."""
 
     beam_size: int
     length_penalty: float
@@ -38,7 +38,7 @@ class BeamOptions(NamedTuple):
     end: int
 
     def check(self) -> None:
-        """Raise RangeError for an option outside its range, and for a number of tokens or answers that is not whole."""
+        """Raise RangeError for an option outside its range, and for a count that is not a whole number."""
         for name, value in (("beam_size", self.beam_size), ("max_new_tokens", self.longest)):
             try:
                 index(value)
@@ -51,19 +51,19 @@ class BeamOptions(NamedTuple):
 
 
 class Hypothesis(NamedTuple):
-    """Tokens written so far, END among them once it has come; the log-probability of each, and of all."""
+    """The tokens written so far, END included once it is written; the log-probability of each, and of all."""
 
     ids: tuple[int, ...] = ()
     log_probabilities: tuple[float, ...] = ()
     total: float = 0.0
 
     def score(self, options: BeamOptions) -> float:
-        """By which answers are ranked."""
+        """Return the score by which hypotheses are ranked."""
         return self.total / length_divisor(len(self.ids), options.length_penalty)
 
 
 class Beam:
-    """The search for one answer. open: beginnings, the most probable first. ended: answers, in the order they came."""
+    """The search for one translation. open: hypotheses, the most probable first. ended: those that END finished."""
 
     def __init__(self, options: BeamOptions) -> None:
         self.options = options
@@ -71,11 +71,11 @@ class Beam:
         self.ended: list[Hypothesis] = []
 
     def extend(self, log_p: NDArray[np.float64]) -> list[int]:
-        """Lengthen what is open by log-probabilities (len(open), V) of the next token, −∞ for one that never comes.
+        """Extend the open hypotheses by log-probabilities (len(open), V) of the next token, −∞ for impossible tokens.
 
-        Returns which row of log_p each beginning that is open now was made from.
+        Returns the row of log_p that each hypothesis that is open now was made from.
         """
-        totals = (np.array([beginning.total for beginning in self.open])[:, None] + log_p).ravel()
+        totals = (np.array([hypothesis.total for hypothesis in self.open])[:, None] + log_p).ravel()
         still_open, parents = [], []
         for candidate in where_highest(totals, self.options.beam_size - len(self.ended)):
             parent, token = divmod(candidate, log_p.shape[1])
@@ -91,14 +91,14 @@ class Beam:
 
     @property
     def over(self) -> bool:
-        """Whether nothing that is open can win any more."""
+        """Return whether no open hypothesis can win any more."""
         if not self.open or len(self.open[0].ids) >= self.options.longest:
             return True
-        # log-probabilities only fall, from below zero, and no answer is divided by more than the longest is
-        hope = self.open[0].total / length_divisor(self.options.longest, self.options.length_penalty)
-        return bool(self.ended) and self.best.score(self.options) >= hope
+        # log-probabilities only fall, from below zero, and no hypothesis is divided by more than the longest one
+        bound = self.open[0].total / length_divisor(self.options.longest, self.options.length_penalty)
+        return bool(self.ended) and self.best.score(self.options) >= bound
 
     @property
     def best(self) -> Hypothesis:
-        """The answer with the best score, the first of equals; the best beginning where there is no answer."""
+        """Return the finished hypothesis with the best score, or the best open one where none is finished."""
         return max(self.ended or self.open, key=lambda found: found.score(self.options))

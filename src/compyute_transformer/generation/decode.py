@@ -17,9 +17,10 @@ import numpy as np
 
 from ..arrays import Array, to_device
 from ..errors import RangeError, ShapeError
-from ..models.language import LanguageModel
+from ..models.language import LanguageModel, check_context
 from ..nn.module import Module
 from .cache import KeyValueCache
+from .fused_decoder import FusedDecoder
 
 __all__ = ["Reader", "evaluating", "prefill", "step", "window_start"]
 
@@ -38,7 +39,12 @@ def window_start(length: int, context_length: int, stride: int = 1) -> int:
     return -(-max(0, length - context_length) // stride) * stride
 
 
-def prefill(model: LanguageModel, contexts: Sequence[Sequence[int]], cache: KeyValueCache | None = None) -> Array:
+def prefill(
+    model: LanguageModel,
+    contexts: Sequence[Sequence[int]],
+    cache: KeyValueCache | None = None,
+    fused: FusedDecoder | None = None,
+) -> Array:
     """Logits (B, V) of the tokens that follow B contexts of 1 to context_length tokens each.
 
     Shorter contexts are padded on the left; padding is hidden and counts no positions, so that each row is what it is
@@ -60,20 +66,28 @@ def prefill(model: LanguageModel, contexts: Sequence[Sequence[int]], cache: KeyV
     pads = to_device(padding, model.device) if padding.any() else None
     if cache is None:
         with evaluating(model):
-            return model.next_logits(to_device(ids, model.device), padding=pads)
+            logits: Array = model(to_device(ids, model.device), padding=pads, logits_to_keep=1)[:, 0]
+            return logits
     cache.clear(pads)
-    return _extend(model, ids, cache)
+    return _extend(model, ids, cache, fused)
 
 
-def step(model: LanguageModel, tokens: Sequence[int], cache: KeyValueCache) -> Array:
-    """Logits (B, V) of what follows when one more token of each row is read: (B) tokens behind what is in the cache."""
-    return _extend(model, np.array(tokens, np.int32)[:, None], cache)
+def step(model: LanguageModel, tokens: Sequence[int], cache: KeyValueCache, fused: FusedDecoder | None = None) -> Array:
+    """Return the logits (B, V) that follow one further token (B) of each row, which joins the cache.
+
+    fused: the model's `FusedDecoder`, which runs where it supports the arguments; else the model's forward runs.
+    """
+    return _extend(model, np.array(tokens, np.int32)[:, None], cache, fused)
 
 
-def _extend(model: LanguageModel, ids: Array, cache: KeyValueCache) -> Array:
+def _extend(model: LanguageModel, ids: Array, cache: KeyValueCache, fused: FusedDecoder | None = None) -> Array:
+    ids = to_device(ids, model.device)
     with evaluating(model):
-        logits = model.next_logits(to_device(ids, model.device), cache.blocks, cache.length, cache.padding)
-    cache.advance(ids.shape[1])
+        if fused is not None:
+            check_context(type(model).__name__, "ids", ids, model.config.context_length, cache.length)
+            if (logits := fused(ids, cache)) is not None:
+                return logits
+        logits = model(ids, cache, logits_to_keep=1)[:, 0]
     return logits
 
 
@@ -89,6 +103,8 @@ class Reader:
         self._model, self._stride, self._cached = model, stride, cached
         self._capacity = min(longest or model.config.context_length, model.config.context_length)
         self._cache: KeyValueCache | None = None
+        with evaluating(model):
+            self._fused = FusedDecoder.from_model(model) if cached else None
         self._read: list[Sequence[int]] = []  # what the cache holds
         window_start(0, model.config.context_length, stride)  # refuses a wrong stride at once
 
@@ -101,10 +117,10 @@ class Reader:
         if self._cache is None or self._cache.batch_size != len(windows):
             self._cache, self._read = KeyValueCache(self._model, len(windows), self._capacity), []
         if [window[:-1] for window in windows] == self._read:
-            logits = step(self._model, [window[-1] for window in windows], self._cache)
+            logits = step(self._model, [window[-1] for window in windows], self._cache, self._fused)
         else:
             self._read = []  # should the prefill be interrupted, nothing is read
-            logits = prefill(self._model, windows, self._cache)
+            logits = prefill(self._model, windows, self._cache, self._fused)
         self._read = windows
         return logits
 

@@ -1,18 +1,20 @@
-"""One token drawn from logits: repetition penalty, temperature, top-k, top-p, min-p, then one random number.
+"""Sample one token from logits: repetition penalty, temperature, top-k, top-p, min-p, then one random number.
 
-    logits (V,) -> those of seen tokens lowered -> softmax(logits / temperature) -> the k most probable
-        -> the nucleus of mass p -> those at least min_p times as probable as the first -> inverse CDF -> id
+logits (V,) -> logits of seen tokens lowered -> softmax(logits / temperature) -> the k most probable tokens
+    -> the most probable tokens of mass p -> those at least min_p times as probable as the first -> inverse CDF -> id
 
-Each step works on what the one before left, renormalized: the mass that top-p counts is that of the k tokens left. All
-is computed in float64 on the CPU, so that the same logits and the same draw give the same token on every device.
+Each step works on the result of the one before, renormalized: the mass that top-p counts is that of the k tokens that
+top-k kept. Everything is computed in float64 on the CPU, so that the same logits and the same random key give the same
+token on every device.
 
-Sources: the repetition penalty is of Keskar et al. 2019, "CTRL", section 4.1; top-k of Fan, Lewis, Dauphin,
-"Hierarchical neural story generation" (ACL 2018), the nucleus of Holtzman et al., "The curious case of neural text
-degeneration" (ICLR 2020), min-p of Nguyen et al., "Turning up the heat" (ICLR 2025).
+Sources: Keskar et al. 2019, "CTRL", section 4.1 (repetition penalty); Fan, Lewis, Dauphin, "Hierarchical neural story
+generation" (ACL 2018, top-k); Holtzman et al., "The curious case of neural text degeneration" (ICLR 2020, top-p);
+Nguyen et al., "Turning up the heat" (ICLR 2025, min-p).
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,76 +23,104 @@ from ..arrays import Array, to_numpy
 from ..errors import NonFiniteError, RangeError, ShapeError
 from ..random import RandomKey, uniform
 
-__all__ = ["check_sampling", "probabilities", "sample", "where_highest"]
+__all__ = ["MODEL_PROBABILITIES", "Sampling", "probabilities", "sample", "where_highest"]
 
 
-def check_sampling(
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    min_p: float | None = None,
-    repetition_penalty: float = 1.0,
-) -> None:
-    """Raise RangeError unless all lie in their ranges.
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen, and when generation stops. It is validated once, and passed whole.
 
-    temperature is finite and at least 0, top_k whole and at least 1, top_p and min_p lie in (0, 1], repetition_penalty
-    is finite and above 0.
+    temperature: divides the logits; 0 takes the most probable token each time, the first of equals. top_k: keep the k
+    most probable tokens. top_p: keep the fewest most probable tokens whose mass reaches p, at least one. min_p: keep
+    the tokens whose probability is at least min_p times the highest. Of equal tokens, top_k and top_p keep those with
+    the lower ids. repetition_penalty: divides the positive logits of the tokens seen so far, and multiplies the
+    negative ones; how often a token was seen does not matter. seed: equal seeds give equal tokens. stop: texts that end
+    the generation.
+
+    Raises RangeError unless temperature is finite and at least 0, top_k whole and at least 1, top_p and min_p in
+    (0, 1], repetition_penalty finite and above 0, the seed in [0, 2⁶⁴), and every stop text a text that is not
+    empty.
     """
-    if not 0.0 <= temperature < math.inf:
-        raise RangeError(
-            f"sample: temperature is a finite number of at least 0, got {temperature}. "
-            "Give 0 for the most probable token each time, 1 for the model's own probabilities."
-        )
-    if top_k is not None and (not isinstance(top_k, int | np.integer) or top_k < 1):
-        raise RangeError(
-            f"sample: top_k is a whole number of at least 1, got {top_k}. Leave it out to draw from all tokens."
-        )
-    for name, value in (("top_p", top_p), ("min_p", min_p)):
-        if value is not None and not 0.0 < value <= 1.0:
-            raise RangeError(f"sample: {name} lies in (0, 1], got {value}. Leave it out to draw from all tokens.")
-    if not 0.0 < repetition_penalty < math.inf:
-        raise RangeError(
-            f"sample: repetition_penalty is a finite number above 0, got {repetition_penalty}. "
-            "Give 1 for none, more than 1 to make tokens that were there rarer."
-        )
+
+    temperature: float = field(
+        default=0.8,
+        metadata={"help": "Randomness: 0 takes the most probable token, 1 samples the model's probabilities."},
+    )
+    top_k: int | None = field(default=None, metadata={"help": "Sample from the k most probable tokens only."})
+    top_p: float | None = field(
+        default=None,
+        metadata={"help": "Sample from the fewest most probable tokens only whose probabilities sum to p."},
+    )
+    min_p: float | None = field(
+        default=None,
+        metadata={"help": "Sample only tokens whose probability is at least this fraction of the highest."},
+    )
+    repetition_penalty: float = field(
+        default=1.0, metadata={"help": "Make tokens that have occurred less probable, by a factor above 1."}
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of the random numbers; the same seed gives the same text."})
+    stop: Sequence[str] = field(
+        default=(),
+        metadata={"help": r"Stop before this text, where \n is a line end; may be given several times."},
+    )
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.temperature < math.inf:
+            raise RangeError(
+                f"Sampling: temperature is a finite number of at least 0, got {self.temperature}. "
+                "Give 0 for the most probable token each time, 1 for the model's own probabilities."
+            )
+        if self.top_k is not None and (not isinstance(self.top_k, int | np.integer) or self.top_k < 1):
+            raise RangeError(
+                f"Sampling: top_k is a whole number of at least 1, got {self.top_k}. "
+                "Leave it out to sample from all tokens."
+            )
+        for name, value in (("top_p", self.top_p), ("min_p", self.min_p)):
+            if value is not None and not 0.0 < value <= 1.0:
+                raise RangeError(
+                    f"Sampling: {name} lies in (0, 1], got {value}. Leave it out to sample from all tokens."
+                )
+        if not 0.0 < self.repetition_penalty < math.inf:
+            raise RangeError(
+                f"Sampling: repetition_penalty is a finite number above 0, got {self.repetition_penalty}. "
+                "Give 1 for no penalty, more than 1 to make tokens that were seen rarer."
+            )
+        if not isinstance(self.seed, int | np.integer) or not 0 <= self.seed < 2**64:
+            raise RangeError(f"Sampling: seed lies in [0, 2⁶⁴) and is whole, got {self.seed!r}.")
+        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
+            raise RangeError(
+                f"Sampling: stop texts are a sequence of texts that are not empty, got {self.stop!r}. Give [text]."
+            )
+        object.__setattr__(self, "stop", tuple(self.stop))
+
+
+MODEL_PROBABILITIES = Sampling(temperature=1.0)  # softmax(logits), with nothing cut off
 
 
 def probabilities(
-    logits: Array,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    repetition_penalty: float = 1.0,
-    seen: Sequence[int] = (),
+    logits: Array, sampling: Sampling = MODEL_PROBABILITIES, seen: Sequence[int] = ()
 ) -> NDArray[np.float64]:
-    """The distribution that `sample` draws from: (V,) float64, zero where a token was cut off.
+    """Return the distribution that `sample` draws from: (V,) float64, zero where a token was cut off.
 
-    repetition_penalty divides the logits of the tokens in `seen` where they are positive, and multiplies them where
-    they are negative; how often a token was seen counts for nothing. temperature 0 puts all mass on the most probable
-    token, the first of equals. top_k keeps the k most probable, all of them where k is V or more; top_p the fewest most
-    probable whose mass reaches p, at least one; min_p those whose probability is at least min_p times the highest. Of
-    equals, top_k and top_p keep those with the lower ids.
+    logits: (V,) floats; −∞ means never. seen: the tokens that the repetition penalty applies to.
 
-    logits: (V,) floats; −∞ means never. Raises RangeError for an option outside its range, or an id in `seen` outside
-    the vocabulary, ShapeError for other axes, NonFiniteError for NaN, +∞, or nothing but −∞.
+    Raises RangeError for an id in `seen` outside the vocabulary, ShapeError for other axes, NonFiniteError for NaN, +∞,
+    or nothing but −∞.
     """
-    check_sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-    scores = _below_zero(logits, repetition_penalty, seen)
-    if temperature == 0.0:
+    scores = _below_zero(logits, sampling.repetition_penalty, seen)
+    if sampling.temperature == 0.0:
         return np.eye(1, scores.size, int(scores.argmax()))[0]
-    return _mass(scores, temperature, top_k, top_p, min_p)
+    return _mass(scores, sampling)
 
 
-def _mass(
-    scores: NDArray[np.float64], temperature: float, top_k: int | None, top_p: float | None, min_p: float | None
-) -> NDArray[np.float64]:
-    with np.errstate(over="ignore"):  # a temperature next to 0 sends all but the highest to −∞, as it should
-        mass = np.exp(scores / temperature)
+def _mass(scores: NDArray[np.float64], sampling: Sampling) -> NDArray[np.float64]:
+    with np.errstate(over="ignore"):  # a temperature near 0 sends all scores but the highest to −∞, as it should
+        mass = np.exp(scores / sampling.temperature)
     mass /= mass.sum()
+    top_k, top_p, min_p = sampling.top_k, sampling.top_p, sampling.min_p
     if top_k is not None and top_k < scores.size:
         mass = _only(mass, where_highest(scores, top_k))
-    if top_p is not None and top_p < 1.0:  # at 1 all are kept, wherever rounding lets their sum reach 1
+    if top_p is not None and top_p < 1.0:  # at 1 all tokens are kept, wherever rounding lets their sum reach 1
         mass = _only(mass, _nucleus(scores, mass, top_p))
     if min_p is not None:
         mass[mass < min_p * mass.max()] = 0.0
@@ -106,7 +136,7 @@ def _only(mass: NDArray[np.float64], ids: Sequence[int]) -> NDArray[np.float64]:
 
 
 def _nucleus(scores: NDArray[np.float64], mass: NDArray[np.float64], top_p: float) -> list[int]:
-    """The fewest most probable tokens whose mass reaches top_p. The first few suffice most times, and sort fast."""
+    """Return the fewest most probable tokens whose mass reaches top_p. A few usually suffice, and sort fast."""
     count = 64
     while True:
         ids = where_highest(scores, count)
@@ -117,7 +147,7 @@ def _nucleus(scores: NDArray[np.float64], mass: NDArray[np.float64], top_p: floa
 
 
 def where_highest(scores: NDArray[np.float64], count: int) -> list[int]:
-    """Where the `count` highest finite scores are, the highest first; of equals the first."""
+    """Return the indices of the `count` highest finite scores, the highest first; of equal scores the first."""
     if count < scores.size:
         lowest = np.partition(scores, scores.size - count)[scores.size - count]
         chosen = np.flatnonzero(scores >= lowest)
@@ -128,27 +158,19 @@ def where_highest(scores: NDArray[np.float64], count: int) -> list[int]:
 
 
 def sample(
-    logits: Array,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    repetition_penalty: float = 1.0,
-    seen: Sequence[int] = (),
-    *,
-    key: RandomKey,
+    logits: Array, sampling: Sampling = MODEL_PROBABILITIES, seen: Sequence[int] = (), *, key: RandomKey
 ) -> tuple[int, float]:
-    """Draw one token: its id, and the logarithm of the probability that the model itself gives it.
+    """Sample one token. Return its id, and the logarithm of the probability that the model itself gives it.
 
-    The options are those of `probabilities`; the log-probability is that of softmax(logits), before any of them.
+    The log-probability is that of softmax(logits), before temperature, penalty and cuts. Raises as `probabilities`.
     """
-    check_sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     plain = _below_zero(logits)
-    scores = plain if repetition_penalty == 1.0 else _below_zero(logits, repetition_penalty, seen)
-    if temperature == 0.0:
+    penalty = sampling.repetition_penalty
+    scores = plain if penalty == 1.0 else _below_zero(logits, penalty, seen)
+    if sampling.temperature == 0.0:
         token = int(scores.argmax())
     else:
-        cumulative = np.cumsum(_mass(scores, temperature, top_k, top_p, min_p))
+        cumulative = np.cumsum(_mass(scores, sampling))
         u = uniform(key, (), np.float64)
         # The first id whose cumulative mass exceeds u: u is below 1, so there is one, and its own mass is not zero.
         token = int(np.searchsorted(cumulative, u * cumulative[-1], side="right"))
@@ -156,7 +178,7 @@ def sample(
 
 
 def _below_zero(logits: Array, penalty: float = 1.0, seen: Sequence[int] = ()) -> NDArray[np.float64]:
-    """The logits in float64, penalized, then shifted so that the highest is 0: no exponential can overflow."""
+    """Return the logits in float64, penalized, then shifted so that the highest is 0: no exponential can overflow."""
     scores = to_numpy(logits).astype(np.float64)
     if scores.ndim != 1 or scores.size == 0:
         raise ShapeError(
@@ -168,7 +190,7 @@ def _below_zero(logits: Array, penalty: float = 1.0, seen: Sequence[int] = ()) -
             raise RangeError(f"sample: seen tokens lie in [0, {scores.size}), got {ids[0]} to {ids[-1]}.")
         scores[ids] = np.where(scores[ids] > 0, scores[ids] / penalty, scores[ids] * penalty)
     highest = scores.max()
-    if not np.isfinite(highest):  # NaN too: it is the maximum of whatever holds one
+    if not np.isfinite(highest):  # NaN too: the maximum of an array with a NaN is NaN
         raise NonFiniteError(
             f"sample: logits are finite, or −∞ for a token that never comes, got {highest} for the highest. "
             "The model has diverged: generate from an earlier checkpoint."

@@ -1,10 +1,10 @@
-"""Text from a model: read the prompt, draw one token after the other, hand out their text.
+"""Generate text: read the prompt, sample one token after the other, and return their text.
 
 prompt -> ids -> prefill -> logits -> sample -> id -> text, once it is whole and holds no part of a stop text
                     step <-----------------------+
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from time import perf_counter
 
 from ..data.text.tokenizer import Tokenizer
@@ -13,9 +13,11 @@ from ..models.language import LanguageModel
 from ..random import SAMPLING, Generator
 from .decode import Reader
 from .detokenize import StopTexts, WholeCharacters
-from .sampling import check_sampling, sample
+from .sampling import Sampling, sample
 
-__all__ = ["TextStream", "check_generation", "generate", "start_of", "stream"]
+__all__ = ["DEFAULT_SAMPLING", "TextStream", "check_generation", "generate", "start_of", "stream"]
+
+DEFAULT_SAMPLING = Sampling()
 
 
 def generate(
@@ -24,33 +26,13 @@ def generate(
     prompt: str,
     *,
     max_new_tokens: int,
-    temperature: float = 0.8,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    repetition_penalty: float = 1.0,
-    seed: int = 0,
-    stop: Sequence[str] = (),
+    sampling: Sampling = DEFAULT_SAMPLING,
     stride: int = 1,
     cached: bool = True,
 ) -> str:
-    """The text that follows a prompt, without the prompt. See `stream`, whose pieces it joins."""
+    """Return the text that follows a prompt, without the prompt; arguments and errors are those of `stream`."""
     return "".join(
-        stream(
-            model,
-            tokenizer,
-            prompt,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            seed=seed,
-            stop=stop,
-            stride=stride,
-            cached=cached,
-        )
+        stream(model, tokenizer, prompt, max_new_tokens=max_new_tokens, sampling=sampling, stride=stride, cached=cached)
     )
 
 
@@ -60,42 +42,32 @@ def stream(
     prompt: str,
     *,
     max_new_tokens: int,
-    temperature: float = 0.8,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    repetition_penalty: float = 1.0,
-    seed: int = 0,
-    stop: Sequence[str] = (),
+    sampling: Sampling = DEFAULT_SAMPLING,
     stride: int = 1,
     cached: bool = True,
 ) -> "TextStream":
-    """The text that follows a prompt, in pieces, each as soon as it is drawn.
+    """Return an iterator over the text that follows a prompt, in pieces, each as soon as its tokens are sampled.
 
-    The model sees the last context_length tokens of the prompt and of what it has written since; an empty prompt
-    stands for a line end, or for token 0 where the vocabulary has none. It runs in `eval()`, and between the pieces it
-    is in whatever mode it was; its weights must stay as they are.
+    The model is given the last context_length tokens of the prompt and of the text written since; an empty prompt
+    stands for a line end, or for token 0 where the vocabulary has none. The model runs in `eval()`, and between the
+    pieces it is in the mode it was in; its weights must stay as they are.
 
-    temperature, top_k, top_p, min_p, repetition_penalty: see `sample.probabilities`; tokens of the prompt and of the
-    text count as seen. seed: equal seeds give equal texts. stop: texts at which generation ends, the one that is
-    complete first; nothing of it is handed out. stride: how many tokens the window moves at once when the text is longer
-    than the context, see `read.window_start`: 1 shows the most, more is faster. cached False: everything is read anew
-    for each token, which gives the same text slowly.
+    sampling: how tokens are chosen, and the texts that end the generation, of which the one that is complete first
+    counts; it is not part of the text. The tokens of the prompt and of the text count as seen. stride: how many tokens
+    the window moves at once past the end of the context, see `decode.window_start`. cached: keep keys and values; False
+    gives the same text and reads everything anew for each token.
 
-    Raises, at the call, RangeError for an option outside its range, VocabularyError for a character of the prompt that
+    Raises, at the call: RangeError for an option outside its range, VocabularyError for a character of the prompt that
     the tokenizer lacks, ConfigError for a tokenizer with more tokens than the model.
     """
-    check_sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     check_generation(model, tokenizer, max_new_tokens)
-    stops, draws, context = StopTexts(stop), Generator(seed, SAMPLING), start_of(tokenizer, prompt)
+    stops, keys, context = StopTexts(sampling.stop), Generator(sampling.seed, SAMPLING), start_of(tokenizer, prompt)
     reader = Reader(model, stride, cached, longest=len(context) + max_new_tokens)
 
     def tokens() -> Iterator[tuple[int, float]]:
         for _ in range(max_new_tokens):
             logits = reader.read([context])[0, : tokenizer.vocab_size]
-            token, log_probability = sample(
-                logits, temperature, top_k, top_p, min_p, repetition_penalty, context, key=draws.next()
-            )
+            token, log_probability = sample(logits, sampling, context, key=keys.next())
             context.append(token)
             yield token, log_probability
 
@@ -103,10 +75,10 @@ def stream(
 
 
 class TextStream(Iterator[str]):
-    """An iterator over pieces of text that also knows how they came about.
+    """An iterator over pieces of text that also records the tokens they are made of.
 
-    ids: the tokens drawn so far. log_probabilities: of each, see `sample`. times: when each was drawn, in seconds.
-    ended: whether the model itself said that this was all, which only translations do.
+    ids: the tokens sampled so far. log_probabilities: of each token, see `sample`. times: when each was sampled, in
+    seconds. ended: whether the model wrote the end token, which only translations have.
     """
 
     def __init__(self, tokens: Iterator[tuple[int, float]], characters: WholeCharacters, stops: StopTexts) -> None:
@@ -119,12 +91,12 @@ class TextStream(Iterator[str]):
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop text ended it."""
+        """Return whether a stop text ended the generation."""
         return self._stops.found
 
     @property
     def tokens_per_second(self) -> float | None:
-        """How fast tokens follow the first, for which the prompt is read and kernels are loaded. None for one token."""
+        """Return the rate after the first token, which includes reading the prompt; None for fewer than two tokens."""
         return (len(self.times) - 1) / (self.times[-1] - self.times[0]) if len(self.times) > 1 else None
 
     def __next__(self) -> str:
@@ -146,7 +118,7 @@ class TextStream(Iterator[str]):
 def check_generation(model: LanguageModel, tokenizer: Tokenizer, max_new_tokens: int) -> None:
     """Raise RangeError for a number of tokens that is negative or not whole, ConfigError for too many kinds of tokens.
 
-    A model may have more rows than there are tokens, where a matrix was made even; those are never drawn.
+    A model may have more rows than there are tokens, where a matrix was padded; those are never sampled.
     """
     if not isinstance(max_new_tokens, int) or max_new_tokens < 0:
         raise RangeError(f"stream: max_new_tokens is a whole number of at least 0, got {max_new_tokens}.")
@@ -158,7 +130,7 @@ def check_generation(model: LanguageModel, tokenizer: Tokenizer, max_new_tokens:
 
 
 def start_of(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The ids of a prompt; those that an empty one stands for."""
+    """Return the ids of a prompt; of an empty prompt, those of a line end, or token 0."""
     ids: list[int] = tokenizer.encode(prompt).tolist()
     if ids:
         return ids

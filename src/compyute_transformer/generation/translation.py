@@ -1,11 +1,11 @@
-"""Translation: the source is read once, then answers are written token by token.
+"""Translate: the encoder reads the source once, then the decoder writes the translation token by token.
 
-    source -> encode -> memory      BEGIN -> step -> logits -> the beam: which beginnings go on -> step -> … -> END
-                                              ^------- the rows of the cache that go on ------------+
+    source -> encode -> memory      BEGIN -> decode -> logits -> beam: the hypotheses that are kept -> decode -> … -> END
+                                              ^------- the rows of the cache that are kept ----------+
 
-`translate` searches for the best answer. Many sources are answered at once: each has a beam of its own, see `beam`; the
-beginnings of all beams are the rows of one batch, and a source leaves the batch when its search is over.
-`stream_translation` draws one answer token by token, as `generate.stream` draws a text.
+`translate` searches for the best translation. Many sources are translated at once: each has a beam of its own, see
+`beam`; the hypotheses of all beams are the rows of one batch, and a source leaves the batch when its search is over.
+`stream_translation` samples one translation token by token, as `text.stream` samples a text.
 """
 
 import math
@@ -25,20 +25,20 @@ from .beam import Beam, BeamOptions, Hypothesis
 from .cache import KeyValueCache
 from .decode import evaluating
 from .detokenize import StopTexts, WholeCharacters
-from .sampling import check_sampling, sample
-from .text import TextStream
+from .sampling import Sampling, sample
+from .text import DEFAULT_SAMPLING, TextStream
 
-__all__ = ["Answer", "stream_translation", "translate"]
+__all__ = ["Translation", "stream_translation", "translate"]
 
-AT_ONCE = 64  # sources that are answered in one batch
+AT_ONCE = 64  # sources in one batch
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a model answers, and how sure it is.
+class Translation:
+    """A translation and its probability.
 
-    ids: its tokens, without END. log_probabilities: of each, and of END where ended, which says whether END came.
-    score: by which it won.
+    ids: its tokens, without END. log_probabilities: of each token, and of END where `ended`. score: the beam search's
+    score, see `beam`. ended: whether END was written.
     """
 
     text: str
@@ -49,7 +49,7 @@ class Answer:
 
     @property
     def log_probability(self) -> float:
-        """Of the whole answer, in nats."""
+        """Return the log-probability of the whole translation, in nats."""
         return math.fsum(self.log_probabilities)
 
 
@@ -61,14 +61,15 @@ def translate(
     length_penalty: float = 0.6,
     max_new_tokens: int | None = None,
     cached: bool = True,
-) -> list[Answer]:
-    """One answer for each text, by a beam of beam_size; in `eval()`, whatever mode the model is in.
+) -> list[Translation]:
+    """Return one translation for each text, by beam search; the model runs in `eval()`, whatever mode it is in.
 
-    length_penalty: α of the score, see `beam`. max_new_tokens: of an answer, END included; the context length is the
-    most there is room for. A search none of whose beginnings came to END by then answers with the best of them, not
-    ended. cached False: everything is read anew for each token, to compare.
+    beam_size: how many hypotheses are kept; 1 is greedy search. length_penalty: α of the score, see `beam`.
+    max_new_tokens: of a translation, END included; at most the context length. A search none of whose hypotheses ended
+    by then returns the best of them, not ended. cached: keep keys and values; False reads everything anew for each
+    token.
 
-    Raises RangeError for one text in place of several, an option outside its range, or a text longer than the context;
+    Raises RangeError for one text instead of a sequence, an option outside its range, or a text longer than the context;
     VocabularyError for a character that the tokenizer lacks; ConfigError for a tokenizer of another model;
     NonFiniteError for logits that are.
     """
@@ -78,13 +79,13 @@ def translate(
     if isinstance(texts, str):
         raise RangeError("translate: texts are a sequence of texts, got one text. Give [text].")
     sources = _sources(model, tokenizer, texts, special)
-    answers: dict[int, Answer] = {}
-    order = sorted(range(len(sources)), key=lambda index: len(sources[index]))  # of like length: little padding
+    translations: dict[int, Translation] = {}
+    order = sorted(range(len(sources)), key=lambda index: len(sources[index]))  # similar lengths need little padding
     for start in range(0, len(order), AT_ONCE):
         chunk = order[start : start + AT_ONCE]
         best = _search_all(_Reader(model, [sources[index] for index in chunk], special, cached), options)
-        answers |= {i: _answer(tokenizer, found, options) for i, found in zip(chunk, best, strict=True)}
-    return [answers[index] for index in range(len(sources))]
+        translations |= {i: _translation(tokenizer, found, options) for i, found in zip(chunk, best, strict=True)}
+    return [translations[index] for index in range(len(sources))]
 
 
 def stream_translation(
@@ -93,41 +94,31 @@ def stream_translation(
     text: str,
     *,
     max_new_tokens: int | None = None,
-    temperature: float = 0.8,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    repetition_penalty: float = 1.0,
-    seed: int = 0,
-    stop: Sequence[str] = (),
+    sampling: Sampling = DEFAULT_SAMPLING,
     cached: bool = True,
 ) -> TextStream:
-    """An answer to a text that is drawn, in pieces, each as soon as it is drawn; END ends it and is none of them.
+    """Return an iterator over a sampled translation, in pieces, each as soon as its tokens are sampled.
 
-    max_new_tokens: see `translate`. The other options are those of `generate.stream`; tokens of the answer count as
-    seen, those of the text do not. temperature 0 is greedy search. `ended` says whether END came. Whatever mode the
-    model is in, it runs in `eval()`.
+    max_new_tokens: see `translate`. sampling: see `text.stream`; the tokens of the translation count as seen, those of
+    the source do not, and temperature 0 is greedy search. `ended` says whether END was written, which is not part of
+    the text. The model runs in `eval()`, whatever mode it is in.
 
     Raises, at the call, what `translate` raises for a text and a tokenizer, and RangeError for an option outside its
     range.
     """
-    check_sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     special = special_tokens(tokenizer)
     longest = _longest(model, max_new_tokens)
     if longest < 1:
         raise RangeError(f"stream_translation: max_new_tokens is at least 1, got {max_new_tokens}.")
     [source] = _sources(model, tokenizer, [text], special)
-    stops, draws = StopTexts(stop), Generator(seed, SAMPLING)
+    stops, keys = StopTexts(sampling.stop), Generator(sampling.seed, SAMPLING)
 
     def tokens() -> Iterator[tuple[int, float]]:
         reader, written = _Reader(model, [source], special, cached), Hypothesis()
         for _ in range(longest):
             logits = reader.logits([written])
             [log_p] = _log_softmax(logits)
-            token, _ = sample(
-                reader.possible(logits)[0], temperature, top_k, top_p, min_p, repetition_penalty, written.ids,
-                key=draws.next(),
-            )  # fmt: skip
+            token, _ = sample(reader.possible(logits)[0], sampling, written.ids, key=keys.next())
             if token == special.end:
                 pieces.ended = True
                 return
@@ -144,7 +135,7 @@ def _longest(model: Transformer, max_new_tokens: int | None) -> int:
 
 
 def _sources(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], special: SpecialTokens) -> list[list[int]]:
-    """The ids of texts as the encoder reads them; refused, where it cannot."""
+    """Return the ids of texts as the encoder reads them. Raise for texts that it cannot read."""
     L = model.config.context_length
     if special.vocab_size > model.config.vocab_size:
         raise ConfigError(
@@ -163,7 +154,7 @@ def _sources(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], spe
 
 
 class _Reader:
-    """Shows the decoder beginnings of equal length; row r of `memory` and of the cache belongs to row r of those."""
+    """Run the decoder on hypotheses of equal length; row r of `memory` and of the cache belongs to hypothesis r."""
 
     def __init__(
         self, model: Transformer, sources: Sequence[Sequence[int]], special: SpecialTokens, cached: bool
@@ -179,30 +170,26 @@ class _Reader:
         self._cache = KeyValueCache(model, len(sources)) if cached else None
         self.rows = len(sources)
 
-    def logits(self, beginnings: Sequence[Hypothesis]) -> NDArray[np.float64]:
-        """Logits (R, V) of the token that follows each beginning."""
-        targets = np.array([(self._special.begin, *beginning.ids) for beginning in beginnings], np.int32)
-        cache, start = self._cache, 0
+    def logits(self, hypotheses: Sequence[Hypothesis]) -> NDArray[np.float64]:
+        """Return the logits (R, V) of the token that follows each hypothesis."""
+        targets = np.array([(self._special.begin, *hypothesis.ids) for hypothesis in hypotheses], np.int32)
+        cache = self._cache
         if cache is not None:
-            start = cache.length
-            targets = targets[:, start:]  # BEGIN the first time, then the one token that is new
+            targets = targets[:, cache.length :]  # BEGIN the first time, then the one token that is new
         ids = to_device(targets, self._model.device)
-        blocks = None if cache is None else cache.blocks
         with evaluating(self._model):
-            logits = self._model.next_logits(ids, self._memory, self._lengths, blocks, start)
-        if cache is not None:
-            cache.advance(targets.shape[1])
+            logits = self._model.decode(ids, self._memory, self._lengths, cache=cache, logits_to_keep=1)[:, 0]
         return to_numpy(logits).astype(np.float64)
 
     def possible(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The same logits or log-probabilities, −∞ for tokens that cannot follow."""
+        """Return the same logits or log-probabilities, −∞ for tokens that cannot follow."""
         rows = rows.copy()
-        rows[:, [self._special.padding, self._special.begin]] = -np.inf  # END is the only one of ours that is written
+        rows[:, [self._special.padding, self._special.begin]] = -np.inf  # of the special tokens only END is written
         rows[:, self._special.vocab_size :] = -np.inf  # a model may have more rows than there are tokens
         return rows
 
     def select(self, rows: Sequence[int]) -> None:
-        """Go on with these rows, in this order; a row may come twice."""
+        """Keep these rows, in this order; a row may occur twice."""
         if list(rows) == list(range(self.rows)):
             return
         index = to_device(np.array(rows), self._model.device)
@@ -212,7 +199,7 @@ class _Reader:
 
 
 def _search_all(reader: _Reader, options: BeamOptions) -> list[Hypothesis]:
-    """The best answer of every source."""
+    """Return the best hypothesis of every source."""
     searches = [Beam(options) for _ in range(reader.rows)]
     searching = searches
     while True:
@@ -242,7 +229,7 @@ def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-def _answer(tokenizer: Tokenizer, found: Hypothesis, options: BeamOptions) -> Answer:
+def _translation(tokenizer: Tokenizer, found: Hypothesis, options: BeamOptions) -> Translation:
     ended = found.ids[-1] == options.end
     ids = found.ids[:-1] if ended else found.ids
-    return Answer(tokenizer.decode(ids), ids, found.log_probabilities, found.score(options), ended)
+    return Translation(tokenizer.decode(ids), ids, found.log_probabilities, found.score(options), ended)

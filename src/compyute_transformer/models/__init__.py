@@ -2,6 +2,7 @@
 
 from .gpt import GPT, GPTConfig
 from .language import LanguageModel
+from .output import ModelOutput
 from .transformer import Transformer, TransformerConfig
 from .transformer_lm import TransformerLM, TransformerLMConfig
 from .vit import ViT, ViTConfig
@@ -10,6 +11,7 @@ __all__ = [
     "GPT",
     "GPTConfig",
     "LanguageModel",
+    "ModelOutput",
     "Transformer",
     "TransformerConfig",
     "TransformerLM",

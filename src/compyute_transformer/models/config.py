@@ -15,7 +15,7 @@ def check_config(config: Any, sizes: Sequence[str], optional: Sequence[str] = ()
     """Refuse a configuration that cannot hold.
 
     sizes: the fields that are whole numbers of at least 1. optional: those that may be None as well. Besides, every
-    configuration has embed_dim, num_heads, dropout, activation and attention, and may have num_kv_heads.
+    configuration has embed_dim, num_heads, dropout, activation and attn_implementation, and may have num_kv_heads.
 
     Raises ConfigError with the name of the configuration and of the field, and what came.
     """
@@ -38,6 +38,6 @@ def check_config(config: Any, sizes: Sequence[str], optional: Sequence[str] = ()
         )
     if not isinstance(config.dropout, (int, float)) or not 0.0 <= config.dropout < 1.0:
         raise ConfigError(f"{name}: dropout lies in [0, 1), got {config.dropout!r}.")
-    for field, choices in (("activation", get_args(Activation)), ("attention", get_args(Implementation))):
+    for field, choices in (("activation", get_args(Activation)), ("attn_implementation", get_args(Implementation))):
         if getattr(config, field) not in choices:
             raise ConfigError(f"{name}: {field} is one of {', '.join(choices)}, got {getattr(config, field)!r}.")

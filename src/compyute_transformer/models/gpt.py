@@ -1,12 +1,11 @@
 """GPT: a stack of pre-norm blocks that sees only what came before, and says what comes next (Radford et al. 2019)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 
 from ..arrays import Array
 from ..nn import init
-from ..nn.attention import AttentionCache, Implementation, MultiHeadAttention
+from ..nn.attention import Implementation, MultiHeadAttention
 from ..nn.block import PreNormBlock
 from ..nn.dropout import Dropout
 from ..nn.embedding import Embedding
@@ -15,12 +14,10 @@ from ..nn.linear import Linear
 from ..nn.module import ModuleList
 from ..nn.norm import LayerNorm
 from ..nn.position import LearnedPosition
-from ..nn.stack import run_blocks
 from ..ops.attention import Mask
-from ..ops.embedding import embedding
 from ..random import DROPOUT, INITIALIZATION, Generator
 from .config import check_config
-from .language import LanguageModel, check_evaluating, check_ids, padded
+from .language import LanguageModel, ModelCache
 
 __all__ = ["GPT", "GPTConfig"]
 
@@ -45,7 +42,7 @@ class GPTConfig:
     activation: Activation = "gelu_tanh"
     window: int | None = None
     tie_word_embeddings: bool = True  # the head reads with the matrix that the embedding writes with
-    attention: Implementation = "auto"
+    attn_implementation: Implementation = "auto"
 
     def __post_init__(self) -> None:
         check_config(
@@ -75,9 +72,9 @@ class GPT(LanguageModel):
         self.mask = Mask(causal=True, window=config.window)
         self.token_embedding = Embedding(config.vocab_size, C, generator=weights)
         self.position = LearnedPosition(config.context_length, C, generator=weights)
-        self.dropout = Dropout(config.dropout, self.generator)
+        self.dropout = Dropout(config.dropout, generator=self.generator)
         self.blocks = ModuleList(self._block(weights) for _ in range(config.num_layers))
-        self.norm = LayerNorm(C, config.bias)
+        self.norm = LayerNorm(C, bias=config.bias)
         self.head = Linear(C, config.vocab_size, bias=False, generator=weights)
         if config.tie_word_embeddings:
             self.head.weight = self.token_embedding.weight
@@ -87,44 +84,47 @@ class GPT(LanguageModel):
         config, C = self.config, self.config.embed_dim
         to_stream = init.normal(0.02 / sqrt(2 * config.num_layers))
         return PreNormBlock(
-            LayerNorm(C, config.bias),
+            LayerNorm(C, bias=config.bias),
             MultiHeadAttention(
                 C,
                 config.num_heads,
-                config.num_kv_heads,
-                config.bias,
-                config.dropout,
-                config.attention,
+                num_kv_heads=config.num_kv_heads,
+                bias=config.bias,
+                dropout=config.dropout,
+                implementation=config.attn_implementation,
                 out_init=to_stream,
                 generator=weights,
                 dropout_generator=self.generator,
             ),
-            Dropout(config.dropout, self.generator),
-            LayerNorm(C, config.bias),
+            Dropout(config.dropout, generator=self.generator),
+            LayerNorm(C, bias=config.bias),
             FeedForward(
                 C,
                 config.mlp_dim or 4 * C,
-                config.bias,
-                config.activation,
+                bias=config.bias,
+                activation=config.activation,
                 out_init=to_stream,
                 generator=weights,
             ),
-            Dropout(config.dropout, self.generator),
+            Dropout(config.dropout, generator=self.generator),
         )
 
-    def forward(self, ids: Array) -> Array:
-        """Logits (B, T, V) of the token that follows each position of ids (B, T), T at most context_length."""
-        check_ids("GPT", "ids", ids)
-        x = self.token_embedding(ids)
-        x = self.position(x)
-        x = self.dropout(x)
-        for block in self.blocks:
-            x = block(x, self.mask)
-        x = self.norm(x)
-        return self.head(x)
+    def forward(
+        self,
+        ids: Array,
+        cache: ModelCache | None = None,
+        *,
+        padding: Array | None = None,
+        logits_to_keep: int | None = None,
+    ) -> Array:
+        """Return the logits (B, T, V) of the token that follows each position of ids; see `LanguageModel`."""
+        start, padding = self.check_forward(ids, cache, padding, logits_to_keep)
+        x = self.embed(ids, start, padding)
+        x = self.run_blocks(x, cache, padding, logits_to_keep)
+        return self.unembed(x)
 
-    def backward(self, dlogits: Array) -> None:
-        """Add to the gradients of all parameters; ids have none."""
+    def backward(self, dlogits: Array) -> Array:
+        """Add to the gradients of all parameters. Return the gradient (B, T, C) of the embedded tokens."""
         dx = self.head.backward(dlogits)
         dx = self.norm.backward(dx)
         for block in reversed(self.blocks):
@@ -132,24 +132,15 @@ class GPT(LanguageModel):
         dx = self.dropout.backward(dx)
         dx = self.position.backward(dx)
         self.token_embedding.backward(dx)
+        return dx
 
-    def next_logits(
-        self,
-        ids: Array,
-        caches: Sequence[AttentionCache] | None = None,
-        start: int = 0,
-        padding: Array | None = None,
-    ) -> Array:
-        """See `LanguageModel.next_logits`."""
-        check_ids("GPT", "ids", ids)
-        check_evaluating(self)
-        x, mask = self.token_embedding(ids), self.mask
-        if padding is None:
-            x = self.position(x, start)
-        else:
-            places, mask = padded(ids, padding, start, mask)
-            x = x + embedding(places, self.position.weight.data)
-        x = run_blocks(self.blocks, x, mask, caches)
-        x = self.norm(x[:, -1:])
-        logits: Array = self.head(x)[:, 0]
-        return logits
+    def embed(self, ids: Array, start: int = 0, padding: Array | None = None) -> Array:
+        """Return the residual stream (B, T, C) before the first block, of ids that begin at position `start`."""
+        x = self.token_embedding(ids)
+        x = self.position(x, start, padding)
+        return self.dropout(x)
+
+    def unembed(self, x: Array) -> Array:
+        """Return the logits (B, T, V) of the residual stream (B, T, C) after the last block."""
+        x = self.norm(x)
+        return self.head(x)

@@ -3,24 +3,29 @@
 And the checks and switches that other models share with it.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from itertools import repeat
+from typing import Any, Protocol
 
 from ..arrays import Array, array_module
 from ..errors import ConfigError, RangeError, ShapeError
-from ..nn.attention import AttentionCache, Implementation, MultiHeadAttention
+from ..nn.attention import Implementation, MultiHeadAttention
 from ..nn.embedding import Embedding
-from ..nn.module import Module
+from ..nn.module import Module, ModuleList
+from ..nn.position import check_evaluating
 from ..ops.attention import Mask
 from ..random import Generator
+from .output import Model
 
 __all__ = [
     "LanguageConfig",
     "LanguageModel",
+    "ModelCache",
+    "block_caches",
     "check_context",
-    "check_evaluating",
     "check_ids",
-    "padded",
+    "mask_padding",
     "use_attention",
 ]
 
@@ -59,33 +64,100 @@ class LanguageConfig(Protocol):
         ...
 
 
-class LanguageModel(Module):
-    """Ids (B, T) in, logits (B, T, V) of what follows each position out; position t sees positions up to t only.
+class ModelCache(Protocol):
+    """What a model needs of a cache of keys and values; `generation.KeyValueCache` is one.
+
+    length: how many positions it holds. padding: (B) integers, the positions at the start of each row that hold no
+    token; None for none. blocks: the part of each block, an `AttentionCache`.
+    """
+
+    length: int
+    padding: Array | None
+    blocks: Sequence[Any]
+
+    def advance(self, count: int) -> None:
+        """Count positions that every block has appended."""
+        ...
+
+
+class LanguageModel(Model):
+    """A decoder-only language model: position t sees positions up to t only.
+
+        forward(ids, cache=None, *, padding=None, logits_to_keep=None) -> logits (B, T, V)
+
+    The logits are of the token that follows each position of ids (B, T). cache: holds the positions before ids; those of
+    ids are appended, and `cache.length` grows by T. padding: (B) integers, the number of positions at the start of each
+    row that hold no token; they are masked, and a row counts its positions from its first token. With a cache, it is the
+    cache's own `padding`. logits_to_keep: compute the logits of this many last positions only. All three are for
+    `eval()`: nothing is saved for a backward.
 
     config: its shape. generator: where dropout draws; part of the state of a run. mask: which keys each query sees.
+
+    Raises:
+        ShapeError: ids are no array (B, T) with T at least 1. RangeError: an id outside the vocabulary, or a position
+        past the context length. ConfigError: cache, padding or logits_to_keep in training.
     """
 
     config: LanguageConfig
     generator: Generator
     mask: Mask
     token_embedding: Embedding
+    blocks: ModuleList
 
-    def next_logits(
+    def embed(self, ids: Array, start: int = 0, padding: Array | None = None) -> Array:
+        """Return the residual stream (B, T, C) before the first block, of ids that begin at position `start`."""
+        raise NotImplementedError(f"{type(self).__name__} has no embed")
+
+    def unembed(self, x: Array) -> Array:
+        """Return the logits (B, T, V) of the residual stream (B, T, C) after the last block."""
+        raise NotImplementedError(f"{type(self).__name__} has no unembed")
+
+    def run_blocks(
+        self, x: Array, cache: "ModelCache | None", padding: Array | None, logits_to_keep: int | None
+    ) -> Array:
+        """Return the stream after all blocks, at the last `logits_to_keep` positions; x (B, T, C) joins the cache."""
+        T, start = x.shape[1], 0 if cache is None else cache.length
+        mask = mask_padding(self.mask, padding, start + T)
+        for block, block_cache in zip(self.blocks, block_caches(cache, self.blocks), strict=True):
+            x = block(x, mask, block_cache)
+        if cache is not None:
+            cache.advance(T)
+        return x if logits_to_keep is None else x[:, -logits_to_keep:]
+
+    def check_forward(
+        self, ids: Array, cache: "ModelCache | None", padding: Array | None, logits_to_keep: int | None
+    ) -> tuple[int, Array | None]:
+        """Raise for arguments that `forward` does not accept. Return the position of the first id, and the padding."""
+        name, start = type(self).__name__, 0 if cache is None else cache.length
+        check_ids(name, "ids", ids)
+        check_context(name, "ids", ids, self.config.context_length, start)
+        for option, value in (("cache", cache), ("padding", padding), ("logits_to_keep", logits_to_keep)):
+            if value is not None:
+                check_evaluating(name, option, self.training)
+        if logits_to_keep is not None and not logits_to_keep >= 1:
+            raise RangeError(f"{name}: logits_to_keep is at least 1, got {logits_to_keep}.")
+        if cache is not None and padding is not None:
+            raise ConfigError(f"{name}: with a cache, padding is that of the cache. Give it to cache.clear(padding).")
+        return start, padding if cache is None else cache.padding
+
+    def generate(
         self,
         ids: Array,
-        caches: Sequence[AttentionCache] | None = None,
-        start: int = 0,
-        padding: Array | None = None,
+        *,
+        max_new_tokens: int,
+        sampling: Any = None,
+        stop_ids: Sequence[int] = (),
+        stride: int = 1,
     ) -> Array:
-        """Logits (B, V) of the token that follows the last of ids (B, T): the last position of `forward`, in eval().
+        """Return ids (B, T) or (T) followed by sampled ones; see `generation.generate_ids`.
 
-        caches: one for each block, which hold the `start` positions before ids, and then those of ids too.
-        padding: (B) integers: how many positions at the start of each row are no text. They are hidden, and a row's
-        positions count from its first token.
-
-        Raises ConfigError in training, for nothing is saved; else as `forward`.
+        sampling: a `generation.Sampling`. `generation.generate` does the same for texts.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no next_logits")
+        # loaded on use, by name: generation is built on models, and models work without it
+        generation = import_module("compyute_transformer.generation")
+        options = {"max_new_tokens": max_new_tokens, "sampling": sampling, "stop_ids": stop_ids, "stride": stride}
+        generated: Array = generation.generate_ids(self, ids, **options)
+        return generated
 
     def use_attention(self, implementation: Implementation) -> None:
         """Switch every block's attention algorithm; the weights stay."""
@@ -99,14 +171,17 @@ def use_attention(model: Module, implementation: Implementation) -> None:
             module.implementation = implementation
 
 
-def padded(ids: Array, padding: Array, start: int, mask: Mask) -> tuple[Array, Mask]:
-    """Rows that begin with padding (B): each position's place in its own text, and a mask that hides what is none.
+def mask_padding(mask: Mask, padding: Array | None, end: int) -> Mask:
+    """Return a mask that also hides the first padding (B) of `end` keys in each row."""
+    if padding is None:
+        return mask
+    xp = array_module(padding)
+    return mask._replace(array=(xp.arange(end) >= padding[:, None])[:, None, None, :])
 
-    ids: (B, T), the positions from `start` on. Places are (B, T) integers, 0 in padding.
-    """
-    xp, end = array_module(ids), start + ids.shape[1]
-    places = xp.maximum(xp.arange(start, end) - padding[:, None], 0)
-    return places, mask._replace(array=(xp.arange(end) >= padding[:, None])[:, None, None, :])
+
+def block_caches(cache: "ModelCache | None", blocks: ModuleList) -> Iterable[Any]:
+    """Return the part of a cache that belongs to each block; None for each without a cache."""
+    return repeat(None, len(blocks)) if cache is None else cache.blocks
 
 
 def check_ids(model: str, name: str, ids: Array) -> None:
@@ -127,10 +202,3 @@ def check_context(model: str, name: str, ids: Array, context_length: int, start:
             f"{model}: positions of {name} lie in [0, {context_length}), the context length, got {T} positions from "
             f"{start} on. Shorten the input, or build the model with a longer context_length."
         )
-
-
-def check_evaluating(model: Module) -> None:
-    """Refuse a model in training where nothing is saved for a backward."""
-    if model.training:
-        name = type(model).__name__
-        raise ConfigError(f"{name}.next_logits: it serves in eval() only, got a model in training. Call model.eval().")

@@ -4,9 +4,7 @@ source (B, S) -> encoder blocks -> memory (B, S, C)
 target (B, T) -> decoder blocks, each looks at the memory -> logits (B, T, V) of what follows each target position
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from math import sqrt
 from typing import Any
 
@@ -14,25 +12,26 @@ from ..arrays import Array
 from ..errors import DtypeError, RangeError, ShapeError
 from ..nn import init
 from ..nn.attention import Implementation, MultiHeadAttention
-from ..nn.block import CrossBlock, CrossCache, PostNormBlock
+from ..nn.block import CrossBlock, PostNormBlock
 from ..nn.dropout import Dropout
 from ..nn.embedding import Embedding
 from ..nn.feed_forward import Activation, FeedForward
 from ..nn.linear import Linear
-from ..nn.module import Module, ModuleList
+from ..nn.module import ModuleList
 from ..nn.norm import LayerNorm
-from ..nn.position import SinusoidalPosition
+from ..nn.position import SinusoidalPosition, check_evaluating
 from ..ops.attention import Mask
 from ..random import DROPOUT, INITIALIZATION, Generator
 from .config import check_config
-from .language import check_context, check_evaluating, check_ids, use_attention
+from .language import ModelCache, block_caches, check_context, check_ids, use_attention
+from .output import Model
 
 __all__ = ["Transformer", "TransformerConfig"]
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """The shape of an Transformer. All of it is saved with a run.
+    """The shape of a Transformer. All of it is saved with a run.
 
     vocab_size: of source and target together, which share one vocabulary. context_length: the longest source and the
     longest target. num_layers: of encoder blocks, and again of decoder blocks. num_kv_heads None means num_heads.
@@ -50,7 +49,7 @@ class TransformerConfig:
     dropout: float = 0.0
     bias: bool = True  # in linears and norms
     activation: Activation = "relu"
-    attention: Implementation = "auto"
+    attn_implementation: Implementation = "auto"
 
     def __post_init__(self) -> None:
         check_config(
@@ -60,7 +59,7 @@ class TransformerConfig:
         )
 
 
-class Transformer(Module):
+class Transformer(Model):
     """Source ids (B, S) and target ids (B, T) in, logits (B, T, V) of the target token after each position out.
 
     One matrix embeds source and target, multiplied by √embed_dim, and reads out logits (section 3.4). Padding stands at
@@ -80,9 +79,9 @@ class Transformer(Module):
         self.mask = Mask(causal=True)
         self.scale = sqrt(C)
         # one module serves source and target, and its backward target and source: it may run twice before
-        self.token_embedding = Embedding(config.vocab_size, C, init.normal(C**-0.5), weights)
+        self.token_embedding = Embedding(config.vocab_size, C, weight_init=init.normal(C**-0.5), generator=weights)
         self.position = SinusoidalPosition()
-        self.dropout = Dropout(config.dropout, self.generator)
+        self.dropout = Dropout(config.dropout, generator=self.generator)
         self.encoder = ModuleList(self._encoder_block(weights) for _ in range(config.num_layers))
         self.decoder = ModuleList(self._decoder_block(weights) for _ in range(config.num_layers))
         self.head = Linear(C, config.vocab_size, bias=False, generator=weights)
@@ -100,32 +99,36 @@ class Transformer(Module):
         attention = MultiHeadAttention(
             config.embed_dim,
             config.num_heads,
-            config.num_kv_heads,
-            config.bias,
-            config.dropout,
-            config.attention,
+            num_kv_heads=config.num_kv_heads,
+            bias=config.bias,
+            dropout=config.dropout,
+            implementation=config.attn_implementation,
             weight_init=init.xavier_uniform(),
             generator=weights,
             dropout_generator=self.generator,
         )
-        return attention, Dropout(config.dropout, self.generator), LayerNorm(config.embed_dim, config.bias)
+        return (
+            attention,
+            Dropout(config.dropout, generator=self.generator),
+            LayerNorm(config.embed_dim, bias=config.bias),
+        )
 
     def _feed_forward(self, weights: Generator) -> tuple[FeedForward, Dropout, LayerNorm]:
         config, C = self.config, self.config.embed_dim
         feed_forward = FeedForward(
             C,
             config.mlp_dim or 4 * C,
-            config.bias,
-            config.activation,
+            bias=config.bias,
+            activation=config.activation,
             weight_init=init.xavier_uniform(),
             generator=weights,
         )
-        return feed_forward, Dropout(config.dropout, self.generator), LayerNorm(C, config.bias)
+        return feed_forward, Dropout(config.dropout, generator=self.generator), LayerNorm(C, bias=config.bias)
 
     def forward(
         self, source: Array, target: Array, source_lengths: Array | None = None, target_lengths: Array | None = None
     ) -> Array:
-        """Logits (B, T, V) of the token that follows each position of target (B, T), given source (B, S).
+        """Return the logits (B, T, V) of the token that follows each position of target (B, T), given source (B, S).
 
         source_lengths, target_lengths: (B) integers, how many positions at the start of each row are text; None for
         all. S and T are at most context_length.
@@ -136,25 +139,21 @@ class Transformer(Module):
         """
         self._check("target", target, target_lengths)
         memory = self.encode(source, source_lengths)
-        check_pairs(memory, target)
-        x = self._embed(target)
-        mask, memory_mask = self.mask._replace(key_lengths=target_lengths), Mask(key_lengths=source_lengths)
-        for block in self.decoder:
-            x = block(x, memory, mask, memory_mask)
-        return self.head(x)
+        return self.decode(target, memory, source_lengths, target_lengths)
 
-    def backward(self, dlogits: Array) -> None:
-        """Add to the gradients of all parameters; ids have none."""
+    def backward(self, dlogits: Array) -> tuple[Array, Array]:
+        """Add to the gradients of all parameters. Return those of the embedded source (B, S, C) and target (B, T, C)."""
         dx = self.head.backward(dlogits)
         dmemory: Any = 0
         for block in reversed(self.decoder):
             dx, dmemory_of_block = block.backward(dx)
-            dmemory = dmemory + dmemory_of_block  # every block looked at it
-        self._embed_backward(dx)
-        self._encode_backward(dmemory)
+            dmemory = dmemory + dmemory_of_block  # every block reads it
+        dtarget = self._embed_backward(dx)
+        dsource = self._encode_backward(dmemory)
+        return dsource, dtarget
 
     def encode(self, source: Array, source_lengths: Array | None = None) -> Array:
-        """The memory (B, S, C) of source (B, S): the first half of `forward`."""
+        """Return the memory (B, S, C) of source (B, S): the first half of `forward`."""
         self._check("source", source, source_lengths)
         x = self._embed(source)
         mask = Mask(key_lengths=source_lengths)
@@ -162,36 +161,41 @@ class Transformer(Module):
             x = block(x, mask)
         return x
 
-    def _encode_backward(self, dx: Array) -> None:
+    def _encode_backward(self, dx: Array) -> Array:
         for block in reversed(self.encoder):
             dx = block.backward(dx)
-        self._embed_backward(dx)
+        return self._embed_backward(dx)
 
-    def next_logits(
+    def decode(
         self,
         target: Array,
         memory: Array,
         source_lengths: Array | None = None,
-        caches: Sequence[CrossCache] | None = None,
-        start: int = 0,
+        target_lengths: Array | None = None,
+        cache: ModelCache | None = None,
+        *,
+        logits_to_keep: int | None = None,
     ) -> Array:
-        """Logits (B, V) of the token that follows the last of target (B, T): the last position of `forward`, in eval().
+        """Return the logits (B, T, V) that follow target (B, T): the second half of `forward`.
 
-        memory: of `encode`, (B, S, C). source_lengths: of its rows. caches: one for each decoder block, which hold the
-        `start` positions before target, and then those of target too; and the keys and values of the memory, which they
-        take in at their first use: from then on the memory itself is not read.
-
-        Raises ConfigError in training, for nothing is saved; else as `forward`.
+        memory: what `encode` returned. cache: holds the target positions before these; see `LanguageModel`. It
+        also takes the projected memory at its first use, and from then on the memory itself is not read.
+        logits_to_keep: compute the logits of this many last positions only. Both are for `eval()`: nothing is saved for
+        a backward.
         """
-        self._check("target", target, None, start)
-        check_evaluating(self)
+        start = 0 if cache is None else cache.length
+        self._check("target", target, target_lengths, start)
         check_pairs(memory, target)
+        for option, value in (("cache", cache), ("logits_to_keep", logits_to_keep)):
+            if value is not None:
+                check_evaluating("Transformer", option, self.training)
         x = self._embed(target, start)
-        memory_mask = Mask(key_lengths=source_lengths)
-        for block, cache in zip(self.decoder, caches or repeat(None, len(self.decoder)), strict=True):
-            x = block(x, memory, self.mask, memory_mask, cache)
-        logits: Array = self.head(x[:, -1:])[:, 0]
-        return logits
+        mask, memory_mask = self.mask._replace(key_lengths=target_lengths), Mask(key_lengths=source_lengths)
+        for block, block_cache in zip(self.decoder, block_caches(cache, self.decoder), strict=True):
+            x = block(x, memory, mask, memory_mask, block_cache)
+        if cache is not None:
+            cache.advance(target.shape[1])
+        return self.head(x if logits_to_keep is None else x[:, -logits_to_keep:])
 
     def use_attention(self, implementation: Implementation) -> None:
         """Switch the algorithm of every attention, self and cross; the weights stay."""
@@ -203,10 +207,12 @@ class Transformer(Module):
         x = self.dropout(x)
         return x
 
-    def _embed_backward(self, dx: Array) -> None:
+    def _embed_backward(self, dx: Array) -> Array:
         dx = self.dropout.backward(dx)
         dx = self.position.backward(dx)
-        self.token_embedding.backward(dx * self.scale)
+        dx = dx * self.scale
+        self.token_embedding.backward(dx)
+        return dx
 
     def _check(self, name: str, ids: Array, lengths: Array | None, start: int = 0) -> None:
         check_ids("Transformer", name, ids)

@@ -3,13 +3,12 @@
 The paper's whole model, with its encoder, is `encoder_decoder`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 
-from ..arrays import Array, array_module
+from ..arrays import Array
 from ..nn import init
-from ..nn.attention import AttentionCache, Implementation, MultiHeadAttention
+from ..nn.attention import Implementation, MultiHeadAttention
 from ..nn.block import PostNormBlock
 from ..nn.dropout import Dropout
 from ..nn.embedding import Embedding
@@ -18,12 +17,10 @@ from ..nn.linear import Linear
 from ..nn.module import ModuleList
 from ..nn.norm import LayerNorm
 from ..nn.position import SinusoidalPosition
-from ..nn.stack import run_blocks
 from ..ops.attention import Mask
-from ..ops.position import sinusoids
 from ..random import DROPOUT, INITIALIZATION, Generator
 from .config import check_config
-from .language import LanguageModel, check_context, check_evaluating, check_ids, padded
+from .language import LanguageModel, ModelCache
 
 __all__ = ["TransformerLM", "TransformerLMConfig"]
 
@@ -47,7 +44,7 @@ class TransformerLMConfig:
     bias: bool = True  # in linears and norms
     activation: Activation = "relu"
     window: int | None = None
-    attention: Implementation = "auto"
+    attn_implementation: Implementation = "auto"
 
     def __post_init__(self) -> None:
         check_config(
@@ -80,9 +77,9 @@ class TransformerLM(LanguageModel):
         C = config.embed_dim
         self.mask = Mask(causal=True, window=config.window)
         self.scale = sqrt(C)
-        self.token_embedding = Embedding(config.vocab_size, C, init.normal(C**-0.5), weights)
+        self.token_embedding = Embedding(config.vocab_size, C, weight_init=init.normal(C**-0.5), generator=weights)
         self.position = SinusoidalPosition()
-        self.dropout = Dropout(config.dropout, self.generator)
+        self.dropout = Dropout(config.dropout, generator=self.generator)
         self.blocks = ModuleList(self._block(weights) for _ in range(config.num_layers))
         self.head = Linear(C, config.vocab_size, bias=False, generator=weights)
         self.head.weight = self.token_embedding.weight
@@ -94,63 +91,59 @@ class TransformerLM(LanguageModel):
             MultiHeadAttention(
                 C,
                 config.num_heads,
-                config.num_kv_heads,
-                config.bias,
-                config.dropout,
-                config.attention,
+                num_kv_heads=config.num_kv_heads,
+                bias=config.bias,
+                dropout=config.dropout,
+                implementation=config.attn_implementation,
                 weight_init=xavier,
                 generator=weights,
                 dropout_generator=self.generator,
             ),
-            Dropout(config.dropout, self.generator),
-            LayerNorm(C, config.bias),
+            Dropout(config.dropout, generator=self.generator),
+            LayerNorm(C, bias=config.bias),
             FeedForward(
-                C, config.mlp_dim or 4 * C, config.bias, config.activation, weight_init=xavier, generator=weights
+                C,
+                config.mlp_dim or 4 * C,
+                bias=config.bias,
+                activation=config.activation,
+                weight_init=xavier,
+                generator=weights,
             ),
-            Dropout(config.dropout, self.generator),
-            LayerNorm(C, config.bias),
+            Dropout(config.dropout, generator=self.generator),
+            LayerNorm(C, bias=config.bias),
         )
 
-    def forward(self, ids: Array) -> Array:
-        """Logits (B, T, V) of the token that follows each position of ids (B, T), T at most context_length."""
-        self._check(ids)
-        x = self.token_embedding(ids) * self.scale
-        x = self.position(x)
-        x = self.dropout(x)
-        for block in self.blocks:
-            x = block(x, self.mask)
-        return self.head(x)
+    def forward(
+        self,
+        ids: Array,
+        cache: ModelCache | None = None,
+        *,
+        padding: Array | None = None,
+        logits_to_keep: int | None = None,
+    ) -> Array:
+        """Return the logits (B, T, V) of the token that follows each position of ids; see `LanguageModel`."""
+        start, padding = self.check_forward(ids, cache, padding, logits_to_keep)
+        x = self.embed(ids, start, padding)
+        x = self.run_blocks(x, cache, padding, logits_to_keep)
+        return self.unembed(x)
 
-    def backward(self, dlogits: Array) -> None:
-        """Add to the gradients of all parameters; ids have none."""
+    def backward(self, dlogits: Array) -> Array:
+        """Add to the gradients of all parameters. Return the gradient (B, T, C) of the embedded tokens, unscaled."""
         dx = self.head.backward(dlogits)
         for block in reversed(self.blocks):
             dx = block.backward(dx)
         dx = self.dropout.backward(dx)
         dx = self.position.backward(dx)
-        self.token_embedding.backward(dx * self.scale)
+        dx = dx * self.scale
+        self.token_embedding.backward(dx)
+        return dx
 
-    def next_logits(
-        self,
-        ids: Array,
-        caches: Sequence[AttentionCache] | None = None,
-        start: int = 0,
-        padding: Array | None = None,
-    ) -> Array:
-        """See `LanguageModel.next_logits`."""
-        self._check(ids, start)
-        check_evaluating(self)
-        x, mask = self.token_embedding(ids) * self.scale, self.mask
-        if padding is None:
-            x = self.position(x, start)
-        else:
-            places, mask = padded(ids, padding, start, mask)
-            table = sinusoids(start + ids.shape[1], x.shape[2], x.dtype)
-            x = x + array_module(x).asarray(table)[places]
-        x = run_blocks(self.blocks, x, mask, caches)
-        logits: Array = self.head(x[:, -1:])[:, 0]
-        return logits
+    def embed(self, ids: Array, start: int = 0, padding: Array | None = None) -> Array:
+        """Return the residual stream (B, T, C) before the first block, of ids that begin at position `start`."""
+        x = self.token_embedding(ids) * self.scale
+        x = self.position(x, start, padding)
+        return self.dropout(x)
 
-    def _check(self, ids: Array, start: int = 0) -> None:
-        check_ids("TransformerLM", "ids", ids)
-        check_context("TransformerLM", "ids", ids, self.config.context_length, start)
+    def unembed(self, x: Array) -> Array:
+        """Return the logits (B, T, V) of the residual stream (B, T, C) after the last block."""
+        return self.head(x)

@@ -14,12 +14,13 @@ from ..nn.dropout import Dropout
 from ..nn.embedding import ClassToken, PatchEmbedding
 from ..nn.feed_forward import Activation, FeedForward
 from ..nn.linear import Linear
-from ..nn.module import Module, ModuleList
+from ..nn.module import ModuleList
 from ..nn.norm import LayerNorm
 from ..nn.position import LearnedPosition
 from ..random import DROPOUT, INITIALIZATION, Generator
 from .config import check_config
 from .language import use_attention
+from .output import Model
 
 __all__ = ["ViT", "ViTConfig"]
 
@@ -43,7 +44,7 @@ class ViTConfig:
     dropout: float = 0.0
     bias: bool = True  # in linears and norms
     activation: Activation = "gelu"
-    attention: Implementation = "auto"
+    attn_implementation: Implementation = "auto"
 
     def __post_init__(self) -> None:
         images = ("image_height", "image_width", "channels", "num_classes", "patch_size")
@@ -61,7 +62,7 @@ class ViTConfig:
         return (self.image_height // self.patch_size) * (self.image_width // self.patch_size)
 
 
-class ViT(Module):
+class ViT(Model):
     """An image classifier: images (B, height, width, channels) in, one row of logits an image out, (B, num_classes).
 
     Only what has gathered in the class token is read out.
@@ -79,42 +80,43 @@ class ViT(Module):
         self.generator = Generator(seed, DROPOUT)
         weights = Generator(seed, INITIALIZATION)
         C, to_be_seen = config.embed_dim, init.normal(0.5)
-        self.patch_embedding = PatchEmbedding(config.patch_size, config.channels, C, config.bias, generator=weights)
-        self.class_token = ClassToken(C, to_be_seen, weights)
-        self.position = LearnedPosition(1 + config.num_patches, C, to_be_seen, weights)
-        self.dropout = Dropout(config.dropout, self.generator)
+        self.patch_embedding = PatchEmbedding(
+            config.patch_size, config.channels, C, bias=config.bias, generator=weights
+        )
+        self.class_token = ClassToken(C, weight_init=to_be_seen, generator=weights)
+        self.position = LearnedPosition(1 + config.num_patches, C, weight_init=to_be_seen, generator=weights)
+        self.dropout = Dropout(config.dropout, generator=self.generator)
         self.blocks = ModuleList(self._block(weights) for _ in range(config.num_layers))
-        self.norm = LayerNorm(C, config.bias)
-        self.head = Linear(C, config.num_classes, config.bias, generator=weights)
+        self.norm = LayerNorm(C, bias=config.bias)
+        self.head = Linear(C, config.num_classes, bias=config.bias, generator=weights)
         _ = self.flat  # lay all parameters into one buffer
 
     def _block(self, weights: Generator) -> PreNormBlock:
         config, C = self.config, self.config.embed_dim
         xavier = init.xavier_uniform()
         return PreNormBlock(
-            LayerNorm(C, config.bias),
+            LayerNorm(C, bias=config.bias),
             MultiHeadAttention(
                 C,
                 config.num_heads,
-                None,
-                config.bias,
-                config.dropout,
-                config.attention,
+                bias=config.bias,
+                dropout=config.dropout,
+                implementation=config.attn_implementation,
                 weight_init=xavier,
                 generator=weights,
                 dropout_generator=self.generator,
             ),
-            Dropout(config.dropout, self.generator),
-            LayerNorm(C, config.bias),
+            Dropout(config.dropout, generator=self.generator),
+            LayerNorm(C, bias=config.bias),
             FeedForward(
                 C,
                 config.mlp_dim or 4 * C,
-                config.bias,
-                config.activation,
+                bias=config.bias,
+                activation=config.activation,
                 weight_init=xavier,
                 generator=weights,
             ),
-            Dropout(config.dropout, self.generator),
+            Dropout(config.dropout, generator=self.generator),
         )
 
     def forward(self, images: Array) -> Array:

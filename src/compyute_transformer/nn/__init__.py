@@ -6,14 +6,17 @@ from .dropout import Dropout
 from .embedding import ClassToken, Embedding, PatchEmbedding
 from .feed_forward import FeedForward
 from .linear import Linear
-from .module import Module, ModuleList, Observer, Parameter, observe
+from .loss import CrossEntropyLoss
+from .module import Module, ModuleList, evaluating
 from .norm import LayerNorm
+from .observer import Observer, observe
+from .parameter import Parameter
 from .position import LearnedPosition, SinusoidalPosition
-from .stack import run_blocks
 
 __all__ = [
     "ClassToken",
     "CrossBlock",
+    "CrossEntropyLoss",
     "Dropout",
     "Embedding",
     "FeedForward",
@@ -29,6 +32,6 @@ __all__ = [
     "PostNormBlock",
     "PreNormBlock",
     "SinusoidalPosition",
+    "evaluating",
     "observe",
-    "run_blocks",
 ]

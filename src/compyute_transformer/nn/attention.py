@@ -32,6 +32,20 @@ class ProjectedMemory(NamedTuple):
     v: Array
 
 
+def attend(implementation: str, q: Array, k: Array, v: Array, mask: Mask) -> Array:
+    """Return the heads' outputs (B, H, T, D) by one of the algorithms; without dropout, and without saving."""
+    if implementation == "fused":
+        return fused_attention_forward(q, k, v, mask)[0]
+    if implementation == "parallel":
+        return attention(q, k, v, mask)
+    group = q.shape[1] // k.shape[1]
+    per_head = [
+        attention(q[:, h : h + 1], k[:, h // group][:, None], v[:, h // group][:, None], mask.for_head(h))
+        for h in range(q.shape[1])
+    ]
+    return array_module(q).concatenate(per_head, axis=1)
+
+
 class MultiHeadAttention(Module):
     """Self-attention, or cross-attention when given a memory, with as many heads as divide the width.
 
@@ -92,12 +106,39 @@ class MultiHeadAttention(Module):
     ) -> Array:
         """Attend from x (B, T, C) to x itself, or to a memory (B, S, C).
 
-        With a cache, in `eval()`: to what was given before and to x, whose keys and values join the cache. A memory may
-        be given as `project_memory` made it, in `eval()` too.
+        cache: holds the keys and values of the positions before x; those of x are appended, and x attends to all of
+        them. memory: may also be the keys and values that `project_memory` returned. Both are for `eval()`: nothing is
+        saved for a backward.
+
+        Raises ConfigError for a cache or projected memory in training, and for a cache together with a memory.
         """
-        if cache is not None or isinstance(memory, ProjectedMemory):
-            return self._run_cached(x, memory, mask, cache)
-        return self._run(x, memory, mask)[0]
+        if cache is None and not isinstance(memory, ProjectedMemory):
+            return self._run(x, memory, mask)[0]
+        q, k, v = self._project(x, memory, cache)
+        if mask.array is not None:  # the mask is of all positions, and a cache may return the last of them only
+            mask = mask._replace(array=mask.array[..., -k.shape[2] :])
+        y = attend(self._algorithm(x), q, k, v, mask)
+        return linear(merge_heads(y), self.out_weight.data, self.out_bias.data if self.out_bias else None)
+
+    def _project(
+        self, x: Array, memory: Array | ProjectedMemory | None, cache: AttentionCache | None
+    ) -> tuple[Array, Array, Array]:
+        """Return the queries of x, and the keys and values of a cache extended by x or of a projected memory."""
+        if self.training or (cache is not None and memory is not None):
+            came = "a module in training" if self.training else "a memory"
+            raise ConfigError(
+                "MultiHeadAttention: a cache is for self-attention in eval() only, since no backward reaches what it "
+                f"holds, got {came}. Call model.eval(), or leave the cache out."
+            )
+        H, K, D, queries = self.num_heads, self.num_kv_heads, self._head_width, self._query_rows
+        check_shape("MultiHeadAttention", "x", x, (None, None, self.in_weight.shape[1]), "batch, time, width")
+        in_weight, in_bias = self.in_weight.data, self.in_bias.data if self.in_bias else None
+        if isinstance(memory, ProjectedMemory):
+            q = split_heads(linear(x, in_weight[:queries], None if in_bias is None else in_bias[:queries]), D)
+            return q, memory.k, memory.v
+        assert cache is not None
+        (q, k, v), _ = project_forward(x, None, in_weight, in_bias, H, K, D)
+        return q, *cache.append(k, v)
 
     def project_memory(self, memory: Array) -> ProjectedMemory:
         """The keys and values of a memory (B, S, C), computed once for all queries that will look at it."""
@@ -145,41 +186,6 @@ class MultiHeadAttention(Module):
         )
         self.save_for_backward((name, saved))
         return y, saved
-
-    def _run_cached(
-        self, x: Array, memory: Array | ProjectedMemory | None, mask: Mask, cache: AttentionCache | None
-    ) -> Array:
-        # q, k and v are projected for all heads at once whatever the algorithm: the cache takes them together
-        if self.training or (cache is not None and memory is not None):
-            came = "a module in training" if self.training else "a memory"
-            raise ConfigError(
-                f"MultiHeadAttention: a cache serves self-attention in eval() only, since no backward reaches what it "
-                f"holds, got {came}. Call model.eval(), or leave the cache out."
-            )
-        H, K, D, queries = self.num_heads, self.num_kv_heads, self._head_width, self._query_rows
-        check_shape("MultiHeadAttention", "x", x, (None, None, self.in_weight.shape[1]), "batch, time, width")
-        in_weight, in_bias = self.in_weight.data, self.in_bias.data if self.in_bias else None
-        if cache is not None:
-            (q, k, v), _ = project_forward(x, None, in_weight, in_bias, H, K, D)
-            k, v = cache.append(k, v)
-        else:
-            assert isinstance(memory, ProjectedMemory)
-            q = split_heads(linear(x, in_weight[:queries], None if in_bias is None else in_bias[:queries]), D)
-            k, v = memory
-        if mask.array is not None:  # it is about all positions; the cache may know that only the last are seen
-            mask = mask._replace(array=mask.array[..., -k.shape[2] :])
-        name = self._algorithm(x)
-        if name == "fused":
-            y = fused_attention_forward(q, k, v, mask)[0]
-        elif name == "parallel":
-            y = attention(q, k, v, mask)
-        else:
-            heads = ((h, h * K // H) for h in range(H))
-            per_head = [
-                attention(q[:, h : h + 1], k[:, g : g + 1], v[:, g : g + 1], mask.for_head(h)) for h, g in heads
-            ]
-            y = array_module(x).concatenate(per_head, axis=1)
-        return linear(merge_heads(y), self.out_weight.data, self.out_bias.data if self.out_bias else None)
 
     def backward(self, dy: Array) -> tuple[Array, Array | None]:
         """The gradients of x and of the memory, None in self-attention."""

@@ -1,6 +1,6 @@
 """Module: parameters, a forward pass, and a backward pass that is its mirror. PyTorch's names, plain arrays in and out.
 
-A leaf module calls an op and keeps what the op's backward needs:
+A leaf module calls an op and saves what the op's backward needs:
 
     class Linear(Module):
         def forward(self, x):
@@ -14,139 +14,53 @@ A leaf module calls an op and keeps what the op's backward needs:
             self.bias.accumulate(dbias)
             return dx
 
-A composite module calls its parts, and its backward calls their backwards in reverse. What is kept lies on a
-last-in-first-out stack, so a part may run twice in one forward. In `eval()` nothing is kept: a forward that only looks,
-to validate say, belongs there, or the next backward would take it for its own.
+A composite module calls its parts, and its backward calls their backwards in reverse. What is saved lies on a
+last-in-first-out stack, so a part may run twice in one forward. In `eval()` nothing is saved: a forward that no backward
+follows, as in validation, belongs there.
 """
 
-import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import threading
+import warnings
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from ..arrays import Array, Device, array_module, device_of, to_device, to_numpy
-from ..errors import BackwardError, DtypeError, ShapeError, StateError
+from ..arrays import Array, Device, device_of, to_device, to_numpy
+from ..errors import BackwardError, DtypeError, StateError
+from ..optim.flat import FlatBuffer
+from .observer import Observer, Phase, observe, observed
+from .parameter import Parameter
 
-__all__ = ["Flat", "Module", "ModuleList", "Observer", "Parameter", "observe"]
+__all__ = ["IncompatibleKeys", "Module", "ModuleList", "Observer", "Parameter", "evaluating", "observe"]
 
-Phase = Literal["forward", "backward"]
+MAX_FORWARDS = 16  # of a model in training mode that no backward followed
 
-
-class Parameter:
-    """An array that is learned, and the sum of the gradients it was given since they were last zeroed.
-
-    data: the values. grad: the gradient, of the same shape and dtype; None before the first one arrives, unless the
-    parameter lies in a flat buffer (see `Flat`), where it is always an array. flat: that buffer, if any.
-    """
-
-    def __init__(self, data: Array) -> None:
-        self.data = data
-        self.grad: Array | None = None
-        self.flat: Flat | None = None
-
-    def accumulate(self, gradient: Array | None) -> None:
-        """Add to the gradient. A parameter used twice, or in two half batches, gets the sum."""
-        if gradient is None or gradient.shape != self.data.shape:
-            came = None if gradient is None else tuple(gradient.shape)
-            raise ShapeError(f"Parameter: a gradient has the parameter's shape {tuple(self.data.shape)}, got {came}.")
-        if self.grad is None:
-            self.grad = gradient.copy()
-        else:
-            self.grad += gradient
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the data."""
-        return self.data.shape
-
-    @property
-    def size(self) -> int:
-        """The number of elements."""
-        return self.data.size
-
-    def __repr__(self) -> str:
-        return f"Parameter(shape={tuple(self.shape)}, dtype={self.data.dtype})"
-
-
-class Flat:
-    """All parameters of a model in one array, and all their gradients in another; each parameter keeps views.
-
-    The optimizer, the clip and the checkpoint each touch one array instead of hundreds. Matrices come first: they are
-    decayed, vectors (biases, the scales of norms) are not.
-
-    data, grad: the two arrays, one axis. num_decayed: how many elements, from the start, belong to matrices.
-    """
-
-    def __init__(self, parameters: Iterable[Parameter]) -> None:
-        given = list(parameters)
-        self.parameters = [p for p in given if p.data.ndim >= 2] + [p for p in given if p.data.ndim < 2]
-        self.num_decayed = sum(p.size for p in given if p.data.ndim >= 2)
-        xp = array_module(*(p.data for p in given))
-        dtypes = {p.data.dtype for p in given}
-        if len(dtypes) > 1:
-            raise StateError(f"Flat: the parameters of one model have one dtype, got {sorted(map(str, dtypes))}.")
-        size = sum(p.size for p in given)
-        self.data = xp.empty(size, dtype=dtypes.pop() if dtypes else np.float32)
-        self.grad = xp.zeros_like(self.data)
-        start = 0
-        for parameter in self.parameters:
-            part, shape = slice(start, start + parameter.size), parameter.shape
-            self.data[part] = parameter.data.reshape(-1)
-            if parameter.grad is not None:
-                self.grad[part] = parameter.grad.reshape(-1)
-            parameter.data, parameter.grad = self.data[part].reshape(shape), self.grad[part].reshape(shape)
-            parameter.flat = self
-            start = part.stop
-
-    def holds(self, parameters: Iterable[Parameter]) -> bool:
-        """Whether these are the parameters it was made of, and their data still lie in it."""
-        given = list(parameters)
-        return len(given) == len(self.parameters) and all(p.flat is self and p.data.base is self.data for p in given)
-
-
-class Observer:
-    """Sees every module's forward and backward. Override what you need: a trace, a profiler, a check.
-
-    `path` names the module as the state dict does ("blocks.0.attention"; "" for the observed module itself).
-    """
-
-    def before(self, path: str, module: "Module", phase: Phase, inputs: tuple[Any, ...]) -> None:
-        """Called before a module's forward or backward runs."""
-
-    def after(self, path: str, module: "Module", phase: Phase, inputs: tuple[Any, ...], output: Any) -> None:
-        """Called with its result."""
+_thread = threading.local()  # whether this thread evaluates
 
 
 @contextmanager
-def observe(module: "Module", observer: Observer) -> Iterator[None]:
-    """Let the observer see a module and everything below it, within a `with` block."""
-    watched = [(inner, (path, observer)) for path, inner in module.named_modules()]
-    for inner, entry in watched:
-        inner._observers = (*inner._observers, entry)
+def evaluating() -> Iterator[None]:
+    """Let all modules behave as in `eval()` within a `with` block, for the calling thread only.
+
+    Several threads can generate from one model this way, whatever mode it is in.
+    """
+    before = getattr(_thread, "evaluates", False)
+    _thread.evaluates = True
     try:
         yield
     finally:
-        for inner, entry in watched:
-            inner._observers = tuple(kept for kept in inner._observers if kept is not entry)
+        _thread.evaluates = before
 
 
-def _observed(function: Callable[..., Any], phase: Phase) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def wrapped(self: "Module", *args: Any, **kwargs: Any) -> Any:
-        if not self._observers:  # the usual case costs one attribute
-            return function(self, *args, **kwargs)
-        observers = self._observers
-        for path, observer in observers:
-            observer.before(path, self, phase, args)
-        output = function(self, *args, **kwargs)
-        for path, observer in observers:
-            observer.after(path, self, phase, args, output)
-        return output
+class IncompatibleKeys(NamedTuple):
+    """The names that `load_state_dict` did not find in the state, and those that the module does not have."""
 
-    return wrapped
+    missing_keys: list[str]
+    unexpected_keys: list[str]
 
 
 class Module:
@@ -155,28 +69,40 @@ class Module:
     training: whether forwards save for a backward, and dropout drops; see `train` and `eval`.
     """
 
-    training: bool = True
+    _training: bool = True
     _observers: tuple[tuple[str, Observer], ...] = ()
     _name: str = ""
     _parent: "Module | None" = None
+    _waiting: int = 0  # forwards in training mode that no backward followed, counted at the root
+    _trainer: int | None = None  # the thread whose backward is due
     PHASES: ClassVar[tuple[Phase, ...]] = ("forward", "backward")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for phase in Module.PHASES:  # once for each class, so that no subclass can forget it
             if phase in cls.__dict__:
-                setattr(cls, phase, _observed(cls.__dict__[phase], phase))
+                setattr(cls, phase, observed(cls.__dict__[phase], phase))
 
     def __init__(self) -> None:
         self._parameters: dict[str, Parameter] = {}
         self._modules: dict[str, Module] = {}
         self._saved: list[Any] = []
-        self._flat: Flat | None = None
+        self._flat: FlatBuffer | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         is_parameter, is_module = isinstance(value, Parameter), isinstance(value, Module) and name != "_parent"
+        if (is_parameter or is_module) and "_modules" not in self.__dict__:
+            raise StateError(
+                f"{type(self).__name__}.{name}: super().__init__() runs before parameters and modules are assigned. "
+                "Call it first in __init__."
+            )
+        if not name.startswith("_"):
+            self._refuse_hidden(name, value)
+        if is_parameter or is_module:
+            self._announce(name, value)
         if is_parameter:
             self._parameters[name] = value
+            value.owner = (weakref.ref(self), name)
         elif is_module:
             self._modules[name] = value
             value._name, value._parent = name, self
@@ -185,6 +111,34 @@ class Module:
         if not is_module and name in self.__dict__.get("_modules", ()):
             del self._modules[name]
         object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        self._parameters.pop(name, None)
+        self._modules.pop(name, None)
+        object.__delattr__(self, name)
+
+    def _refuse_hidden(self, name: str, value: Any) -> None:
+        """Refuse modules and parameters in a list, tuple or dict, where they would not be trained, moved or saved."""
+        inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+        if any(isinstance(entry, Module | Parameter) for entry in inside):
+            raise StateError(
+                f"{type(self).__name__}.{name}: a {type(value).__name__} hides its modules, which would not be trained or "
+                "saved. Use ModuleList(modules), or assign each to a name of its own."
+            )
+
+    def _announce(self, name: str, value: "Parameter | Module") -> None:
+        """Tell the optimizers of the model that parameters came in, where they would be the only ones not trained."""
+        old = self._parameters.get(name) or self._modules.get(name)
+        replaced = [] if old is None else [old] if isinstance(old, Parameter) else list(old.parameters())
+        root = self.root
+        present = [p for p in root.parameters() if p.requires_grad]
+        affected = [p for p in replaced if p.optimizers]
+        if not affected and present and all(p.optimizers for p in present):
+            affected = present
+        new = [value] if isinstance(value, Parameter) else list(value.parameters())
+        for optimizer in {optimizer for p in affected for optimizer in p.optimizers}:
+            for parameter in new:
+                optimizer.expect(parameter, root)
 
     # --- the two passes ---
 
@@ -198,10 +152,32 @@ class Module:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run `forward`."""
+        if self._parent is None and self._modules and self.training:
+            self._count_forward()
         return self.forward(*args, **kwargs)
 
+    def _count_forward(self) -> None:
+        """Bound what forwards save for backwards that do not come, and refuse a second thread that trains."""
+        here = threading.get_ident()
+        if not any(module._saved for module in self.modules()):
+            self._waiting, self._trainer = 0, here
+        elif self._trainer not in (None, here):
+            raise StateError(
+                f"{type(self).__name__}: one thread at a time trains a model, got a forward in training mode while the "
+                "backward of another thread's forward is due. Call model.eval() to generate, or copy.deepcopy the model."
+            )
+        self._waiting += 1
+        if self._waiting > MAX_FORWARDS:
+            self.clear_saved()
+            self._waiting = 1
+            warnings.warn(
+                f"{type(self).__name__}: {MAX_FORWARDS} forwards in training mode without a backward; what they saved was "
+                "dropped. Call model.eval() first to validate or generate.",
+                stacklevel=3,
+            )
+
     def save_for_backward(self, saved: Any) -> None:
-        """Put what the backward needs on top of the stack; in `eval()` nothing is kept."""
+        """Put what the backward needs on top of the stack; in `eval()` nothing is saved."""
         if self.training:
             self._saved.append(saved)
 
@@ -224,6 +200,11 @@ class Module:
             module._saved.clear()
 
     # --- the tree ---
+
+    @property
+    def root(self) -> "Module":
+        """The outermost module of the tree."""
+        return self if self._parent is None else self._parent.root
 
     @property
     def path(self) -> str:
@@ -265,7 +246,26 @@ class Module:
 
     def parameters(self) -> Iterator[Parameter]:
         """Every parameter, each once."""
-        return (parameter for _, parameter in self.named_parameters())
+        seen: set[int] = set()
+        for module in self.modules():
+            for parameter in module._parameters.values():
+                if id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    yield parameter
+
+    def children(self) -> Iterator["Module"]:
+        """The modules directly below."""
+        return iter(self._modules.values())
+
+    def named_children(self) -> Iterator[tuple[str, "Module"]]:
+        """The modules directly below, with their names."""
+        return iter(self._modules.items())
+
+    def apply(self, function: Any) -> Self:
+        """Call a function with every module, those below first. Returns itself."""
+        for module in reversed(list(self.modules())):
+            function(module)
+        return self
 
     @property
     def num_parameters(self) -> int:
@@ -273,87 +273,101 @@ class Module:
         return sum(parameter.size for parameter in self.parameters())
 
     @property
-    def flat(self) -> Flat:
-        """All parameters in one array and their gradients in another, made at the first call.
-
-        Made anew when the parameters are no longer those it was made of: a head was replaced, the module was copied.
+    def flat(self) -> FlatBuffer:
+        """All parameters in one buffer, laid at the first call, and laid anew where parameters were replaced or moved.
 
         Raises:
-            StateError: they lie in the buffer of an enclosing module already.
+            StateError: they lie in the buffer of an enclosing module, or differ in dtype.
         """
-        if self._flat is None or not self._flat.holds(self.parameters()):
-            if any(parameter.flat not in (None, self._flat) for parameter in self.parameters()):
+        own = list(self.parameters())
+        if self._flat is None or not self._flat.holds_exactly(own):
+            known = {id(parameter) for parameter in own}
+            buffers = {id(p.place.buffer): p.place.buffer for p in own if p.place is not None}
+            outer = [
+                b for b in buffers.values() if b is not self._flat and any(id(p) not in known for p in b.parameters)
+            ]
+            if outer and self._parent is not None:
                 raise StateError(
-                    f"{self.path or type(self).__name__}.flat: some parameters lie in another module's flat buffer. "
+                    f"{self.path or type(self).__name__}.flat: some parameters lie in the flat buffer of another module. "
                     "Ask the outermost module for its flat."
                 )
-            self._flat = Flat(self.parameters())
+            self._flat = FlatBuffer(own)
         return self._flat
 
     # --- state ---
 
-    def train(self) -> Self:
-        """Save for backwards, drop at random."""
-        return self._set_training(True)
+    @property
+    def training(self) -> bool:
+        """Whether forwards save for a backward, and dropout drops; see `train`, `eval` and `evaluating`."""
+        return self._training and not getattr(_thread, "evaluates", False)
+
+    @training.setter
+    def training(self, training: bool) -> None:
+        self._training = training
+
+    def train(self, mode: bool = True) -> Self:
+        """Save for backwards and drop at random; with mode False, as `eval`."""
+        for module in self.modules():
+            module._training = bool(mode)
+        return self
 
     def eval(self) -> Self:
         """Save nothing, drop nothing."""
-        return self._set_training(False)
+        return self.train(False)
 
-    def _set_training(self, training: bool) -> Self:
-        for module in self.modules():
-            module.training = training
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Freeze all parameters (False), or train them (True)."""
+        for parameter in self.parameters():
+            parameter.requires_grad = requires_grad
         return self
 
-    def zero_grad(self) -> None:
-        """Forget the gradients gathered so far."""
-        if self._flat is not None and self._flat.holds(self.parameters()):
-            self._flat.grad.fill(0)
-            return
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the gradients gathered so far, or fill them with zeros."""
         for parameter in self.parameters():
-            if parameter.grad is not None:
-                parameter.grad.fill(0)
+            parameter.zero_grad(set_to_none)
 
     def to(self, device: Device | None = None, dtype: Any = None) -> Self:
-        """Move the parameters to a device and convert them to a float dtype; flat buffers are laid anew.
-
-        Gradients are dropped. An optimizer made before holds the old buffers: make it after.
+        """Move parameters and gradients to a device and convert them to a float dtype. An optimizer follows by itself.
 
         Raises:
             BackendError: the device cannot be used. DtypeError: the dtype holds no floats.
-            StateError: parameters lie in the flat buffer of an enclosing module, which would lose them.
         """
+        if device is not None and not isinstance(device, str):  # to(dtype), as in PyTorch
+            device, dtype = None, device
         if dtype is not None and np.dtype(dtype).kind not in "fV":  # V: bfloat16, which NumPy takes for raw bytes
             raise DtypeError(f"{type(self).__name__}.to: parameters hold floats, got dtype {np.dtype(dtype)}.")
-        flattened = [module for module in self.modules() if module._flat is not None]
+
+        def moved(array: Array) -> Array:
+            there = array if device is None else to_device(array, device)
+            return there.astype(dtype or there.dtype, copy=True)
+
         own = list(self.parameters())
-        if any(p.flat is not None and all(p.flat is not module._flat for module in flattened) for p in own):
-            raise StateError(
-                f"{self.path or type(self).__name__}.to: some parameters lie in another module's flat buffer. "
-                "Move the outermost module."
-            )
-        moved = [p.data if device is None else to_device(p.data, device) for p in own]
-        for parameter, data in zip(own, moved, strict=True):
-            parameter.data, parameter.grad, parameter.flat = data.astype(dtype or data.dtype, copy=True), None, None
-        for module in flattened:
-            module._flat = None
-            module._flat = module.flat
+        new = [(moved(p.data), None if p.grad is None else moved(p.grad)) for p in own]
+        for parameter, (data, grad) in zip(own, new, strict=True):
+            parameter.data, parameter.grad = data, grad
         return self
 
     def state_dict(self) -> dict[str, Array]:
         """A copy of every parameter, as NumPy's, by path: a snapshot that training does not change."""
         return {path: np.array(to_numpy(parameter.data)) for path, parameter in self.named_parameters()}
 
-    def load_state_dict(self, state: Mapping[str, Array]) -> None:
+    def load_state_dict(self, state: Mapping[str, Array], strict: bool = True) -> IncompatibleKeys:
         """Copy values in, converted to each parameter's dtype. All fit, or none is loaded.
+
+        strict: whether missing and unexpected names are refused; with False they are returned.
 
         Raises:
             StateError: with everything that is missing, unexpected, of another shape, or not a real number.
         """
         own = dict(self.named_parameters())
         given = {path: to_numpy(array) for path, array in state.items()}
-        faults = [f"missing: {path} {tuple(own[path].shape)}" for path in own if path not in given]
-        faults += [f"unexpected: {path} {given[path].shape}" for path in given if path not in own]
+        keys = IncompatibleKeys(
+            [path for path in own if path not in given], [path for path in given if path not in own]
+        )
+        faults = []
+        if strict:
+            faults += [f"missing: {path} {tuple(own[path].shape)}" for path in keys.missing_keys]
+            faults += [f"unexpected: {path} {given[path].shape}" for path in keys.unexpected_keys]
         for path in (path for path in own if path in given):
             if own[path].shape != given[path].shape:
                 faults.append(f"other shape: {path} is {tuple(own[path].shape)}, got {given[path].shape}")
@@ -366,7 +380,9 @@ class Module:
                 + "\nBuild the module with the configuration that was saved beside the state."
             )
         for path, parameter in own.items():
-            parameter.data[...] = to_device(given[path].astype(parameter.data.dtype), self.device)
+            if path in given:
+                parameter.data[...] = to_device(given[path].astype(parameter.data.dtype), device_of(parameter.data))
+        return keys
 
     def save(self, path: str | Path) -> None:
         """Write every parameter to a safetensors file, which `load` reads.
@@ -408,6 +424,18 @@ class Module:
         """Where the parameters live; "cpu" for a module without."""
         return next((device_of(parameter.data) for parameter in self.parameters()), "cpu")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle takes along: neither the enclosing module, nor buffers, nor what is saved."""
+        left_out = ("_parent", "_name", "_flat", "_saved", "_observers", "_waiting", "_trainer")
+        return {name: value for name, value in self.__dict__.items() if name not in left_out}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _flat=None, _saved=[])
+        for name, parameter in self._parameters.items():
+            parameter.owner = (weakref.ref(self), name)
+        for name, module in self._modules.items():
+            module.__dict__.update(_name=name, _parent=self)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}(num_parameters={self.num_parameters})"
 
@@ -425,10 +453,32 @@ class Module:
 class ModuleList(Module):
     """Modules in a row, registered as "0", "1", …; whoever holds the list runs them."""
 
-    def __init__(self, modules: Iterable[Module]) -> None:
+    def __init__(self, modules: Iterable[Module] = ()) -> None:
         super().__init__()
-        for index, module in enumerate(modules):
-            setattr(self, str(index), module)
+        self.extend(modules)
+
+    def append(self, module: Module) -> Self:
+        """Add a module at the end."""
+        return self.extend([module])
+
+    def extend(self, modules: Iterable[Module]) -> Self:
+        """Add modules at the end."""
+        for module in modules:
+            self._set(len(self), module)
+        return self
+
+    def insert(self, index: int, module: Module) -> None:
+        """Put a module before another one; those after it move up by one."""
+        modules = list(self)
+        modules.insert(index, module)
+        for position, each in enumerate(modules):
+            if self._modules.get(str(position)) is not each:
+                self._set(position, each)
+
+    def _set(self, index: int, module: Module) -> None:
+        if not isinstance(module, Module):
+            raise StateError(f"ModuleList: every element is a Module, got {type(module).__name__}.")
+        setattr(self, str(index), module)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._modules.values())
@@ -438,6 +488,9 @@ class ModuleList(Module):
 
     def __getitem__(self, index: int) -> Any:
         return list(self._modules.values())[index]
+
+    def __setitem__(self, index: int, module: Module) -> None:
+        self._set(range(len(self))[index], module)
 
     def __len__(self) -> int:
         return len(self._modules)

@@ -1,17 +1,36 @@
 """Position: the learned table, and the fixed sinusoids, as modules."""
 
-from ..arrays import Array
+from ..arrays import Array, array_module
+from ..errors import ConfigError
+from ..ops.embedding import embedding
 from ..ops.position import (
     learned_position_backward,
     learned_position_forward,
     sinusoidal_position_backward,
     sinusoidal_position_forward,
+    sinusoids,
 )
 from ..random import Generator, default_generator
 from . import init
 from .module import Module, Parameter
 
-__all__ = ["LearnedPosition", "SinusoidalPosition"]
+__all__ = ["LearnedPosition", "SinusoidalPosition", "check_evaluating", "positions_of"]
+
+
+def positions_of(padding: Array, start: int, count: int) -> Array:
+    """Return the position (B, count) of each token in its own text, 0 in padding.
+
+    padding: (B) integers, the number of positions at the start of each row that hold no token. The tokens are those at
+    start … start + count of the padded rows.
+    """
+    xp = array_module(padding)
+    return xp.maximum(xp.arange(start, start + count) - padding[:, None], 0)
+
+
+def check_evaluating(op: str, name: str, training: bool) -> None:
+    """Raise ConfigError for an argument that only `eval()` supports, where nothing is saved for a backward."""
+    if training:
+        raise ConfigError(f"{op}: {name} is supported in eval() only, got a module in training. Call model.eval().")
 
 
 class LearnedPosition(Module):
@@ -31,8 +50,15 @@ class LearnedPosition(Module):
         weight_init = weight_init or init.normal()
         self.weight = Parameter(weight_init((context_length, embed_dim), generator or default_generator()))
 
-    def forward(self, x: Array, start: int = 0) -> Array:
-        """Add rows start … start + T of the table to x (B, T, C)."""
+    def forward(self, x: Array, start: int = 0, padding: Array | None = None) -> Array:
+        """Add rows start … start + T of the table to x (B, T, C).
+
+        padding: (B) integers, the number of positions at the start of each row that hold no token; a row then counts
+        its positions from its first token. It is accepted in `eval()` only, where nothing is saved for a backward.
+        """
+        if padding is not None:
+            check_evaluating("LearnedPosition", "padding", self.training)
+            return x + embedding(positions_of(padding, start, x.shape[1]), self.weight.data)
         y, saved = learned_position_forward(x, self.weight.data, start)
         self.save_for_backward(saved)
         return y
@@ -47,8 +73,12 @@ class LearnedPosition(Module):
 class SinusoidalPosition(Module):
     """Add fixed sinusoids; nothing is learned, and no context is too long."""
 
-    def forward(self, x: Array, start: int = 0) -> Array:
-        """Add the sinusoids of positions start … start + T to x (B, T, C)."""
+    def forward(self, x: Array, start: int = 0, padding: Array | None = None) -> Array:
+        """Add the sinusoids of positions start … start + T to x (B, T, C). padding: see `LearnedPosition.forward`."""
+        if padding is not None:
+            check_evaluating("SinusoidalPosition", "padding", self.training)
+            table = array_module(x).asarray(sinusoids(start + x.shape[1], x.shape[2], x.dtype))
+            return x + table[positions_of(padding, start, x.shape[1])]
         y, saved = sinusoidal_position_forward(x, start)
         self.save_for_backward(saved)
         return y

@@ -8,9 +8,9 @@ from typing import Any, Literal, NamedTuple, get_args
 from jaxtyping import Float
 
 from ..arrays import Array, array_module, erf
-from ..dispatch import dispatched
+from ..dispatch import dispatched, output_of
 from ..errors import RangeError
-from ._checks import check_floats, check_gradient, check_last_axis, check_shape
+from ._checks import check_floats, check_gradient, check_last_axis, check_saved, shown
 
 __all__ = [
     "ACTIVATIONS",
@@ -40,7 +40,11 @@ class ReluSaved(NamedTuple):
     positive: Array
 
 
-@dispatched
+def check_relu(x: Any) -> None:
+    check_floats("relu", x=x)
+
+
+@dispatched(validate=check_relu)
 def relu_forward(x: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], ReluSaved]:
     """Keep what is positive.
 
@@ -56,20 +60,21 @@ def relu_forward(x: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Rel
     Source:
         Nair, Hinton 2010, "Rectified linear units improve restricted Boltzmann machines".
     """
-    xp = check_floats("relu", x=x)
-    return xp.maximum(x, x.dtype.type(0)), ReluSaved(x > 0)
+    return array_module(x).maximum(x, x.dtype.type(0)), ReluSaved(x > 0)
 
 
-@dispatched
+def check_relu_backward(dy: Any, saved: Any) -> None:
+    check_saved("relu_backward", saved, ReluSaved)
+    check_gradient("relu_backward", dy, None, saved.positive.shape)
+
+
+@dispatched(validate=check_relu_backward)
 def relu_backward(dy: Float[Array, "*shape"], saved: ReluSaved) -> Float[Array, "*shape"]:
     """Gradient of `relu_forward`: dx."""
-    check_shape("relu_backward", "dy", dy, saved.positive.shape, "the shape of y")
     return dy * saved.positive
 
 
-def relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """`relu_forward` for people who want no gradient."""
-    return relu_forward(x)[0]
+relu = output_of("relu", relu_forward)
 
 
 class GeluSaved(NamedTuple):
@@ -83,9 +88,15 @@ SQRT_2_OVER_PI = sqrt(2.0 / pi)
 CUBIC = 0.044715
 
 
-@dispatched
+def check_gelu(x: Any, approximate: Any = "none") -> None:
+    check_floats("gelu", x=x)
+    if not isinstance(approximate, str) or approximate not in get_args(Approximation):
+        raise RangeError(f"gelu: approximate is 'none' (exact) or 'tanh', got {shown(approximate)}.")
+
+
+@dispatched(validate=check_gelu)
 def gelu_forward(
-    x: Float[Array, "*shape"], approximate: Approximation = "tanh"
+    x: Float[Array, "*shape"], approximate: Approximation = "none"
 ) -> tuple[Float[Array, "*shape"], GeluSaved]:
     """Weigh x by the chance that a standard normal number lies below it.
 
@@ -103,7 +114,6 @@ def gelu_forward(
         Hendrycks, Gimpel 2016, "Gaussian error linear units". GPT-2 uses "tanh", ViT and nanoGPT "none". The words
         are those of torch.nn.functional.gelu.
     """
-    check_gelu(x, approximate)
     if approximate == "tanh":
         xp = array_module(x)
         y = 0.5 * x * (1.0 + xp.tanh(SQRT_2_OVER_PI * (x + CUBIC * x * x * x)))
@@ -112,11 +122,15 @@ def gelu_forward(
     return y, GeluSaved(x, approximate)
 
 
-@dispatched
+def check_gelu_backward(dy: Any, saved: Any) -> None:
+    check_saved("gelu_backward", saved, GeluSaved)
+    check_gradient("gelu_backward", dy, saved.x, saved.x.shape)
+
+
+@dispatched(validate=check_gelu_backward)
 def gelu_backward(dy: Float[Array, "*shape"], saved: GeluSaved) -> Float[Array, "*shape"]:
     """Gradient of `gelu_forward`: dx."""
     x, approximate = saved
-    check_gradient("gelu_backward", dy, x, x.shape)
     xp = array_module(dy, x)
     if approximate == "tanh":
         squared = x * x
@@ -128,16 +142,7 @@ def gelu_backward(dy: Float[Array, "*shape"], saved: GeluSaved) -> Float[Array, 
     return dy * (below + x * density)
 
 
-def check_gelu(x: Array, approximate: str) -> None:
-    """Refuse what `gelu_forward` cannot activation_forward."""
-    check_floats("gelu", x=x)
-    if approximate not in get_args(Approximation):
-        raise RangeError(f"gelu: approximate is 'tanh' or 'none' (exact), got {approximate!r}.")
-
-
-def gelu(x: Float[Array, "*shape"], approximate: Approximation = "tanh") -> Float[Array, "*shape"]:
-    """`gelu_forward` for people who want no gradient."""
-    return gelu_forward(x, approximate)[0]
+gelu = output_of("gelu", gelu_forward)
 
 
 # what a feed-forward bends with, by the name that configurations give it: "gelu_tanh" is GPT-2's, "gelu" the exact one
@@ -154,7 +159,12 @@ class SoftmaxSaved(NamedTuple):
     y: Array
 
 
-@dispatched
+def check_softmax(x: Any) -> None:
+    check_floats("softmax", x=x)
+    check_last_axis("softmax", "x", x)
+
+
+@dispatched(validate=check_softmax)
 def softmax_forward(x: Float[Array, "*rows C"]) -> tuple[Float[Array, "*rows C"], SoftmaxSaved]:
     """Turn each row of scores into shares that sum to one.
 
@@ -172,8 +182,7 @@ def softmax_forward(x: Float[Array, "*rows C"]) -> tuple[Float[Array, "*rows C"]
     Source:
         Bridle 1990, "Probabilistic interpretation of feedforward classification network outputs".
     """
-    xp = check_floats("softmax", x=x)
-    check_last_axis("softmax", "x", x)
+    xp = array_module(x)
     highest = x.max(-1, keepdims=True)
     # −inf − (−inf) would be NaN: a row without a finite score is measured from 0 instead, where exp gives zeros
     y = xp.exp(x - xp.where(highest.real == -xp.inf, x.dtype.type(0), highest))
@@ -182,14 +191,16 @@ def softmax_forward(x: Float[Array, "*rows C"]) -> tuple[Float[Array, "*rows C"]
     return y, SoftmaxSaved(y)
 
 
-@dispatched
+def check_softmax_backward(dy: Any, saved: Any) -> None:
+    check_saved("softmax_backward", saved, SoftmaxSaved)
+    check_gradient("softmax_backward", dy, saved.y, saved.y.shape)
+
+
+@dispatched(validate=check_softmax_backward)
 def softmax_backward(dy: Float[Array, "*rows C"], saved: SoftmaxSaved) -> Float[Array, "*rows C"]:
     """Gradient of `softmax_forward`: dx."""
     y = saved.y
-    check_gradient("softmax_backward", dy, y, y.shape)
     return y * (dy - (dy * y).sum(-1, keepdims=True))
 
 
-def softmax(x: Float[Array, "*rows C"]) -> Float[Array, "*rows C"]:
-    """`softmax_forward` for people who want no gradient."""
-    return softmax_forward(x)[0]
+softmax = output_of("softmax", softmax_forward)

@@ -6,10 +6,21 @@ from typing import Any, NamedTuple
 from jaxtyping import Bool, Float
 
 from ..arrays import Array, array_module
-from ..dispatch import dispatched
-from ..errors import DtypeError, RangeError, ShapeError
+from ..dispatch import dispatched, output_of
+from ..errors import DtypeError, InputError, RangeError, ShapeError
 from ..random import RandomKey, keep_mask
-from ._checks import check_floats, check_gradient, check_heads, check_probability, check_shape
+from ._checks import (
+    check_array,
+    check_bool,
+    check_floats,
+    check_gradient,
+    check_heads,
+    check_integer,
+    check_key,
+    check_probability,
+    check_saved,
+    check_shape,
+)
 from .activation import SoftmaxSaved, softmax_backward, softmax_forward
 
 __all__ = [
@@ -56,6 +67,79 @@ class Mask(NamedTuple):
 NO_MASK = Mask()
 
 
+def check_mask(mask: Any, shape: tuple[int, ...]) -> None:
+    """Raise unless the mask is one, and fits scores of this shape (B, H, T, S)."""
+    op, (B, H, T, S) = "attention", shape
+    if not isinstance(mask, Mask):
+        raise InputError(
+            f"{op}: mask is a Mask, got {type(mask).__name__}. "
+            "Give Mask(array=...) for an array, Mask(causal=True) for a causal mask, Mask() for none."
+        )
+    check_bool(op, "mask.causal", mask.causal)
+    if mask.window is not None:
+        hint = " It counts the query's own position. Use None for no window."
+        check_integer(op, "mask.window", mask.window, 1, hint=hint)
+    if mask.key_lengths is not None:
+        lengths = mask.key_lengths
+        check_array(op, "mask.key_lengths", lengths)
+        check_shape(op, "mask.key_lengths", lengths, (B,), "one length a batch row")
+        if lengths.dtype.kind not in "iu":
+            raise DtypeError(f"{op}: mask.key_lengths are integers, got {lengths.dtype}.")
+        if ((lengths < 0) | (lengths > S)).any():
+            raise RangeError(f"{op}: mask.key_lengths lie in [0, {S}], the number of keys, got {lengths}.")
+    if mask.array is not None:
+        check_mask_array(mask.array, (B, H, T, S))
+
+
+def check_mask_array(array: Any, shape: tuple[int, ...]) -> None:
+    """Raise unless the array of a mask fits scores of this shape, and says which keys it hides."""
+    op, (B, H, T, S) = "attention", shape
+    check_array(op, "mask.array", array)
+    given = array.shape
+    full = (T, S) if len(given) == 2 else shape
+    once = (T, S) if len(given) == 2 else (1, 1, 1, 1)
+    if len(given) not in (2, 4) or any(g not in (f, o) for g, f, o in zip(given, full, once, strict=True)):
+        raise ShapeError(
+            f"{op}: mask.array must have shape ({T}, {S}) or ({B} or 1, {H} or 1, {T} or 1, {S} or 1), "
+            f"the shape of the scores, got {tuple(given)}."
+        )
+    if array.dtype.kind not in "bfV":
+        raise DtypeError(
+            f"{op}: mask.array is boolean (True where a key is seen) or floats added to the scores, "
+            f"got {array.dtype}. Convert it with array.astype(bool)."
+        )
+    # A sum has entries other than 0 and 1 in its first row, but for rare exceptions: then one row is looked at.
+    if array.dtype.kind != "f" or not _is_zeros_and_ones(array[(0,) * (len(given) - 1)]):
+        return
+    if _is_zeros_and_ones(array) and (array == 1).any():
+        raise RangeError(
+            f"{op}: floats in mask.array are added to the scores, and zeros and ones hide nothing. "
+            "For a mask that is True where a key is seen, give array.astype(bool)."
+        )
+
+
+def _is_zeros_and_ones(array: Array) -> bool:
+    return bool(((array == 0) | (array == 1)).all())
+
+
+def check_attention(q: Any, k: Any, v: Any, mask: Any = NO_MASK, dropout: Any = 0.0, key: Any = None) -> None:
+    op = "attention"
+    check_floats(op, q=q, k=k, v=v)
+    check_shape(op, "q", q, (None, None, None, None), "batch, heads, time, head width")
+    check_shape(op, "k", k, (q.shape[0], None, None, q.shape[3]), "batch and head width as in q")
+    check_shape(op, "v", v, k.shape, "the shape of k")
+    check_heads(op, q.shape[1] * q.shape[3], q.shape[1], k.shape[1])
+    check_probability(op, dropout)
+    if key is not None:
+        check_key(op, key)
+    elif dropout:
+        raise RangeError(f"{op}: dropout {dropout} needs a key. Pass key=Generator(seed).next().")
+    if k.shape[2] == 0:
+        raise ShapeError(f"{op}: there must be at least one key, got none.")
+    check_mask(mask, (*q.shape[:3], k.shape[2]))
+    array_module(q, mask.key_lengths, mask.array)
+
+
 class AttentionSaved(NamedTuple):
     """q, k, v: the inputs. weights: (B, H, T, S), before dropout. dropout, key: what was dropped."""
 
@@ -67,7 +151,7 @@ class AttentionSaved(NamedTuple):
     key: RandomKey | None
 
 
-@dispatched
+@dispatched(validate=check_attention)
 def attention_forward(
     q: Float[Array, "B H T D"],
     k: Float[Array, "B K S D"],
@@ -94,58 +178,54 @@ def attention_forward(
     Source:
         Vaswani et al. 2017, section 3.2.1: D, the width of a head, is their d_k. Ainslie et al. 2023, "GQA".
     """
-    check_attention(q, k, v, mask, dropout, key)
     group = q.shape[1] // k.shape[1]
     scores = masked_scores(q, k, mask)
     weights, _ = softmax_forward(scores)
     dropped = drop_weights(weights, dropout, key)
-    y = dropped @ repeat_heads(v, group)
+    y = weighted_sum(dropped, repeat_heads(v, group))
     return y, AttentionSaved(q, k, v, weights, dropout, key)
 
 
-@dispatched
+def check_attention_backward(dy: Any, saved: Any) -> None:
+    check_saved("attention_backward", saved, AttentionSaved)
+    check_gradient("attention_backward", dy, saved.q, saved.q.shape)
+
+
+@dispatched(validate=check_attention_backward)
 def attention_backward(
     dy: Float[Array, "B H T D"], saved: AttentionSaved
 ) -> tuple[Float[Array, "B H T D"], Float[Array, "B K S D"], Float[Array, "B K S D"]]:
     """Gradients of `attention_forward`: dq, dk, dv."""
     q, k, v, weights, dropout, key = saved
-    check_gradient("attention_backward", dy, q, q.shape)
     group = q.shape[1] // k.shape[1]
-    dv = drop_weights(weights, dropout, key).swapaxes(2, 3) @ dy
+    dv = weighted_sum(drop_weights(weights, dropout, key).swapaxes(2, 3), dy)
     dweights = drop_weights(dy @ repeat_heads(v, group).swapaxes(2, 3), dropout, key)
+    dweights[weights == 0] = 0  # what a hidden value holds, even NaN, has no part in the sum below
     dscores = softmax_backward(dweights, SoftmaxSaved(weights))
     dscores *= dscores.dtype.type(1.0 / sqrt(q.shape[3]))
-    dq = dscores @ repeat_heads(k, group)
-    dk = dscores.swapaxes(2, 3) @ q
+    dq = weighted_sum(dscores, repeat_heads(k, group))
+    dk = weighted_sum(dscores.swapaxes(2, 3), q)
     return dq, sum_heads(dk, group), sum_heads(dv, group)
 
 
-def attention(
-    q: Float[Array, "B H T D"],
-    k: Float[Array, "B K S D"],
-    v: Float[Array, "B K S D"],
-    mask: Mask = NO_MASK,
-    dropout: float = 0.0,
-    key: RandomKey | None = None,
-) -> Float[Array, "B H T D"]:
-    """`attention_forward` for people who want no gradient."""
-    return attention_forward(q, k, v, mask, dropout, key)[0]
+attention = output_of("attention", attention_forward)
 
 
 class FusedAttentionSaved(NamedTuple):
-    """q, k, v: the inputs. y: the output. logsumexp: (B, H, T). mask, dropout, key: as given."""
+    """q, k, v: the inputs. y: the output. highest, total: (B, H, T). mask, dropout, key: as given."""
 
     q: Array
     k: Array
     v: Array
     y: Array
-    logsumexp: Array
+    highest: Array
+    total: Array
     mask: Mask
     dropout: float
     key: RandomKey | None
 
 
-@dispatched
+@dispatched(validate=check_attention)
 def fused_attention_forward(
     q: Float[Array, "B H T D"],
     k: Float[Array, "B K S D"],
@@ -156,51 +236,58 @@ def fused_attention_forward(
 ) -> tuple[Float[Array, "B H T D"], FusedAttentionSaved]:
     """`attention_forward` that keeps one number a query instead of its weights; kernels build no (T, S) matrix.
 
-    ℓ = logsumexp(Z) over keys, Z = q kᵀ/√D + mask; y = dropout(exp(Z − ℓ)) v
-    P = exp(Z − ℓ) is rebuilt; δ = Σ_d dy · y = Σ_s dP · P; dZ = P · (dP − δ); the rest as in `attention_forward`
+    P = exp(Z − m) / s, Z = q kᵀ/√D + mask, m = max Z, s = Σ exp(Z − m) over keys; y = dropout(P) v
+    P is rebuilt; δ = Σ_d dy · y = Σ_s dP · P; dZ = P · (dP − δ); the rest as in `attention_forward`
 
     Shapes:
         as `attention_forward`.
     Saves:
-        q, k, v, y, no copies; B·H·T floats. ℓ is +inf for a query that sees no key, so that its weights are zero.
+        q, k, v, y, no copies; 2·B·H·T floats. m and s are kept apart: where a finite mask hides all keys of a query, m
+        is so large that m + log s would round s away. Both are 0 for a query that sees no key.
     Raises:
         as `attention_forward`.
     Source:
-        Dao et al. 2022, "FlashAttention": ℓ is their L, δ their D; Milakov, Gimelshein 2018 for the running softmax.
+        Dao et al. 2022, "FlashAttention": m + log s is their L, δ their D. Milakov, Gimelshein 2018: running softmax.
     """
-    check_attention(q, k, v, mask, dropout, key)
     xp, group = array_module(q), q.shape[1] // k.shape[1]
     scores = masked_scores(q, k, mask)
     highest = scores.max(-1, keepdims=True)
-    seen = highest.real != -xp.inf
-    total = xp.exp(scores - xp.where(seen, highest, scores.dtype.type(0))).sum(-1, keepdims=True)
-    logsumexp = xp.where(seen, highest + xp.log(xp.where(seen, total, 1)), scores.dtype.type(xp.inf))
-    y = drop_weights(xp.exp(scores - logsumexp), dropout, key) @ repeat_heads(v, group)
-    return y, FusedAttentionSaved(q, k, v, y, logsumexp[..., 0], mask, dropout, key)
+    sees = highest.real != -xp.inf
+    highest = xp.where(sees, highest, scores.dtype.type(0))
+    total = xp.exp(scores - highest).sum(-1, keepdims=True)
+    weights = xp.exp(scores - highest) / xp.where(sees, total, 1)
+    y = weighted_sum(drop_weights(weights, dropout, key), repeat_heads(v, group))
+    return y, FusedAttentionSaved(q, k, v, y, highest[..., 0], total[..., 0], mask, dropout, key)
 
 
-@dispatched
+def check_fused_attention_backward(dy: Any, saved: Any) -> None:
+    check_saved("fused_attention_backward", saved, FusedAttentionSaved)
+    check_gradient("fused_attention_backward", dy, saved.q, saved.q.shape)
+
+
+@dispatched(validate=check_fused_attention_backward)
 def fused_attention_backward(
     dy: Float[Array, "B H T D"], saved: FusedAttentionSaved
 ) -> tuple[Float[Array, "B H T D"], Float[Array, "B K S D"], Float[Array, "B K S D"]]:
     """Gradients of `fused_attention_forward`: dq, dk, dv."""
-    q, k, v, y, _, _, dropout, key = saved
-    check_gradient("fused_attention_backward", dy, q, q.shape)
+    q, k, v, y, *_, dropout, key = saved
     group = q.shape[1] // k.shape[1]
     weights = fused_attention_weights(saved)
-    dv = drop_weights(weights, dropout, key).swapaxes(2, 3) @ dy
+    dv = weighted_sum(drop_weights(weights, dropout, key).swapaxes(2, 3), dy)
     dweights = drop_weights(dy @ repeat_heads(v, group).swapaxes(2, 3), dropout, key)
     dscores = weights * (dweights - (dy * y).sum(-1, keepdims=True))
+    dscores[weights == 0] = 0  # what a hidden key or value holds, even NaN, has no part in any gradient
     dscores *= dscores.dtype.type(1.0 / sqrt(q.shape[3]))
-    dq = dscores @ repeat_heads(k, group)
-    dk = dscores.swapaxes(2, 3) @ q
+    dq = weighted_sum(dscores, repeat_heads(k, group))
+    dk = weighted_sum(dscores.swapaxes(2, 3), q)
     return dq, sum_heads(dk, group), sum_heads(dv, group)
 
 
 def fused_attention_weights(saved: FusedAttentionSaved) -> Float[Array, "B H T S"]:
-    """P = exp(Z − ℓ): the attention weights, before dropout, that the forward did not keep."""
+    """Return P = exp(Z − m) / s: the attention weights, before dropout, that the forward did not keep."""
     scores = masked_scores(saved.q, saved.k, saved.mask)
-    weights: Array = array_module(scores).exp(scores - saved.logsumexp[..., None])
+    xp, total = array_module(scores), saved.total[..., None]
+    weights: Array = xp.exp(scores - saved.highest[..., None]) / xp.where(total == 0, total.dtype.type(1), total)
     return weights
 
 
@@ -208,7 +295,7 @@ def masked_scores(q: Array, k: Array, mask: Mask) -> Float[Array, "B H T S"]:
     """Z = q kᵀ/√D + mask."""
     scores: Array = q @ repeat_heads(k, q.shape[1] // k.shape[1]).swapaxes(2, 3)
     scores *= scores.dtype.type(1.0 / sqrt(q.shape[3]))
-    hide(scores, mask)
+    apply_mask(scores, mask)
     return scores
 
 
@@ -226,6 +313,17 @@ def sum_heads(dx: Array, group: int) -> Array:
     return summed
 
 
+def weighted_sum(weights: Array, values: Array) -> Array:
+    """Return weights @ values, where a weight of zero leaves its value out, even if that is infinite or NaN."""
+    xp = array_module(weights, values)
+    product: Array = weights @ values
+    if xp.isfinite(product).all():
+        return product
+    wild = ~xp.isfinite(values)
+    reached = (weights != 0).astype(weights.dtype) @ wild.astype(weights.dtype)
+    return xp.where(reached == 0, weights @ xp.where(wild, values.dtype.type(0), values), product)
+
+
 def drop_weights(weights: Array, probability: float, key: RandomKey | None) -> Array:
     """Dropout on attention weights, or on their gradient: the same elements are dropped, the rest scaled up."""
     if probability == 0.0 or key is None:
@@ -235,10 +333,9 @@ def drop_weights(weights: Array, probability: float, key: RandomKey | None) -> A
     return dropped
 
 
-def hide(scores: Float[Array, "B H T S"], mask: Mask) -> None:
-    """Bring a mask to bear on scores, in place: −inf where a key is hidden."""
+def apply_mask(scores: Float[Array, "B H T S"], mask: Mask) -> None:
+    """Mask scores in place: −inf where a key is hidden, else what the mask adds."""
     xp = array_module(scores, mask.key_lengths, mask.array)
-    check_mask(mask, scores.shape)
     if mask.array is not None and mask.array.dtype.kind != "b":
         scores += mask.array
     T, S = scores.shape[2:]
@@ -259,56 +356,11 @@ def visible_keys(mask: Mask, T: int, S: int, xp: Any) -> Bool[Array, "*broadcast
             conditions.append(keys < positions + mask.window)
     if mask.key_lengths is not None:
         conditions.append(keys < mask.key_lengths[:, None, None, None])
-    if mask.array is not None and mask.array.dtype.kind == "b":
-        conditions.append(mask.array)
+    if mask.array is not None:
+        conditions.append(mask.array if mask.array.dtype.kind == "b" else mask.array != -xp.inf)
     if not conditions:
         return None
     visible = conditions[0]
     for condition in conditions[1:]:
         visible = visible & condition
     return visible
-
-
-def check_mask(mask: Mask, shape: tuple[int, ...]) -> None:
-    """Refuse a mask that does not fit scores of this shape (B, H, T, S)."""
-    B, H, T, S = shape
-    if mask.window is not None and mask.window < 1:
-        raise RangeError(
-            f"attention: a window is at least 1, the query's own position, got {mask.window}. Use None for no window."
-        )
-    if mask.key_lengths is not None:
-        lengths = mask.key_lengths
-        check_shape("attention", "mask.key_lengths", lengths, (B,), "one length a batch row")
-        if lengths.dtype.kind not in "iu":
-            raise DtypeError(f"attention: mask.key_lengths are integers, got {lengths.dtype}.")
-        if ((lengths < 0) | (lengths > S)).any():
-            raise RangeError(f"attention: mask.key_lengths lie in [0, {S}], the number of keys, got {lengths}.")
-    if mask.array is not None:
-        given = mask.array.shape
-        full = (T, S) if len(given) == 2 else (B, H, T, S)
-        once = (T, S) if len(given) == 2 else (1, 1, 1, 1)
-        if len(given) not in (2, 4) or any(g not in (f, o) for g, f, o in zip(given, full, once, strict=True)):
-            raise ShapeError(
-                f"attention: mask.array must have shape ({T}, {S}) or ({B} or 1, {H} or 1, {T} or 1, {S} or 1), "
-                f"the shape of the scores, got {tuple(given)}."
-            )
-        if mask.array.dtype.kind not in "bfV":
-            raise DtypeError(
-                "attention: mask.array is boolean (True where a key is seen) or floats added to the scores, "
-                f"got {mask.array.dtype}. Convert it with array.astype(bool)."
-            )
-
-
-def check_attention(q: Array, k: Array, v: Array, mask: Mask, dropout: float, key: RandomKey | None) -> None:
-    """Refuse queries, keys, values and a mask that do not fit each other."""
-    check_floats("attention", q=q, k=k, v=v)
-    check_shape("attention", "q", q, (None, None, None, None), "batch, heads, time, head width")
-    check_shape("attention", "k", k, (q.shape[0], None, None, q.shape[3]), "batch and head width as in q")
-    check_shape("attention", "v", v, k.shape, "the shape of k")
-    check_heads("attention", q.shape[1] * q.shape[3], q.shape[1], k.shape[1])
-    check_probability("attention", dropout)
-    if k.shape[2] == 0:
-        raise ShapeError("attention: there must be at least one key, got none.")
-    if dropout and key is None:
-        raise RangeError(f"attention: dropout {dropout} needs a draw. Pass Generator(seed).next().")
-    check_mask(mask, (*q.shape[:3], k.shape[2]))

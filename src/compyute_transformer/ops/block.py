@@ -1,20 +1,20 @@
 """Block: a few more positions through a stack of transformer blocks, behind the keys and values of what was read.
 
-Nothing new is computed here: the reference is the composition of `layer_norm`, `linear`, `attention` and an activation that
-`nn.block` writes down module by module. It is an op of its own for the sake of generation, where a token costs so
-little that calling a dozen kernels a block takes a fifth of its time: a kernel runs the whole stack as one. There is
-no backward, since nothing is learned while text is written.
+The reference composes `layer_norm`, `linear`, `attention` and an activation as `nn.block` does module by module. It is
+an op of its own for generation, where a token costs so little that calling a dozen kernels a block takes a fifth of its
+time: one kernel runs the whole stack. There is no backward, since nothing is learned while text is generated.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from math import inf
+from typing import Any, NamedTuple
 
 from jaxtyping import Float
 
 from ..arrays import Array
 from ..dispatch import dispatched
-from ..errors import RangeError, ShapeError
-from ._checks import check_floats, check_heads, check_shape
+from ..errors import InputError, RangeError, ShapeError
+from ._checks import check_bool, check_floats, check_heads, check_integer, check_number, check_shape, shown
 from .activation import ACTIVATIONS, Activation
 from .attention import Mask, attention, check_mask
 from .linear import linear
@@ -59,7 +59,84 @@ class BlockWeights(NamedTuple):
     down_bias: Array | None
 
 
-@dispatched
+NAMES = (
+    *("attention_norm.weight", "attention_norm.bias", "in_weight", "in_bias", "out_weight", "out_bias"),
+    *("feed_forward_norm.weight", "feed_forward_norm.bias", "up_weight", "up_bias", "down_weight", "down_bias"),
+)
+
+
+def is_bias(name: str) -> bool:
+    """Whether a weight of this name may be None."""
+    return name.endswith("bias")
+
+
+def each_weight(weights: BlockWeights) -> tuple[Array | None, ...]:
+    """The twelve arrays, in the order of NAMES."""
+    (norm_1, shift_1, _), *attention_weights, (norm_2, shift_2, _), up, up_bias, down, down_bias = weights
+    return (norm_1, shift_1, *attention_weights, norm_2, shift_2, up, up_bias, down, down_bias)
+
+
+def each_shape(C: int, num_heads: int, K: int, D: int, F: int) -> tuple[tuple[int, ...], ...]:
+    """The shapes that the twelve arrays have, unless they are None."""
+    rows, heads = (num_heads + 2 * K) * D, num_heads * D
+    return (C,), (C,), (rows, C), (rows,), (C, heads), (C,), (C,), (C,), (F, C), (F,), (C, F), (C,)
+
+
+def check_blocks_step(
+    x: Any,
+    weights: Any,
+    keys: Any,
+    values: Any,
+    mask: Any,
+    num_heads: Any,
+    activation: Any = "gelu_tanh",
+    norm_first: Any = True,
+) -> None:
+    """Raise unless x, the blocks and the mask fit each other."""
+    op = "blocks_step"
+    check_floats(op, x=x)
+    check_shape(op, "x", x, (None, None, None), "batch, time, width")
+    if not all(isinstance(several, (list, tuple)) for several in (weights, keys, values)):
+        raise InputError(f"{op}: weights, keys and values are lists or tuples, one item a block.")
+    if not 0 < len(weights) == len(keys) == len(values):
+        raise ShapeError(
+            f"{op}: each block has weights, keys and values, and there is at least one block, got {len(weights)} "
+            f"weights, {len(keys)} keys and {len(values)} values."
+        )
+    check_integer(op, "num_heads", num_heads, 1)
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        raise RangeError(f"{op}: an activation is one of {', '.join(ACTIVATIONS)}, got {shown(activation)}.")
+    check_bool(op, "norm_first", norm_first)
+    for w, k, v in zip(weights, keys, values, strict=True):
+        check_block(x, w, k, v, num_heads)
+        check_mask(mask, (x.shape[0], num_heads, x.shape[1], k.shape[2]))
+
+
+def check_block(x: Any, w: Any, k: Any, v: Any, num_heads: int) -> None:
+    """Raise unless the weights, keys and values of one block fit x."""
+    op, (B, T, C) = "blocks_step", x.shape
+    if not isinstance(w, BlockWeights):
+        raise InputError(f"{op}: weights are BlockWeights, one a block, got {type(w).__name__}.")
+    arrays = dict(zip(NAMES, each_weight(w), strict=True))
+    for name, array in arrays.items():
+        if array is None and not is_bias(name):
+            raise ShapeError(f"{op}: only biases may be None, got None as {name}.")
+    check_floats(op, arrays, x=x, keys=k, values=v)
+    check_shape(op, "keys", k, (B, None, None, None), "the batch of x, key/value heads, time, head width")
+    check_shape(op, "values", v, k.shape, "the shape of the keys")
+    K, S, D = k.shape[1:]
+    check_heads(op, num_heads * D, num_heads, K)
+    if not 1 <= T <= S:
+        raise RangeError(f"{op}: x has at least one position, and keys have room for all, got {T} and {S}.")
+    check_shape(op, "up_weight", w.up_weight, (None, C), "hidden width by the width of x")
+    for (name, array), shape in zip(arrays.items(), each_shape(C, num_heads, K, D, len(w.up_weight)), strict=True):
+        if array is not None:
+            check_shape(op, name, array, shape, "as `BlockWeights` says")
+    for norm in (w.attention_norm, w.feed_forward_norm):
+        check_number(op, "eps", norm.eps, 0.0, inf)
+
+
+@dispatched(validate=check_blocks_step)
 def blocks_step(
     x: Float[Array, "B T C"],
     weights: Sequence[BlockWeights],
@@ -91,7 +168,6 @@ def blocks_step(
     Source:
         Radford et al. 2019, section 2.3, for the norm first; Vaswani et al. 2017, section 3.1, for the norm last.
     """
-    check_blocks_step(x, weights, keys, values, mask, num_heads, activation)
     T, (activation_forward, _) = x.shape[1], ACTIVATIONS[activation]
     for w, k, v in zip(weights, keys, values, strict=True):
         read = layer_norm(x, *w.attention_norm) if norm_first else x
@@ -106,64 +182,3 @@ def blocks_step(
         x = x + linear(hidden, w.down_weight, w.down_bias)
         x = x if norm_first else layer_norm(x, *w.feed_forward_norm)
     return x
-
-
-NAMES = (
-    *("attention_norm.weight", "attention_norm.bias", "in_weight", "in_bias", "out_weight", "out_bias"),
-    *("feed_forward_norm.weight", "feed_forward_norm.bias", "up_weight", "up_bias", "down_weight", "down_bias"),
-)
-
-
-def is_bias(name: str) -> bool:
-    """Whether a weight of this name may be None."""
-    return name.endswith("bias")
-
-
-def each_weight(weights: BlockWeights) -> tuple[Array | None, ...]:
-    """The twelve arrays, in the order of NAMES."""
-    (norm_1, shift_1, _), *attention_weights, (norm_2, shift_2, _), up, up_bias, down, down_bias = weights
-    return (norm_1, shift_1, *attention_weights, norm_2, shift_2, up, up_bias, down, down_bias)
-
-
-def each_shape(C: int, num_heads: int, K: int, D: int, F: int) -> tuple[tuple[int, ...], ...]:
-    """The shapes that the twelve arrays have, unless they are None."""
-    rows, heads = (num_heads + 2 * K) * D, num_heads * D
-    return (C,), (C,), (rows, C), (rows,), (C, heads), (C,), (C,), (C,), (F, C), (F,), (C, F), (C,)
-
-
-def check_blocks_step(
-    x: Array,
-    weights: Sequence[BlockWeights],
-    keys: Sequence[Array],
-    values: Sequence[Array],
-    mask: Mask,
-    num_heads: int,
-    activation: str,
-) -> None:
-    """Refuse what `blocks_step` cannot transform."""
-    op = "blocks_step"
-    check_shape(op, "x", x, (None, None, None), "batch, time, width")
-    B, T, C = x.shape
-    if not 0 < len(weights) == len(keys) == len(values):
-        raise ShapeError(
-            f"{op}: each block has weights, keys and values, and there is at least one block, got {len(weights)} "
-            f"weights, {len(keys)} keys and {len(values)} values."
-        )
-    for w, k, v in zip(weights, keys, values, strict=True):
-        arrays = each_weight(w)
-        check_floats(op, x=x, keys=k, values=v, **dict(zip(NAMES, arrays, strict=True)))
-        check_shape(op, "keys", k, (B, None, None, None), "the batch of x, key/value heads, time, head width")
-        check_shape(op, "values", v, k.shape, "the shape of the keys")
-        K, S, D = k.shape[1:]
-        check_heads(op, num_heads * D, num_heads, K)
-        if not 1 <= T <= S:
-            raise RangeError(f"{op}: x has at least one position, and keys have room for all, got {T} and {S}.")
-        F = 0 if w.up_weight is None else len(w.up_weight)
-        for name, array, shape in zip(NAMES, arrays, each_shape(C, num_heads, K, D, F), strict=True):
-            if array is not None:
-                check_shape(op, name, array, shape, "as `BlockWeights` says")
-            elif not is_bias(name):
-                raise ShapeError(f"{op}: only biases may be None, {name} must have shape {shape}, got None.")
-        check_mask(mask, (B, num_heads, T, S))
-    if activation not in ACTIVATIONS:
-        raise RangeError(f"{op}: an activation is one of {', '.join(ACTIVATIONS)}, got {activation!r}.")

@@ -1,25 +1,32 @@
 """Dropout: elements are silenced at random, and the same ones again in the backward pass."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Float
 
 from ..arrays import Array, array_module
-from ..dispatch import dispatched
+from ..dispatch import dispatched, output_of
 from ..random import RandomKey, keep_mask
-from ._checks import check_floats, check_probability
+from ._checks import check_floats, check_gradient, check_key, check_probability, check_saved
 
 __all__ = ["DropoutSaved", "dropout", "dropout_backward", "dropout_forward"]
 
 
 class DropoutSaved(NamedTuple):
-    """probability: of dropping. draw: which random numbers decided; the mask is drawn again, not kept."""
+    """probability: of dropping. key: says which elements. shape: of x. The mask is drawn again in the backward."""
 
     probability: float
     key: RandomKey
+    shape: tuple[int, ...]
 
 
-@dispatched
+def check_dropout(x: Any, probability: Any, key: RandomKey) -> None:
+    check_floats("dropout", x=x)
+    check_probability("dropout", probability)
+    check_key("dropout", key)
+
+
+@dispatched(validate=check_dropout)
 def dropout_forward(
     x: Float[Array, "*shape"], probability: float, key: RandomKey
 ) -> tuple[Float[Array, "*shape"], DropoutSaved]:
@@ -37,12 +44,15 @@ def dropout_forward(
     Source:
         Srivastava et al. 2014, "Dropout"; scaled in training, as all libraries do, so that inference is the identity.
     """
-    check_floats("dropout", x=x)
-    check_probability("dropout", probability)
-    return _keep_and_scale(x, probability, key), DropoutSaved(probability, key)
+    return _keep_and_scale(x, probability, key), DropoutSaved(probability, key, x.shape)
 
 
-@dispatched
+def check_dropout_backward(dy: Any, saved: Any) -> None:
+    check_saved("dropout_backward", saved, DropoutSaved)
+    check_gradient("dropout_backward", dy, None, saved.shape)
+
+
+@dispatched(validate=check_dropout_backward)
 def dropout_backward(dy: Float[Array, "*shape"], saved: DropoutSaved) -> Float[Array, "*shape"]:
     """Gradient of `dropout_forward`: dx."""
     return _keep_and_scale(dy, saved.probability, saved.key)
@@ -55,6 +65,4 @@ def _keep_and_scale(x: Array, probability: float, key: RandomKey) -> Array:
     return x * keep * x.dtype.type(1.0 / (1.0 - probability))
 
 
-def dropout(x: Float[Array, "*shape"], probability: float, key: RandomKey) -> Float[Array, "*shape"]:
-    """`dropout_forward` for people who want no gradient."""
-    return dropout_forward(x, probability, key)[0]
+dropout = output_of("dropout", dropout_forward)

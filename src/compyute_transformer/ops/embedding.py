@@ -4,14 +4,14 @@ A token takes a row of a table, and the gradients of equal ids meet again in tha
 numbers already. A class token is a vector that stands before all others, the same for every image.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Float, Integer
 
 from ..arrays import Array, array_module
-from ..dispatch import dispatched
-from ..errors import RangeError, ShapeError
-from ._checks import check_floats, check_gradient, check_ids, check_shape
+from ..dispatch import dispatched, output_of
+from ..errors import ShapeError
+from ._checks import check_array, check_floats, check_gradient, check_ids, check_integer, check_saved, check_shape
 from .linear import LinearSaved, linear_backward, linear_forward
 
 __all__ = [
@@ -39,7 +39,15 @@ class EmbeddingSaved(NamedTuple):
     num_embeddings: int
 
 
-@dispatched
+def check_embedding(ids: Any, weight: Any) -> None:
+    check_floats("embedding", weight=weight)
+    check_shape("embedding", "weight", weight, (None, None), "one row for each id")
+    check_array("embedding", "ids", ids)
+    array_module(ids, weight)
+    check_ids("embedding", "ids", ids, weight.shape[0])
+
+
+@dispatched(validate=check_embedding)
 def embedding_forward(
     ids: Integer[Array, "*rows"], weight: Float[Array, "V C"]
 ) -> tuple[Float[Array, "*rows C"], EmbeddingSaved]:
@@ -57,28 +65,31 @@ def embedding_forward(
     Source:
         Bengio et al. 2003, "A neural probabilistic language model"; torch.nn.functional.embedding.
     """
-    check_floats("embedding", weight=weight)
-    check_shape("embedding", "weight", weight, (None, None), "one row for each id")
-    array_module(ids, weight)
-    check_ids("embedding", "ids", ids, weight.shape[0])
     return weight[ids], EmbeddingSaved(ids, weight.shape[0])
 
 
-@dispatched
+def check_embedding_backward(dy: Any, saved: Any) -> None:
+    op = "embedding_backward"
+    check_saved(op, saved, EmbeddingSaved)
+    check_floats(op, dy=dy)
+    check_shape(op, "dy", dy, (*saved.ids.shape, None), "the shape of y")
+    array_module(dy, saved.ids)
+    # again: ids may have been written over since the forward, and a kernel indexes by them
+    check_ids(op, "ids", saved.ids, saved.num_embeddings)
+
+
+@dispatched(validate=check_embedding_backward)
 def embedding_backward(dy: Float[Array, "*rows C"], saved: EmbeddingSaved) -> Float[Array, "V C"]:
     """Gradient of `embedding_forward`: dweight. Ids have no gradient."""
     ids, num_embeddings = saved
     C = dy.shape[-1]
-    check_shape("embedding_backward", "dy", dy, (*ids.shape, C), "the shape of y")
     xp = array_module(dy)
     dweight = xp.zeros((num_embeddings, C), dtype=dy.dtype)
     xp.add.at(dweight, ids.reshape(-1), dy.reshape(-1, C))  # unlike dweight[ids] += dy, adds every repeated id
     return dweight
 
 
-def embedding(ids: Integer[Array, "*rows"], weight: Float[Array, "V C"]) -> Float[Array, "*rows C"]:
-    """`embedding_forward` for people who want no gradient."""
-    return embedding_forward(ids, weight)[0]
+embedding = output_of("embedding", embedding_forward)
 
 
 # --- patches ---------------------------------------------------------------------------------------------------------
@@ -126,20 +137,14 @@ def patch_embedding_backward(
     dy: Float[Array, "B N C"], saved: PatchEmbeddingSaved
 ) -> tuple[Float[Array, "B height width channels"], Float[Array, "C pixels"], Float[Array, "C"] | None]:
     """Gradients of `patch_embedding_forward`: dimages, dweight, dbias (None where there was no bias)."""
+    check_saved("patch_embedding_backward", saved, PatchEmbeddingSaved)
     patches = saved.linear.x
     check_gradient("patch_embedding_backward", dy, patches, (*patches.shape[:2], saved.linear.weight.shape[0]))
     dpatches, dweight, dbias = linear_backward(dy, saved.linear)
     return join_patches(dpatches, saved.shape, saved.patch_size), dweight, dbias
 
 
-def patch_embedding(
-    images: Float[Array, "B height width channels"],
-    weight: Float[Array, "C pixels"],
-    bias: Float[Array, "C"] | None,
-    patch_size: int,
-) -> Float[Array, "B N C"]:
-    """`patch_embedding_forward` for people who want no gradient."""
-    return patch_embedding_forward(images, weight, bias, patch_size)[0]
+patch_embedding = output_of("patch_embedding", patch_embedding_forward)
 
 
 def cut_patches(images: Array, P: int) -> Array:
@@ -156,17 +161,16 @@ def join_patches(patches: Array, shape: tuple[int, ...], P: int) -> Array:
     return split.transpose(0, 1, 3, 2, 4, 5).reshape(shape)
 
 
-def check_patches(images: Array, weight: Array, bias: Array | None, patch_size: int) -> None:
+def check_patches(images: Any, weight: Any, bias: Any, patch_size: int) -> None:
     """Refuse what `patch_embedding_forward` cannot cut and project."""
     op = "patch_embedding"
-    check_floats(op, images=images, weight=weight, bias=bias)
+    check_floats(op, {"bias": bias}, images=images, weight=weight)
     if images.ndim != 4:
         raise ShapeError(
             f"{op}: images have shape (B, height, width, channels), got {tuple(images.shape)}. "
             "Gray images have one channel: images[..., None]."
         )
-    if patch_size < 1:
-        raise RangeError(f"{op}: patch_size is a whole number of at least 1, got {patch_size}.")
+    check_integer(op, "patch_size", patch_size, 1)
     _, height, width, channels = images.shape
     if height == 0 or width == 0 or height % patch_size or width % patch_size:
         raise ShapeError(
@@ -188,10 +192,18 @@ def check_patches(images: Array, weight: Array, bias: Array | None, patch_size: 
 
 
 class ClassTokenSaved(NamedTuple):
-    """Nothing: the gradient is cut where the vector was put in."""
+    """shape: of y. The gradient is cut where the vector was put in."""
+
+    shape: tuple[int, ...]
 
 
-@dispatched
+def check_class_token(x: Any, weight: Any) -> None:
+    check_floats("class_token", x=x, weight=weight)
+    check_shape("class_token", "x", x, (None, None, None), "batch, patches, width")
+    check_shape("class_token", "weight", weight, (x.shape[2],), "the width of x")
+
+
+@dispatched(validate=check_class_token)
 def class_token_forward(
     x: Float[Array, "B N C"], weight: Float[Array, "C"]
 ) -> tuple[Float[Array, "B M C"], ClassTokenSaved]:
@@ -209,14 +221,18 @@ def class_token_forward(
     Source:
         Dosovitskiy et al. 2021, equation 1: x_class; BERT's [CLS] (Devlin et al. 2019).
     """
-    xp = check_floats("class_token", x=x, weight=weight)
-    check_shape("class_token", "x", x, (None, None, None), "batch, patches, width")
-    check_shape("class_token", "weight", weight, (x.shape[2],), "the width of x")
+    xp = array_module(x)
     first = xp.broadcast_to(weight, (x.shape[0], 1, x.shape[2]))
-    return xp.concatenate([first, x], axis=1), ClassTokenSaved()
+    y = xp.concatenate([first, x], axis=1)
+    return y, ClassTokenSaved(y.shape)
 
 
-@dispatched
+def check_class_token_backward(dy: Any, saved: Any) -> None:
+    check_saved("class_token_backward", saved, ClassTokenSaved)
+    check_gradient("class_token_backward", dy, None, saved.shape)
+
+
+@dispatched(validate=check_class_token_backward)
 def class_token_backward(
     dy: Float[Array, "B M C"], saved: ClassTokenSaved
 ) -> tuple[Float[Array, "B N C"], Float[Array, "C"]]:
@@ -224,6 +240,4 @@ def class_token_backward(
     return dy[:, 1:], dy[:, 0].sum(0)
 
 
-def class_token(x: Float[Array, "B N C"], weight: Float[Array, "C"]) -> Float[Array, "B M C"]:
-    """`class_token_forward` for people who want no gradient."""
-    return class_token_forward(x, weight)[0]
+class_token = output_of("class_token", class_token_forward)

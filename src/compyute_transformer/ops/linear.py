@@ -1,13 +1,14 @@
 """Linear: y = x Wᵀ + b, and its backward as two matrix products and a sum over rows."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Float
 
 from ..arrays import Array
-from ..dispatch import dispatched
+from ..dispatch import dispatched, output_of
 from ..errors import ShapeError
-from ._checks import check_floats, check_gradient, check_shape
+from ._checks import check_floats, check_gradient, check_saved, check_shape
+from ._sums import sum_of_rows
 
 __all__ = ["LinearSaved", "linear", "linear_backward", "linear_forward"]
 
@@ -20,7 +21,16 @@ class LinearSaved(NamedTuple):
     has_bias: bool
 
 
-@dispatched
+def check_linear(x: Any, weight: Any, bias: Any = None) -> None:
+    check_floats("linear", {"bias": bias}, x=x, weight=weight)
+    if x.ndim < 1:
+        raise ShapeError("linear: x must have at least one axis, got a scalar.")
+    check_shape("linear", "weight", weight, (None, x.shape[-1]), "outputs by the last axis of x")
+    if bias is not None:
+        check_shape("linear", "bias", bias, (weight.shape[0],), "one number an output")
+
+
+@dispatched(validate=check_linear)
 def linear_forward(
     x: Float[Array, "*rows I"], weight: Float[Array, "O I"], bias: Float[Array, "O"] | None = None
 ) -> tuple[Float[Array, "*rows O"], LinearSaved]:
@@ -38,38 +48,27 @@ def linear_forward(
     Source:
         torch.nn.functional.linear: the weight is (out, in). GPT-2's own Conv1D keeps it as (in, out).
     """
-    check_linear(x, weight, bias)
     y = x.reshape(-1, x.shape[-1]) @ weight.T  # one 2-D product: a batched one would be many small ones
     if bias is not None:
         y += bias
     return y.reshape(*x.shape[:-1], weight.shape[0]), LinearSaved(x, weight, bias is not None)
 
 
-@dispatched
+def check_linear_backward(dy: Any, saved: Any) -> None:
+    check_saved("linear_backward", saved, LinearSaved)
+    check_gradient("linear_backward", dy, saved.x, (*saved.x.shape[:-1], saved.weight.shape[0]))
+
+
+@dispatched(validate=check_linear_backward)
 def linear_backward(
     dy: Float[Array, "*rows O"], saved: LinearSaved
 ) -> tuple[Float[Array, "*rows I"], Float[Array, "O I"], Float[Array, "O"] | None]:
     """Gradients of `linear_forward`: dx, dweight, dbias (None where there was no bias)."""
     x, weight, has_bias = saved
-    check_gradient("linear_backward", dy, x, (*x.shape[:-1], weight.shape[0]))
     dy_rows, x_rows = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])
     dx = (dy_rows @ weight).reshape(x.shape)
     dweight = dy_rows.T @ x_rows
-    return dx, dweight, dy_rows.sum(0) if has_bias else None
+    return dx, dweight, sum_of_rows(dy_rows) if has_bias else None
 
 
-def linear(
-    x: Float[Array, "*rows I"], weight: Float[Array, "O I"], bias: Float[Array, "O"] | None = None
-) -> Float[Array, "*rows O"]:
-    """`linear_forward` for people who want no gradient."""
-    return linear_forward(x, weight, bias)[0]
-
-
-def check_linear(x: Array, weight: Array, bias: Array | None) -> None:
-    """Refuse what `linear_forward` cannot multiply."""
-    check_floats("linear", x=x, weight=weight, bias=bias)
-    if x.ndim < 1:
-        raise ShapeError("linear: x must have at least one axis, got a scalar.")
-    check_shape("linear", "weight", weight, (None, x.shape[-1]), "outputs by the last axis of x")
-    if bias is not None:
-        check_shape("linear", "bias", bias, (weight.shape[0],), "one number an output")
+linear = output_of("linear", linear_forward)

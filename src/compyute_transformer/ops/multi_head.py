@@ -25,7 +25,7 @@ from ..arrays import Array, array_module
 from ..dispatch import dispatched
 from ..errors import ShapeError
 from ..random import RandomKey
-from ._checks import check_floats, check_heads, check_shape
+from ._checks import check_floats, check_gradient, check_heads, check_integer, check_saved, check_shape
 from .attention import (
     NO_MASK,
     AttentionSaved,
@@ -373,7 +373,13 @@ def fused_multi_head_forward(
     return y, FusedSaved(projection, attention_saved, out_saved)
 
 
-@dispatched
+def check_fused_multi_head_backward(dy: Any, saved: Any) -> None:
+    check_saved("fused_multi_head_backward", saved, FusedSaved)
+    x = saved.projection.x.x
+    check_gradient("fused_multi_head_backward", dy, x, x.shape)
+
+
+@dispatched(validate=check_fused_multi_head_backward)
 def fused_multi_head_backward(dy: X, saved: FusedSaved) -> Gradients:
     """Gradients of `fused_multi_head_forward`: dx, dmemory, din_weight, din_bias, dout_weight, dout_bias."""
     projection, attention_saved, out_saved = saved
@@ -411,15 +417,15 @@ def attention_weights(
 
 
 def check_multi_head(
-    x: Array,
-    memory: Array | None,
-    in_weight: Array,
-    in_bias: Array | None,
-    out_weight: Array,
-    out_bias: Array | None,
-    num_heads: int,
-    num_kv_heads: int | None,
-    mask: Mask,
+    x: Any,
+    memory: Any,
+    in_weight: Any,
+    in_bias: Any,
+    out_weight: Any,
+    out_bias: Any,
+    num_heads: Any,
+    num_kv_heads: Any,
+    mask: Any,
 ) -> tuple[int, int]:
     """Refuse what does not fit together. Returns D, the width of a head, and K, the number of key/value heads.
 
@@ -429,13 +435,15 @@ def check_multi_head(
         head; a window below 1. DtypeError: dtypes differ.
     """
     op = "multi_head_attention"
-    check_floats(op, x=x, memory=memory, in_weight=in_weight, in_bias=in_bias, out_weight=out_weight, out_bias=out_bias)
+    optional = {"memory": memory, "in_bias": in_bias, "out_bias": out_bias}
+    check_floats(op, optional, x=x, in_weight=in_weight, out_weight=out_weight)
     check_shape(op, "x", x, (None, None, None), "batch, time, width")
     B, _, C = x.shape
     if memory is not None:
         check_shape(op, "memory", memory, (B, None, C), "batch and width as in x")
     check_shape(op, "out_weight", out_weight, (C, None), "the width of x by all heads side by side")
     width = out_weight.shape[1]
+    check_integer(op, "num_heads", num_heads, 1)
     K = num_heads if num_kv_heads is None else num_kv_heads
     check_heads(op, width, num_heads, K)
     D = width // num_heads

@@ -1,12 +1,14 @@
 """Norm: every vector is brought to mean zero and variance one, then scaled and shifted by learned amounts."""
 
-from typing import NamedTuple
+from math import inf
+from typing import Any, NamedTuple
 
 from jaxtyping import Float
 
 from ..arrays import Array
-from ..dispatch import dispatched
-from ._checks import check_floats, check_gradient, check_last_axis, check_shape
+from ..dispatch import dispatched, output_of
+from ._checks import check_floats, check_gradient, check_last_axis, check_number, check_saved, check_shape
+from ._sums import sum_of_rows
 
 __all__ = ["LayerNormSaved", "layer_norm", "layer_norm_backward", "layer_norm_forward"]
 
@@ -21,7 +23,16 @@ class LayerNormSaved(NamedTuple):
     has_bias: bool
 
 
-@dispatched
+def check_layer_norm(x: Any, weight: Any, bias: Any = None, eps: Any = 1e-5) -> None:
+    check_floats("layer_norm", {"bias": bias}, x=x, weight=weight)
+    check_last_axis("layer_norm", "x", x)
+    check_shape("layer_norm", "weight", weight, (x.shape[-1],), "the width of x")
+    if bias is not None:
+        check_shape("layer_norm", "bias", bias, (x.shape[-1],), "the width of x")
+    check_number("layer_norm", "eps", eps, 0.0, inf)
+
+
+@dispatched(validate=check_layer_norm)
 def layer_norm_forward(
     x: Float[Array, "*rows C"],
     weight: Float[Array, "C"],
@@ -43,7 +54,6 @@ def layer_norm_forward(
     Source:
         Ba, Kiros, Hinton 2016, "Layer normalization"; our weight and bias are their gain g and bias b.
     """
-    check_layer_norm(x, weight, bias)
     mean = x.mean(-1, keepdims=True)
     centered = x - mean
     rstd = ((centered * centered).mean(-1, keepdims=True) + eps) ** -0.5
@@ -53,35 +63,22 @@ def layer_norm_forward(
     return y, LayerNormSaved(x, weight, mean[..., 0], rstd[..., 0], bias is not None)
 
 
-@dispatched
+def check_layer_norm_backward(dy: Any, saved: Any) -> None:
+    check_saved("layer_norm_backward", saved, LayerNormSaved)
+    check_gradient("layer_norm_backward", dy, saved.x, saved.x.shape)
+
+
+@dispatched(validate=check_layer_norm_backward)
 def layer_norm_backward(
     dy: Float[Array, "*rows C"], saved: LayerNormSaved
 ) -> tuple[Float[Array, "*rows C"], Float[Array, "C"], Float[Array, "C"] | None]:
     """Gradients of `layer_norm_forward`: dx, dweight, dbias (None where there was no bias)."""
     x, weight, mean, rstd, has_bias = saved
-    check_gradient("layer_norm_backward", dy, x, x.shape)
     rstd = rstd[..., None]
     xhat = (x - mean[..., None]) * rstd
     dxhat = dy * weight
     dx = rstd * (dxhat - dxhat.mean(-1, keepdims=True) - xhat * (dxhat * xhat).mean(-1, keepdims=True))
-    rows = tuple(range(dy.ndim - 1))
-    return dx, (dy * xhat).sum(rows), dy.sum(rows) if has_bias else None
+    return dx, sum_of_rows(dy * xhat), sum_of_rows(dy) if has_bias else None
 
 
-def layer_norm(
-    x: Float[Array, "*rows C"],
-    weight: Float[Array, "C"],
-    bias: Float[Array, "C"] | None = None,
-    eps: float = 1e-5,
-) -> Float[Array, "*rows C"]:
-    """`layer_norm_forward` for people who want no gradient."""
-    return layer_norm_forward(x, weight, bias, eps)[0]
-
-
-def check_layer_norm(x: Array, weight: Array, bias: Array | None) -> None:
-    """Refuse what `layer_norm_forward` cannot normalize."""
-    check_floats("layer_norm", x=x, weight=weight, bias=bias)
-    check_last_axis("layer_norm", "x", x)
-    check_shape("layer_norm", "weight", weight, (x.shape[-1],), "the width of x")
-    if bias is not None:
-        check_shape("layer_norm", "bias", bias, (x.shape[-1],), "the width of x")
+layer_norm = output_of("layer_norm", layer_norm_forward)

@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float
 
 from ..arrays import Array, array_module
-from ..dispatch import dispatched
+from ..dispatch import dispatched, output_of
 from ..errors import RangeError
-from ._checks import check_floats, check_shape
+from ._checks import check_floats, check_gradient, check_integer, check_saved, check_shape
 
 __all__ = [
     "LearnedPositionSaved",
@@ -25,13 +25,28 @@ __all__ = [
 
 
 class LearnedPositionSaved(NamedTuple):
-    """start: the position of the first vector. context_length: L, the number of rows of the weight."""
+    """start: the position of the first vector. context_length: L, the number of rows of the weight. shape: of y."""
 
     start: int
     context_length: int
+    shape: tuple[int, ...]
 
 
-@dispatched
+def check_learned_position(x: Any, weight: Any, start: Any = 0) -> None:
+    op = "learned_position"
+    check_floats(op, x=x, weight=weight)
+    check_shape(op, "x", x, (None, None, None), "batch, time, width")
+    check_shape(op, "weight", weight, (None, x.shape[2]), "context length by the width of x")
+    check_integer(op, "start", start, -(1 << 62), 1 << 62)
+    T, L = x.shape[1], weight.shape[0]
+    if not 0 <= start <= L - T:
+        raise RangeError(
+            f"{op}: positions lie in [0, {L}), the context length, got {T} positions from {start} on. "
+            "Shorten the input, or build the model with a longer context_length."
+        )
+
+
+@dispatched(validate=check_learned_position)
 def learned_position_forward(
     x: Float[Array, "B T C"], weight: Float[Array, "L C"], start: int = 0
 ) -> tuple[Float[Array, "B T C"], LearnedPositionSaved]:
@@ -50,33 +65,27 @@ def learned_position_forward(
     Source:
         Gehring et al. 2017, "Convolutional sequence to sequence learning", section 3.1; GPT-2's wpe.
     """
-    check_floats("learned_position", x=x, weight=weight)
-    check_shape("learned_position", "x", x, (None, None, None), "batch, time, width")
-    check_shape("learned_position", "weight", weight, (None, x.shape[2]), "context length by the width of x")
-    T, L = x.shape[1], weight.shape[0]
-    if not 0 <= start <= L - T:
-        raise RangeError(
-            f"learned_position: positions lie in [0, {L}), the context length, got {T} positions from {start} on. "
-            "Shorten the input, or build the model with a longer context_length."
-        )
-    return x + weight[start : start + T], LearnedPositionSaved(start, L)
+    y = x + weight[start : start + x.shape[1]]
+    return y, LearnedPositionSaved(start, weight.shape[0], x.shape)
 
 
-@dispatched
+def check_learned_position_backward(dy: Any, saved: Any) -> None:
+    check_saved("learned_position_backward", saved, LearnedPositionSaved)
+    check_gradient("learned_position_backward", dy, None, saved.shape)
+
+
+@dispatched(validate=check_learned_position_backward)
 def learned_position_backward(
     dy: Float[Array, "B T C"], saved: LearnedPositionSaved
 ) -> tuple[Float[Array, "B T C"], Float[Array, "L C"]]:
     """Gradients of `learned_position_forward`: dx, dweight."""
-    start, context_length = saved
-    _, T, C = dy.shape
+    start, context_length, (_, T, C) = saved
     dweight = array_module(dy).zeros((context_length, C), dtype=dy.dtype)
     dweight[start : start + T] = dy.sum(0)
     return dy, dweight
 
 
-def learned_position(x: Float[Array, "B T C"], weight: Float[Array, "L C"], start: int = 0) -> Float[Array, "B T C"]:
-    """`learned_position_forward` for people who want no gradient."""
-    return learned_position_forward(x, weight, start)[0]
+learned_position = output_of("learned_position", learned_position_forward)
 
 
 @lru_cache(maxsize=8)
@@ -99,8 +108,8 @@ def sinusoids(length: int, width: int, dtype: Any = np.float32) -> Float[Array, 
     Source:
         Vaswani et al. 2017, "Attention is all you need", section 3.5.
     """
-    if length < 0 or width < 1:
-        raise RangeError(f"sinusoids: length at least 0 and width at least 1, got {length} and {width}.")
+    check_integer("sinusoids", "length", length, 0)
+    check_integer("sinusoids", "width", width, 1)
     return _rows(0, length, width).astype(dtype)
 
 
@@ -110,10 +119,18 @@ def _rows(start: int, end: int, width: int) -> Array:
 
 
 class SinusoidalPositionSaved(NamedTuple):
-    """Nothing: the gradient passes through."""
+    """shape: of y. The gradient passes through."""
+
+    shape: tuple[int, ...]
 
 
-@dispatched
+def check_sinusoidal_position(x: Any, start: Any = 0) -> None:
+    check_floats("sinusoidal_position", x=x)
+    check_shape("sinusoidal_position", "x", x, (None, None, None), "batch, time, width")
+    check_integer("sinusoidal_position", "start", start, 0, 1 << 31)
+
+
+@dispatched(validate=check_sinusoidal_position)
 def sinusoidal_position_forward(
     x: Float[Array, "B T C"], start: int = 0
 ) -> tuple[Float[Array, "B T C"], SinusoidalPositionSaved]:
@@ -131,20 +148,20 @@ def sinusoidal_position_forward(
     Source:
         Vaswani et al. 2017, section 3.5.
     """
-    xp = check_floats("sinusoidal_position", x=x)
-    check_shape("sinusoidal_position", "x", x, (None, None, None), "batch, time, width")
-    if start < 0:
-        raise RangeError(f"sinusoidal_position: positions start at 0 or later, got {start}.")
     _, T, C = x.shape
-    return x + xp.asarray(_rows(start, start + T, C).astype(x.dtype)), SinusoidalPositionSaved()
+    table = array_module(x).asarray(_rows(start, start + T, C).astype(x.dtype))
+    return x + table, SinusoidalPositionSaved(x.shape)
 
 
-@dispatched
+def check_sinusoidal_position_backward(dy: Any, saved: Any) -> None:
+    check_saved("sinusoidal_position_backward", saved, SinusoidalPositionSaved)
+    check_gradient("sinusoidal_position_backward", dy, None, saved.shape)
+
+
+@dispatched(validate=check_sinusoidal_position_backward)
 def sinusoidal_position_backward(dy: Float[Array, "B T C"], saved: SinusoidalPositionSaved) -> Float[Array, "B T C"]:
     """Gradient of `sinusoidal_position_forward`: dx."""
     return dy
 
 
-def sinusoidal_position(x: Float[Array, "B T C"], start: int = 0) -> Float[Array, "B T C"]:
-    """`sinusoidal_position_forward` for people who want no gradient."""
-    return sinusoidal_position_forward(x, start)[0]
+sinusoidal_position = output_of("sinusoidal_position", sinusoidal_position_forward)

@@ -1,8 +1,19 @@
-"""Gradients become new weights: optimizers over flat buffers, schedules, clipping."""
+"""Optimizers turn gradients into new weights; schedules set the learning rate; clipping limits the gradient norm."""
 
 from .adamw import AdamW
-from .clip import clip_by_global_norm
+from .clip import clip_grad_norm_
+from .optimizer import Optimizer, decay_groups
 from .schedule import Schedule
+from .scheduler import CosineAnnealingLR, LambdaLR
 from .sgd import SGD
 
-__all__ = ["SGD", "AdamW", "Schedule", "clip_by_global_norm"]
+__all__ = [
+    "SGD",
+    "AdamW",
+    "CosineAnnealingLR",
+    "LambdaLR",
+    "Optimizer",
+    "Schedule",
+    "clip_grad_norm_",
+    "decay_groups",
+]

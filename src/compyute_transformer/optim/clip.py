@@ -1,38 +1,80 @@
-"""Clip: a gradient that is too long keeps its direction and loses its length."""
+"""Clip: a gradient that is too long keeps its direction and gets a smaller norm."""
 
-from math import inf
+from collections.abc import Iterable
+from math import inf, isfinite, sqrt
+from typing import Any
+
+import numpy as np
 
 from ..arrays import Array, array_module
 from ..errors import RangeError
+from .flat import contiguous_ranges
 
-__all__ = ["clip_by_global_norm", "global_norm"]
+__all__ = ["clip_grad_norm_", "global_norm", "gradients_of"]
 
 PIECE = 1 << 14  # elements whose squares float32 still sums to seven digits, more or less
 
 
-def global_norm(gradient: Array) -> float:
-    """The Euclidean length ‖g‖ of a flat gradient.
+def global_norm(*gradients: Array) -> float:
+    """Return the Euclidean norm ‖g‖ of all elements of all gradients.
 
     Squares are summed piece by piece and the pieces in float64: float32's own sum of the 124 million of a GPT-2
-    is off by 0.07%.
+    is off by 0.07%. Where squares overflow or vanish in the dtype of the gradient, they are computed scaled, in float64.
     """
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        norms = [_norm(gradient.reshape(-1)) for gradient in gradients if gradient.size]
+    if len(norms) == 1:
+        return norms[0]
+    largest = max(norms, default=0.0)
+    return largest if largest in (0.0, inf) else largest * sqrt(sum((norm / largest) ** 2 for norm in norms))
+
+
+def _norm(gradient: Array) -> float:
     xp = array_module(gradient)
     pieces = xp.array_split(gradient, -(-gradient.size // PIECE) or 1)
-    return float(xp.sqrt(xp.stack([piece @ piece for piece in pieces]).sum(dtype=xp.float64)))
+    norm = float(xp.sqrt(xp.stack([piece @ piece for piece in pieces]).sum(dtype=xp.float64)))
+    if (1e-12 < norm < inf and gradient.dtype.itemsize >= 4) or norm != norm:
+        return norm
+    largest = float(abs(gradient).max())
+    if largest == 0.0 or not isfinite(largest):
+        return largest
+    squares = [((piece.astype(xp.float64) / largest) ** 2).sum() for piece in pieces]
+    return largest * sqrt(float(xp.stack(squares).sum()))
 
 
-def clip_by_global_norm(gradient: Array, max_norm: float) -> float:
-    """Shorten a flat gradient in place: g ← g · min(1, max_norm / ‖g‖). Returns ‖g‖ as it was.
+def clip_grad_norm_(parameters: Iterable[Any], max_norm: float) -> float:
+    """Scale the gradients of some parameters in place: g ← g · min(1, max_norm / ‖g‖). Returns ‖g‖ as it was.
 
-    A gradient that is not finite stays as it came, for whoever looks into it; its norm says so.
+    A gradient that is not finite stays as it came, so that it can be examined; the returned norm shows it. Parameters
+    without a gradient are passed over.
 
     Source: Pascanu, Mikolov, Bengio 2013, "On the difficulty of training recurrent neural networks".
     """
     if not max_norm > 0:
-        raise RangeError(
-            f"clip_by_global_norm: max_norm is above 0, got {max_norm}. Leave out the call to clip nothing."
-        )
-    norm = global_norm(gradient)
+        raise RangeError(f"clip_grad_norm_: max_norm is above 0, got {max_norm}. Leave out the call to clip nothing.")
+    gradients = gradients_of(parameters)
+    norm = global_norm(*gradients)
     if max_norm < norm < inf:
-        gradient *= max_norm / norm
+        factor = max_norm / norm
+        for gradient in gradients:
+            if factor < 1e-30:  # which float32 cannot hold exactly
+                gradient *= 1e-30
+                gradient *= factor / 1e-30
+            else:
+                gradient *= factor
     return norm
+
+
+def gradients_of(parameters: Iterable[Any]) -> list[Array]:
+    """Return the gradients of some parameters, those that lie side by side in a buffer as one array."""
+    given = [parameters] if hasattr(parameters, "requires_grad") else list(parameters)
+    buffer = given[0].place.buffer if given and given[0].place is not None else None
+    if buffer is not None and len(given) == len(buffer.parameters):  # the usual case, a whole model, fast
+        if all((place := p.place) is not None and place.buffer is buffer and p.grad is place.grad for p in given):
+            if len(set(map(id, given))) == len(given):
+                return [buffer.array_of_gradients(0, buffer.data.size)]
+    with_gradient = list({id(p): p for p in given if p.grad is not None}.values())
+    placed = [p for p in with_gradient if p.place is not None and p.grad is p.place.grad]
+    others = [p.grad for p in with_gradient if p.place is None or p.grad is not p.place.grad]
+    ranges = contiguous_ranges(placed)
+    return [buffer.array_of_gradients(start, stop) for buffer, start, stop in ranges] + others

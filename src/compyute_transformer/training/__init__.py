@@ -1,17 +1,12 @@
-"""TIME: a corpus and settings become a run, step by step, and a run survives whatever happens to its process.
+"""Train models: settings and data become a run, which survives interruptions and can be resumed.
 
-settings     what is read, built and trained: defaults < preset < TOML file < flags
-task         what a batch, a loss and a metric are; language, translation and images are three; kinds finds them
-trainer      the loop
-run          the folder: start, resume, load, evaluate; its config.json and encoder are read in config
-checkpoint   weights, optimizer, random state and data cursor, written whole or not at all
-disk         how something is written whole or not at all
-lock         one process at a time trains a run
-journal      log.jsonl and samples.txt
-events       what happens, as plain values; report, progress and tensorboard tell it
-interrupt    Ctrl-C
-advice       what to type next
-finite       who produced the first NaN
+trainer    the training loop
+tasks/     what a batch, a loss and a metric are: language, translation, images
+run/       the folder of a run: start, resume, load, evaluate; checkpoints, configuration, lock
+settings/  what is read, built and trained: defaults < preset < TOML file < flags
+reporting/ events, log, progress, TensorBoard, metrics
+interrupt  Ctrl-C ends a run after the current step, with a checkpoint
+finite     find the module that produced the first NaN or infinity
 """
 
 from .reporting.events import RunResult

@@ -47,7 +47,7 @@ class _Found(Exception):
 class _Watch(Observer):
     """Raises `_Found` at the first result that is not finite. A part is called done before the whole it belongs to."""
 
-    def after(self, path: str, module: Module, phase: Phase, inputs: tuple[Any, ...], output: Any) -> None:
+    def after(self, path: str, module: Module, phase: Phase, inputs: tuple[Any, ...], output: Any, *_: Any) -> None:
         own = (p.grad for name, p in module.named_parameters() if "." not in name and phase == "backward")
         if all(all_finite(array) for array in (*_arrays(output), *own) if array is not None):
             return

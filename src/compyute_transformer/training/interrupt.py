@@ -1,4 +1,4 @@
-"""Interrupt: Ctrl-C asks a run to stop at the end of a step, so that nothing is lost. A second one stops it at once."""
+"""The signals that end a run: the first stops it after the current step, with a checkpoint; the second at once."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ NOTICE = b"\nStopping after this step, with a checkpoint. Once more stops at onc
 
 
 class Interrupt:
-    """requested: whether a signal has asked to stop."""
+    """The state of an interruption. requested: whether a signal has asked the run to stop."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -22,21 +22,28 @@ class Interrupt:
 
 @contextmanager
 def interruptible() -> Iterator[Interrupt]:
-    """Within a `with` block, SIGINT and SIGTERM set `requested`; the second of them raises KeyboardInterrupt.
+    """Let SIGINT and SIGTERM set `requested` within a `with` block; the second signal raises KeyboardInterrupt.
 
-    Only the main thread can be asked; elsewhere nothing is. The handlers that were there are put back.
+    Signals reach the main thread only: in another thread nothing changes. A process that is forked from this one, such
+    as a worker of a pool, ends by the signal as usual. The previous handlers are restored at the end.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
 
-    def handle(_signal: int, _frame: FrameType | None) -> None:
+    process = os.getpid()
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != process:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         if interrupt.requested:
             raise KeyboardInterrupt
         interrupt.requested = True
-        with suppress(OSError, ValueError):
-            os.write(sys.__stderr__.fileno(), NOTICE)  # type: ignore[union-attr] # print is not for signal handlers
+        with suppress(AttributeError, OSError, ValueError):  # standard error may be closed, or None
+            os.write(sys.__stderr__.fileno(), NOTICE)  # type: ignore[union-attr] # print may not be called in a handler
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

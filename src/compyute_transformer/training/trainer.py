@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from .._version import __version__
-from ..arrays import to_numpy
 from ..errors import CheckpointError, NonFiniteError, StateError
+from ..nn.module import Module
 from ..ops.linear import linear_forward
-from ..optim.adamw import AdamW, FlatParameters
-from ..optim.clip import clip_by_global_norm, global_norm
+from ..optim.adamw import AdamW
+from ..optim.clip import clip_grad_norm_, global_norm, gradients_of
+from ..optim.optimizer import decay_groups
 from ..optim.sgd import SGD
 from ..threads import set_threads, threads
 from .finite import all_finite, first_non_finite
@@ -47,7 +48,7 @@ class Trainer:
     def __init__(self, task: Task, settings: TrainingSettings, run: Path) -> None:
         self.task, self.settings, self.run = task, settings, run
         self.model = task.model
-        self.optimizer = _optimizer(settings, self.model.flat)
+        self.optimizer = _optimizer(settings, self.model)
         self.schedule = settings.schedule()
         self.step = 0
         self.best_step: int | None = None
@@ -82,12 +83,13 @@ class Trainer:
             stop = interrupt.requested
             while self.step < settings.steps and not stop:
                 began, before = perf_counter(), task.state()
-                self.model.zero_grad()
+                self.optimizer.zero_grad()
                 loss = sum(task.loss_and_gradient(part, weight) for part, weight in task.batch())
                 norm = self._clip()
                 if not (isfinite(loss) and isfinite(norm)):
                     raise self._non_finite(f"step {self.step + 1}: loss {loss:g}, gradient norm {norm:g}", before)
-                self.optimizer.learning_rate = self.schedule(self.step)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self.schedule(self.step)
                 self.optimizer.step()
                 self.step += 1
                 self._log(loss, norm, perf_counter() - began)
@@ -111,7 +113,7 @@ class Trainer:
             )
         try:
             self.model.load_state_dict(checkpoint.load_arrays(path, state, MODEL))
-            self.optimizer.load_state_dict(checkpoint.load_arrays(path, state, OPTIMIZER), state.optimizer_steps)
+            checkpoint.restore_optimizer(self.optimizer, checkpoint.load_arrays(path, state, OPTIMIZER))
         except StateError as error:
             raise CheckpointError(
                 f"Trainer.load: {path} must fit the model of the run's config.json; it does not. {error}"
@@ -129,8 +131,8 @@ class Trainer:
 
     def _clip(self) -> float:
         """Shorten the gradient, if the settings say so; its length as it was."""
-        gradient, clip = self.model.flat.grad, self.settings.clip
-        return global_norm(gradient) if clip is None else clip_by_global_norm(gradient, clip)
+        parameters, clip = self.optimizer.parameters, self.settings.clip
+        return global_norm(*gradients_of(parameters)) if clip is None else clip_grad_norm_(parameters, clip)
 
     def _due(self, every: int) -> bool:
         return self.step == self.settings.steps or (every > 0 and self.step % every == 0)
@@ -142,7 +144,7 @@ class Trainer:
         if self.step == 1 or self._due(self.settings.log_every):
             steps, taken = self._window
             rate, unit = steps * self.task.units_per_step / taken, self.task.unit
-            self._tell(Logged(self.step, loss, self.optimizer.learning_rate, norm, rate, unit, self._seconds()))
+            self._tell(Logged(self.step, loss, self.optimizer.param_groups[0]["lr"], norm, rate, unit, self._seconds()))
             self._window = (0, 0.0)
 
     def _evaluate(self) -> bool:
@@ -168,7 +170,7 @@ class Trainer:
             self._tell(Sampled(self.step, text))
 
     def _save(self) -> None:
-        optimizer = {name: to_numpy(array) for name, array in self.optimizer.state_dict().items()}
+        optimizer = checkpoint.optimizer_arrays(self.optimizer)
         if not all(all_finite(array) for array in (self.model.flat.data, *optimizer.values())):
             raise self._non_finite(f"after step {self.step}: weights or moments", self.task.state())
         self.journal.sync()
@@ -264,8 +266,8 @@ def on_threads(count: int | None) -> Iterator[None]:
         set_threads(before, override=True)
 
 
-def _optimizer(settings: TrainingSettings, flat: FlatParameters) -> AdamW | SGD:
+def _optimizer(settings: TrainingSettings, model: Module) -> AdamW | SGD:
+    groups = decay_groups(model, settings.weight_decay)
     if settings.optimizer == "sgd":
-        return SGD(flat, settings.learning_rate, settings.momentum, settings.weight_decay)
-    betas = (settings.beta1, settings.beta2)
-    return AdamW(flat, settings.learning_rate, betas, weight_decay=settings.weight_decay)
+        return SGD(groups, settings.learning_rate, settings.momentum)
+    return AdamW(groups, settings.learning_rate, (settings.beta1, settings.beta2))

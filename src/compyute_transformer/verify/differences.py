@@ -30,7 +30,7 @@ from .check import Check
 from .registry import Case, Op, cotangent
 from .tolerances import limit
 
-__all__ = ["COEFFICIENTS", "STEP", "check_op", "derivative", "directional_error", "size_of"]
+__all__ = ["COEFFICIENTS", "STEP", "check_case", "derivative", "directional_error", "size_of"]
 
 STEP = 2.0**-9
 COEFFICIENTS = (3 / 4, -3 / 20, 1 / 60)
@@ -77,7 +77,7 @@ def directional_error(
     return 0.0 if scale == 0.0 else float(abs(numeric - analytic) / scale)
 
 
-def check_op(op: Op, case: Case, seed: int = 0) -> list[Check]:
+def check_case(op: Op, case: Case, seed: int = 0) -> list[Check]:
     """The gradients of one case against differences: of all arguments together, then of each alone."""
     arguments = case.arguments(seed)
     names = [name for name in op.differentiable if arguments[name] is not None]

@@ -16,7 +16,7 @@ from ..nn.attention import Implementation, MultiHeadAttention
 from ..nn.module import Module
 from ..ops.attention import NO_MASK, Mask
 from ..ops.loss import IGNORE_INDEX, cross_entropy_backward, cross_entropy_forward
-from ..optim import AdamW, clip_by_global_norm
+from ..optim import AdamW, clip_grad_norm_, decay_groups
 from ..random import DROPOUT, Generator
 from .check import relative_error
 from .registry import cotangent
@@ -173,7 +173,7 @@ def compare_training(
 
     model, (inputs, targets) = _prepare(config, dtype, seed, batch_size)
     weights, drop = torch_weights(model), TorchDropout(model.generator, config.dropout)
-    ours = AdamW(model.flat, learning_rate, weight_decay=weight_decay)
+    ours = AdamW(decay_groups(model, weight_decay), learning_rate)
     groups = [
         {"params": [w for w in weights.values() if w.ndim >= 2], "weight_decay": weight_decay},
         {"params": [w for w in weights.values() if w.ndim < 2], "weight_decay": 0.0},
@@ -188,7 +188,7 @@ def compare_training(
         _, their_loss = _their_loss(config, weights, inputs, targets, drop)
         their_loss.backward()
         if max_norm is not None:
-            clip_by_global_norm(model.flat.grad, max_norm)
+            clip_grad_norm_(model.parameters(), max_norm)
             torch.nn.utils.clip_grad_norm_(weights.values(), max_norm)
         ours.step()
         theirs.step()

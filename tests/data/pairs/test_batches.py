@@ -11,10 +11,10 @@ from compyute_transformer.data import (
     EncodedPairs,
     Pair,
     PairBatches,
+    pair_batches,
     special_tokens,
     train_tokenizer,
 )
-from compyute_transformer.data.pairs import batches as pair_batches
 from compyute_transformer.errors import CorpusError, RangeError, VocabularyError
 
 LETTERS = CharacterTokenizer("abcdefghijklmnopqrstuvwxyz")

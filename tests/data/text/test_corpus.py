@@ -211,7 +211,7 @@ PLAYS = b"First Citizen:\nBefore we proceed any further, hear me speak.\n"
 class Server(ThreadingHTTPServer):
     """Serves one file, or an error status, and counts how often it was asked."""
 
-    reference, status, requests = PLAYS, 200, 0
+    content, status, requests = PLAYS, 200, 0
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -220,9 +220,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.requests += 1
         self.send_response(self.server.status)
-        self.send_header("Content-Length", str(len(self.server.body)))
+        self.send_header("Content-Length", str(len(self.server.content)))
         self.end_headers()
-        self.wfile.write(self.server.body)
+        self.wfile.write(self.server.content)
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing: the output of the tests is not the place."""
@@ -271,7 +271,7 @@ def test_a_damaged_copy_in_the_cache_is_fetched_anew(server: Server, cache: Path
 
 
 def test_a_wrong_checksum_leaves_nothing_in_the_cache(server: Server, cache: Path) -> None:
-    server.body = PLAYS.upper()
+    server.content = PLAYS.upper()
     with pytest.raises(DownloadError, match="what arrived is damaged"):
         load_corpus("shakespeare")
     assert list(cache.parent.iterdir()) == []

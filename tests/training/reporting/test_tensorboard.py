@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from training_helpers import TEXT, tiny
 
+from compyute_transformer import use_kernels
 from compyute_transformer.errors import MissingExtraError
 from compyute_transformer.training import resume_run, start_run
 

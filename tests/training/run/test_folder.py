@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from training_helpers import TEXT, TINY, Listener, digests, dying, tiny
 
+from compyute_transformer import use_kernels
 from compyute_transformer.data import load_corpus
 from compyute_transformer.errors import CheckpointError, ConfigError, CorpusError, RunError
 from compyute_transformer.threads import set_threads, threads

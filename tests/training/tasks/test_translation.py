@@ -139,7 +139,7 @@ def test_exact_answers_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     right = {pair.source: pair.target for pair in made.validation[::2]}
 
     def answer(model: Any, tokenizer: Any, texts: list[str], **options: Any) -> list[Any]:
-        return [type("Answer", (), {"text": right.get(text, "")}) for text in texts]
+        return [type("Translation", (), {"text": right.get(text, "")}) for text in texts]
 
     monkeypatch.setattr(module, "translate", answer)
     assert made.validate()["exact_match"] == 0.5
@@ -250,7 +250,7 @@ def test_an_untrained_model_answers_few_pairs_and_no_longer_than_the_longest_tar
 
     def answer(model: Any, tokenizer: Any, texts: list[str], max_new_tokens: int) -> list[Any]:
         asked.append((len(texts), max_new_tokens))
-        return [type("Answer", (), {"text": ""})] * len(texts)
+        return [type("Translation", (), {"text": ""})] * len(texts)
 
     monkeypatch.setattr(module, "translate", answer)
     monkeypatch.setattr(module, "ANSWERED_UNTRAINED", 3)

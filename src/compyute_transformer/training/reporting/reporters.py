@@ -32,6 +32,8 @@ TOLD = {  # the metrics that are worth a place in a line, and how they are put
 }
 
 
+BIDIRECTIONAL = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they reorder what follows
+
 FRACTIONS = ("exact_match", "accuracy")
 
 
@@ -172,9 +174,12 @@ def duration(seconds: float) -> str:
 
 def printable(text: str, stream: IO[str]) -> str:
     """A text that a stream can print: what its encoding lacks, and what would steer a terminal, becomes a mark."""
-    # Control characters and lone surrogates; spaces of other widths and joined emoji are text like any other.
+    # Control characters, lone surrogates and changes of direction; spaces of other widths and joined emoji are text.
     harmless = "".join(
-        c if c in "\n\t" or category(c) not in ("Cc", "Cs") else "\N{REPLACEMENT CHARACTER}" for c in text
+        c
+        if c in "\n\t" or (category(c) not in ("Cc", "Cs") and c not in BIDIRECTIONAL)
+        else "\N{REPLACEMENT CHARACTER}"
+        for c in text
     )
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return harmless.encode(encoding, "replace").decode(encoding)

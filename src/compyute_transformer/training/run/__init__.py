@@ -1,1 +1,7 @@
-"""A run on disk: its folder, checkpoints, lock and configuration."""
+"""The folder of a run: what is written, how it is read back, and who may write to it.
+
+folder      start, resume, load and evaluate a run
+config      config.json and the encoder's file: everything that decides what a run becomes
+checkpoint  weights, optimizer, random state and data cursor, written whole or not at all
+lock        only one process at a time trains a run
+"""

@@ -23,8 +23,9 @@ import safetensors
 import safetensors.numpy
 
 from ... import _io as disk
-from ...arrays import Array
-from ...errors import CheckpointError
+from ...arrays import Array, to_numpy
+from ...errors import CheckpointError, StateError
+from ...optim.optimizer import Optimizer
 
 __all__ = [
     "MODEL",
@@ -37,7 +38,9 @@ __all__ = [
     "latest",
     "load_arrays",
     "load_state",
+    "optimizer_arrays",
     "prune",
+    "restore_optimizer",
     "resume_command",
     "save",
     "steps",
@@ -182,6 +185,36 @@ def load_arrays(checkpoint: Path, state: TrainerState, name: str) -> dict[str, n
         return safetensors.numpy.load(data)
     except (OSError, KeyError, safetensors.SafetensorError) as error:
         raise _damaged(checkpoint, name, str(error)) from error
+
+
+def optimizer_arrays(optimizer: Optimizer) -> dict[str, np.ndarray]:
+    """Return the state of an optimizer as arrays by the names of its parameters: "head.weight.first_moment"."""
+    state = optimizer.state_dict()
+    names = [name for group in state["param_groups"] for name in group["param_names"]]
+    return {
+        f"{names[number]}.{key}": np.asarray(value) if key == "step" else to_numpy(value)
+        for number, values in state["state"].items()
+        for key, value in values.items()
+    }
+
+
+def restore_optimizer(optimizer: Optimizer, arrays: Mapping[str, Array]) -> None:
+    """Give an optimizer the state that `optimizer_arrays` returned; its own options stay.
+
+    Raises:
+        StateError: the arrays are not those of this optimizer over these parameters.
+    """
+    groups = optimizer.state_dict()["param_groups"]
+    numbers = {name: i for i, name in enumerate(name for group in groups for name in group["param_names"])}
+    state: dict[int, dict[str, Any]] = {}
+    for path, array in arrays.items():
+        name, _, key = path.rpartition(".")
+        if name not in numbers:
+            raise StateError(
+                f"checkpoint.restore_optimizer: {path} must belong to a parameter of the model; it does not."
+            )
+        state.setdefault(numbers[name], {})[key] = int(array) if key == "step" else array
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _damaged(checkpoint: Path, name: str, reason: str) -> CheckpointError:

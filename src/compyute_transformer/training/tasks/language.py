@@ -11,6 +11,7 @@ from ...data.text.batches import TokenBatches, validation_windows
 from ...data.text.corpus import Corpus, load_corpus
 from ...data.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from ...errors import RunError, VocabularyError
+from ...generation.sampling import Sampling
 from ...generation.text import generate
 from ..settings.presets import PRESETS
 from ..settings.settings import Settings, TrainingSettings
@@ -63,7 +64,7 @@ class LanguageTask(SupervisedTask):
     def sample(self, seed: int) -> str | None:
         """What the model writes after the sample prompt, with the prompt."""
         length = self.settings.sample_tokens
-        return self.prompt + generate(self.model, self.tokenizer, self.prompt, max_new_tokens=length, seed=seed)
+        return self.prompt + generate(self.model, self.tokenizer, self.prompt, max_new_tokens=length, sampling=Sampling(seed=seed))
 
     def facts(self) -> Mapping[str, object]:
         """Corpus, tokens and vocabulary."""

@@ -1,0 +1,153 @@
+"""The table of commands, each of which hands its options on and prints the result.
+
+compyute train | generate | eval | verify | bench | doctor
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from .. import __version__
+from ..bench.command import bench
+from . import terminal
+from .evaluate import evaluate
+from .generate import generate
+from .options import Checkpoint, Json
+from .train import EPILOG, train
+
+__all__ = ["app"]
+
+FAMILIAR = {  # options by the names that other programs give them
+    **dict.fromkeys(("--lr", "--max-lr"), "--learning-rate"),
+    **dict.fromkeys(("--gpu", "--cuda"), "--device"),
+    **dict.fromkeys(("--epochs", "--iters", "--max-iters", "--max-steps"), "--steps"),
+    **dict.fromkeys(("--layers", "--n-layer", "--n-layers", "--depth"), "--num-layers"),
+    **dict.fromkeys(("--heads", "--n-head", "--n-heads"), "--num-heads"),
+    **dict.fromkeys(("--n-embd", "--width", "--d-model", "--hidden-size", "--dim"), "--embed-dim"),
+    **dict.fromkeys(("--block-size", "--seq-len", "--context", "--max-length"), "--context-length"),
+    **dict.fromkeys(("--output", "--output-dir", "--out-dir"), "--out"),
+    **dict.fromkeys(("--length", "--max-tokens", "--tokens"), "--max-new-tokens"),
+    **dict.fromkeys(("--temp", "--t"), "--temperature"),
+    "--grad-clip": "--clip",
+    "--wd": "--weight-decay",
+    "--bs": "--batch-size",
+}
+
+
+class Command(TyperCommand):
+    """A command that suggests its options for the names that other programs give them, with help for 80 columns."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help. The negative form of a switch stands in its text: as a column it leaves no room."""
+        for option in self.params:
+            if getattr(option, "secondary_opts", None):
+                option.help = f"{option.help} Off: {option.secondary_opts[0]}."  # type: ignore[attr-defined]
+                option.secondary_opts = []
+        super().format_help(ctx, formatter)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line; the error for an unknown option suggests ours."""
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            meant = FAMILIAR.get(getattr(error, "option_name", None) or "")
+            if meant is not None and any(meant in option.opts for option in self.params):
+                error.possibilities = [meant]  # type: ignore[attr-defined]
+            raise
+
+
+class Commands(TyperGroup):
+    """The commands, which end quietly when they are interrupted or nobody reads their output."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            terminal.note(str(stop) or "Interrupted.", style="")
+            raise typer.Exit(terminal.INTERRUPTED) from stop
+        except BrokenPipeError as gone:
+            terminal.stop_output()
+            raise typer.Exit(terminal.BROKEN_PIPE) from gone
+
+
+app = typer.Typer(
+    name="compyute",
+    cls=Commands,
+    help="Train transformers whose every gradient is written by hand, and use, verify and measure them.",
+    epilog="Start with: compyute train",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def _about(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        terminal.show(f"compyute-transformer {__version__}\n")
+        raise typer.Exit
+
+
+app.command(cls=Command, epilog=EPILOG)(train)
+app.command(cls=Command, epilog='Example: compyute generate runs/nano --prompt "The " --max-new-tokens 100')(generate)
+app.command("eval", cls=Command, epilog="Example: compyute eval runs/nano other_text.txt")(evaluate)
+app.add_typer(bench, name="bench")
+
+
+METHODS = "differences, complex-step, adjoint, linearity, torch, kernel, device or implementations"
+
+
+@app.command(epilog="Example: compyute verify ops.linear --method differences")
+def verify(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="WHAT",
+            help="What to verify: names or parts of names (ops.linear, nn., models), or the folder of one run. "
+            "Without WHAT: the whole library.",
+        ),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(metavar="<name>", help=f"Verify by this method only: {METHODS}. May be given several times."),
+    ] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write a certificate, a JSON file with the results of the ops, if all checks pass."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random inputs.")] = 0,
+    checkpoint: Checkpoint = "best",
+    json: Json = False,
+) -> None:
+    """Verify gradients against finite differences, PyTorch, and other implementations.
+
+    Exits with 1 if a check fails. The folder of a run verifies your own model on its own validation text.
+    """
+    from ..verify.command import verify as run
+
+    if not run(what or (), method or (), seed, certificate, json, checkpoint).passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Report this machine's processor, libraries and settings, and what limits speed."""
+    from ..environment.doctor import show as show_machine
+    from ..environment.doctor import to_dict
+    from ..environment.machine import examine
+
+    machine = examine()
+    if json:
+        terminal.print_json(to_dict(machine))
+        return
+    from rich.console import Console
+
+    show_machine(machine, Console(highlight=False))

@@ -1,0 +1,70 @@
+"""Generate ids from ids: the loop of `text.stream` on arrays, without a tokenizer."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..arrays import Array, to_device, to_numpy
+from ..errors import DtypeError, RangeError, ShapeError
+from ..models.language import LanguageModel
+from ..random import SAMPLING, Generator
+from .decode import Reader
+from .sampling import Sampling, sample
+
+__all__ = ["generate_ids"]
+
+
+def generate_ids(
+    model: LanguageModel,
+    ids: Array,
+    *,
+    max_new_tokens: int,
+    sampling: Sampling | None = None,
+    stop_ids: Sequence[int] = (),
+    stride: int = 1,
+) -> Array:
+    """Return ids (B, T) followed by the sampled ones, (B, T + n) with n at most max_new_tokens.
+
+    ids may also be one row (T), and so is then the result. sampling: see `Sampling`, by default `Sampling()`; row r draws
+    with the seed + r, so that equal rows get different continuations. stop_ids: a row ends with the first of them; it is
+    part of the result, and is repeated while other rows go on. stride: see `decode.window_start`. The model runs in
+    `eval()`.
+
+    Raises ShapeError for ids of other axes or without a token, DtypeError for ids that are no integers, RangeError for
+    an id or stop id outside the vocabulary, and for stop texts, which need a tokenizer.
+    """
+    sampling = Sampling() if sampling is None else sampling
+    V = model.config.vocab_size
+    given = np.asarray(to_numpy(ids))
+    rows = given[None] if given.ndim == 1 else given
+    if rows.ndim != 2 or rows.size == 0:
+        raise ShapeError(f"generate: ids have shape (B, T) or (T) with at least one id a row, got {given.shape}.")
+    if rows.dtype.kind not in "iu":
+        raise DtypeError(f"generate: ids are integers, got {rows.dtype}. Convert them: ids.astype(np.int32).")
+    if rows.min() < 0 or rows.max() >= V or any(not 0 <= stop < V for stop in stop_ids):
+        raise RangeError(f"generate: ids and stop_ids lie in [0, {V}), the vocabulary of the model.")
+    if not isinstance(max_new_tokens, int) or max_new_tokens < 0:
+        raise RangeError(f"generate: max_new_tokens is a whole number of at least 0, got {max_new_tokens}.")
+    if sampling.stop:
+        raise RangeError("generate: stop texts need a tokenizer. Give stop_ids, or use generation.generate.")
+    texts: list[list[int]] = rows.tolist()
+    _extend(model, texts, max_new_tokens, sampling, {int(stop) for stop in stop_ids}, stride)
+    longest = max(map(len, texts))
+    full = np.array([text + text[-1:] * (longest - len(text)) for text in texts], given.dtype)
+    return to_device(full[0] if given.ndim == 1 else full, model.device)
+
+
+def _extend(
+    model: LanguageModel, texts: list[list[int]], count: int, sampling: Sampling, stops: set[int], stride: int
+) -> None:
+    """Append up to `count` sampled ids to each text, fewer where a stop id ends it."""
+    keys = [Generator((sampling.seed + row) % 2**64, SAMPLING) for row in range(len(texts))]
+    reader = Reader(model, stride, longest=len(texts[0]) + count)
+    writing = list(range(len(texts)))
+    for _ in range(count):
+        logits = reader.read([texts[row] for row in writing])
+        for row, row_logits in zip(writing, logits, strict=True):
+            texts[row].append(sample(row_logits, sampling, texts[row], key=keys[row].next())[0])
+        writing = [row for row in writing if texts[row][-1] not in stops]
+        if not writing:
+            return

@@ -1,0 +1,58 @@
+"""Verdicts, on a few mutants."""
+
+from mutation_helpers import TARGETS, broken, find
+
+from mutation.judge import Judge, Verdict
+from mutation.make import Mutant
+from mutation.sources import planted
+
+
+def test_bad_mutants_of_layer_norm_are_killed(mutants: list[Mutant], judge: Judge) -> None:
+    chosen = [m for m in mutants if m.target.name == "layer_norm_backward"][::3]
+    assert len(chosen) >= 15
+    assert [str(m) for m in chosen if judge.judge(m).word != "killed"] == []
+    classic = find(mutants, "layer_norm_backward", "dxhat - dxhat.mean(-1, keepdims=True)", "dxhat")
+    verdict = judge.judge(classic)
+    assert (verdict.word, verdict.raised) == ("killed", False)
+    assert "BREAKS the limit" in verdict.why
+
+
+def test_a_mutant_that_raises_is_killed_by_its_error(mutants: list[Mutant], judge: Judge) -> None:
+    call = "_keep_and_scale({}, {}, saved.key)"
+    before, after = call.format("dy", "saved.probability"), call.format("saved.probability", "dy")
+    verdict = judge.judge(find(mutants, "dropout_backward", before, after))
+    assert (verdict.word, verdict.raised) == ("killed", True)
+
+
+def test_a_mutant_that_changes_nothing_is_equivalent(mutants: list[Mutant], judge: Judge) -> None:
+    verdict = judge.judge(find(mutants, "_keep_and_scale", "if probability == 0.0:", "if False:"))
+    assert verdict.word == "equivalent"
+    assert "probes that evaluate this place" in verdict.why
+
+
+def test_without_proofs_a_bad_mutant_survives_and_without_probes_none_is_equivalent(
+    mutants: list[Mutant], judge: Judge
+) -> None:
+    bad = find(mutants, "layer_norm_backward", "dxhat - dxhat.mean(-1, keepdims=True)", "dxhat")
+    verdict = Judge(probes=judge.probes).judge(bad)
+    assert (verdict.word, verdict.why.rpartition(" ")[0]) == ("survived", "other results in the probe layer_norm")
+    same = find(mutants, "_keep_and_scale", "if probability == 0.0:", "if False:")
+    assert Judge().judge(same) == Verdict("survived", "", "no probe evaluates this place")
+
+
+def test_a_place_that_no_probe_evaluates_is_not_called_equivalent(mutants: list[Mutant], judge: Judge) -> None:
+    mutant = find(mutants, "layer_norm_backward", "dy.sum(rows) if has_bias else None", "dy.sum(rows)")
+    with_bias = [triple for triple in judge.probes if triple[0].name in ("layer_norm 1", "layer_norm 2")]
+    assert Judge(probes=with_bias).judge(mutant).word == "equivalent", "where the condition always holds"
+    unused = next(m for m in mutants if m.target.name == "layer_norm_forward" and m.before == "1e-05")
+    with_eps = [triple for triple in judge.probes if triple[0].name in ("layer_norm 1", "layer_norm 3")]
+    assert Judge(probes=with_eps).judge(unused).why == "no probe evaluates this place"
+
+
+def test_a_proof_that_fails_without_a_mutant_judges_nothing(mutants: list[Mutant]) -> None:
+    target = TARGETS["relu_backward"]
+    with planted(target, broken(target)):
+        prepared = Judge()
+        faults = prepared.prepare(list(TARGETS.values()), only=("relu [vector]",))
+    assert any(fault.startswith("differences: relu [vector]") for fault in faults)
+    assert not [proof for proof, _ in prepared.proofs if proof.kind == "differences"]

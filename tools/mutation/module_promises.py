@@ -1,0 +1,244 @@
+"""What the modules promise beyond right gradients, as proofs a mutant must survive.
+
+twice             a module that runs twice goes back last in, first out, and its gradients add up
+eval              nothing is dropped, drawn or kept
+kept              a model's backward uses up all that its forward saved
+dropout           with probability 0 nothing is drawn and nothing changes; a probability of 0.001 is not 0
+gradient          a gradient that is given to a parameter stays the giver's
+implementation    the one that is asked for runs; "auto" is fused where it has a kernel, else parallel
+weights           attention weights are PyTorch's
+cache             what is read after others, alone, comes out as when all is read together
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from typing import Any, get_args
+
+import numpy as np
+
+from compyute_transformer.arrays import Array
+from compyute_transformer.dispatch import use_kernels
+from compyute_transformer.generation.cache import KeyValueCache
+from compyute_transformer.models.gpt import GPTConfig
+from compyute_transformer.models.transformer import TransformerConfig
+from compyute_transformer.models.transformer_lm import TransformerLMConfig
+from compyute_transformer.nn import Dropout, Module, MultiHeadAttention, Parameter
+from compyute_transformer.nn.attention import Implementation, ProjectedMemory
+from compyute_transformer.ops.attention import Mask
+from compyute_transformer.random import DROPOUT, Generator
+from compyute_transformer.verify import modules
+from compyute_transformer.verify.check import Check, relative_error
+from compyute_transformer.verify.registry import cotangent
+from compyute_transformer.verify.subjects import SUBJECTS, Subject
+from compyute_transformer.verify.tolerances import limit
+from compyute_transformer.verify.torch_models import compare_attention, randomize
+from compyute_transformer.verify.torch_modules import torch_weights
+from compyute_transformer.verify.torch_ops import import_torch
+
+from .promises import Promise, check_that
+
+__all__ = ["Grown", "module_promises"]
+
+SAME = 1e-12  # other products, or the same in another order
+WEIGHED: tuple[dict[str, Any], ...] = (
+    {"mask": Mask(causal=True)},
+    {"memory_length": 7},
+    {"num_heads": 6, "num_kv_heads": 2, "dropout": 0.4},
+)
+
+
+def module_promises() -> Iterator[Promise]:
+    """Every promise of the modules, with its name."""
+    for example in modules.EXAMPLES:
+        yield f"twice {example.name} [{example.case}]", partial(_twice, example)
+        yield f"eval {example.name} [{example.case}]", partial(_eval, example)
+    for subject in SUBJECTS.values():
+        yield f"kept {subject.name}", partial(_kept, subject)
+    yield "dropout", _dropout
+    yield "gradient", _gradient
+    for name in get_args(Implementation):
+        yield f"implementation {name}", partial(_implementation, name)
+        yield f"weights {name}", partial(_weights, name)
+        yield f"cache {name}", partial(_cache, name)
+        yield f"cache of a memory {name}", partial(_cache_of_memory, name)
+        yield f"cache and masks of each head {name}", partial(_cache_of_heads, name)
+
+
+def _twice(example: modules.Example) -> Iterator[Check]:
+    module, function = example.function(np.float64, 0)
+    first = [function.inputs[name] for name in example.inputs]
+    calls = [first, [2.0 * x[:, ::-1] for x in first]]
+    generators = [inner.generator for inner in module.modules() if hasattr(inner, "generator")]
+    dys, alone = [], []
+    for number, inputs in enumerate(calls):
+        _forget_gradients(module)
+        y = example.call(module, *inputs)
+        dys.append(cotangent(y, number))
+        alone.append((y, module.backward(dys[-1]), _gradients(module)))
+    for generator in generators:
+        generator.offset = 0
+    _forget_gradients(module)
+    outputs = [example.call(module, *inputs) for inputs in calls]
+    backwards = [module.backward(dy) for dy in reversed(dys)][::-1]
+    for number, (y, found, _) in enumerate(alone):
+        yield Check(example.name, example.case, f"y of run {number}", relative_error(outputs[number], y), SAME)
+        for ours, theirs in zip(_several(backwards[number]), _several(found), strict=True):
+            error = relative_error(ours, theirs)
+            yield Check(example.name, example.case, f"gradient of run {number}", error, SAME)
+    for path, gradient in _gradients(module).items():
+        error = relative_error(gradient, alone[0][2][path] + alone[1][2][path])
+        yield Check(example.name, example.case, f"sum of d{path}", error, SAME)
+
+
+def _forget_gradients(module: Module) -> None:
+    for parameter in module.parameters():
+        parameter.grad = None
+
+
+def _gradients(module: Module) -> dict[str, Any]:
+    return {path: None if p.grad is None else p.grad.copy() for path, p in module.named_parameters()}
+
+
+def _several(found: Any) -> list[Array]:
+    return [d for d in (found if isinstance(found, tuple) else (found,)) if d is not None]
+
+
+def _eval(example: modules.Example) -> Iterator[Check]:
+    torch = import_torch()
+    module, function = example.function(np.float64, 0)
+    inputs = [function.inputs[name] for name in example.inputs]
+    y = example.call(module.eval(), *inputs)
+    theirs = example.kernel(torch_weights(module), [torch.from_numpy(x) for x in inputs], lambda x: x)
+    error = relative_error(y, theirs.detach().numpy())
+    yield Check(example.name, example.case, "y without dropout", error, limit("torch", np.float64))
+    inner = list(module.modules())
+    yield check_that(example.name, "nothing kept", not any(part._saved for part in inner))
+    drawn = [part.generator.offset for part in inner if hasattr(part, "generator")]
+    yield check_that(example.name, "nothing drawn", not any(drawn))
+
+
+def _kept(subject: Subject) -> Iterator[Check]:
+    for case, config in subject.cases.items():
+        model = subject.model(config).to(dtype=np.float64)
+        y = model(*subject.batch(config, np.random.default_rng(5), 2, np.float64)[0])
+        model.backward(cotangent(y))
+        left = [path for path, part in model.named_modules() if part._saved]
+        yield check_that(subject.name, f"{case}: a backward uses up what was saved, but for {left}", not left)
+
+
+def _dropout() -> Iterator[Check]:
+    x = np.random.default_rng(5).normal(size=(2, 3, 5))
+    for probability, draws in ((0.0, 0), (0.001, 1)):
+        module = Dropout(probability, generator=Generator(9, DROPOUT))
+        y, dx = module(x), module.backward(x)
+        yield check_that("Dropout", f"draws at {probability}", module.generator.offset == draws)
+        yield check_that("Dropout", f"identity at {probability}", np.array_equal(y, x) != bool(draws))
+        yield check_that("Dropout", f"backward at {probability}", np.array_equal(y, dx))
+
+
+def _gradient() -> Iterator[Check]:
+    parameter, given = Parameter(np.zeros((2, 3))), np.ones((2, 3))
+    parameter.accumulate(given)
+    parameter.accumulate(given)
+    yield check_that("Parameter", "the sum", bool(np.all(parameter.grad == 2.0 * np.ones((2, 3)))))
+    yield check_that("Parameter", "what was given", np.array_equal(given, np.ones((2, 3))))
+
+
+def _attention(implementation: Implementation) -> MultiHeadAttention:
+    """6 query heads and 2 key/value heads of width 5."""
+    module = MultiHeadAttention(30, 6, 2, implementation=implementation).to(dtype=np.float64)
+    randomize(module)
+    return module
+
+
+def _implementation(implementation: Implementation) -> Iterator[Check]:
+    module, x = _attention(implementation), np.random.default_rng(5).normal(size=(2, 4, 30))
+    for kernels, best in (("reference", "parallel"), ("auto", "fused")):
+        with use_kernels(kernels):  # type: ignore[arg-type]
+            module(x)
+        name, saved = module._saved.pop()
+        wanted = best if implementation == "auto" else implementation
+        yield check_that("MultiHeadAttention", f"name under {kernels}", name == wanted)
+        yield check_that(
+            "MultiHeadAttention", f"saved under {kernels}", type(saved).__name__.lower() == f"{wanted}saved"
+        )
+
+
+def _weights(implementation: Implementation) -> Iterator[Check]:
+    for options in WEIGHED:
+        for what, error in compare_attention(implementation, **options).items():
+            yield Check("MultiHeadAttention", implementation, what, error, limit("torch", np.float64))
+
+
+def _cache(implementation: Implementation) -> Iterator[Check]:
+    for kind, window, bias in product((GPTConfig, TransformerLMConfig), (None, 3), (True, False)):
+        subject = SUBJECTS[kind]
+        name = subject.model.__name__
+        everything = subject.cases["everything"]
+        config = replace(everything, embed_dim=30, window=window, bias=bias, attn_implementation=implementation)
+        model = subject.model(config).to(dtype=np.float64).eval()
+        randomize(model)
+        ids = np.random.default_rng(5).integers(0, config.vocab_size, (2, config.context_length))
+        for padding in (None, np.array([0, 2])):  # the second row begins with two positions that are no text
+            alone = [model(ids[row : row + 1, (0 if padding is None else padding[row]) :])[0] for row in range(2)]
+            last = np.stack([row[-1] for row in alone])
+            error = relative_error(model(ids, padding=padding, logits_to_keep=1)[:, 0], last)
+            yield Check(name, implementation, "logits without a cache", error, SAME)
+            single = subject.model(config).eval()(ids, padding=padding, logits_to_keep=1)
+            yield Check(name, implementation, "float32 stays float32", float(single.dtype != np.float32), SAME)
+            cache = KeyValueCache(model, batch_size=2)
+            cache.clear(padding)
+            for start, end in ((0, 3), (3, 4), (4, 7)):
+                logits = model(ids[:, start:end], cache, logits_to_keep=1)[:, 0]
+                error = relative_error(logits, np.stack([row[end - 1 - config.context_length] for row in alone]))
+                yield Check(name, implementation, f"logits after {end}", error, SAME)
+
+
+class Grown:
+    """A cache that only grows. memory: what a block that looks at one keeps of it."""
+
+    def __init__(self) -> None:
+        self.memory: ProjectedMemory | None = None
+        self.held: tuple[list[Array], list[Array]] = ([], [])
+
+    def append(self, k: Array, v: Array) -> tuple[Array, Array]:
+        """Put k and v behind what is there."""
+        for held, given in zip(self.held, (k, v), strict=True):
+            held.append(given)
+        keys, values = (np.concatenate(held, axis=2) for held in self.held)
+        return keys, values
+
+
+def _cache_of_memory(implementation: Implementation) -> Iterator[Check]:
+    subject = SUBJECTS[TransformerConfig]
+    for bias in (True, False):
+        config = replace(subject.cases["everything"], embed_dim=30, bias=bias, attn_implementation=implementation)
+        model = subject.model(config).to(dtype=np.float64).eval()
+        randomize(model)
+        (source, target, lengths, _), _ = subject.batch(config, np.random.default_rng(5), 2, np.float64)
+        together, memory = model(source, target, lengths), model.encode(source, lengths)
+        for end in range(1, target.shape[1] + 1):
+            error = relative_error(
+                model.decode(target[:, :end], memory, lengths, logits_to_keep=1)[:, 0], together[:, end - 1]
+            )
+            yield Check("Transformer", implementation, f"logits after {end}, without a cache", error, SAME)
+        cache = KeyValueCache(model, batch_size=2)
+        for start, end in ((0, 2), (2, 3), (3, 5)):
+            # from its first use on, the cache stands for the memory
+            given = memory if start == 0 else 0 * memory
+            logits = model.decode(target[:, start:end], given, lengths, cache=cache, logits_to_keep=1)[:, 0]
+            error = relative_error(logits, together[:, end - 1])
+            yield Check("Transformer", implementation, f"logits after {end}", error, SAME)
+
+
+def _cache_of_heads(implementation: Implementation) -> Iterator[Check]:
+    rng, module, cache = np.random.default_rng(5), _attention(implementation).eval(), Grown()
+    x, seen = rng.normal(size=(2, 7, 30)), rng.random((2, 6, 7, 7)) < 0.6
+    seen[..., 0] = True
+    together = module(x, mask=Mask(causal=True, array=seen))
+    for start, end in ((0, 3), (3, 4), (4, 7)):
+        mask = Mask(causal=True, array=seen[:, :, start:end, :end])
+        error = relative_error(module(x[:, start:end], mask=mask, cache=cache), together[:, start:end])
+        yield Check("MultiHeadAttention", implementation, f"y after {end}", error, SAME)

@@ -1,0 +1,145 @@
+"""What the library promises beyond right gradients, as proofs a mutant must survive: the ops, and AdamW.
+
+names       the short name of an op is its forward without what it saves
+defaults    an option that is left out is the documented one
+inputs      what was given and what was saved stay as they are; float32 stays float32
+kink        ReLU's slope at 0 is 0
+overwrite   the gradient of the loss is the same where it is written over the logits, and it is there
+AdamW       moves weights as PyTorch's does
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from compyute_transformer.arrays import Array
+from compyute_transformer.nn import Parameter
+from compyute_transformer.ops.attention import NO_MASK
+from compyute_transformer.ops.multi_head import IMPLEMENTATIONS
+from compyute_transformer.optim import AdamW
+from compyute_transformer.optim.flat import FlatBuffer
+from compyute_transformer.verify.check import Check, relative_error
+from compyute_transformer.verify.registry import REGISTRY, Case, Op, cast, cotangent, map_arrays
+from compyute_transformer.verify.torch_ops import import_torch
+
+__all__ = ["Promise", "check_that", "op_promises"]
+
+Promise: TypeAlias = tuple[str, Callable[[], Iterable[Check]]]
+
+HEADS = {"mask": NO_MASK, "dropout": 0.0, "key": None}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "learned_position": {"start": 0},
+    "sinusoidal_position": {"start": 0},
+    "linear": {"bias": None},
+    "layer_norm": {"bias": None, "eps": 1e-5},
+    "gelu": {"approximate": "tanh"},
+    "attention": HEADS,
+    "fused_attention": HEADS,
+    **{f"{name}_multi_head": {"num_kv_heads": None, **HEADS} for name in IMPLEMENTATIONS},
+    "cross_entropy": {"ignore_index": -100, "label_smoothing": 0.0},
+}
+OPTIMIZERS: tuple[dict[str, Any], ...] = (
+    {},
+    {"lr": 0.1, "weight_decay": 0.5},
+    {"betas": (0.8, 0.95), "eps": 1e-3},
+    {"betas": (0.0, 0.0), "weight_decay": 0.0},
+    {"betas": (0.0, 0.9), "weight_decay": 0.3},
+)
+
+
+def op_promises() -> Iterator[Promise]:
+    """Every promise of the ops and of AdamW, with its name."""
+    for name, options in DEFAULTS.items():
+        yield f"defaults {name}", partial(_defaults, REGISTRY[name], options)
+    for op in REGISTRY.values():
+        short = getattr(sys.modules[op.forward.__module__], op.name, None)
+        for case in op.cases:
+            if short is not None:
+                yield f"names {op.name} [{case.name}]", partial(_names, op, short, case)
+            yield f"inputs {op.name} [{case.name}]", partial(_inputs, op, case)
+    yield "kink relu", _kink
+    yield "overwrite cross_entropy", _overwrite
+    for index, options in enumerate(OPTIMIZERS):
+        yield f"AdamW {index}", partial(_adamw, options)
+
+
+def check_that(name: str, subject: str, holds: bool) -> Check:
+    """A check of something that is so or is not."""
+    return Check(name, "", subject, 0.0 if holds else float("inf"), 0.0)
+
+
+def _names(op: Op, short: Callable[..., Array], case: Case) -> Iterator[Check]:
+    values = tuple(case.arguments().values())
+    yield check_that(op.name, "its short name", np.array_equal(short(*values), op.forward(*values)[0]))
+
+
+def _defaults(op: Op, options: dict[str, Any]) -> Iterator[Check]:
+    given = {name: value for name, value in op.cases[0].arguments().items() if name not in options}
+    short, long = op.forward(**given)[0], op.forward(**given, **options)[0]
+    yield check_that(op.name, "options left out", np.array_equal(short, long))
+
+
+def _inputs(op: Op, case: Case) -> Iterator[Check]:
+    arguments = case.arguments(dtype=np.float32)
+    y, saved = op.forward(*arguments.values())
+    dy = cotangent(y)
+    before = cast((y, saved, dy), np.float32)  # a copy
+    first, second = op.backward(dy, saved), op.backward(dy, saved)
+    pairs = (("arguments", arguments, case.arguments(dtype=np.float32)), ("saved", (y, saved, dy), before))
+    for subject, now, then in (*pairs, ("second backward", (first,), (second,))):
+        yield check_that(op.name, subject, all(map(np.array_equal, _arrays(now), _arrays(then))))
+    floats = {array.dtype.name for array in _arrays((y, saved, first)) if array.dtype.kind == "f"}
+    yield check_that(op.name, "float32 throughout", floats <= {"float32"})
+
+
+def _arrays(value: Any) -> list[Any]:
+    found: list[Any] = []
+    map_arrays(found.append, value)
+    return found
+
+
+def _kink() -> Iterator[Check]:
+    op, x = REGISTRY["relu"], np.array([-1.0, 0.0, 1.0])
+    dx = op.backward(np.ones(3), op.forward(x)[1])
+    yield check_that(op.name, "slope at 0", np.array_equal(dx, [0.0, 0.0, 1.0]))
+
+
+def _overwrite() -> Iterator[Check]:
+    op = REGISTRY["cross_entropy"]
+    backward: Any = op.backward
+    for case in op.cases:
+        _, saved = op.forward(**case.arguments())
+        expected = backward(0.7, saved)
+        yield check_that(op.name, "a gradient of its own", not np.shares_memory(expected, saved.logits))
+        over = backward(0.7, saved, overwrite=True)
+        yield check_that(op.name, "written over the logits", np.shares_memory(over, saved.logits))
+        yield check_that(op.name, "the same gradient", np.array_equal(over, expected))
+
+
+def _adamw(options: dict[str, Any]) -> Iterator[Check]:
+    torch = import_torch()
+    rng = np.random.default_rng(3)
+    for dtype, allowed in ((np.float64, 1e-12), (np.float32, 1e-6)):
+        flat = FlatBuffer(Parameter(rng.normal(size=shape).astype(dtype)) for shape in ((4, 3), (5,), (2, 3, 2), (3,)))
+        theirs = [torch.from_numpy(parameter.data.copy()).requires_grad_() for parameter in flat.parameters]
+        groups = [
+            {"params": [p for p in theirs if p.ndim >= 2]},
+            {"params": [p for p in theirs if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        own = [
+            {"params": [p for p in flat.parameters if p.ndim >= 2]},
+            {"params": [p for p in flat.parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        ours, oracle = AdamW(own, **options), torch.optim.AdamW(groups, **options)
+        for step in range(1, 6):
+            flat.grad[...] = rng.normal(size=flat.grad.size) * 10.0 ** rng.uniform(-3, 1, flat.grad.size)
+            for parameter, their in zip(flat.parameters, theirs, strict=True):
+                their.grad = torch.from_numpy(np.array(parameter.grad))
+            ours.step()
+            oracle.step()
+            for parameter, their in zip(flat.parameters, theirs, strict=True):
+                error = relative_error(parameter.data, their.detach().numpy())
+                yield Check("AdamW", np.dtype(dtype).name, f"weights after step {step}", error, allowed)

@@ -1,0 +1,138 @@
+"""Why mutants that no proof kills do no harm: what the probes found, in words.
+
+A reason is an explanation, never an excuse: the verdict is that of the probes. A mutant without one is listed with what
+the probes say.
+"""
+
+from .make import Mutant
+
+__all__ = ["REASONS", "reason"]
+
+# why -> (function, what stood there, what stands there now)
+REASONS: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "in reshape any negative length is the one that NumPy works out": (
+        ("embedding_backward", "1", "2"),
+        ("linear_forward", "1", "2"),
+        ("linear_backward", "1", "2"),
+        ("cross_entropy_backward", "1", "2"),
+    ),
+    "a row that is −inf throughout is −inf measured from any number": (
+        ("softmax_forward", "0", "1"),
+        ("fused_attention_forward", "0", "1"),
+    ),
+    "where the total is 0 so are the shares, whatever they are divided by": (("softmax_forward", "1", "2"),),
+    "a logarithm that is taken where no key is seen is not used": (("fused_attention_forward", "1", "2"),),
+    "a key's bias moves all scores of a query alike, and softmax forgets it": (
+        ("sequential_multi_head_forward", "k_rows", "v_rows"),
+    ),
+    "the validation lets a draw be missing only where the probability is 0": (
+        ("drop_weights", "probability == 0.0 or draw is None", "draw is None"),
+        ("drop_weights", "probability == 0.0 or draw is None", "probability == 0.0"),
+        ("drop_weights", "probability == 0.0 or draw is None", "probability == 0.0 and draw is None"),
+    ),
+    "the branch only saves a pass over the array": (
+        ("_keep_and_scale", "if probability == 0.0:", "if False:"),
+        ("_keep_and_scale", "probability", "key"),
+        ("drop_weights", "probability", "key"),
+        ("repeat_heads", "x if group == 1 else x.repeat(group, axis=1)", "x.repeat(group, axis=1)"),
+        ("sum_heads", "if group == 1:", "if False:"),
+        ("cross_entropy_forward", "if label_smoothing:", "if True:"),
+        ("cross_entropy_backward", "if label_smoothing:", "if True:"),
+        ("cross_entropy_backward", "label_smoothing", "V"),
+        ("adamw_update", "if weight_decay:", "if True:"),
+        ("adamw_update", "weight_decay", "num_decayed"),
+    ),
+    "a product for each batch: the same sums, more slowly": (("linear_forward", "x.reshape(-1, x.shape[-1])", "x"),),
+    "small integers are exact, and become float64 in the next operation": (
+        ("_sinusoids_float64", "np.arange(0, width, 2, dtype=np.float64)", "np.arange(0, width, 2)"),
+        ("_sinusoids_float64", "np.arange(length, dtype=np.float64)", "np.arange(length)"),
+    ),
+    "axes that stay beside each other are laid flat together again, whichever is named first": (
+        (
+            "cut_patches",
+            "images.reshape(B, height // P, P, width // P, P, channels)",
+            "images.reshape(height // P, B, P, width // P, P, channels)",
+        ),
+        (
+            "cut_patches",
+            "images.reshape(B, height // P, P, width // P, P, channels)",
+            "images.reshape(B, height // P, P, width // P, channels, P)",
+        ),
+        (
+            "join_patches",
+            "patches.reshape(B, height // P, width // P, P, P, channels)",
+            "patches.reshape(height // P, B, width // P, P, P, channels)",
+        ),
+        (
+            "join_patches",
+            "patches.reshape(B, height // P, width // P, P, P, channels)",
+            "patches.reshape(B, height // P, width // P, P, channels, P)",
+        ),
+    ),
+    "the side of a patch is positive": (("cut_patches", "P * P", "P * abs(P)"),),
+    "a causal mask hides what the window's other side would": (("visible_keys", "if not mask.causal:", "if True:"),),
+    "two empty lists, or two arrays of zeros": (
+        ("sequential_multi_head_forward", "(outputs, heads)", "(heads, outputs)"),
+        ("semiparallel_multi_head_forward", "(outputs, heads)", "(heads, outputs)"),
+        ("semiparallel_multi_head_backward", "(dk, dv)", "(dv, dk)"),
+    ),
+    "a sum in another order": (
+        ("sequential_multi_head_backward", "reversed(range(len(heads)))", "range(len(heads))"),
+        ("semiparallel_multi_head_backward", "reversed(range(num_heads))", "range(num_heads)"),
+    ),
+    "heads that are written too early are written again": (("semiparallel_multi_head_backward", "h", "g"),),
+    "a row that is ignored is multiplied by zero": (
+        ("cross_entropy_forward", "0", "1"),
+        ("cross_entropy_backward", "0", "1"),
+    ),
+    "another algorithm for the same function of the same inputs: only the time differs": (
+        ("attend", "if implementation == 'fused':", "if True:"),
+        ("attend", "if implementation == 'fused':", "if False:"),
+        ("attend", "implementation == 'fused'", "implementation != 'fused'"),
+        ("attend", "if implementation == 'parallel':", "if True:"),
+        ("attend", "if implementation == 'parallel':", "if False:"),
+        ("attend", "implementation == 'parallel'", "implementation != 'parallel'"),
+    ),
+    "all that is asked is on which device it lives: without a GPU, on the CPU": (
+        ("MultiHeadAttention._run", "x", "memory"),
+        ("MultiHeadAttention._run", "x", "mask"),
+        ("MultiHeadAttention.forward", "x", "memory"),
+        ("MultiHeadAttention.forward", "x", "mask"),
+    ),
+    "all that is asked is a length, a dtype or a number of axes, and the other has the same": (
+        ("linear_forward", "x", "weight"),
+        ("linear_backward", "x", "weight"),
+        ("layer_norm_backward", "dy", "x"),
+        ("softmax_forward", "x", "highest"),
+        ("softmax_forward", "x", "y"),
+        ("attention_forward", "k", "v"),
+        ("attention_backward", "k", "v"),
+        ("attention_backward", "q", "k"),
+        ("attention_backward", "q", "v"),
+        ("fused_attention_forward", "k", "v"),
+        ("fused_attention_forward", "scores", "highest"),
+        ("fused_attention_backward", "k", "v"),
+        ("fused_attention_backward", "q", "k"),
+        ("fused_attention_backward", "q", "v"),
+        ("masked_scores", "scores", "q"),
+        ("masked_scores", "scores", "k"),
+        ("masked_scores", "q", "k"),
+        ("sequential_multi_head_backward", "dheads", "dout_weight"),
+        ("cross_entropy_backward", "rows", "scored"),
+        ("cross_entropy_backward", "rows", "drows"),
+        ("cross_entropy_backward", "logits", "logsumexp"),
+    ),
+    "a boolean's type makes the same zero or infinity": (("fused_attention_forward", "scores", "seen"),),
+    "a total is positive exactly where a key is seen": (("fused_attention_forward", "seen", "total"),),
+    "the gradient passes through: both are one array": (("LearnedPosition.backward", "dx", "dy"),),
+    "the backward reads nothing of what is saved; memory is held a little longer": (
+        ("SinusoidalPosition.forward", "saved", "x"),
+        ("SinusoidalPosition.forward", "saved", "start"),
+    ),
+}
+
+
+def reason(mutant: Mutant) -> str | None:
+    """Why this mutant does no harm; None where nobody has said."""
+    key = mutant.target.name, mutant.before, mutant.after
+    return next((why for why, keys in REASONS.items() if key in keys), None)
