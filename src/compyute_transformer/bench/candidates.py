@@ -87,7 +87,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Result:
-    """One number of a report. what: the work. value: the median, where there is a spread. shape: the size of the work."""
+    """One number of a report. what: the work. value: the median where there is a spread. shape: the size."""
 
     what: str
     provider: str
@@ -208,7 +208,7 @@ def check_parity(what: str, name: str, numbers: Sequence[float], of_first: Seque
     for theirs, ours in zip(numbers, of_first, strict=True):
         if not abs(theirs - ours) <= tolerance * max(abs(ours), 1e-12):
             raise ParityError(
-                f"bench: all candidates must compute the same before they are timed; {name} has {what} {theirs:.9g}, ours "
+                f"bench: candidates must compute the same before they are timed; {name} has {what} {theirs:.9g}, ours "
                 f"is {ours:.9g}, which differs by more than {tolerance:g}. Nothing was timed: one of the two is wrong."
             )
 
@@ -222,7 +222,7 @@ def check_arrays(name: str, results: Any, of_first: Any, tolerance: float) -> No
         error = float(relative_error(np.asarray(theirs), np.asarray(ours)))
         if not error <= tolerance:
             raise ParityError(
-                f"bench: all candidates must compute the same before they are timed; result {index} of {name} has a relative "
+                f"bench: candidates must compute the same before they are timed; result {index} of {name} has a relative "
                 f"error of {error:.2g}, more than {tolerance:g}. Nothing was timed: one of the two is wrong."
             )
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["bench"]
 
 bench = typer.Typer(
-    help="Measure training steps, attention, ops, generation, kernels and startup, beside PyTorch where it is installed.",
+    help="Measure training steps, attention, ops, generation, kernels and startup, beside PyTorch where installed.",
     no_args_is_help=True,
 )
 

@@ -1,7 +1,7 @@
 """Ops: each kernel beside its reference, and beside what the machine can do at best.
 
 What moves numbers is held to a plain copy that reads and writes as many bytes; what multiplies matrices, to NumPy's
-matrix product. The yardstick runs in the same rounds, so that the share refers to what the machine reached at that moment.
+matrix product. The yardstick runs in the same rounds, so that the share refers to the same conditions.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
