@@ -15,7 +15,7 @@ from ..nn.module import ModuleList
 from ..nn.norm import LayerNorm
 from ..nn.position import LearnedPosition
 from ..ops.attention import Mask
-from ..random import DROPOUT, INITIALIZATION, Generator
+from ..random import DROPOUT, INITIALIZATION, Generator, default_seed
 from .config import check_config
 from .language import LanguageModel, ModelCache
 
@@ -63,9 +63,10 @@ class GPT(LanguageModel):
 
     config: GPTConfig
 
-    def __init__(self, config: GPTConfig, seed: int = 0) -> None:
+    def __init__(self, config: GPTConfig, seed: int | None = None) -> None:
         super().__init__()
         self.config = config
+        seed = default_seed(seed)
         self.generator = Generator(seed, DROPOUT)
         weights = Generator(seed, INITIALIZATION)
         C = config.embed_dim

@@ -21,7 +21,7 @@ from ..nn.module import ModuleList
 from ..nn.norm import LayerNorm
 from ..nn.position import SinusoidalPosition, check_evaluating
 from ..ops.attention import Mask
-from ..random import DROPOUT, INITIALIZATION, Generator
+from ..random import DROPOUT, INITIALIZATION, Generator, default_seed
 from .config import check_config
 from .language import ModelCache, block_caches, check_context, check_ids, use_attention
 from .output import Model
@@ -70,9 +70,10 @@ class Transformer(Model):
     generator: where dropout draws; part of the state of a run.
     """
 
-    def __init__(self, config: TransformerConfig, seed: int = 0) -> None:
+    def __init__(self, config: TransformerConfig, seed: int | None = None) -> None:
         super().__init__()
         self.config = config
+        seed = default_seed(seed)
         self.generator = Generator(seed, DROPOUT)
         weights = Generator(seed, INITIALIZATION)
         C = config.embed_dim

@@ -17,7 +17,7 @@ from ..nn.linear import Linear
 from ..nn.module import ModuleList
 from ..nn.norm import LayerNorm
 from ..nn.position import LearnedPosition
-from ..random import DROPOUT, INITIALIZATION, Generator
+from ..random import DROPOUT, INITIALIZATION, Generator, default_seed
 from .config import check_config
 from .language import use_attention
 from .output import Model
@@ -74,9 +74,10 @@ class ViT(Model):
     generator: where dropout draws; part of the state of a run.
     """
 
-    def __init__(self, config: ViTConfig, seed: int = 0) -> None:
+    def __init__(self, config: ViTConfig, seed: int | None = None) -> None:
         super().__init__()
         self.config = config
+        seed = default_seed(seed)
         self.generator = Generator(seed, DROPOUT)
         weights = Generator(seed, INITIALIZATION)
         C, to_be_seen = config.embed_dim, init.normal(0.5)

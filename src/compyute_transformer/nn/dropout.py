@@ -12,8 +12,8 @@ __all__ = ["Dropout"]
 class Dropout(Module):
     """In training, drop each element with a probability and scale up the rest; in `eval()`, return the input.
 
-    p: the probability.
-    generator: hands out a new random key for each forward; the modules of one model share one, and a run saves its state.
+    p: the probability. generator: hands out a new random key for each forward; the modules of one model share one, and
+    a run saves its state.
     """
 
     def __init__(self, p: float = 0.5, *, generator: Generator | None = None) -> None:

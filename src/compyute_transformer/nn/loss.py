@@ -12,8 +12,8 @@ class CrossEntropyLoss:
 
     `criterion.backward()` returns the gradient of the logits, to be given to `model.backward`.
 
-    label_smoothing: the probability that is spread evenly over all classes. ignore_index: the target of rows that do not
-    count.
+    label_smoothing: the probability that is spread evenly over all classes. ignore_index: the target of rows that do
+    not count.
     """
 
     def __init__(self, *, label_smoothing: float = 0.0, ignore_index: int = -100) -> None:
@@ -35,8 +35,8 @@ class CrossEntropyLoss:
         """
         if self._saved is None:
             raise BackwardError(
-                "CrossEntropyLoss: a backward needs the loss it belongs to. Call criterion(logits, targets) first, once for "
-                "each backward."
+                "CrossEntropyLoss: a backward needs the loss it belongs to. Call criterion(logits, targets) first, "
+                "once for each backward."
             )
         saved, self._saved = self._saved, None
         return cross_entropy_backward(dloss, saved)
