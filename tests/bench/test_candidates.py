@@ -64,8 +64,8 @@ def test_what_is_quick_runs_several_times_a_turn_and_is_divided() -> None:
     assert seconds[slow] == pytest.approx([0.1])
 
 
-def test_a_race_has_a_round() -> None:
-    with pytest.raises(RangeError, match="at least one round, got 0"):
+def test_a_benchmark_has_a_round() -> None:
+    with pytest.raises(RangeError, match="rounds must be at least 1, got 0"):
         Track().run(rounds=0)
 
 

@@ -72,7 +72,7 @@ def test_fewer_threads_than_cores_are_slow() -> None:
 def test_more_threads_than_cores_are_slow() -> None:
     advice = only(replace(HEALTHY, blas=(replace(HEALTHY.blas[0], threads=16),)))
     assert (advice.kind, advice.remedy) == ("slow", "Set OPENBLAS_NUM_THREADS=8")
-    assert "16 threads on 8 cores, where they wait" in advice.problem
+    assert "16 threads on 8 cores, which is more than there are" in advice.problem
 
 
 def test_openblas_at_its_limit_is_not_blamed() -> None:

@@ -222,8 +222,8 @@ def check_arrays(name: str, results: Any, of_first: Any, tolerance: float) -> No
         error = float(relative_error(np.asarray(theirs), np.asarray(ours)))
         if not error <= tolerance:
             raise ParityError(
-                f"bench: candidates must compute the same before they are timed; result {index} of {name} has a relative "
-                f"error of {error:.2g}, more than {tolerance:g}. Nothing was timed: one of the two is wrong."
+                f"bench: candidates must compute the same before they are timed; result {index} of {name} has a "
+                f"relative error of {error:.2g}, more than {tolerance:g}. Nothing was timed: one of the two is wrong."
             )
 
 

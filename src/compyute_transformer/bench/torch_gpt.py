@@ -69,7 +69,8 @@ class TorchGPT(nn.Module):  # type: ignore[misc]
         ):
             raise ConfigError(
                 "TorchGPT: the benchmark supports GPTs with num_kv_heads = num_heads, no window and a tied head; got "
-                f"num_kv_heads {config.num_kv_heads}, window {config.window}, tie_word_embeddings {config.tie_word_embeddings}."
+                f"num_kv_heads {config.num_kv_heads}, window {config.window}, "
+                f"tie_word_embeddings {config.tie_word_embeddings}."
             )
         self.tokens = nn.Embedding(config.vocab_size, config.embed_dim)
         self.positions = nn.Embedding(config.context_length, config.embed_dim)
