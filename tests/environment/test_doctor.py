@@ -152,7 +152,7 @@ def test_the_table_says_all_of_it() -> None:
         "kernel SkylakeX, 8 threads",
         "OMP_NUM_THREADS=8",
         "none usable. CuPy is not installed",
-        "not installed. proofs against PyTorch: pip install 'compyute-transformer[verify]'",
+        "not installed. verification against PyTorch: pip install 'compyute-transformer[verify]'",
         "Nothing found that breaks a run or slows it.",
     ):
         assert fact in text
