@@ -18,6 +18,7 @@ CompyuteError
 │   └── CheckpointError   no whole checkpoint, or one that does not fit
 ├── NonFiniteError        a loss or gradient that is NaN or infinite
 ├── ParityError           candidates of a benchmark that do not compute the same
+├── VerificationError     a gradient that differs from differences of its forward (also an AssertionError)
 └── MissingExtraError     an optional package is needed; the message says what to install
 
 A message names the operation, the rule, what came, and the remedy, in that order.
@@ -42,6 +43,7 @@ __all__ = [
     "RunError",
     "ShapeError",
     "StateError",
+    "VerificationError",
     "VocabularyError",
 ]
 
@@ -120,3 +122,7 @@ class ParityError(CompyuteError, AssertionError):
 
 class MissingExtraError(CompyuteError, ImportError):
     """An optional package is needed; the message says what to install."""
+
+
+class VerificationError(CompyuteError, AssertionError):
+    """A gradient exceeds its tolerance, or is missing."""
