@@ -41,9 +41,9 @@ def tell(stream: io.StringIO, *results: Result) -> str:
 
 def test_a_row_is_what_came_nearest_to_its_limit() -> None:
     first, second, third = rows_of([FAR, BROKEN, NEAR], [ABSENT])
-    assert first.cells() == ("ops.linear", "differences", "2", "2.0e-08", "1.0e-07", "pass")
+    assert first.cells() == ("ops.linear", "differences", "2", "2.0e-08", "1.0e-07", "within")
     assert second.cells() == ("ops.linear", "torch", "0", "-", "-", "not run"), "beside what was run of it"
-    assert third.cells() == ("ops.gelu", "differences", "1", "5.0e-01", "1.0e-07", "1 FAIL")
+    assert third.cells() == ("ops.gelu", "differences", "1", "5.0e-01", "1.0e-07", "1 EXCEED")
 
 
 def test_a_nan_is_the_worst() -> None:
@@ -53,36 +53,36 @@ def test_a_nan_is_the_worst() -> None:
 
 def test_a_pipe_gets_plain_lines() -> None:
     lines = tell(io.StringIO(), NEAR, BROKEN).splitlines()
-    assert lines[0].split() == ["what", "method", "checks", "worst", "limit", "outcome"]
-    assert lines[1].split() == ["ops.linear", "differences", "1", "2.0e-08", "1.0e-07", "pass"]
+    assert lines[0].split() == ["what", "method", "checks", "worst", "limit", "tolerance"]
+    assert lines[1].split() == ["ops.linear", "differences", "1", "2.0e-08", "1.0e-07", "within"]
     assert lines[1].index("differences") == lines[0].index("method")
     assert "FAIL ops.gelu [tanh] dweight, differences, float64: error 0.5 EXCEEDS tolerance 1e-07" in lines
     assert "NOT RUN, so not passed: ops.linear (torch). PyTorch is not installed." in lines
-    assert lines[-1] == "2 comparisons in 1.5 s: 1 FAIL; 1 proof not run: PyTorch is not installed."
+    assert lines[-1] == "2 comparisons in 1.5 s: 1 FAIL; 1 check not run: PyTorch is not installed."
     assert "\x1b" not in "".join(lines)
 
 
 def test_a_terminal_gets_a_table() -> None:
     text = tell(Terminal(), NEAR, BROKEN)
     assert "ops.linear" in text
-    assert "1 FAIL" in text
+    assert "1 EXCEED" in text
     assert "worst" in text
     assert "─" in text
-    assert "2 comparisons in 1.5 s: 1 FAIL" in text
+    assert "2 comparisons in 1.5 s: 1 FAIL: exceed tolerance" in text
 
 
 def test_the_last_line_is_the_verdict() -> None:
-    assert summary(Outcome([NEAR, FAR], [], 61.04)) == ["2 comparisons in 61.0 s: all pass"]
+    assert summary(Outcome([NEAR, FAR], [], 61.04)) == ["2 comparisons in 61.0 s: all within tolerance"]
 
 
 def test_the_verdict_says_what_was_not_run() -> None:
     other = NotRun("ops.gelu", "kernel", "Numba is not installed.")
-    last = "2 comparisons in 0.0 s: all that ran pass; {}"
+    last = "2 comparisons in 0.0 s: all that ran are within tolerance; {}"
     absent = [ABSENT, ABSENT]
-    assert summary(Outcome([NEAR, FAR], absent))[-1] == last.format("2 proofs not run: PyTorch is not installed.")
-    assert summary(Outcome([NEAR, FAR], [ABSENT, other]))[-1] == last.format("2 proofs not run: see above")
-    nothing = "0 comparisons in 0.0 s: NOTHING was proven"
-    assert summary(Outcome([], [ABSENT]))[-1] == f"{nothing}; 1 proof not run: PyTorch is not installed."
+    assert summary(Outcome([NEAR, FAR], absent))[-1] == last.format("2 checks not run: PyTorch is not installed.")
+    assert summary(Outcome([NEAR, FAR], [ABSENT, other]))[-1] == last.format("2 checks not run: see above")
+    nothing = "0 comparisons in 0.0 s: NOTHING was verified"
+    assert summary(Outcome([], [ABSENT]))[-1] == f"{nothing}; 1 check not run: PyTorch is not installed."
     assert summary(Outcome())[-1] == nothing
 
 
@@ -144,5 +144,5 @@ def test_eighty_columns_hold_the_longest_name(monkeypatch: pytest.MonkeyPatch) -
     report = TableReport([Task(name, ("implementations",), lambda: [])], stream)
     report.close()
     report.conclude(Outcome([result]))
-    (row,) = [line for line in stream.getvalue().splitlines() if name in line and "BREAKS" not in line]
-    assert all(cell in row for cell in (name, "implementations", "1.0e-09", "1.0e-12", "1 FAIL"))
+    (row,) = [line for line in stream.getvalue().splitlines() if name in line and "EXCEEDS" not in line]
+    assert all(cell in row for cell in (name, "implementations", "1.0e-09", "1.0e-12", "1 EXCEED"))

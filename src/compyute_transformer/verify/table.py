@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Row", "TableReport", "plain_line", "rows_of", "summary", "to_json"]
 
 MOST_TOLD = 5  # failures of one thing by one method
-HEAD = ("what", "method", "checks", "worst", "limit", "result")
+HEAD = ("what", "method", "checks", "worst", "limit", "tolerance")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Row:
         """Say whether all errors are within tolerance."""
         if self.worst is None:
             return "not run"
-        return f"{self.failed} EXCEED" if self.failed else "within tolerance"
+        return f"{self.failed} EXCEED" if self.failed else "within"
 
     def cells(self) -> tuple[str, ...]:
         """As text."""
@@ -189,7 +189,7 @@ def table_of(rows: Iterable[Row]) -> "Table":
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))  # 80 columns hold the longest name
     for title in HEAD:
         table.add_column(title, justify="right" if title in HEAD[2:5] else "left", no_wrap=True)
-    styles = {"within tolerance": "green", "not run": "yellow"}
+    styles = {"within": "green", "not run": "yellow"}
     ordered = list(rows)
     for index, row in enumerate(ordered):
         name, *cells, outcome = row.cells()
