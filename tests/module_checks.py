@@ -32,7 +32,7 @@ def module_error(
     forward: how to run it on the inputs, if not by calling it. Dropout drops the same elements each time.
     """
     forward = forward or module
-    module.to(dtype=np.float64)
+    module.to(dtype=np.float64).zero_grad()
     randomize(module, seed)
     flat = module.flat
     generators = [m.generator for _, m in module.named_modules() if isinstance(m, Dropout | MultiHeadAttention)]
@@ -60,10 +60,10 @@ def block(embed_dim: int = 6, num_heads: int = 2, dropout: float = 0.0, seed: in
     return PreNormBlock(
         LayerNorm(embed_dim),
         MultiHeadAttention(embed_dim, num_heads, dropout=dropout, generator=weights, dropout_generator=drops),
-        Dropout(dropout, drops),
+        Dropout(dropout, generator=drops),
         LayerNorm(embed_dim),
         FeedForward(embed_dim, 2 * embed_dim, generator=weights),
-        Dropout(dropout, drops),
+        Dropout(dropout, generator=drops),
     )
 
 
@@ -73,7 +73,7 @@ def _sublayers(attentions: int, dropout: float, seed: int) -> list[Any]:
         MultiHeadAttention(6, 2, dropout=dropout, generator=weights, dropout_generator=drops) for _ in range(attentions)
     ]
     layers = [*heads, FeedForward(6, 12, generator=weights)]
-    return [part for layer in layers for part in (layer, Dropout(dropout, drops), LayerNorm(6))]
+    return [part for layer in layers for part in (layer, Dropout(dropout, generator=drops), LayerNorm(6))]
 
 
 def post_norm_block(dropout: float = 0.0, seed: int = 0) -> PostNormBlock:

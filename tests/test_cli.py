@@ -14,6 +14,7 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
+from command_helpers import TEXT, TINY, environment
 
 from compyute_transformer import __version__, cli
 from compyute_transformer.cli import terminal
@@ -23,9 +24,6 @@ from compyute_transformer.training import Settings
 from compyute_transformer.training.settings.presets import DEFAULT_PRESET, PRESETS
 from compyute_transformer.training.settings.settings import KINDS, SECTION_OF
 
-TEXT = "The owl and the pussycat went to sea in a beautiful pea green boat.\n" * 40
-TINY_SETTINGS = {"context-length": 16, "embed-dim": 16, "num-heads": 2, "num-layers": 1, "batch-size": 4}
-TINY = [f"--{name}={value}" for name, value in TINY_SETTINGS.items()]
 COMMANDS = ("train", "generate", "eval", "verify", "bench", "doctor")
 
 
@@ -71,11 +69,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def process(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "compyute_transformer", *map(str, arguments)]
-
-
-def environment() -> dict[str, str]:
-    """That of a pipe on a plain machine: some build servers ask every program for colors."""
-    return {name: value for name, value in os.environ.items() if "COLOR" not in name and name != "GITHUB_ACTIONS"}
 
 
 MAIN = [
@@ -386,57 +379,6 @@ def test_the_options_of_other_programs_suggest_ours(run: Run, theirs: str, ours:
     done = run("train", theirs, "1")
     assert done.code == 2
     assert f"No such option: {theirs} (Possible options: {ours})" in plain(done.err)
-
-
-# --- streams and signals ---
-
-
-def shell(command: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    arguments = ["bash", "-c", command, "bash", sys.executable, "-m", "compyute_transformer"]
-    return subprocess.run(arguments, cwd=folder, capture_output=True, text=True, env=environment() | variables)
-
-
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&-"])
-def test_a_closed_stream_ends_no_training(tmp_path: Path, closed: str) -> None:
-    (tmp_path / "owl.txt").write_text(TEXT)
-    done = shell(f'"$@" train owl.txt --steps 2 {" ".join(TINY)} {closed}', tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert (tmp_path / "runs" / "owl" / "checkpoints" / "step-00000002").is_dir()
-    assert "Traceback" not in (tmp_path / "runs" / "owl" / "log.jsonl").read_text()
-
-
-def test_another_encoding_prints_marks_for_what_it_lacks(tmp_path: Path) -> None:
-    (tmp_path / "сова.txt").write_text(TEXT)
-    options = f"--steps 2 {' '.join(TINY)}"
-    done = shell(f'"$@" train сова.txt {options}', tmp_path, PYTHONIOENCODING="cp1252")
-    assert done.returncode == 0, done.stderr
-    assert "????" in done.stdout
-    assert shell('"$@" train нет.txt', tmp_path, PYTHONIOENCODING="ascii").returncode == 1
-
-
-@pytest.mark.parametrize("name", ["a\x1b[31mb", "a\u202eb", "a\u2066b", "a\rb"])
-def test_names_do_not_control_the_terminal(run: Run, tmp_path: Path, name: str) -> None:
-    (tmp_path / f"{name}.txt").write_text(TEXT)
-    for done in (
-        run("train", tmp_path / f"{name}.txt", "--runs", tmp_path, "--steps", 1, *TINY),
-        run("train", tmp_path / f"no-{name}.txt"),
-        run("generate", tmp_path / f"no-{name}"),
-    ):
-        assert not set(done.out + done.err) & set("\x1b\u202e\u2066\r")
-
-
-@pytest.mark.parametrize("delay", [0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8])
-def test_a_signal_while_libraries_load_ends_without_a_traceback(tmp_path: Path, delay: float) -> None:
-    (tmp_path / "owl.txt").write_text(TEXT)
-    code = (
-        "import os, signal, threading; from compyute_transformer.cli import main;"
-        f"threading.Timer({delay}, os.kill, (os.getpid(), signal.SIGINT)).start();"
-        f"main(['train', 'owl.txt', '--steps', '1000000', *{TINY}])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 130
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) <= 2
 
 
 # --- generate ---

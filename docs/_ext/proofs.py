@@ -15,7 +15,7 @@ import numpy as np
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
-from compyute_transformer.verify import Result, compare, compare_differences, compare_kernel, packages
+from compyute_transformer.verify import Result, check_case, compare, compare_kernel, packages
 from compyute_transformer.verify.registry import REGISTRY, Case, Op
 
 from .markdown import MarkdownDirective, table
@@ -34,7 +34,7 @@ class Proof(NamedTuple):
 
 
 PROOFS = (
-    Proof("directional differences", lambda op, case, dtype: compare_differences(op, case), ("float64",)),
+    Proof("directional differences", lambda op, case, dtype: check_case(op, case), ("float64",)),
     Proof("PyTorch", compare, ("float64", "float32")),
     *(
         Proof(

@@ -18,7 +18,7 @@ CompyuteError
 │   └── CheckpointError   no whole checkpoint, or one that does not fit
 ├── NonFiniteError        a loss or gradient that is NaN or infinite
 ├── ParityError           candidates of a benchmark that do not compute the same
-├── VerificationError     a gradient that differs from differences of its forward (also an AssertionError)
+├── VerificationError     a gradient that differs from finite differences
 └── MissingExtraError     an optional package is needed; the message says what to install
 
 A message names the operation, the rule, what came, and the remedy, in that order.
@@ -120,9 +120,9 @@ class ParityError(CompyuteError, AssertionError):
     """Candidates of a benchmark that do not compute the same; nothing was timed."""
 
 
+class VerificationError(CompyuteError, AssertionError):
+    """A gradient that differs from finite differences."""
+
+
 class MissingExtraError(CompyuteError, ImportError):
     """An optional package is needed; the message says what to install."""
-
-
-class VerificationError(CompyuteError, AssertionError):
-    """A gradient exceeds its tolerance, or is missing."""

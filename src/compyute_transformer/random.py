@@ -5,7 +5,7 @@ A generator with hidden state gives numbers that depend on who asked before. A c
     bits = philox(key, counter)
 
 so any element of any array can be drawn alone, in any order, by any number of threads, and drawn again in a backward
-pass instead of being kept. The four counter words of one draw are
+pass instead of being kept. The four counter words of one key are
 
     (column // 4, row, offset, stream · 2¹⁶ + head)        each call yields four 32-bit numbers, for columns 4i … 4i+3
 
@@ -17,15 +17,26 @@ Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3
 
 from dataclasses import dataclass
 from math import prod
+from operator import index
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .errors import RangeError
 
-__all__ = ["Generator", "RandomKey", "default_generator", "integers", "keep_mask", "normal", "seed", "uniform"]
+__all__ = [
+    "Generator",
+    "RandomKey",
+    "default_generator",
+    "default_seed",
+    "integers",
+    "keep_mask",
+    "normal",
+    "seed",
+    "uniform",
+]
 
-# What a stream is for: draws of different streams never share a counter.
+# What a stream is for: keys of different streams never share a counter.
 INITIALIZATION, DROPOUT, BATCHES, SAMPLING, CORPUS = range(5)
 
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -47,24 +58,28 @@ class RandomKey(NamedTuple):
     head: int = 0
 
     def for_head(self, head: int) -> "RandomKey":
-        """The draw of one head's part of an attention draw."""
+        """Return the key of one head's part of an attention key."""
         return self._replace(head=self.head + head)
 
 
 @dataclass
 class Generator:
-    """Hands out draws: one offset after the other. Its whole state is three integers."""
+    """Hands out random keys, one offset after the other. Its whole state is three integers."""
 
     seed: int = 0
     stream: int = INITIALIZATION
     offset: int = 0
 
     def __post_init__(self) -> None:
+        try:
+            self.seed = index(self.seed)  # NumPy's integers would overflow in Philox
+        except TypeError:
+            raise RangeError(f"Generator: a seed is an integer in [0, 2⁶⁴), got {self.seed!r}.") from None
         if not 0 <= self.seed < 2**64:
             raise RangeError(f"Generator: a seed lies in [0, 2⁶⁴), got {self.seed}. Give a non-negative integer.")
 
     def next(self) -> RandomKey:
-        """The next draw; no two calls return the same."""
+        """Return the next key; no two calls return the same."""
         key = RandomKey(self.seed, self.stream, self.offset)
         self.offset += 1
         return key
@@ -74,12 +89,20 @@ _defaults = {stream: Generator(stream=stream) for stream in (INITIALIZATION, DRO
 
 
 def default_generator(stream: int = INITIALIZATION) -> Generator:
-    """The generator of modules which were given none: of their initial weights, or of what they drop."""
+    """Return the generator of modules that were given none: of initial weights, or of dropout."""
     return _defaults[stream]
 
 
+def default_seed(seed: int | None = None) -> int:
+    """Return a seed as it is, and for None the one that `seed()` set, 0 before: what a model built without one takes."""
+    return _defaults[INITIALIZATION].seed if seed is None else seed
+
+
 def seed(value: int) -> None:
-    """Start the default generators anew: modules built after equal seeds have equal weights, and drop the same."""
+    """Start the default generators anew: modules and models built after equal seeds have equal weights and dropout.
+
+    A model that is given a seed of its own, `GPT(config, seed=1)`, keeps to that one.
+    """
     for generator in _defaults.values():
         generator.seed, generator.offset = Generator(value).seed, 0
 
@@ -137,7 +160,7 @@ def uniform(key: RandomKey, shape: tuple[int, ...], dtype: Any = np.float32, xp:
 def normal(key: RandomKey, shape: tuple[int, ...], dtype: Any = np.float32, xp: Any = np) -> Any:
     """Standard normal numbers (Box and Muller 1958), computed in float64, rounded to dtype.
 
-    z = √(−2 ln u₁) · cos(2π u₂), with u₁ in (0, 1] from the even columns of a draw twice as wide, u₂ from the odd.
+    z = √(−2 ln u₁) · cos(2π u₂), with u₁ in (0, 1] from the even columns of an array twice as wide, u₂ from the odd.
     """
     rows, columns = prod(shape[:-1]), shape[-1] if shape else 1
     z = xp.empty((rows, columns), dtype)

@@ -13,7 +13,7 @@ from compyute_transformer.errors import BackendError
 from compyute_transformer.models.gpt import GPT, GPTConfig
 from compyute_transformer.ops.loss import cross_entropy_backward, cross_entropy_forward
 from compyute_transformer.optim import AdamW, clip_grad_norm_
-from compyute_transformer.threads import set_threads, threads
+from compyute_transformer.threads import on_threads, set_threads, threads
 
 VARIABLES = (*_threads.NUMBA_VARIABLES, *_threads.BLAS_VARIABLES)
 
@@ -100,25 +100,61 @@ def test_training_gives_the_same_bits_on_one_thread_and_on_two() -> None:
     np.testing.assert_array_equal(weights, others)
 
 
-@pytest.mark.parametrize(("theirs", "kept"), [(None, "18"), ("7", "7")])
-def test_threads_of_numpys_blas_sleep_soon_unless_the_user_says_otherwise(theirs: str | None, kept: str) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_THREAD_TIMEOUT"}
-    environment |= {} if theirs is None else {"OPENBLAS_THREAD_TIMEOUT": theirs}
-    code = "import compyute_transformer, os; print(os.environ['OPENBLAS_THREAD_TIMEOUT'])"
+NAMES = ("OPENBLAS_THREAD_TIMEOUT", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+
+
+def run_alone(code: str, **variables: str) -> list[str]:
+    """The words that a new process prints."""
+    environment = {name: value for name, value in os.environ.items() if name not in NAMES} | variables
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == kept
+    return done.stdout.split()
 
 
-def test_they_are_told_before_numpy_loads() -> None:
+def test_importing_and_using_the_library_changes_nothing_in_the_environment() -> None:
     code = """
-import os, sys
-class Watch:
-    def find_spec(self, name, path=None, target=None):
-        if name == "numpy":
-            print(os.environ.get("OPENBLAS_THREAD_TIMEOUT"))
-sys.meta_path.insert(0, Watch())
-import compyute_transformer
+import os
+before = dict(os.environ)
+import numpy as np, compyute_transformer
+from compyute_transformer.ops import softmax
+softmax(np.zeros((2, 3), np.float32))
+print(before == dict(os.environ))
 """
-    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_THREAD_TIMEOUT"}
+    assert run_alone(code) == ["True"]
+
+
+TELL = f"import os; print(*[os.environ.get(name) for name in {NAMES}])"
+
+
+def test_configure_threads_says_how_idle_threads_wait_before_numpy_loads() -> None:
+    code = "import sys; from compyute_transformer.threads import configure_threads; print('numpy' in sys.modules);"
+    assert run_alone(f"{code} print(configure_threads()); {TELL}") == ["False", "()", "18", "passive", "10000"]
+    theirs = {"OPENBLAS_THREAD_TIMEOUT": "7", "OMP_WAIT_POLICY": "active"}
+    assert run_alone(f"{code} print(configure_threads()); {TELL}", **theirs) == ["False", "()", "7", "active", "None"]
+
+
+def test_configure_threads_returns_what_comes_too_late() -> None:
+    code = "import numpy; from compyute_transformer.threads import configure_threads; print(*configure_threads())"
+    assert run_alone(code) == ["OPENBLAS_THREAD_TIMEOUT"]
+
+
+def test_configure_threads_takes_a_number() -> None:
+    code = "from compyute_transformer.threads import configure_threads, threads; configure_threads(1); print(threads())"
+    variables = dict.fromkeys(("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "")
+    environment = {name: value for name, value in os.environ.items() if name not in variables}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["18"]
+    assert done.stdout.split() == ["1"]
+
+
+def test_every_pool_gets_its_own_number_of_threads_back() -> None:
+    pools = _threads.pools()
+    first = [pool.get() for pool in pools]
+    try:
+        for number, pool in enumerate(pools):
+            pool.set(1 + number % 2)
+        before = [pool.get() for pool in pools]
+        with on_threads(1):
+            assert [pool.get() for pool in pools] == [1] * len(pools)
+        assert [pool.get() for pool in pools] == before
+    finally:
+        for pool, count in zip(pools, first, strict=True):
+            pool.set(count)

@@ -1,16 +1,14 @@
-"""Attention maps: the weights that the model used, from any implementation, and a picture that can be read."""
+"""Attention maps: the weights that the model used, from any implementation."""
 
-import sys
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 from compyute_transformer.data import BytePairTokenizer, CharacterTokenizer
-from compyute_transformer.errors import MissingExtraError, RangeError, ShapeError
-from compyute_transformer.generation import attention_maps, draw_attention, named_attention_maps
-from compyute_transformer.generation.attention import save_picture, token_labels
+from compyute_transformer.errors import RangeError, ShapeError
+from compyute_transformer.generation import attention_maps, named_attention_maps
+from compyute_transformer.generation.attention import token_labels
 from compyute_transformer.models import Transformer, TransformerConfig, TransformerLM, TransformerLMConfig
 from compyute_transformer.models.gpt import GPT, GPTConfig
 from compyute_transformer.nn.attention import Implementation
@@ -104,80 +102,3 @@ def test_labels_show_whitespace_and_are_short() -> None:
     assert token_labels(letters, letters.encode("a \n\t").tolist()) == ["a", "␣", "⏎", "⇥"]
     words = BytePairTokenizer.train("extraordinarily " * 50, 300)
     assert token_labels(words, words.encode("extraordinarily").tolist()) == ["extraordina…"]
-
-
-@pytest.mark.parametrize("ending", ["png", "svg", "PDF"])
-@pytest.mark.parametrize("labels", [list("$a_日^🙂$\\{"), None])
-def test_a_picture_is_written_in_the_format_its_ending_names(
-    labels: list[str] | None, ending: str, tmp_path: Path
-) -> None:
-    path = tmp_path / f"map.{ending}"
-    save_picture(draw_attention(attention_maps(gpt(), IDS), labels, row=1), path)
-    begin = path.read_bytes()[:5]
-    assert begin == {"png": b"\x89PNG\r", "svg": b"<?xml", "PDF": b"%PDF-"}[ending]
-
-
-def test_a_panel_a_block_and_head_with_the_weights_of_the_row_asked_for() -> None:
-    maps = attention_maps(gpt(), IDS)
-    figure = draw_attention(maps, list("abcdefghi"), row=1)
-    panels = [axes for axes in figure.axes if axes.images]
-    assert len(panels) == 12
-    for index, panel in enumerate(panels):
-        drawn = panel.images[0].get_array()
-        np.testing.assert_array_equal(drawn.filled(0.0), maps[index // 4][1, index % 4])
-        assert drawn.mask.sum() == 36  # what a query may not see
-    figure.canvas.draw()
-    assert [text.get_text() for text in panels[8].get_xticklabels()] == list("abcdefghi")
-    assert [text.get_text() for text in panels[4].get_yticklabels()] == list("abcdefghi")
-    assert [panel.get_title() for panel in panels[:4]] == ["head 0", "head 1", "head 2", "head 3"]
-    assert [panel.get_ylabel() for panel in panels[::4]] == ["block 0", "block 1", "block 2"]
-
-
-def test_many_tokens_are_numbered() -> None:
-    ids = np.random.default_rng(0).integers(0, 11, (1, 40))
-    figure = draw_attention(attention_maps(gpt(), ids), ["token"] * 40)
-    figure.canvas.draw()
-    assert "token" not in [text.get_text() for text in figure.axes[0].get_yticklabels()]
-
-
-def test_labels_of_another_number_are_refused() -> None:
-    with pytest.raises(ShapeError, match="one label a token, got 2 labels for 9 tokens"):
-        draw_attention(attention_maps(gpt(), IDS), ["a", "b"])
-
-
-@pytest.mark.parametrize("name", ["map.txt", "map"])
-def test_an_ending_that_names_no_format_is_refused(name: str, tmp_path: Path) -> None:
-    figure = draw_attention(attention_maps(gpt(), IDS))
-    with pytest.raises(RangeError, match=r"one of .*png, .*svg.*, got"):
-        save_picture(figure, tmp_path / name)
-
-
-def test_without_matplotlib_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    maps = attention_maps(gpt(), IDS)
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'compyute-transformer\[pictures\]'"):
-        draw_attention(maps)
-
-
-def test_each_map_grays_what_none_of_its_own_heads_may_see() -> None:
-    seen = np.tril(np.ones((4, 4))) / np.arange(1, 5)[:, None]
-    maps = [np.broadcast_to(weights, (1, 2, 4, 4)) for weights in (seen, np.full((4, 4), 0.25))]
-    panels = [axes for axes in draw_attention(maps).axes if axes.images]
-    assert [int(np.ma.getmaskarray(panel.images[0].get_array()).sum()) for panel in panels] == [6, 6, 0, 0]
-
-
-def test_maps_from_one_text_into_another_have_labels_of_both() -> None:
-    maps = [np.full((1, 2, 3, 5), 0.2)]
-    figure = draw_attention(maps, list("abcde"), query_labels=list("xyz"))
-    figure.canvas.draw()
-    panel = figure.axes[0]
-    assert [text.get_text() for text in panel.get_xticklabels()] == list("abcde")
-    assert [text.get_text() for text in panel.get_yticklabels()] == list("xyz")
-    with pytest.raises(ShapeError, match="one label a token, got 5 labels for 3 tokens"):
-        draw_attention(maps, list("abcde"))
-
-
-@pytest.mark.parametrize("shapes", [[], [(1, 2, 3, 3), (1, 2, 3, 5)]])
-def test_maps_of_several_shapes_are_refused(shapes: list[tuple[int, ...]]) -> None:
-    with pytest.raises(ShapeError, match=r"one shape \(B, H, T, S\), got (none|\(1, 2, 3, 3\), \(1, 2, 3, 5\))\."):
-        draw_attention([np.zeros(shape) for shape in shapes])

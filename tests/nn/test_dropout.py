@@ -18,7 +18,7 @@ def x() -> Array:
 
 def test_it_drops_what_the_next_draw_says_and_scales_the_rest(x: Array) -> None:
     generator = Generator(9, DROPOUT)
-    module = Dropout(0.3, generator)
+    module = Dropout(0.3, generator=generator)
     for offset in range(2):
         y = module(x)
         keep = keep_mask(RandomKey(9, DROPOUT, offset), 0.3, x.shape)
@@ -28,7 +28,7 @@ def test_it_drops_what_the_next_draw_says_and_scales_the_rest(x: Array) -> None:
 
 
 def test_the_backward_drops_the_same_elements_last_in_first_out(x: Array) -> None:
-    module = Dropout(0.3, Generator(9, DROPOUT))
+    module = Dropout(0.3, generator=Generator(9, DROPOUT))
     first, second = module(x), module(x)
     assert not np.array_equal(first, second)
     assert np.array_equal(module.backward(x), second)
@@ -36,20 +36,20 @@ def test_the_backward_drops_the_same_elements_last_in_first_out(x: Array) -> Non
 
 
 def test_the_share_that_is_dropped_is_the_probability(x: Array) -> None:
-    dropped = (Dropout(0.3, Generator(2, DROPOUT))(x) == 0.0).mean()
+    dropped = (Dropout(0.3, generator=Generator(2, DROPOUT))(x) == 0.0).mean()
     assert abs(dropped - 0.3) <= 4 * (0.3 * 0.7 / x.size) ** 0.5
 
 
 def test_in_eval_it_is_the_identity_and_draws_nothing(x: Array) -> None:
     generator = Generator(9, DROPOUT, offset=5)
-    module = Dropout(0.3, generator).eval()
+    module = Dropout(0.3, generator=generator).eval()
     assert module(x) is x
     assert generator.offset == 5
 
 
 def test_at_zero_it_is_the_identity_both_ways_and_draws_nothing(x: Array) -> None:
     generator = Generator(9, DROPOUT)
-    module = Dropout(0.0, generator)
+    module = Dropout(0.0, generator=generator)
     assert module(x) is x
     assert module.backward(x) is x
     assert generator.offset == 0
@@ -57,7 +57,7 @@ def test_at_zero_it_is_the_identity_both_ways_and_draws_nothing(x: Array) -> Non
 
 def test_modules_that_share_a_generator_never_drop_alike(x: Array) -> None:
     generator = Generator(9, DROPOUT)
-    first, second = Dropout(0.3, generator), Dropout(0.3, generator)
+    first, second = Dropout(0.3, generator=generator), Dropout(0.3, generator=generator)
     assert not np.array_equal(first(x) == 0.0, second(x) == 0.0)
 
 
@@ -68,7 +68,7 @@ def test_modules_that_are_given_no_generator_share_the_default_one() -> None:
 
 
 def test_the_gradient_follows_the_differences(x: Array) -> None:
-    module = Dropout(0.3, Generator(9, DROPOUT))
+    module = Dropout(0.3, generator=Generator(9, DROPOUT))
     assert module_error(module, [x[:, :4]]) <= limit("differences", np.float64)
 
 

@@ -63,7 +63,7 @@ def test_an_id_outside_the_table_is_refused(wrong: int) -> None:
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_patches_are_those_of_torchs_convolution(bias: bool) -> None:
-    module = PatchEmbedding(2, 3, 5, bias, generator=Generator(1)).to(dtype=np.float64)
+    module = PatchEmbedding(2, 3, 5, bias=bias, generator=Generator(1)).to(dtype=np.float64)
     images = np.random.default_rng(0).normal(size=(2, 4, 6, 3))
     conv = torch.nn.Conv2d(3, 5, 2, 2, bias=bias, dtype=torch.float64)
     with torch.no_grad():

@@ -23,7 +23,7 @@ BENDS = {
 @pytest.mark.parametrize("activation", BENDS)
 @pytest.mark.parametrize("bias", [True, False])
 def test_output_and_gradients_are_those_of_torch(activation: Activation, bias: bool) -> None:
-    ours = FeedForward(5, 7, bias, activation).to(dtype=np.float64)
+    ours = FeedForward(5, 7, bias=bias, activation=activation).to(dtype=np.float64)
     randomize(ours)
     up, down = (torch.nn.Linear(*widths, bias, dtype=torch.float64) for widths in ((5, 7), (7, 5)))
     theirs = torch.nn.Sequential(up, BENDS[activation], down)

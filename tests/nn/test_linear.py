@@ -16,9 +16,9 @@ from compyute_transformer.verify.torch_models import randomize
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_output_and_gradients_are_those_of_torch(bias: bool, dtype: type) -> None:
-    ours = Linear(5, 3, bias, generator=Generator(1)).to(dtype=dtype)
+    ours = Linear(5, 3, bias=bias, generator=Generator(1)).to(dtype=dtype)
     randomize(ours)
-    theirs = torch.nn.Linear(5, 3, bias, dtype=torch.float64 if dtype is np.float64 else torch.float32)
+    theirs = torch.nn.Linear(5, 3, bias=bias, dtype=torch.float64 if dtype is np.float64 else torch.float32)
     theirs.load_state_dict({path: torch.from_numpy(array) for path, array in ours.state_dict().items()})
     rng = np.random.default_rng(0)
     x, dy = rng.normal(size=(2, 4, 5)).astype(dtype), rng.normal(size=(2, 4, 3)).astype(dtype)
@@ -37,7 +37,7 @@ def test_output_and_gradients_are_those_of_torch(bias: bool, dtype: type) -> Non
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_gradients_follow_the_differences(bias: bool) -> None:
     x = np.random.default_rng(3).normal(size=(2, 4, 5))
-    assert module_error(Linear(5, 3, bias), [x]) <= limit("differences", np.float64)
+    assert module_error(Linear(5, 3, bias=bias), [x]) <= limit("differences", np.float64)
 
 
 def test_without_a_bias_there_is_none() -> None:

@@ -14,7 +14,7 @@ from compyute_transformer.verify.torch_models import randomize
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("eps", [1e-5, 0.1])
 def test_output_and_gradients_are_those_of_torch_for_scales_that_differ(bias: bool, eps: float) -> None:
-    ours = LayerNorm(5, bias, eps).to(dtype=np.float64)
+    ours = LayerNorm(5, eps, bias=bias).to(dtype=np.float64)
     randomize(ours)
     theirs = torch.nn.LayerNorm(5, eps, bias=bias, dtype=torch.float64)
     theirs.load_state_dict({path: torch.from_numpy(array) for path, array in ours.state_dict().items()})
@@ -33,7 +33,7 @@ def test_output_and_gradients_are_those_of_torch_for_scales_that_differ(bias: bo
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_gradients_follow_the_differences(bias: bool) -> None:
     x = np.random.default_rng(3).normal(size=(2, 4, 5))
-    assert module_error(LayerNorm(5, bias), [x]) <= limit("differences", np.float64)
+    assert module_error(LayerNorm(5, bias=bias), [x]) <= limit("differences", np.float64)
 
 
 def test_it_starts_as_the_plain_norm() -> None:

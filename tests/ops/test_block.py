@@ -32,9 +32,9 @@ def as_module(weights: BlockWeights, given: dict[str, Any]) -> PreNormBlock | Po
     """A block of modules with these weights."""
     F, H = len(weights.up_weight), given["num_heads"]
     bias, kind = weights.up_bias is not None, PreNormBlock if given.get("norm_first", True) else PostNormBlock
-    first, last = (LayerNorm(C, bias, norm.eps) for norm in (weights.attention_norm, weights.feed_forward_norm))
+    first, last = (LayerNorm(C, norm.eps, bias=bias) for norm in (weights.attention_norm, weights.feed_forward_norm))
     attention = MultiHeadAttention(C, H, K, bias, implementation="parallel")
-    feed_forward = FeedForward(C, F, bias, given.get("activation", "gelu_tanh"))
+    feed_forward = FeedForward(C, F, bias=bias, activation=given.get("activation", "gelu_tanh"))
     parts = (
         (first, attention, Dropout(0.5), last, feed_forward, Dropout(0.5))
         if kind is PreNormBlock
@@ -128,7 +128,11 @@ def test_what_does_not_fit_is_refused(kernels: Any) -> None:
         (without(given, in_weight=None), ShapeError, "only biases may be None, got None as in_weight"),
         (without(given, up_weight=None), ShapeError, "only biases may be None, got None as up_weight"),
         (without(given, down_weight=None), ShapeError, "only biases may be None, got None as down_weight"),
-        (without(given, feed_forward_norm=w.feed_forward_norm._replace(weight=None)), ShapeError, "got None as feed_forward_norm.weight"),
+        (
+            without(given, feed_forward_norm=w.feed_forward_norm._replace(weight=None)),
+            ShapeError,
+            "got None as feed_forward_norm.weight",
+        ),
         (without(given, up_bias=w.up_bias[1:]), ShapeError, "up_bias must have shape"),
         (without(given, down_weight=w.down_weight[:, 1:]), ShapeError, "down_weight must have shape"),
         (without(given, out_weight=w.out_weight.T), ShapeError, "out_weight must have shape"),

@@ -57,7 +57,7 @@ def test_dropout_drops_the_same_each_time() -> None:
     function = of_module(module, {"x": X})
     assert np.array_equal(function.run(function.inputs), function.run(function.inputs))
     assert not np.array_equal(function.run(function.inputs), module.eval()(X))
-    drop = Dropout(0.5, Generator(3, DROPOUT))
+    drop = Dropout(0.5, generator=Generator(3, DROPOUT))
     dropped = of_module(drop, {"x": X})
     y, (gradients,) = dropped.pull(dropped.inputs, [np.ones_like(X)])
     assert np.array_equal(y == 0.0, gradients["x"] == 0.0)

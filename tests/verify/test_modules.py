@@ -80,7 +80,7 @@ def test_a_block_names_the_parameter_of_its_part(monkeypatch: pytest.MonkeyPatch
 def test_dropout_that_drops_others_in_its_backward_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(self: Dropout, dy: Array) -> Array:
         saved = self.pop_saved()
-        return self.__class__(self.probability, self.generator)(dy) if saved is not None else dy
+        return self.__class__(self.p, generator=self.generator)(dy) if saved is not None else dy
 
     monkeypatch.setattr(Dropout, "backward", wrong)
     assert {"differences", "torch"} <= {method for method, _ in red(prove("Dropout"))}

@@ -15,7 +15,7 @@ from tolerances import assert_passed, relative_error
 from compyute_transformer import ops
 from compyute_transformer.dispatch import Dispatched
 from compyute_transformer.errors import DeviceError
-from compyute_transformer.verify import check_op, compare, compare_devices
+from compyute_transformer.verify import check_case, compare, compare_devices
 from compyute_transformer.verify.registry import REGISTRY, Case, Op, cast, cotangent, map_arrays
 
 DTYPES = [np.float64, np.float32]
@@ -168,7 +168,7 @@ def test_arrays_on_two_devices_are_refused(op: Op, case: Case, monkeypatch: pyte
 
 
 def test_gradients_are_the_slopes_of_the_forward(op: Op, case: Case) -> None:
-    assert_passed([check for seed in range(2) for check in check_op(op, case, seed)])
+    assert_passed([check for seed in range(2) for check in check_case(op, case, seed)])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

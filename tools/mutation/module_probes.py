@@ -67,7 +67,7 @@ def module_probes(seed: int) -> Iterator[Probe]:
 
 
 def _drops(probability: float = 0.3) -> Dropout:
-    return Dropout(probability, Generator(3, DROPOUT))
+    return Dropout(probability, generator=Generator(3, DROPOUT))
 
 
 def _attention(implementation: Implementation, H: int, K: int, bias: bool, dropout: float) -> MultiHeadAttention:

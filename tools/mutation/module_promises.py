@@ -131,7 +131,7 @@ def _kept(subject: Subject) -> Iterator[Result]:
 def _dropout() -> Iterator[Result]:
     x = np.random.default_rng(5).normal(size=(2, 3, 5))
     for probability, draws in ((0.0, 0), (0.001, 1)):
-        module = Dropout(probability, Generator(9, DROPOUT))
+        module = Dropout(probability, generator=Generator(9, DROPOUT))
         y, dx = module(x), module.backward(x)
         yield check_that("Dropout", f"draws at {probability}", module.generator.offset == draws)
         yield check_that("Dropout", f"identity at {probability}", np.array_equal(y, x) != bool(draws))

@@ -17,7 +17,7 @@ import numpy as np
 
 from compyute_transformer.dispatch import Dispatched, use_kernels
 from compyute_transformer.verify import modules, ops
-from compyute_transformer.verify.differences import compare_differences
+from compyute_transformer.verify.differences import check_case
 from compyute_transformer.verify.implementations import FAMILIES, compare_implementations
 from compyute_transformer.verify.kernels import compare_kernel
 from compyute_transformer.verify.plan import everything
@@ -98,7 +98,7 @@ def _of_case(example: ops.Example) -> Iterator[Proof]:
     def bounded(prove: Callable[..., Iterable[Any]], *arguments: Any) -> Iterator[Any]:
         return map(example.bounds.holding, prove(*arguments))
 
-    yield Proof("differences", _name(op.name, case.name, np.float64), partial(compare_differences, op, case))
+    yield Proof("differences", _name(op.name, case.name, np.float64), partial(check_case, op, case))
     slopes = partial(bounded, compare_slopes, example.function(), example.label)
     yield Proof("slopes", _name(op.name, case.name, np.float64), slopes)
     for dtype in DTYPES:

@@ -215,11 +215,11 @@ def draw_attention_of(request: Request, ids: Sequence[int]) -> list[Path]:
     loaded, path = request.loaded, request.picture
     if path is None:
         return []
-    from ..generation.attention import draw_prompt, draw_translation
+    from ..generation.pictures import save_prompt_attention, save_translation_attention
 
     if loaded.settings.data.kind == "translation":
-        return draw_translation(loaded.model, loaded.tokenizer, request.prompt, tuple(ids), path)
-    draw_prompt(loaded.model, loaded.tokenizer, request.prompt, path)
+        return save_translation_attention(loaded.model, loaded.tokenizer, request.prompt, tuple(ids), path)
+    save_prompt_attention(loaded.model, loaded.tokenizer, request.prompt, path)
     return [path]
 
 

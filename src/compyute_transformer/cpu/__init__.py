@@ -1,5 +1,5 @@
-"""Fast kernels in Numba: names, signatures and saved types of `ops/` and `optim/`, and knowledge of cores and caches.
+"""Numba kernels for the ops and optimizers, by topic: same arguments and saved types, aware of cores and caches.
 
-Nobody imports this package. `dispatch.fast` finds a kernel by the word of its file and its own name, asks whether it serves
-the arguments at hand, and runs it.
+Nobody imports this package. `dispatch` imports the file of an op's topic when the op is first called, and the kernels in
+it register themselves with `kernel_for`.
 """

@@ -83,7 +83,8 @@ def sgemm(
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         # the BLAS is Fortran's: every argument by reference, characters and 32-bit integers
         def reference(value: Any, kind: Any) -> Any:
-            where = builder.alloca(kind)
+            # at the kernel's entry: within a loop, each call would take more stack until the kernel returns
+            where = cgutils.alloca_once(builder, kind)
             builder.store(value, where)
             return where
 

@@ -3,8 +3,8 @@
 One pool of threads does everything, Numba's: the matrix products inside a kernel are single-threaded BLAS calls, one
 for each share of the rows. Two pools, Numba's and the BLAS's own, would each spin for work while the other has it.
 
-A thread of the pool that has no work spins for some 0.1 ms, then sleeps (OMP_WAIT_POLICY=passive, GOMP_SPINCOUNT=10000,
-unless the user set either). Spinning until there is work again takes the time of whatever it waits for: beside another
+A thread of the pool that has no work spins for some 0.1 ms, then sleeps (OMP_WAIT_POLICY=passive, GOMP_SPINCOUNT=10000)
+once `threads.configure_threads` was called, as the command does. Spinning until there is work again takes the time of whatever it waits for: beside another
 busy process a step took up to eight times as long. Not to spin at all costs a waking, 50 µs, at every kernel: a small
 model's step took 34.6 ms instead of 31.6, a token of GPT-2's shape 20 to 22 ms instead of 13 to 18.
 
@@ -22,28 +22,24 @@ compiler turns every load into a gather and every store into a scatter. That alo
 """
 
 import logging
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
-import numpy as np
-
-if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():  # read when the pool starts: before Numba's import
-    os.environ |= {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "10000"}
 import numba
+import numpy as np
 from numba.core import event
 
 from ..arrays import Array
 
 __all__ = [
     "FASTMATH",
-    "SHARES",
     "compile_kernel",
     "compile_parallel",
     "is_float32",
     "is_ready",
     "pool_for",
+    "sum_of_partials",
     "worth_threads",
 ]
 
@@ -54,9 +50,6 @@ FASTMATH = {"reassoc", "contract", "arcp", "nsz", "afn"}
 
 # Elements of a sweep that are worth the other threads' waking; 0.4 ns each.
 WORTH_THREADS = 1 << 18
-
-# Sums over rows are gathered in this many partial sums, whatever the number of threads, then added in order.
-SHARES = 16
 
 compile_kernel: Callable[[F], F] = numba.njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True)
 compile_parallel: Callable[[F], F] = numba.njit(
@@ -118,3 +111,11 @@ def is_ready(*arrays: Array | None) -> bool:
 def is_float32(array: Array) -> bool:
     """Float32, however it lies in memory: for kernels that copy what is not in one piece."""
     return bool(array.dtype == np.float32)
+
+
+def sum_of_partials(sums: Array) -> Array:
+    """Return the sum of the rows, added in pairs, and pairs of those."""
+    while len(sums) > 1:
+        half = len(sums) // 2
+        sums = np.concatenate([sums[:half] + sums[half : 2 * half], sums[2 * half :]])
+    return sums[0]

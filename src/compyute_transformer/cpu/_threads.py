@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Threads", "of_blas", "set_threads", "threads"]
+__all__ = ["Threads", "of_blas", "pools", "set_threads", "threads"]
 
 NUMBA_VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS")
@@ -45,7 +45,7 @@ def of_numba() -> Threads | None:
     """Numba's pool as the calling thread uses it; None without Numba."""
     if find_spec("numba") is None:
         return None
-    numba = import_module(f"{__package__}._kernel").numba  # which settles how idle threads wait, before Numba loads
+    numba = import_module(f"{__package__}._kernel").numba
     return Threads(numba.get_num_threads, lambda count: numba.set_num_threads(min(count, most())))
 
 
@@ -54,6 +54,11 @@ def most() -> int:
     if find_spec("numba") is None:
         return os.cpu_count() or 1
     return int(import_module(f"{__package__}._kernel").numba.config.NUMBA_NUM_THREADS)
+
+
+def pools() -> list[Threads]:
+    """Return the pools that are there: Numba's, and the BLAS of NumPy and of SciPy."""
+    return [pool for pool in (of_numba(), of_blas("numpy"), of_blas("scipy")) if pool is not None]
 
 
 def threads() -> int:

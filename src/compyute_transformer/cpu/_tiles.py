@@ -8,7 +8,7 @@ from numba import carray, njit, prange
 
 from ._blas import AS_IT_IS, TRANSPOSED, pointer, prefetch, sgemm
 from ._kernel import compile_kernel, compile_parallel
-from ._vector import exp, highest, random_row
+from ._vector import difference, exp, highest, random_row
 
 __all__ = ["KEYS", "LOWEST", "OPTIONS", "QUERIES", "ZERO", "backward", "few", "few_task", "forward"]
 
@@ -16,7 +16,7 @@ QUERIES, KEYS = 32, 256  # a tile of scores is 32 kB
 PAD = 16  # floats after a row of transposed keys, so that the rows do not share cache lines' places
 LINE, AHEAD = 16, 32  # floats in a line of the cache; rows of keys
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
-LOWEST, INFINITE = np.float32(-np.inf), np.float32(np.inf)
+LOWEST = np.float32(-np.inf)
 
 # What a kernel must know, as one record: addresses in bytes, and the steps, in floats, from one element of the strided
 # q, k and v, and of what a mask adds, to the next along batch, head and time.
@@ -66,7 +66,7 @@ def _transpose(at, rows, ld, columns, turned):
 
 
 @compile_kernel
-def _forward_task(task, options, lengths, bias, y, logsumexp):
+def _forward_task(task, options, lengths, bias, y, highest_score, sums, wild):
     o = options[0]
     address, H, K, T, S, D, scale, keep_scale = o.address, o.H, o.K, o.T, o.S, o.D, o.scale, o.keep_scale
     causal, window, has_bias, threshold = o.causal, o.window, o.has_bias, o.threshold
@@ -107,14 +107,14 @@ def _forward_task(task, options, lengths, bias, y, logsumexp):
                     at = b * o.bias_batch + h * o.bias_head + t * o.bias_time + key + lo
                     added = bias[at : at + seen.size]
                     for c in range(seen.size):
-                        seen[c] += added[c]
+                        seen[c] = LOWEST if added[c] == LOWEST else seen[c] + added[c]
                 top = highest(seen, tops[t])
                 scores[r, : min(lo, columns)] = ZERO
                 scores[r, hi:columns] = ZERO
                 shift = ZERO if top == LOWEST else top  # where all is −inf, so that it comes out as 0
                 weight = ZERO
                 for c in range(seen.size):
-                    e = exp(seen[c] - shift)
+                    e = exp(difference(seen[c], shift))
                     seen[c] = e
                     weight += e
                 if top > tops[t]:
@@ -137,24 +137,27 @@ def _forward_task(task, options, lengths, bias, y, logsumexp):
                 ONE, v_head + 4 * key * v_ld, v_ld, scores_at, KEYS,
                 ONE, y_at + 4 * start * row_step, row_step,
             )  # fmt: skip
+    nothing = ZERO
     for t in range(T):
-        if total[t] == ZERO:  # a query that sees no key
-            logsumexp[b, h, t] = INFINITE
-        else:
-            logsumexp[b, h, t] = tops[t] + np.log(total[t])
-            part, share = y[b, t, h], ONE / total[t]
+        highest_score[b, h, t], sums[b, h, t] = ZERO if tops[t] == LOWEST else tops[t], total[t]
+        if total[t] != ZERO:  # else a query that sees no key
+            part, inverse = y[b, t, h], ONE / total[t]
             for d in range(part.size):
-                part[d] *= share
+                part[d] *= inverse
+                nothing += part[d] * ZERO
+    wild[task] = nothing != ZERO
 
 
 @compile_parallel
-def forward(options, lengths, bias, y, logsumexp):
+def forward(options, lengths, bias, y, highest_score, sums, wild):
+    """Write y and each query's statistics; wild: which heads of y hold infinities or NaN."""
     for task in prange(options[0].B * options[0].H):
-        _forward_task(np.int64(task), options, lengths, bias, y, logsumexp)  # else compiled for unsigned as well
+        # as int64, else compiled for unsigned as well
+        _forward_task(np.int64(task), options, lengths, bias, y, highest_score, sums, wild)
 
 
 @compile_kernel
-def few_task(task, options, lengths, bias, y, logsumexp):
+def few_task(task, options, lengths, bias, y, highest_score, sums):
     o = options[0]
     H, K, T, S, D, scale = o.H, o.K, o.T, o.S, o.D, o.scale
     b, h = task // H, task % H
@@ -174,30 +177,31 @@ def few_task(task, options, lengths, bias, y, logsumexp):
             at = b * o.bias_batch + h * o.bias_head + t * o.bias_time + lo
             added = bias[at : at + seen.size]
             for s in range(seen.size):
-                seen[s] += added[s]
+                seen[s] = LOWEST if added[s] == LOWEST else seen[s] + added[s]
         top = highest(seen, LOWEST)
         shift, total = ZERO if top == LOWEST else top, ZERO
         for s in range(seen.size):
-            e = exp(seen[s] - shift)
+            e = exp(difference(seen[s], shift))
             seen[s] = e
             total += e
-        logsumexp[b, h, t] = INFINITE if total == ZERO else top + np.log(total)  # infinite: it sees no key
+        highest_score[b, h, t], sums[b, h, t] = shift, total
         out[:] = ZERO
-        share = ONE / total if total != ZERO else ZERO
+        inverse = ONE / total if total != ZERO else ZERO
         for s in range(seen.size):
-            value, weight = carray(pointer(v_head + 4 * (lo + s) * o.v_time), (D,)), seen[s] * share
-            for d in range(out.size):
-                out[d] += weight * value[d]
+            value, weight = carray(pointer(v_head + 4 * (lo + s) * o.v_time), (D,)), seen[s] * inverse
+            if weight != ZERO:
+                for d in range(out.size):
+                    out[d] += weight * value[d]
 
 
 @compile_parallel
-def few(options, lengths, bias, y, logsumexp):
+def few(options, lengths, bias, y, highest_score, sums):
     for task in prange(options[0].B * options[0].H):
-        few_task(np.int64(task), options, lengths, bias, y, logsumexp)
+        few_task(np.int64(task), options, lengths, bias, y, highest_score, sums)
 
 
 @compile_kernel
-def _backward_task(task, options, lengths, bias, y, logsumexp, dy, dq, dk, dv, q_from, k_from, v_from):
+def _backward_task(task, options, lengths, bias, y, highest_score, sums, dy, dq, dk, dv, starts, wild):
     o = options[0]
     address, H, K, T, S, D, scale, keep_scale = o.address, o.H, o.K, o.T, o.S, o.D, o.scale, o.keep_scale
     causal, window, has_bias, threshold = o.causal, o.window, o.has_bias, o.threshold
@@ -214,7 +218,7 @@ def _backward_task(task, options, lengths, bias, y, logsumexp, dy, dq, dk, dv, q
     k_turned_at, v_turned_at = k_turned.ctypes.data, v_turned.ctypes.data
     k_head = o.k_at + 4 * (b * o.k_batch + g * o.k_head)
     v_head = o.v_at + 4 * (b * o.v_batch + g * o.v_head)
-    k_from, v_from = k_from + g * D, v_from + g * D
+    q_from, k_from, v_from = starts[0], starts[1] + g * D, starts[2] + g * D
     dk_head, dv_head = dk.ctypes.data + 4 * (b * S * k_row + k_from), dv.ctypes.data + 4 * (b * S * v_row + v_from)
     for s in range(S):
         dk[b, s, k_from : k_from + D] = ZERO
@@ -263,8 +267,9 @@ def _backward_task(task, options, lengths, bias, y, logsumexp, dy, dq, dk, dv, q
                         at = b * o.bias_batch + h * o.bias_head + t * o.bias_time + key + lo
                         added = bias[at : at + seen.size]
                         for c in range(seen.size):
-                            seen[c] += added[c]
-                    ell, mean = logsumexp[b, h, t], delta[member, t]
+                            seen[c] = LOWEST if added[c] == LOWEST else seen[c] + added[c]
+                    top, mean = highest_score[b, h, t], delta[member, t]
+                    inverse = ONE / sums[b, h, t] if sums[b, h, t] != ZERO else ZERO
                     if threshold > 0:
                         random_row(
                             bits, key // 4, (columns + 3) // 4, b * T + t, seed_low, seed_high, offset,
@@ -272,13 +277,13 @@ def _backward_task(task, options, lengths, bias, y, logsumexp, dy, dq, dk, dv, q
                         )  # fmt: skip
                         drawn = bits[lo:hi]
                         for c in range(seen.size):
-                            p = exp(seen[c] - ell)
+                            p = exp(difference(seen[c], top)) * inverse
                             keep = keep_scale if drawn[c] >= threshold else ZERO
                             seen[c] = p * keep
                             dseen[c] = p * (dseen[c] * keep - mean) * scale
                     else:
                         for c in range(seen.size):
-                            p = exp(seen[c] - ell)
+                            p = exp(difference(seen[c], top)) * inverse
                             seen[c] = p
                             dseen[c] = p * (dseen[c] - mean) * scale
                 sgemm(
@@ -294,8 +299,20 @@ def _backward_task(task, options, lengths, bias, y, logsumexp, dy, dq, dk, dv, q
                     ONE, k_head + 4 * key * k_ld, k_ld, dscores_at, KEYS, ONE, dq_head + 4 * start * q_row, q_row,
                 )  # fmt: skip
 
+    nothing = ZERO
+    for s in range(S):
+        dk_part, dv_part = dk[b, s, k_from : k_from + D], dv[b, s, v_from : v_from + D]
+        for d in range(dk_part.size):
+            nothing += dk_part[d] * ZERO + dv_part[d] * ZERO
+    for t in range(T):
+        dq_part = dq[b, t, q_from + g * group * D : q_from + (g + 1) * group * D]
+        for d in range(dq_part.size):
+            nothing += dq_part[d] * ZERO
+    wild[task] = nothing != ZERO
+
 
 @compile_parallel
-def backward(options, lengths, bias, y, logsumexp, dy, dq, dk, dv, q_from, k_from, v_from):
+def backward(options, lengths, bias, y, highest_score, sums, dy, dq, dk, dv, starts, wild):
+    """Write dq, dk, dv from column starts[0], [1], [2] on; wild: which heads of them hold infinities or NaN."""
     for task in prange(options[0].B * options[0].K):
-        _backward_task(np.int64(task), options, lengths, bias, y, logsumexp, dy, dq, dk, dv, q_from, k_from, v_from)
+        _backward_task(np.int64(task), options, lengths, bias, y, highest_score, sums, dy, dq, dk, dv, starts, wild)

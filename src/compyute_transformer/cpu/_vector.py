@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 from ..random import KEY_STEPS, MULTIPLIERS, ROUNDS
 from ._kernel import FASTMATH
 
-__all__ = ["exp", "highest", "logistic", "normal_cdf_and_pdf", "random_row"]
+__all__ = ["difference", "exp", "highest", "logistic", "normal_cdf_and_pdf", "random_row"]
 
 inline: Any = numba.njit(cache=True, fastmath=FASTMATH, error_model="numpy", inline="never")
 
@@ -57,6 +57,16 @@ def exp(x):
     y = _float_from_bits(_bits_of_float(series) + (np.int32(n) << np.int32(23)))
     y = np.float32(0.0) if x < EXP_LOWEST else y
     return np.float32(np.inf) if x > EXP_HIGHEST else y
+
+
+@intrinsic
+def difference(typingctx: Any, a: Any, b: Any) -> Any:
+    """A − b of two float32, rounded on its own: the compiler may not gather it with other sums around it."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fsub(*args)
+
+    return types.float32(types.float32, types.float32), codegen
 
 
 @inline

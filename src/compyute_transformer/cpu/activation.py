@@ -67,9 +67,11 @@ def _gelu_backward(dy, x, use_tanh, dx):
         a, da, db = x[start:stop], dx[start:stop], dy[start:stop]
         if use_tanh:
             for i in range(a.size):
-                share = logistic(TWICE_SCALE * a[i] * (ONE + CUBE * a[i] * a[i]))
+                u = TWICE_SCALE * a[i] * (ONE + CUBE * a[i] * a[i])
+                below, above = logistic(u), logistic(-u)  # 1 − logistic(u) would lose what is small
                 slope = TWICE_SCALE * (ONE + THREE * CUBE * a[i] * a[i])
-                da[i] = db[i] * (share + a[i] * share * (ONE - share) * slope)
+                product = a[i] * below * above * slope if above > ZERO and below > ZERO else ZERO
+                da[i] = db[i] * (below + product)
         else:
             for i in range(a.size):
                 below, density = normal_cdf_and_pdf(a[i])

@@ -40,6 +40,7 @@ from ._tiles import LOWEST, OPTIONS, ZERO
 __all__ = ["arguments", "fused_attention_backward_kernel", "fused_attention_forward_kernel", "is_strided"]
 
 FEW = 8  # queries, as in generation: plain loops, no tiles
+LARGEST_MATRIX = 1 << 30  # bytes
 PRODUCTS = 8  # of q, k and D, in the time of one element of a sweep
 
 
@@ -96,16 +97,26 @@ def fused_attention_forward_kernel(
     q: Array, k: Array, v: Array, mask: Mask = NO_MASK, dropout: float = 0.0, key: RandomKey | None = None
 ) -> tuple[Array, FusedAttentionSaved]:
     B, H, T, D = q.shape
-    y, logsumexp = empty((B, T, H, D)), np.empty((B, H, T), np.float32)
-    given = (*arguments(q, k, v, mask, dropout, key), y, logsumexp)
+    y, highest, total = empty((B, T, H, D)), np.empty((B, H, T), np.float32), np.empty((B, H, T), np.float32)
+    given, wild = (*arguments(q, k, v, mask, dropout, key), y, highest, total), np.zeros(B * H, np.bool_)
     if T <= FEW and dropout == 0.0:
         with pool_for(2 * B * H * T * k.shape[2] * D):
             _tiles.few(*given)
     else:
         with single_threaded, pool_for(B * H * T * k.shape[2] * D // PRODUCTS):
-            _tiles.forward(*given)
+            _tiles.forward(*given, wild)
+        if wild.any() and fits_a_matrix(q, k):
+            return fused_attention_forward.reference(q, k, v, mask, dropout, key)
     y = y.swapaxes(1, 2)  # as the output projection wants to read it: merging the heads is a view
-    return y, FusedAttentionSaved(q, k, v, y, logsumexp, mask, dropout, key)
+    return y, FusedAttentionSaved(q, k, v, y, highest, total, mask, dropout, key)
+
+
+def fits_a_matrix(q: Array, k: Array) -> bool:
+    """Return whether the reference, with its (T, S) matrices, can take over: where a product met 0 · NaN.
+
+    A product of tiles multiplies the zero weights of hidden keys too. The reference leaves them out.
+    """
+    return 4 * q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= LARGEST_MATRIX
 
 
 def _backward_supports(dy: Array, saved: FusedAttentionSaved) -> bool:
@@ -114,7 +125,7 @@ def _backward_supports(dy: Array, saved: FusedAttentionSaved) -> bool:
 
 @kernel_for(fused_attention_backward, supports=_backward_supports)
 def fused_attention_backward_kernel(dy: Array, saved: FusedAttentionSaved) -> tuple[Array, Array, Array]:
-    q, k, v, y, logsumexp, mask, dropout, key = saved
+    q, k, v, y, highest, total, mask, dropout, key = saved
     B, H, T, D = q.shape
     K, S = k.shape[1:3]
     # side by side in one array where the lengths let them, as the backward of the projection wants to read them
@@ -123,18 +134,23 @@ def fused_attention_backward_kernel(dy: Array, saved: FusedAttentionSaved) -> tu
     whole = empty((B, T, sum(widths))) if S == T else None
     lengths = (T, S, S)
     dq, dk, dv = (empty((B, n, w)) if whole is None else whole for n, w in zip(lengths, widths, strict=True))
+    wild = np.zeros(B * K, np.bool_)
     by_time = [np.ascontiguousarray(x.swapaxes(1, 2)) for x in (y, dy)]
     with single_threaded, pool_for(B * H * T * S * D // PRODUCTS):
         _tiles.backward(
             *arguments(q, k, v, mask, dropout, key),
             by_time[0],
-            np.ascontiguousarray(logsumexp),
+            np.ascontiguousarray(highest),
+            np.ascontiguousarray(total),
             by_time[1],
             dq,
             dk,
             dv,
-            *starts,
+            np.array(starts),
+            wild,
         )
+    if wild.any() and fits_a_matrix(q, k):
+        return fused_attention_backward.reference(dy, saved)
     dq, dk, dv = (
         x[..., start : start + width].reshape(B, -1, width // D, D).swapaxes(1, 2)
         for x, start, width in zip((dq, dk, dv), starts, widths, strict=True)

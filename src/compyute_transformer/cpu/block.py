@@ -88,7 +88,7 @@ def _step(places, eps, F, packed, options, lengths, bias, activation, norm_first
     o = options[0]
     (N, C), rows, width = x.shape, packed.shape[1], o.H * o.D
     read, stream, hidden = np.empty((N, C), np.float32), np.empty((N, C), np.float32), np.empty((N, F), np.float32)
-    heads, logsumexp = np.empty((o.B, o.T, o.H, o.D), np.float32), np.empty((o.B, o.H, o.T), np.float32)
+    heads, statistics = np.empty((o.B, o.T, o.H, o.D), np.float32), np.empty((2, o.B, o.H, o.T), np.float32)
     mean, rstd, merged = np.empty(N, np.float32), np.empty(N, np.float32), heads.reshape(N, width)
     for block in range(places.shape[0]):
         at = places[block]
@@ -110,7 +110,7 @@ def _step(places, eps, F, packed, options, lengths, bias, activation, norm_first
             few_rows_share(source, w_in, b_in, True, packed, first, last)
         _remember(packed, options)
         for task in prange(o.B * o.H):
-            few_task(np.int64(task), options, lengths, bias, heads, logsumexp)
+            few_task(np.int64(task), options, lengths, bias, heads, statistics[0], statistics[1])
         for share in prange(shares):
             first, last = columns_of(share, shares, C)
             _add_product(merged, w_out, b_out, x, stream, first, last)

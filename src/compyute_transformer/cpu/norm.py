@@ -13,11 +13,12 @@ from ..arrays import Array
 from ..dispatch import kernel_for
 from ..ops.norm import LayerNormSaved, layer_norm_backward, layer_norm_forward
 from ._buffers import empty
-from ._kernel import SHARES, compile_kernel, compile_parallel, is_float32, is_ready, pool_for, worth_threads
+from ._kernel import compile_kernel, compile_parallel, is_float32, is_ready, pool_for, sum_of_partials, worth_threads
 
 __all__ = ["layer_norm_backward_kernel", "layer_norm_forward_kernel", "norm_rows"]
 
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
+NUM_SLICES, MOST_PARTIALS = 16, 128
 
 
 @compile_kernel
@@ -45,19 +46,19 @@ def norm_rows(x, weight, bias, has_bias, eps, y, mean, rstd):
 @compile_parallel
 def _forward(x, weight, bias, has_bias, eps, y, mean, rstd):
     N = x.shape[0]
-    for share in prange(SHARES):
-        a, b = N * share // SHARES, N * (share + 1) // SHARES
+    for index in prange(NUM_SLICES):
+        a, b = N * index // NUM_SLICES, N * (index + 1) // NUM_SLICES
         norm_rows(x[a:b], weight, bias, has_bias, eps, y[a:b], mean[a:b], rstd[a:b])
 
 
 @compile_parallel
 def _backward(dy, x, weight, mean, rstd, dx, dweights, dbiases):
-    N, C = x.shape
-    for share in prange(SHARES):
+    (N, C), num_partials = x.shape, dweights.shape[0]
+    for partial in prange(num_partials):
         for c in range(C):
-            dweights[share, c] = ZERO
-            dbiases[share, c] = ZERO
-        for n in range(N * share // SHARES, N * (share + 1) // SHARES):
+            dweights[partial, c] = ZERO
+            dbiases[partial, c] = ZERO
+        for n in range(N * partial // num_partials, N * (partial + 1) // num_partials):
             m, r = mean[n], rstd[n]
             sum_dxhat, sum_product = ZERO, ZERO
             for c in range(C):
@@ -69,8 +70,8 @@ def _backward(dy, x, weight, mean, rstd, dx, dweights, dbiases):
             for c in range(C):
                 xhat = (x[n, c] - m) * r
                 dx[n, c] = r * (dy[n, c] * weight[c] - mean_dxhat - xhat * mean_product)
-                dweights[share, c] += dy[n, c] * xhat
-                dbiases[share, c] += dy[n, c]
+                dweights[partial, c] += dy[n, c] * xhat
+                dbiases[partial, c] += dy[n, c]
 
 
 def _forward_supports(x: Array, weight: Array, bias: Array | None = None, eps: float = 1e-5) -> bool:
@@ -104,10 +105,11 @@ def layer_norm_backward_kernel(dy: Array, saved: LayerNormSaved) -> tuple[Array,
     x, weight, mean, rstd, has_bias = saved
     dy = np.ascontiguousarray(dy)
     C = x.shape[-1]
-    dx, sums = empty(x.shape), np.empty((2, SHARES, C), np.float32)
+    num_partials = max(1, min(MOST_PARTIALS, mean.size // 32))
+    dx, sums = empty(x.shape), np.empty((2, num_partials, C), np.float32)
     with pool_for(x.size):
         _backward(
             dy.reshape(-1, C), x.reshape(-1, C), weight, mean.reshape(-1), rstd.reshape(-1), dx.reshape(-1, C), *sums
         )
-    dweight, dbias = sums.sum(1)
+    dweight, dbias = map(sum_of_partials, sums)
     return dx, dweight, dbias if has_bias else None

@@ -11,9 +11,10 @@ batch          several prompts at once
 beam           which hypotheses are kept, and which is the best
 translation    translations by greedy search, beam search or sampling
 attention      the attention weights of a model, as arrays
+pictures       the same as pictures of a prompt or a translation
 """
 
-from .attention import attention_maps, draw_attention, named_attention_maps
+from .attention import attention_maps, named_attention_maps
 from .batch import generate_batch
 from .cache import KeyValueCache
 from .decode import prefill, step
@@ -28,7 +29,6 @@ __all__ = [
     "TextStream",
     "Translation",
     "attention_maps",
-    "draw_attention",
     "generate",
     "generate_batch",
     "generate_ids",

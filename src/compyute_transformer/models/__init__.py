@@ -1,7 +1,8 @@
-"""Architectures. Each file: a Config, a Model, its forward, and its backward as the mirror image."""
+"""The models, a file each: the configuration, the model, its forward, and its backward: the same lines reversed."""
 
 from .gpt import GPT, GPTConfig
 from .language import LanguageModel
+from .output import ModelOutput
 from .transformer import Transformer, TransformerConfig
 from .transformer_lm import TransformerLM, TransformerLMConfig
 from .vit import ViT, ViTConfig
@@ -10,6 +11,7 @@ __all__ = [
     "GPT",
     "GPTConfig",
     "LanguageModel",
+    "ModelOutput",
     "Transformer",
     "TransformerConfig",
     "TransformerLM",

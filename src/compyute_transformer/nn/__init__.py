@@ -6,6 +6,7 @@ from .dropout import Dropout
 from .embedding import ClassToken, Embedding, PatchEmbedding
 from .feed_forward import FeedForward
 from .linear import Linear
+from .loss import CrossEntropyLoss
 from .module import Module, ModuleList, evaluating
 from .norm import LayerNorm
 from .observer import Observer, observe
@@ -15,6 +16,7 @@ from .position import LearnedPosition, SinusoidalPosition
 __all__ = [
     "ClassToken",
     "CrossBlock",
+    "CrossEntropyLoss",
     "Dropout",
     "Embedding",
     "FeedForward",

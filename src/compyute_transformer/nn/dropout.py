@@ -10,23 +10,24 @@ __all__ = ["Dropout"]
 
 
 class Dropout(Module):
-    """In training, drop each element with a probability and scale up the rest; in `eval()`, the identity.
+    """In training, drop each element with a probability and scale up the rest; in `eval()`, return the input.
 
-    generator: hands out a new draw for each forward; the modules of one model share one, and a run saves its state.
+    p: the probability. generator: hands out a new random key for each forward; the modules of one model share one, and
+    a run saves its state.
     """
 
-    def __init__(self, probability: float, generator: Generator | None = None) -> None:
+    def __init__(self, p: float = 0.5, *, generator: Generator | None = None) -> None:
         super().__init__()
-        check_probability("Dropout", probability)
-        self.probability = probability
+        check_probability("Dropout", p)
+        self.p = p
         self.generator = generator or default_generator(DROPOUT)
 
     def forward(self, x: Array) -> Array:
         """Drop elements of x, of any shape."""
-        if not self.training or self.probability == 0.0:
+        if not self.training or self.p == 0.0:
             self.save_for_backward(None)
             return x
-        y, saved = dropout_forward(x, self.probability, self.generator.next())
+        y, saved = dropout_forward(x, self.p, self.generator.next())
         self.save_for_backward(saved)
         return y
 

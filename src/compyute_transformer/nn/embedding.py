@@ -26,6 +26,7 @@ class Embedding(Module):
         self,
         num_embeddings: int,
         embed_dim: int,
+        *,
         weight_init: init.Init | None = None,
         generator: Generator | None = None,
     ) -> None:
@@ -56,6 +57,7 @@ class PatchEmbedding(Module):
         patch_size: int,
         channels: int,
         embed_dim: int,
+        *,
         bias: bool = True,
         weight_init: init.Init | None = None,
         generator: Generator | None = None,
@@ -90,7 +92,7 @@ class ClassToken(Module):
     """
 
     def __init__(
-        self, embed_dim: int, weight_init: init.Init | None = None, generator: Generator | None = None
+        self, embed_dim: int, *, weight_init: init.Init | None = None, generator: Generator | None = None
     ) -> None:
         super().__init__()
         weight_init = weight_init or init.normal()

@@ -1,4 +1,4 @@
-"""Feed-forward: up to a wider space, bend, and down again."""
+"""Feed-forward: up to a wider space, an activation, and down again."""
 
 from typing import get_args
 
@@ -23,6 +23,7 @@ class FeedForward(Module):
         self,
         embed_dim: int,
         mlp_dim: int,
+        *,
         bias: bool = True,
         activation: Activation = "gelu_tanh",
         weight_init: init.Init | None = None,
@@ -35,18 +36,18 @@ class FeedForward(Module):
                 f"FeedForward: an activation is one of {', '.join(get_args(Activation))}, got {activation!r}."
             )
         self.activation = activation
-        self.up = Linear(embed_dim, mlp_dim, bias, weight_init, generator)
-        self.down = Linear(mlp_dim, embed_dim, bias, out_init or weight_init, generator)
+        self.up = Linear(embed_dim, mlp_dim, bias=bias, weight_init=weight_init, generator=generator)
+        self.down = Linear(mlp_dim, embed_dim, bias=bias, weight_init=out_init or weight_init, generator=generator)
 
     def forward(self, x: Array) -> Array:
         """Map (*rows, embed_dim) to the same shape."""
-        bend, _ = ACTIVATIONS[self.activation]
-        hidden, saved = bend(self.up(x))
+        activation, _ = ACTIVATIONS[self.activation]
+        hidden, saved = activation(self.up(x))
         self.save_for_backward(saved)
         return self.down(hidden)
 
     def backward(self, dy: Array) -> Array:
         """The gradient of x."""
-        _, unbend = ACTIVATIONS[self.activation]
+        _, activation_backward = ACTIVATIONS[self.activation]
         dhidden = self.down.backward(dy)
-        return self.up.backward(unbend(dhidden, self.pop_saved()))
+        return self.up.backward(activation_backward(dhidden, self.pop_saved()))

@@ -19,6 +19,7 @@ class Linear(Module):
         self,
         in_features: int,
         out_features: int,
+        *,
         bias: bool = True,
         weight_init: init.Init | None = None,
         generator: Generator | None = None,

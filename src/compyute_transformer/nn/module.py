@@ -15,8 +15,8 @@ A leaf module calls an op and saves what the op's backward needs:
             return dx
 
 A composite module calls its parts, and its backward calls their backwards in reverse. What is saved lies on a
-last-in-first-out stack, so a part may run twice in one forward. In `eval()` nothing is saved: a forward that no backward
-follows, as in validation, belongs there.
+last-in-first-out stack, so a part may run twice in one forward. In `eval()` nothing is saved: a forward that no
+backward follows, as in validation, belongs there.
 """
 
 import threading
@@ -122,8 +122,8 @@ class Module:
         inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
         if any(isinstance(entry, Module | Parameter) for entry in inside):
             raise StateError(
-                f"{type(self).__name__}.{name}: a {type(value).__name__} hides its modules, which would not be trained or "
-                "saved. Use ModuleList(modules), or assign each to a name of its own."
+                f"{type(self).__name__}.{name}: a {type(value).__name__} hides its modules, which would not be "
+                "trained or saved. Use ModuleList(modules), or assign each to a name of its own."
             )
 
     def _announce(self, name: str, value: "Parameter | Module") -> None:
@@ -163,16 +163,16 @@ class Module:
             self._waiting, self._trainer = 0, here
         elif self._trainer not in (None, here):
             raise StateError(
-                f"{type(self).__name__}: one thread at a time trains a model, got a forward in training mode while the "
-                "backward of another thread's forward is due. Call model.eval() to generate, or copy.deepcopy the model."
+                f"{type(self).__name__}: one thread at a time trains a model, got a forward in training mode while "
+                "the backward of another thread's forward is due. Call model.eval() to generate, or copy.deepcopy the model."
             )
         self._waiting += 1
         if self._waiting > MAX_FORWARDS:
             self.clear_saved()
             self._waiting = 1
             warnings.warn(
-                f"{type(self).__name__}: {MAX_FORWARDS} forwards in training mode without a backward; what they saved was "
-                "dropped. Call model.eval() first to validate or generate.",
+                f"{type(self).__name__}: {MAX_FORWARDS} forwards in training mode without a backward; what they saved "
+                "was dropped. Call model.eval() first to validate or generate.",
                 stacklevel=3,
             )
 
@@ -426,7 +426,7 @@ class Module:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle takes along: neither the enclosing module, nor buffers, nor what is saved."""
-        left_out = ("_parent", "_flat", "_saved", "_observers", "_waiting", "_trainer")
+        left_out = ("_parent", "_name", "_flat", "_saved", "_observers", "_waiting", "_trainer")
         return {name: value for name, value in self.__dict__.items() if name not in left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

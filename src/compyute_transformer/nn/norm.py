@@ -1,9 +1,11 @@
 """Norm: a scale, a shift, and `ops.layer_norm`."""
 
 from ..arrays import Array
+from ..errors import ConfigError
 from ..ops.norm import layer_norm_backward, layer_norm_forward
 from . import init
-from .module import Module, Parameter
+from .module import Module
+from .parameter import Parameter
 
 __all__ = ["LayerNorm"]
 
@@ -11,17 +13,19 @@ __all__ = ["LayerNorm"]
 class LayerNorm(Module):
     """Bring every vector to mean 0 and variance 1, then scale and shift it.
 
-    weight: (embed_dim), ones. bias: (embed_dim), zeros; None without.
+    weight: (dim), ones. bias: (dim), zeros; None without.
     """
 
-    def __init__(self, embed_dim: int, bias: bool = True, eps: float = 1e-5) -> None:
+    def __init__(self, dim: int, eps: float = 1e-5, *, bias: bool = True) -> None:
         super().__init__()
-        self.weight = Parameter(init.ones((embed_dim,)))
-        self.bias = Parameter(init.zeros((embed_dim,))) if bias else None
+        if isinstance(eps, bool):
+            raise ConfigError(f"LayerNorm: eps is a small number, got {eps}. Give bias by name: bias={eps}.")
+        self.weight = Parameter(init.ones((dim,)))
+        self.bias = Parameter(init.zeros((dim,))) if bias else None
         self.eps = eps
 
     def forward(self, x: Array) -> Array:
-        """Normalize the rows of x (*rows, embed_dim)."""
+        """Normalize the rows of x (*rows, dim)."""
         y, saved = layer_norm_forward(x, self.weight.data, self.bias.data if self.bias else None, self.eps)
         self.save_for_backward(saved)
         return y

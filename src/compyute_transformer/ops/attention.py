@@ -182,7 +182,7 @@ def attention_forward(
     scores = masked_scores(q, k, mask)
     weights, _ = softmax_forward(scores)
     dropped = drop_weights(weights, dropout, key)
-    y = dropped @ repeat_heads(v, group)
+    y = weighted_sum(dropped, repeat_heads(v, group))
     return y, AttentionSaved(q, k, v, weights, dropout, key)
 
 
@@ -198,12 +198,13 @@ def attention_backward(
     """Gradients of `attention_forward`: dq, dk, dv."""
     q, k, v, weights, dropout, key = saved
     group = q.shape[1] // k.shape[1]
-    dv = drop_weights(weights, dropout, key).swapaxes(2, 3) @ dy
+    dv = weighted_sum(drop_weights(weights, dropout, key).swapaxes(2, 3), dy)
     dweights = drop_weights(dy @ repeat_heads(v, group).swapaxes(2, 3), dropout, key)
+    dweights[weights == 0] = 0  # what a hidden value holds, even NaN, has no part in the sum below
     dscores = softmax_backward(dweights, SoftmaxSaved(weights))
     dscores *= dscores.dtype.type(1.0 / sqrt(q.shape[3]))
-    dq = dscores @ repeat_heads(k, group)
-    dk = dscores.swapaxes(2, 3) @ q
+    dq = weighted_sum(dscores, repeat_heads(k, group))
+    dk = weighted_sum(dscores.swapaxes(2, 3), q)
     return dq, sum_heads(dk, group), sum_heads(dv, group)
 
 
@@ -211,13 +212,14 @@ attention = output_of("attention", attention_forward)
 
 
 class FusedAttentionSaved(NamedTuple):
-    """q, k, v: the inputs. y: the output. logsumexp: (B, H, T). mask, dropout, key: as given."""
+    """q, k, v: the inputs. y: the output. highest, total: (B, H, T). mask, dropout, key: as given."""
 
     q: Array
     k: Array
     v: Array
     y: Array
-    logsumexp: Array
+    highest: Array
+    total: Array
     mask: Mask
     dropout: float
     key: RandomKey | None
@@ -234,26 +236,28 @@ def fused_attention_forward(
 ) -> tuple[Float[Array, "B H T D"], FusedAttentionSaved]:
     """`attention_forward` that keeps one number a query instead of its weights; kernels build no (T, S) matrix.
 
-    ℓ = logsumexp(Z) over keys, Z = q kᵀ/√D + mask; y = dropout(exp(Z − ℓ)) v
-    P = exp(Z − ℓ) is rebuilt; δ = Σ_d dy · y = Σ_s dP · P; dZ = P · (dP − δ); the rest as in `attention_forward`
+    P = exp(Z − m) / s, Z = q kᵀ/√D + mask, m = max Z, s = Σ exp(Z − m) over keys; y = dropout(P) v
+    P is rebuilt; δ = Σ_d dy · y = Σ_s dP · P; dZ = P · (dP − δ); the rest as in `attention_forward`
 
     Shapes:
         as `attention_forward`.
     Saves:
-        q, k, v, y, no copies; B·H·T floats. ℓ is +inf for a query that sees no key, so that its weights are zero.
+        q, k, v, y, no copies; 2·B·H·T floats. m and s are kept apart: where a finite mask hides all keys of a query, m
+        is so large that m + log s would round s away. Both are 0 for a query that sees no key.
     Raises:
         as `attention_forward`.
     Source:
-        Dao et al. 2022, "FlashAttention": ℓ is their L, δ their D; Milakov, Gimelshein 2018 for the running softmax.
+        Dao et al. 2022, "FlashAttention": m + log s is their L, δ their D. Milakov, Gimelshein 2018: running softmax.
     """
     xp, group = array_module(q), q.shape[1] // k.shape[1]
     scores = masked_scores(q, k, mask)
     highest = scores.max(-1, keepdims=True)
-    seen = highest.real != -xp.inf
-    total = xp.exp(scores - xp.where(seen, highest, scores.dtype.type(0))).sum(-1, keepdims=True)
-    logsumexp = xp.where(seen, highest + xp.log(xp.where(seen, total, 1)), scores.dtype.type(xp.inf))
-    y = drop_weights(xp.exp(scores - logsumexp), dropout, key) @ repeat_heads(v, group)
-    return y, FusedAttentionSaved(q, k, v, y, logsumexp[..., 0], mask, dropout, key)
+    sees = highest.real != -xp.inf
+    highest = xp.where(sees, highest, scores.dtype.type(0))
+    total = xp.exp(scores - highest).sum(-1, keepdims=True)
+    weights = xp.exp(scores - highest) / xp.where(sees, total, 1)
+    y = weighted_sum(drop_weights(weights, dropout, key), repeat_heads(v, group))
+    return y, FusedAttentionSaved(q, k, v, y, highest[..., 0], total[..., 0], mask, dropout, key)
 
 
 def check_fused_attention_backward(dy: Any, saved: Any) -> None:
@@ -266,22 +270,24 @@ def fused_attention_backward(
     dy: Float[Array, "B H T D"], saved: FusedAttentionSaved
 ) -> tuple[Float[Array, "B H T D"], Float[Array, "B K S D"], Float[Array, "B K S D"]]:
     """Gradients of `fused_attention_forward`: dq, dk, dv."""
-    q, k, v, y, _, _, dropout, key = saved
+    q, k, v, y, *_, dropout, key = saved
     group = q.shape[1] // k.shape[1]
     weights = fused_attention_weights(saved)
-    dv = drop_weights(weights, dropout, key).swapaxes(2, 3) @ dy
+    dv = weighted_sum(drop_weights(weights, dropout, key).swapaxes(2, 3), dy)
     dweights = drop_weights(dy @ repeat_heads(v, group).swapaxes(2, 3), dropout, key)
     dscores = weights * (dweights - (dy * y).sum(-1, keepdims=True))
+    dscores[weights == 0] = 0  # what a hidden key or value holds, even NaN, has no part in any gradient
     dscores *= dscores.dtype.type(1.0 / sqrt(q.shape[3]))
-    dq = dscores @ repeat_heads(k, group)
-    dk = dscores.swapaxes(2, 3) @ q
+    dq = weighted_sum(dscores, repeat_heads(k, group))
+    dk = weighted_sum(dscores.swapaxes(2, 3), q)
     return dq, sum_heads(dk, group), sum_heads(dv, group)
 
 
 def fused_attention_weights(saved: FusedAttentionSaved) -> Float[Array, "B H T S"]:
-    """P = exp(Z − ℓ): the attention weights, before dropout, that the forward did not keep."""
+    """Return P = exp(Z − m) / s: the attention weights, before dropout, that the forward did not keep."""
     scores = masked_scores(saved.q, saved.k, saved.mask)
-    weights: Array = array_module(scores).exp(scores - saved.logsumexp[..., None])
+    xp, total = array_module(scores), saved.total[..., None]
+    weights: Array = xp.exp(scores - saved.highest[..., None]) / xp.where(total == 0, total.dtype.type(1), total)
     return weights
 
 
@@ -289,7 +295,7 @@ def masked_scores(q: Array, k: Array, mask: Mask) -> Float[Array, "B H T S"]:
     """Z = q kᵀ/√D + mask."""
     scores: Array = q @ repeat_heads(k, q.shape[1] // k.shape[1]).swapaxes(2, 3)
     scores *= scores.dtype.type(1.0 / sqrt(q.shape[3]))
-    hide(scores, mask)
+    apply_mask(scores, mask)
     return scores
 
 
@@ -307,6 +313,17 @@ def sum_heads(dx: Array, group: int) -> Array:
     return summed
 
 
+def weighted_sum(weights: Array, values: Array) -> Array:
+    """Return weights @ values, where a weight of zero leaves its value out, even if that is infinite or NaN."""
+    xp = array_module(weights, values)
+    product: Array = weights @ values
+    if xp.isfinite(product).all():
+        return product
+    wild = ~xp.isfinite(values)
+    reached = (weights != 0).astype(weights.dtype) @ wild.astype(weights.dtype)
+    return xp.where(reached == 0, weights @ xp.where(wild, values.dtype.type(0), values), product)
+
+
 def drop_weights(weights: Array, probability: float, key: RandomKey | None) -> Array:
     """Dropout on attention weights, or on their gradient: the same elements are dropped, the rest scaled up."""
     if probability == 0.0 or key is None:
@@ -316,8 +333,8 @@ def drop_weights(weights: Array, probability: float, key: RandomKey | None) -> A
     return dropped
 
 
-def hide(scores: Float[Array, "B H T S"], mask: Mask) -> None:
-    """Bring a mask to bear on scores, in place: −inf where a key is hidden."""
+def apply_mask(scores: Float[Array, "B H T S"], mask: Mask) -> None:
+    """Mask scores in place: −inf where a key is hidden, else what the mask adds."""
     xp = array_module(scores, mask.key_lengths, mask.array)
     if mask.array is not None and mask.array.dtype.kind != "b":
         scores += mask.array
@@ -339,8 +356,8 @@ def visible_keys(mask: Mask, T: int, S: int, xp: Any) -> Bool[Array, "*broadcast
             conditions.append(keys < positions + mask.window)
     if mask.key_lengths is not None:
         conditions.append(keys < mask.key_lengths[:, None, None, None])
-    if mask.array is not None and mask.array.dtype.kind == "b":
-        conditions.append(mask.array)
+    if mask.array is not None:
+        conditions.append(mask.array if mask.array.dtype.kind == "b" else mask.array != -xp.inf)
     if not conditions:
         return None
     visible = conditions[0]

@@ -1,9 +1,8 @@
 """Block: a few more positions through a stack of transformer blocks, behind the keys and values of what was read.
 
-Nothing new is computed here: the reference is the composition of `layer_norm`, `linear`, `attention` and an activation that
-`nn.block` writes down module by module. It is an op of its own for the sake of generation, where a token costs so
-little that calling a dozen kernels a block takes a fifth of its time: a kernel runs the whole stack as one. There is
-no backward, since nothing is learned while text is written.
+The reference composes `layer_norm`, `linear`, `attention` and an activation as `nn.block` does module by module. It is
+an op of its own for generation, where a token costs so little that calling a dozen kernels a block takes a fifth of its
+time: one kernel runs the whole stack. There is no backward, since nothing is learned while text is generated.
 """
 
 from collections.abc import Sequence

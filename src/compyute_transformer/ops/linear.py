@@ -8,6 +8,7 @@ from ..arrays import Array
 from ..dispatch import dispatched, output_of
 from ..errors import ShapeError
 from ._checks import check_floats, check_gradient, check_saved, check_shape
+from ._sums import sum_of_rows
 
 __all__ = ["LinearSaved", "linear", "linear_backward", "linear_forward"]
 
@@ -67,7 +68,7 @@ def linear_backward(
     dy_rows, x_rows = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])
     dx = (dy_rows @ weight).reshape(x.shape)
     dweight = dy_rows.T @ x_rows
-    return dx, dweight, dy_rows.sum(0) if has_bias else None
+    return dx, dweight, sum_of_rows(dy_rows) if has_bias else None
 
 
 linear = output_of("linear", linear_forward)

@@ -34,11 +34,12 @@ IGNORE_INDEX = -100  # torch's: a target that is not scored
 
 
 class CrossEntropySaved(NamedTuple):
-    """logits, targets: the inputs. logsumexp: one number a row. num_scored: rows scored. The two options as given."""
+    """logits, targets: the inputs. highest, log_total: see the op. num_scored: rows scored. The options as given."""
 
     logits: Array
     targets: Array
-    logsumexp: Array
+    highest: Array
+    log_total: Array
     num_scored: int
     ignore_index: int
     label_smoothing: float
@@ -67,32 +68,36 @@ def cross_entropy_forward(
 ) -> tuple[Float[Array, ""], CrossEntropySaved]:
     """Mean nll, in nats, at the targets, over the rows that are scored.
 
-    L = mean_r [ logsumexp(z_r) − (1 − ε) z_r[target_r] − ε mean_v z_r[v] ]
-    dz_r = dL/rows scored · (softmax(z_r) − (1 − ε) onehot(target_r) − ε/V); zero in rows that are ignored
+    L = mean_r [ ℓ_r − (1 − ε) ž_r[target_r] − ε mean_v ž_r[v] ], ž_r = z_r − max z_r, ℓ_r = log Σ_v exp(ž_r[v])
+    dz_r = dL/rows scored · (exp(ž_r − ℓ_r) − (1 − ε) onehot(target_r) − ε/V); zero in rows that are ignored
 
     Shapes:
         logits (*rows, V) float; targets (*rows) integers in [0, V) or ignore_index; L a scalar like logits.
         With no row to score, L is 0 and so are the gradients.
     Saves:
-        logits, no copy; one float a row. The softmax is rebuilt.
+        logits, no copy; max z_r and ℓ_r, two floats a row. The softmax is rebuilt. Their sum, the logsumexp, would lose
+        ℓ_r where all logits of a row are large.
     Raises:
         ShapeError: no classes; targets have not the shape of the rows. RangeError: a target outside [0, V), or ε
         outside [0, 1). DtypeError: targets are not integers.
     Source:
         torch.nn.functional.cross_entropy, whose words these are; Szegedy et al. 2016 for label smoothing ε.
-        Computed by logsumexp, with nothing added inside a logarithm: a loss of 100 is reported as 100.
+        Nothing is added inside the logarithm: a loss of 100 is reported as 100.
     """
     xp = array_module(logits)
     highest = logits.max(-1, keepdims=True)
-    logsumexp = xp.log(xp.exp(logits - highest).sum(-1)) + highest[..., 0]
+    shifted = logits - highest
+    log_total = xp.log(xp.exp(shifted).sum(-1))
     scored = targets != ignore_index
     num_scored = int(scored.sum())
-    at_target = xp.take_along_axis(logits, xp.where(scored, targets, 0)[..., None], -1)[..., 0]
-    nll = logsumexp - (1.0 - label_smoothing) * at_target
+    at_target = xp.take_along_axis(shifted, xp.where(scored, targets, 0)[..., None], -1)[..., 0]
+    nll = log_total - (1.0 - label_smoothing) * at_target
     if label_smoothing:
-        nll -= label_smoothing * logits.mean(-1)
+        nll -= label_smoothing * shifted.mean(-1)
     loss = xp.where(scored, nll, logits.dtype.type(0)).sum() / logits.dtype.type(max(num_scored, 1))
-    return loss, CrossEntropySaved(logits, targets, logsumexp, num_scored, ignore_index, label_smoothing)
+    return loss, CrossEntropySaved(
+        logits, targets, highest[..., 0], log_total, num_scored, ignore_index, label_smoothing
+    )
 
 
 def check_cross_entropy_backward(dloss: Any, saved: Any, overwrite: Any = False) -> None:
@@ -120,18 +125,20 @@ def cross_entropy_backward(
     With `overwrite` it is written over the logits, which nobody needs by then and of which a large vocabulary makes
     the largest array there is: 206 MB for 1,024 tokens of GPT-2. `saved` has served then.
     """
-    logits, targets, logsumexp, num_scored, ignore_index, label_smoothing = saved
+    logits, targets, highest, log_total, num_scored, ignore_index, label_smoothing = saved
     xp = array_module(logits)
     V = logits.shape[-1]
     rows, targets = logits.reshape(-1, V), targets.reshape(-1)
     scored = targets != ignore_index
     drows = rows if overwrite else rows.copy()
-    drows -= logsumexp.reshape(-1, 1)
+    drows -= highest.reshape(-1, 1)
+    drows -= log_total.reshape(-1, 1)
     xp.exp(drows, out=drows)
     if label_smoothing:
         drows -= label_smoothing / V
     drows[xp.arange(len(rows)), xp.where(scored, targets, 0)] -= 1.0 - label_smoothing
-    drows *= scored[:, None] * logits.dtype.type(float(dloss) / max(num_scored, 1))
+    drows *= logits.dtype.type(float(dloss) / max(num_scored, 1))
+    drows[~scored] = 0  # not a product with zero: an ignored row may hold NaN
     return drows.reshape(logits.shape)
 
 

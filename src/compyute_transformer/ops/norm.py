@@ -8,6 +8,7 @@ from jaxtyping import Float
 from ..arrays import Array
 from ..dispatch import dispatched, output_of
 from ._checks import check_floats, check_gradient, check_last_axis, check_number, check_saved, check_shape
+from ._sums import sum_of_rows
 
 __all__ = ["LayerNormSaved", "layer_norm", "layer_norm_backward", "layer_norm_forward"]
 
@@ -77,8 +78,7 @@ def layer_norm_backward(
     xhat = (x - mean[..., None]) * rstd
     dxhat = dy * weight
     dx = rstd * (dxhat - dxhat.mean(-1, keepdims=True) - xhat * (dxhat * xhat).mean(-1, keepdims=True))
-    rows = tuple(range(dy.ndim - 1))
-    return dx, (dy * xhat).sum(rows), dy.sum(rows) if has_bias else None
+    return dx, sum_of_rows(dy * xhat), sum_of_rows(dy) if has_bias else None
 
 
 layer_norm = output_of("layer_norm", layer_norm_forward)

@@ -54,9 +54,9 @@ class LambdaLR(_Scheduler):
     def __init__(
         self, optimizer: Optimizer, lr_lambda: Callable[[int], float] | Sequence[Callable[[int], float]]
     ) -> None:
-        groups = len(optimizer.param_groups)
+        groups = len(getattr(optimizer, "param_groups", ()))
         self.lambdas = [lr_lambda] * groups if callable(lr_lambda) else list(lr_lambda)
-        if len(self.lambdas) != groups:
+        if groups and len(self.lambdas) != groups:
             raise ConfigError(f"LambdaLR: one function for each of the {groups} groups, got {len(self.lambdas)}.")
         super().__init__(optimizer)
 

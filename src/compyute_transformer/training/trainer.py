@@ -4,8 +4,7 @@ What a step does is a function of (settings, step, state): looking changes nothi
 resumed, wherever and however often, ends with the bits of one that was not.
 """
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import fields
 from math import isfinite
 from pathlib import Path
@@ -22,7 +21,7 @@ from ..optim.adamw import AdamW
 from ..optim.clip import clip_grad_norm_, global_norm, gradients_of
 from ..optim.optimizer import decay_groups
 from ..optim.sgd import SGD
-from ..threads import set_threads, threads
+from ..threads import on_threads
 from .finite import all_finite, first_non_finite
 from .interrupt import interruptible
 from .reporting.events import Advanced, Evaluated, Event, Logged, RunResult, Sampled, Saved, Started
@@ -250,20 +249,6 @@ class Trainer:
             f"Trainer: loss, gradient and weights must be finite, got {what}; {culprit}. Last good checkpoint: "
             f"{self.last_checkpoint()}. Go on from it in smaller steps: {checkpoint.resume_command(self.run, flags)}"
         )
-
-
-@contextmanager
-def on_threads(count: int | None) -> Iterator[None]:
-    """Run on so many threads, and afterwards on as many as before; None: on as many as there are."""
-    if count is None:
-        yield
-        return
-    before = threads()
-    set_threads(count, override=True)
-    try:
-        yield
-    finally:
-        set_threads(before, override=True)
 
 
 def _optimizer(settings: TrainingSettings, model: Module) -> AdamW | SGD:

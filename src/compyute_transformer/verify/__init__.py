@@ -1,21 +1,20 @@
-"""Verification: gradients against differences, kernels against references, everything against PyTorch."""
+"""Verification: gradients against differences, kernels against the references, everything against PyTorch."""
 
-from .differences import compare_differences, derivative, directional_error
+from .custom import check_module, check_op
+from .differences import check_case, derivative, directional_error
 from .kernels import compare_devices, compare_kernel, packages
 from .result import Result, relative_error
 from .tolerances import LIMITS, limit
 from .torch_ops import compare
-from .user import VerificationError, check_module, check_op
 
 __all__ = [
     "LIMITS",
     "Result",
-    "VerificationError",
+    "check_case",
     "check_module",
     "check_op",
     "compare",
     "compare_devices",
-    "compare_differences",
     "compare_kernel",
     "derivative",
     "directional_error",

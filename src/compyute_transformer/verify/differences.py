@@ -29,7 +29,7 @@ from ..dispatch import use_kernels
 from .registry import Case, Op, cotangent
 from .result import Label, Result, from_errors
 
-__all__ = ["COEFFICIENTS", "STEP", "compare_differences", "derivative", "directional_error", "size_of"]
+__all__ = ["COEFFICIENTS", "STEP", "check_case", "derivative", "directional_error", "size_of"]
 
 STEP = 2.0**-9
 COEFFICIENTS = (3 / 4, -3 / 20, 1 / 60)
@@ -76,7 +76,7 @@ def directional_error(
     return 0.0 if scale == 0.0 else float(abs(numeric - analytic) / scale)
 
 
-def compare_differences(op: Op, case: Case, seed: int = 0) -> list[Result]:
+def check_case(op: Op, case: Case, seed: int = 0) -> list[Result]:
     """The gradients of one case against differences: of all arguments together, then of each alone."""
     arguments = case.arguments(seed)
     names = [name for name in op.differentiable if arguments[name] is not None]

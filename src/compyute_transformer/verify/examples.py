@@ -119,7 +119,7 @@ def feed_forward(case: str, activation: Activation, bias: bool = True) -> Exampl
     return Example(
         "FeedForward",
         case,
-        lambda weights, drops: FeedForward(C, 17, bias, activation, generator=weights),
+        lambda weights, drops: FeedForward(C, 17, bias=bias, activation=activation, generator=weights),
         {"x": (B, T, C)},
         lambda w, x, drop: torch_feed_forward(w, x[0], activation),
         # a difference would step over the kink of some hidden unit; a complex step stays where it is
@@ -150,7 +150,7 @@ def sublayers(weights: Generator, drops: Generator, dropout: float, attentions: 
     return [
         part
         for layer in (*heads, FeedForward(C, 17, generator=weights))
-        for part in (layer, Dropout(dropout, drops), LayerNorm(C))
+        for part in (layer, Dropout(dropout, generator=drops), LayerNorm(C))
     ]
 
 
@@ -239,7 +239,7 @@ EXAMPLES: tuple[Example, ...] = (
     Example(
         "Dropout",
         "rows",
-        lambda weights, drops: Dropout(0.3, drops),
+        lambda weights, drops: Dropout(0.3, generator=drops),
         {"x": (B, T, C)},
         lambda w, x, drop: drop(x[0]),
     ),

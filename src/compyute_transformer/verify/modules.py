@@ -70,7 +70,7 @@ def torch_errors(example: Example, dtype: Any, seed: int) -> dict[str, float]:
     weights, inputs = torch_weights(module), {n: function.inputs[n] for n in example.inputs}
     leaves = {name: torch.from_numpy(x).requires_grad_() for name, x in inputs.items()}
     generators = [inner.generator for inner in module.modules() if hasattr(inner, "generator")]
-    probability = next((inner.probability for inner in module.modules() if isinstance(inner, Dropout)), 0.0)
+    probability = next((inner.p for inner in module.modules() if isinstance(inner, Dropout)), 0.0)
     probability = getattr(module, "dropout", probability) if isinstance(module, MultiHeadAttention) else probability
     drop = TorchDropout(generators[0], probability) if generators else TorchDropout(Generator(), 0.0)
     their_y = example.kernel(weights, list(leaves.values()), drop)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Row", "TableReport", "plain_line", "rows_of", "summary", "to_json"]
 
 MOST_TOLD = 5  # failures of one thing by one method
-HEAD = ("what", "method", "checks", "worst", "limit", "tolerance")
+HEAD = ("what", "method", "checks", "worst", "limit", "result")
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _last_line(outcome: Outcome, reasons: Sequence[str]) -> str:
     """Return what was verified and what was not, in one line."""
     total, failed, absent = len(outcome.results), len(outcome.failures), len(outcome.not_run)
     passed = "all that ran are within tolerance" if absent else "all within tolerance"
-    kept = "NOTHING was verified" if not total else f"{failed:,} FAIL: exceed tolerance" if failed else passed
+    kept = "NOTHING was verified" if not total else f"{failed:,} FAIL" if failed else passed
     line = f"{total:,} comparisons in {outcome.seconds:.1f} s: {kept}"
     if absent:
         why = reasons[0] if len(reasons) == 1 else "see above"

@@ -83,7 +83,7 @@ def compare_attention(
     torch = import_torch()
 
     ours = MultiHeadAttention(
-        embed_dim, num_heads, num_kv_heads, bias, dropout, implementation, dropout_generator=Generator(seed, DROPOUT)
+        embed_dim, num_heads, num_kv_heads, bias=bias, dropout=dropout, implementation=implementation, dropout_generator=Generator(seed, DROPOUT)
     )
     ours.to(dtype=dtype)
     randomize(ours, seed)

@@ -165,66 +165,6 @@ def test_the_kind_is_that_of_the_task() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ({"vocab_size": 500}, "vocab_size has no effect with tokenizer characters, got 500. Leave it out."),
-        ({"vocab_size": 1024}, "vocab_size has no effect with tokenizer characters"),
-        ({"momentum": 0.5}, "momentum has no effect with optimizer adamw"),
-        ({"optimizer": "sgd", "beta1": 0.5}, "beta1 has no effect with optimizer sgd"),
-        ({"decay": "constant", "min_learning_rate": 1e-3}, "min_learning_rate has no effect with decay constant"),
-        ({"patch_size": 4}, "patch_size has no effect with the architecture gpt"),
-    ],
-)
-def test_an_option_without_effect_is_refused(overrides: dict[str, object], message: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=message):
-        Settings.resolve("nano", None, overrides)
-    with pytest.raises(ConfigError, match=message):
-        Settings.resolve("nano").with_overrides(overrides)
-
-
-def test_settings_of_a_preset_may_lose_their_effect() -> None:
-    settings = Settings.resolve("nano", None, {"optimizer": "sgd", "decay": "constant", "momentum": 0.5})
-    assert {"beta1", "beta2", "min_learning_rate"} <= set(settings.without_effect())
-    assert "beta2" not in settings.to_toml()
-    assert "momentum = 0.5" in settings.to_toml()
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_lower_learning_rate_lowers_its_minimum_in_proportion(preset: str) -> None:
-    usual = Settings.resolve(preset).training
-    lower = Settings.resolve(preset, None, {"learning_rate": usual.learning_rate / 8}).training
-    higher = Settings.resolve(preset, None, {"learning_rate": usual.learning_rate * 8}).training
-    assert lower.min_learning_rate == pytest.approx(usual.min_learning_rate / 8)
-    assert higher.min_learning_rate == usual.min_learning_rate
-    assert Settings.resolve(preset).with_overrides({"learning_rate": usual.learning_rate / 8}).training == lower
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("steps", [2, 3, 40, 10**6])
-def test_fewer_steps_shorten_the_warmup_of_a_preset(preset: str, steps: int) -> None:
-    usual, training = Settings.resolve(preset).training, Settings.resolve(preset, None, {"steps": steps}).training
-    assert training.warmup == min(usual.warmup, max(1, steps // 4))
-    assert max(map(training.schedule(), range(min(steps, 2000)))) == training.learning_rate
-
-
-def test_a_warmup_longer_than_the_run_is_refused() -> None:
-    with pytest.raises(ConfigError, match="warmup must be at most steps, here 40, got 50: the learning rate"):
-        Settings.resolve("nano", None, {"steps": 40, "warmup": 50})
-
-
-@pytest.mark.parametrize("number", [10**exponent for exponent in range(8, 21)])
-@pytest.mark.parametrize("name", ["embed_dim", "num_layers", "num_heads", "context_length", "batch_size", "mlp_dim"])
-def test_sizes_without_bounds_are_refused_before_anything_is_made(name: str, number: int) -> None:
-    with pytest.raises(ConfigError, match=f"{name} must be at least 1 and at most .*, got {number}"):
-        Settings.resolve("nano", None, {name: number})
-
-
-def test_a_model_that_no_machine_holds_is_refused() -> None:
-    with pytest.raises(ConfigError, match="at most 1e\\+11 parameters, got embed_dim 65536, num_layers 4096"):
-        Settings.resolve("nano", None, {"embed_dim": 65536, "num_layers": 4096})
-
-
 def test_every_setting_declares_its_help_and_group() -> None:
     for section in SECTIONS.values():
         for entry in fields(section):

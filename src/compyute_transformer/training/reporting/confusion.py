@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import MissingExtraError
-from ...generation.attention import save_picture
+from ...plotting import plot_confusion, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,11 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["Confusion"]
 
 MOST_COLUMNS = 20  # classes beyond which the table lists the worst mistakes instead
-MOST_NUMBERS = 30  # classes beyond which the picture has colors only
 MOST_MISTAKES = 10
 LONGEST = 12  # letters of a class in a heading
-INK, FAINT = "#1b2a41", "#8a94a6"
-COLORS = ["#ffffff", "#cfe3f5", "#7fb6e6", "#2f7fc9", "#123f7a", "#0b1f3f"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,54 +65,14 @@ class Confusion:
         return {"classes": list(self.classes), "counts": self.counts.tolist()}
 
     def figure(self) -> "Figure":
-        """A picture of the counts: the darker, the larger the share of a true class.
-
-        Raises MissingExtraError without Matplotlib.
-        """
-        figure_class, colors = _matplotlib("figure").Figure, _matplotlib("colors")
-        number, names = len(self.classes), [short(name) for name in self.classes]
-        side = min(max(4.0, 0.45 * number), 20.0)
-        figure: Figure = figure_class(figsize=(side + 1.2, side), layout="constrained", facecolor="white")
-        panel: Any = figure.subplots()
-        shares = self.counts / np.maximum(1, self.counts.sum(axis=1, keepdims=True))
-        color_map = colors.LinearSegmentedColormap.from_list("confusion", COLORS)
-        scale = colors.PowerNorm(0.5, vmin=0.0, vmax=1.0)  # of a square root, so that single mistakes show
-        image = panel.imshow(shares, cmap=color_map, norm=scale, interpolation="nearest")
-        if number <= MOST_NUMBERS:
-            for true, said in zip(*np.nonzero(self.counts), strict=True):
-                color = "white" if shares[true, said] > 0.3 else INK
-                text = str(self.counts[true, said])
-                panel.text(said, true, text, ha="center", va="center", fontsize=8, color=color)
-            panel.set_xticks(range(number), names, parse_math=False, rotation=90 if max(map(len, names)) > 2 else 0)
-            panel.set_yticks(range(number), names, parse_math=False)
-        panel.tick_params(labelsize=8, length=0, labelcolor=INK)
-        panel.spines[:].set(color=FAINT, linewidth=0.5)
-        panel.set_xlabel("what the model said", fontsize=9, color=INK)
-        panel.set_ylabel("true class", fontsize=9, color=INK)
-        panel.set_title(f"{self.accuracy:.2%} of {self.counts.sum():,} images right", fontsize=10, color=INK)
-        bar = figure.colorbar(image, ax=panel, ticks=[0, 0.05, 0.2, 0.5, 1], shrink=0.8, aspect=25)
-        bar.set_label("share of the true class", fontsize=8, color=INK)
-        bar.ax.tick_params(labelsize=7, length=2, color=FAINT, labelcolor=INK)
-        bar.outline.set(edgecolor=FAINT, linewidth=0.5)
-        return figure
+        """Return a picture of the counts, see `plotting.plot_confusion`."""
+        return plot_confusion(self.counts, [short(name) for name in self.classes])
 
     def draw(self, path: str | Path) -> None:
-        """Write the picture to a file. Raises as `figure` and `save_picture`."""
-        save_picture(self.figure(), Path(path))
+        """Write the picture to a file. Raises as `plot_confusion` and `save_figure`."""
+        save_figure(self.figure(), Path(path))
 
 
 def short(name: str) -> str:
     """A class in few letters."""
     return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
-
-
-def _matplotlib(module: str) -> Any:
-    from importlib import import_module
-
-    try:
-        return import_module(f"matplotlib.{module}")
-    except ImportError as error:
-        raise MissingExtraError(
-            "Confusion.draw: a picture needs Matplotlib, which is not installed. "
-            "pip install 'compyute-transformer[pictures]'; printing it gives the numbers without."
-        ) from error

@@ -1,0 +1,140 @@
+"""Plots: attention weights, confusion matrices and losses, their labels, files and errors."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compyute_transformer.errors import MissingExtraError, RangeError, RunError, ShapeError
+from compyute_transformer.plotting import plot_attention, plot_confusion, plot_loss, save_figure
+
+
+def causal(T: int, blocks: int, heads: int) -> list[np.ndarray]:
+    """Return causal attention weights of two rows, different in every block, row and head."""
+    weights = np.tril(np.random.default_rng(0).uniform(0.1, 1, (blocks, 2, heads, T, T)))
+    return list(weights / weights.sum(-1, keepdims=True))
+
+
+MAPS = causal(9, 3, 4)
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "PDF"])
+@pytest.mark.parametrize("labels", [list("$a_日^🙂$\\{"), None])
+def test_a_picture_is_written_in_the_format_its_ending_names(
+    labels: list[str] | None, ending: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"map.{ending}"
+    save_figure(plot_attention(MAPS, labels, row=1), path)
+    begin = path.read_bytes()[:5]
+    assert begin == {"png": b"\x89PNG\r", "svg": b"<?xml", "PDF": b"%PDF-"}[ending]
+
+
+def test_a_panel_a_block_and_head_with_the_weights_of_the_row_asked_for() -> None:
+    maps = MAPS
+    figure = plot_attention(maps, list("abcdefghi"), row=1)
+    panels = [axes for axes in figure.axes if axes.images]
+    assert len(panels) == 12
+    for index, panel in enumerate(panels):
+        drawn = panel.images[0].get_array()
+        np.testing.assert_array_equal(drawn.filled(0.0), maps[index // 4][1, index % 4])
+        assert drawn.mask.sum() == 36  # what a query may not see
+    figure.canvas.draw()
+    assert [text.get_text() for text in panels[8].get_xticklabels()] == list("abcdefghi")
+    assert [text.get_text() for text in panels[4].get_yticklabels()] == list("abcdefghi")
+    assert [panel.get_title() for panel in panels[:4]] == ["head 0", "head 1", "head 2", "head 3"]
+    assert [panel.get_ylabel() for panel in panels[::4]] == ["block 0", "block 1", "block 2"]
+
+
+def test_many_tokens_are_numbered() -> None:
+    figure = plot_attention([np.tril(np.ones((1, 2, 40, 40)))], ["token"] * 40)
+    figure.canvas.draw()
+    assert "token" not in [text.get_text() for text in figure.axes[0].get_yticklabels()]
+
+
+def test_labels_of_another_number_are_refused() -> None:
+    with pytest.raises(ShapeError, match="one label a token, got 2 labels for 9 tokens"):
+        plot_attention(MAPS, ["a", "b"])
+
+
+@pytest.mark.parametrize("name", ["map.txt", "map"])
+def test_an_ending_that_names_no_format_is_refused(name: str, tmp_path: Path) -> None:
+    figure = plot_attention(MAPS)
+    with pytest.raises(RangeError, match=r"one of .*png, .*svg.*, got"):
+        save_figure(figure, tmp_path / name)
+
+
+def test_without_matplotlib_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = MAPS
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'compyute-transformer\[pictures\]'"):
+        plot_attention(maps)
+
+
+def test_each_map_grays_what_none_of_its_own_heads_may_see() -> None:
+    seen = np.tril(np.ones((4, 4))) / np.arange(1, 5)[:, None]
+    maps = [np.broadcast_to(weights, (1, 2, 4, 4)) for weights in (seen, np.full((4, 4), 0.25))]
+    panels = [axes for axes in plot_attention(maps).axes if axes.images]
+    assert [int(np.ma.getmaskarray(panel.images[0].get_array()).sum()) for panel in panels] == [6, 6, 0, 0]
+
+
+def test_maps_from_one_text_into_another_have_labels_of_both() -> None:
+    maps = [np.full((1, 2, 3, 5), 0.2)]
+    figure = plot_attention(maps, list("abcde"), query_labels=list("xyz"))
+    figure.canvas.draw()
+    panel = figure.axes[0]
+    assert [text.get_text() for text in panel.get_xticklabels()] == list("abcde")
+    assert [text.get_text() for text in panel.get_yticklabels()] == list("xyz")
+    with pytest.raises(ShapeError, match="one label a token, got 5 labels for 3 tokens"):
+        plot_attention(maps, list("abcde"))
+
+
+@pytest.mark.parametrize("shapes", [[], [(1, 2, 3, 3), (1, 2, 3, 5)]])
+def test_maps_of_several_shapes_are_refused(shapes: list[tuple[int, ...]]) -> None:
+    with pytest.raises(ShapeError, match=r"one shape \(B, H, T, S\), got (none|\(1, 2, 3, 3\), \(1, 2, 3, 5\))\."):
+        plot_attention([np.zeros(shape) for shape in shapes])
+
+
+def test_the_axes_of_attention_are_query_and_key() -> None:
+    figure = plot_attention(MAPS)
+    assert (figure.get_supxlabel(), figure.get_supylabel()) == ("key", "query")
+
+
+def test_a_figure_displays_itself_in_a_notebook() -> None:
+    figure: Any = plot_attention([np.full((1, 1, 2, 2), 0.5)])
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("number", [2, 40])
+def test_a_confusion_matrix_has_a_row_for_each_true_class(number: int) -> None:
+    counts = np.diag(np.arange(number)) + np.eye(number, k=1, dtype=int) * 3
+    figure = plot_confusion(counts, [f"class {n}" for n in range(number)])
+    panel = figure.axes[0]
+    assert (panel.get_xlabel(), panel.get_ylabel()) == ("predicted", "true")
+    np.testing.assert_allclose(panel.images[0].get_array().sum(1)[1:], 1.0)
+    written = {text.get_position(): text.get_text() for text in panel.texts}
+    assert written == ({(1, 0): "3", (1, 1): "1"} if number == 2 else {})
+    with pytest.raises(ShapeError, match=r"3 classes have counts \(3, 3\), got"):
+        plot_confusion(counts, ["a", "b", "c"])
+
+
+def test_the_losses_of_a_run_are_drawn_by_step(tmp_path: Path) -> None:
+    records: list[dict[str, Any]] = [
+        {"event": "evaluation", "step": 0, "validation_loss": 4.0},
+        {"event": "step", "step": 1, "loss": 3.5},
+        {"event": "step", "step": 2, "loss": 3.0},
+        {"event": "checkpoint", "step": 2},
+        {"event": "evaluation", "step": 2, "validation_loss": 2.5},
+    ]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records) + '{"event": "log')
+    for run in (tmp_path, str(tmp_path), records):
+        panel = plot_loss(run).axes[0]
+        drawn = {line.get_label(): line.get_xydata().tolist() for line in panel.lines}
+        assert drawn == {"training": [[1, 3.5], [2, 3.0]], "validation": [[0, 4.0], [2, 2.5]]}
+        assert (panel.get_xlabel(), panel.get_ylabel()) == ("step", "loss")
+    with pytest.raises(RunError, match="holds losses by step, got none"):
+        plot_loss([])
+    with pytest.raises(RunError, match=r"holds a log\.jsonl, got"):
+        plot_loss(tmp_path / "none")
