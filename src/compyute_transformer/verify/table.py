@@ -38,7 +38,7 @@ class Row:
         """Say whether all errors are within tolerance."""
         if self.worst is None:
             return "not run"
-        return f"{self.failed} EXCEED" if self.failed else "within"
+        return "EXCEEDS" if self.failed else "within"
 
     def cells(self) -> tuple[str, ...]:
         """As text."""
