@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from compyute_transformer.cli import app
+from compyute_transformer.cli.app import app
 from compyute_transformer.training import Settings
 from compyute_transformer.verify.registry import REGISTRY
 

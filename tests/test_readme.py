@@ -51,7 +51,7 @@ def test_every_command_runs(
         if "--resume" in arguments:
             arguments = [*arguments[:-1], "3"]  # 2000 steps would take too long here
         elif arguments[0] == "train":
-            arguments = [*arguments, *SMALL]
+            arguments = [*arguments, *(SMALL[:-2] if "digits" in arguments else SMALL)]  # images have no samples
         elif arguments[0] == "verify":
             arguments = [*arguments, "--method", "kernel"]  # tests/verify runs the rest
         run(arguments)

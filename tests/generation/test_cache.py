@@ -12,9 +12,12 @@ from compyute_transformer.errors import DtypeError, RangeError, ShapeError
 from compyute_transformer.generation import KeyValueCache, prefill, step
 from compyute_transformer.models import Transformer, TransformerConfig, TransformerLM, TransformerLMConfig
 from compyute_transformer.models.gpt import GPT, GPTConfig
-from compyute_transformer.nn.attention import Implementation
+from compyute_transformer.nn.attention import Implementation, MultiHeadAttention
+from compyute_transformer.nn.init import normal
 from compyute_transformer.ops import Mask
-from compyute_transformer.ops.attention import attention, fused_attention_forward
+from compyute_transformer.ops.attention import NO_MASK, attention, fused_attention_forward
+from compyute_transformer.ops.linear import linear
+from compyute_transformer.ops.multi_head import merge_heads, project_forward
 from compyute_transformer.verify.torch_models import randomize
 
 
@@ -228,3 +231,36 @@ def test_the_memory_goes_with_the_rows() -> None:
     logits = model.decode(last, memory[rows], LENGTHS[rows], cache=held)[:, 0]
     every = model(SOURCE[rows], np.concatenate([TARGET[rows, :4], last], axis=1), LENGTHS[rows])
     np.testing.assert_allclose(logits, every[:, -1], rtol=1e-11)
+
+
+class RotaryAttention(MultiHeadAttention):
+    """Attention written by hand: queries and keys rotated by their positions, by the public contract of the cache."""
+
+    def forward(self, x: Array, memory: Any = None, mask: Mask = NO_MASK, cache: Any = None) -> Array:
+        H = self.num_heads
+        D = self.out_weight.shape[1] // H
+        start = 0 if cache is None else cache.length
+        (q, k, v), _ = project_forward(x, None, self.in_weight.data, self.in_bias.data, H, H, D)
+        angles = np.arange(start, start + x.shape[1])[:, None] / 10.0 ** np.arange(D // 2)
+        q, k = rotated(q, angles), rotated(k, angles)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        return linear(merge_heads(attention(q, k, v, mask)), self.out_weight.data, self.out_bias.data)
+
+
+def rotated(x: Array, angles: Array) -> Array:
+    a, b = np.split(x, 2, axis=-1)
+    cosine, sine = np.cos(angles), np.sin(angles)
+    return np.concatenate([a * cosine - b * sine, a * sine + b * cosine], axis=-1)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_an_attention_written_by_hand_reads_the_same_positions_with_a_cache(window: int | None) -> None:
+    model = GPT(GPTConfig(11, 16, 24, 4, 2, window=window)).to(dtype=np.float64)
+    for block in model.blocks:
+        block.attention = RotaryAttention(24, 4, weight_init=normal(0.3)).to(dtype=np.float64)
+    model.eval()
+    ids = np.random.default_rng(0).integers(0, 11, (2, 9))
+    expected, cache = model(ids), KeyValueCache(model, 2)
+    found = [model(part, cache) for part in (ids[:, :4], ids[:, 4:5], ids[:, 5:])]
+    np.testing.assert_allclose(np.concatenate(found, axis=1), expected, rtol=1e-9, atol=1e-12)

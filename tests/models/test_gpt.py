@@ -302,7 +302,13 @@ def test_float32_stays_float32_from_the_first_vector_to_the_last_gradient() -> N
     optimizer.step()
     assert {path for path, _, _ in watch.seen} == {path for path, _ in made.named_modules() if path != "blocks"}
     assert {dtype for _, _, dtype in watch.seen} == {"float32"}
-    assert loss.dtype == made.flat.grad.dtype == made.flat.data.dtype == optimizer.state_dict()["state"][0]["second_moment"].dtype == np.float32
+    assert (
+        loss.dtype
+        == made.flat.grad.dtype
+        == made.flat.data.dtype
+        == optimizer.state_dict()["state"][0]["second_moment"].dtype
+        == np.float32
+    )
     assert {parameter.grad.dtype for parameter in made.parameters()} == {np.dtype(np.float32)}
 
 

@@ -220,3 +220,35 @@ def test_ids_of_another_shape_and_a_model_in_training_are_refused() -> None:
 def test_a_configuration_that_cannot_hold_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=f"^TransformerLMConfig: .*{message}"):
         replace(SMALL, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"head_bias": True}, {"scale_embedding": False}, {"attn_bias": False}, {"bias": False, "attn_bias": True}],
+    ids=str,
+)
+def test_the_options_of_biases_and_scale_have_right_gradients(options: dict[str, bool]) -> None:
+    config = replace(SMALL, **options)
+    made = TransformerLM(config, seed=1).to(dtype=np.float64)
+    made.flat.data[...] = np.random.default_rng(0).normal(0, 0.3, made.flat.data.shape)
+    ids = np.random.default_rng(1).integers(0, config.vocab_size, (2, 5))
+    names = {name for name, _ in made.named_parameters()}
+    assert ("head.bias" in names) == config.head_bias
+    assert ("blocks.0.attention.in_bias" in names) == (config.bias if config.attn_bias is None else config.attn_bias)
+    assert ("blocks.0.feed_forward.up.bias" in names) == config.bias
+    logits = made(ids)
+    dlogits = np.random.default_rng(2).normal(size=logits.shape)
+    made.backward(dlogits)
+    direction, start = np.random.default_rng(3).normal(size=made.flat.data.shape), made.flat.data.copy()
+    values = []
+    for step in (1e-6, -1e-6):
+        made.flat.data[...] = start + step * direction
+        values.append((made(ids) * dlogits).sum())
+    assert (made.flat.grad * direction).sum() == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-6)
+
+
+def test_without_the_scale_the_embedding_is_added_as_it_is() -> None:
+    plain, scaled = (TransformerLM(replace(SMALL, scale_embedding=on)).eval() for on in (False, True))
+    ids = np.array([[1, 2]])
+    np.testing.assert_allclose(plain.embed(ids), plain.position(plain.token_embedding(ids)))
+    np.testing.assert_allclose(scaled.embed(ids), scaled.position(scaled.token_embedding(ids) * SMALL.embed_dim**0.5))

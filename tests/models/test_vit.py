@@ -13,7 +13,7 @@ from tolerances import limit
 from compyute_transformer.arrays import Array
 from compyute_transformer.errors import ConfigError, DtypeError, ShapeError
 from compyute_transformer.models import ViT, ViTConfig
-from compyute_transformer.nn import MultiHeadAttention
+from compyute_transformer.nn import LayerNorm, MultiHeadAttention
 from compyute_transformer.nn.attention import Implementation
 from compyute_transformer.ops.loss import cross_entropy_backward, cross_entropy_forward
 from compyute_transformer.verify import relative_error
@@ -222,3 +222,9 @@ def test_bytes_are_refused() -> None:
 def test_a_configuration_that_cannot_hold_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=f"^ViTConfig: .*{message}"):
         replace(SMALL, **options)
+
+
+def test_the_epsilon_of_the_norms_is_the_configured_one() -> None:
+    made = ViT(replace(SMALL, norm_eps=1e-3))
+    norms = [module for module in made.modules() if isinstance(module, LayerNorm)]
+    assert [norm.eps for norm in norms] == [1e-3] * (2 * SMALL.num_layers + 1)

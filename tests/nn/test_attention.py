@@ -44,7 +44,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def build(num_kv_heads: int | None = None, bias: bool = True, dropout: float = 0.0) -> MultiHeadAttention:
-    module = MultiHeadAttention(C, 6, num_kv_heads, bias, dropout, dropout_generator=Generator(1, DROPOUT))
+    module = MultiHeadAttention(C, 6, num_kv_heads, bias=bias, dropout=dropout, dropout_generator=Generator(1, DROPOUT))
     randomize(module.to(dtype=np.float64))
     return module
 
@@ -281,7 +281,9 @@ def test_a_cache_in_training_or_with_a_memory_is_refused() -> None:
 @pytest.mark.parametrize("implementation", get_args(Implementation))
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_memory_projected_once_gives_what_the_memory_gives(implementation: Implementation, bias: bool) -> None:
-    module = MultiHeadAttention(12, 6, 2, bias, 0.4, implementation).to(dtype=np.float64).eval()
+    module = (
+        MultiHeadAttention(12, 6, 2, bias=bias, dropout=0.4, implementation=implementation).to(dtype=np.float64).eval()
+    )
     randomize(module)
     x, memory = np.random.default_rng(0).normal(size=(2, 2, 5, 12))
     for mask in (Mask(), Mask(key_lengths=np.array([5, 2])), Mask(array=np.eye(5, dtype=bool))):
@@ -297,3 +299,9 @@ def test_a_memory_projected_once_is_refused_in_training() -> None:
         module(x, projected)
     with pytest.raises(ShapeError, match="memory must have shape"):
         module.project_memory(x[..., :5])
+
+
+@pytest.mark.parametrize("mask", [None, True, np.eye(5, dtype=bool), "causal"], ids=str)
+def test_a_mask_that_is_no_mask_is_refused_by_one_sentence(mask: Any) -> None:
+    with pytest.raises(ConfigError, match=r"mask is a Mask, got .*Give Mask\(causal=True\), or Mask\(array=\.\.\.\)"):
+        MultiHeadAttention(12, 3)(np.zeros((1, 5, 12), np.float32), None, mask)

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..environment.conditions import Environment
 from ..errors import ParityError, RangeError
-from ..verify.check import relative_error
+from ..verify.result import relative_error
 
 __all__ = [
     "COLUMNS",

@@ -1,13 +1,14 @@
-"""The keys and values of what has been read, so that a further token costs one position instead of all of them.
+"""Cache of keys and values, so that a further token costs one position instead of all of them.
 
     keys, values    (layer, B, K, capacity, D), allocated once; the first `length` positions are filled
-    a step writes position `length` of every block, attends to views of what is filled, and then advances `length`
-    select          takes other rows, in another order, some of them twice: beams that go on, and beams that are dropped
+    append          a forward writes the positions from `length` on in every block, then the model advances `length`
+    select          keeps other rows, in another order, some of them twice: the hypotheses that a beam keeps
 
-Nothing is copied but the new position. With a sliding window a block is handed only the positions that the window
-reaches. `length` advances once all blocks have been through: a step that was interrupted can be repeated.
+Nothing is copied but the new position. With a sliding window a block gets only the positions that the window reaches.
+`length` advances once all blocks have run, so that an interrupted step can be repeated, and every block of one forward
+reads the same `length`.
 
-A decoder that looks at a memory also keeps, a block each, what it projected of it: once, and not for every token.
+In a decoder with a memory each block also caches its projection of the memory.
 """
 
 from collections.abc import Sequence
@@ -25,10 +26,10 @@ Decoder: TypeAlias = LanguageModel | Transformer
 
 
 class KeyValueCache:
-    """What a model has read: room for `capacity` positions of B rows.
+    """The keys and values of all blocks of a model, with room for `capacity` positions of B rows.
 
-    length: how many positions are filled. padding: (B) integers, how many positions at the start of each row are no
-    text (prompts of different lengths stand flush right), or None for none. blocks: one `BlockCache` a block.
+    length: how many positions are filled. padding: (B) integers, how many positions at the start of each row hold no
+    token (prompts of different lengths are padded on the left), or None for none. blocks: one `BlockCache` a block.
     """
 
     def __init__(self, model: Decoder, batch_size: int = 1, capacity: int | None = None) -> None:
@@ -49,21 +50,21 @@ class KeyValueCache:
         self.blocks = [BlockCache(self, k, v, model.mask.window) for k, v in zip(self._keys, self._values, strict=True)]
 
     def clear(self, padding: Array | None = None) -> None:
-        """Forget what was read. padding: of what will be read."""
+        """Remove all positions. padding: that of the rows that will be read."""
         self.length, self.padding = 0, padding
         for block in self.blocks:
             block.memory = None
 
     def advance(self, count: int) -> None:
-        """Count positions that every block has been given."""
+        """Count positions that every block has appended."""
         self.length += count
 
     def select(self, given: Sequence[int] | Array) -> None:
-        """Go on with these of the rows, in this order; a row may come twice, and then each of the two goes its own way.
+        """Keep the given rows, in this order; a row may occur twice, and is then copied.
 
         given: integers in [0, batch_size), at least one; their number is the new batch_size.
 
-        Raises ShapeError for none, RangeError for a row that is not there.
+        Raises ShapeError for no rows, RangeError for a row that does not exist.
         """
         xp, filled = array_module(self._keys), self.length
         rows: Array = xp.asarray(given)
@@ -87,25 +88,30 @@ class KeyValueCache:
 
 
 class BlockCache:
-    """One block's part of a `KeyValueCache`: keys and values, (B, K, capacity, D) each.
+    """The part of a `KeyValueCache` that belongs to one block: keys and values, (B, K, capacity, D) each.
 
-    memory: what the block made of the memory it looks at; None before it has, and in a block that looks at none.
+    memory: the block's projection of a memory; None before its first forward, and in a block without a memory.
     """
 
     def __init__(self, whole: KeyValueCache, keys: Array, values: Array, window: int | None) -> None:
         self._whole, self._keys, self._values, self._window = whole, keys, values, window
         self.memory: ProjectedMemory | None = None
 
+    @property
+    def length(self) -> int:
+        """How many positions were read before the current forward: the position of its first query."""
+        return self._whole.length
+
     def select(self, rows: Array, keys: Array, values: Array) -> None:
-        """Take over arrays of these rows; see `KeyValueCache.select`."""
+        """Keep the given rows, whose keys and values are given; see `KeyValueCache.select`."""
         self._keys, self._values = keys, values
         if self.memory is not None:
             self.memory = ProjectedMemory(self.memory.k[rows], self.memory.v[rows])
 
     def append(self, k: Array, v: Array) -> tuple[Array, Array]:
-        """Put k and v (B, K, T, D) behind what is there; returns views (B, K, S, D) of all that their queries may see.
+        """Append k and v (B, K, T, D). Return views (B, K, S, D) of the keys and values that their queries attend to.
 
-        S is the number of positions filled, or the window − 1 + T that the window reaches, if fewer.
+        S is length + T, or the window − 1 + T that a sliding window reaches, if fewer.
 
         Raises ShapeError for another batch, other heads or another width, DtypeError for another dtype, RangeError for
         more positions than there is room for.
@@ -117,7 +123,7 @@ class BlockCache:
         return keys, values
 
     def extend(self, count: int) -> tuple[Array, Array]:
-        """Views as `append` returns them, for whoever writes the last `count` positions himself.
+        """Return views as those of `append`, whose last `count` positions the caller writes.
 
         Raises RangeError for more positions than there is room for.
         """
@@ -126,7 +132,7 @@ class BlockCache:
         if end > capacity:
             raise RangeError(
                 f"BlockCache: the cache has room for {capacity} positions, got {count} after {start}. "
-                "Clear it and read the last of the text again: `window_start` says from where."
+                "Clear it and read the end of the text again, from `window_start` on."
             )
         first = 0 if self._window is None else max(0, end - (self._window - 1 + count))
         return self._keys[:, :, first:end], self._values[:, :, first:end]

@@ -1,13 +1,13 @@
-"""What a model is shown of growing texts, and the logits of what follows: the two small functions, and who calls which.
+"""Decode: the logits of the token that follows a growing text, by prefill and steps with a cache.
 
     prefill   reads whole contexts, which may differ in length, and fills a cache
-    step      reads one further token a row
+    step      reads one further token of each row
+    Reader    chooses between the two
 
-The rule of what is shown, cached or not, is `window_start`'s: all of a text while it fits into the context; from then
-on its last context_length tokens. With learned positions a window that has moved is another input at every position, so
-nothing in the cache can serve: it is filled anew. That keeps a cached text exactly the uncached one, and it makes each
-token past the end of the context cost a whole context. A `stride` above 1 is another rule, again the same cached or not:
-the window moves that many tokens at once, and between two moves every token is a step.
+The model is given the same tokens with a cache and without, by the rule of `window_start`: the whole text while it fits
+into the context, and from then on its last context_length tokens. With learned positions a moved window is another
+input at every position, so the cache is filled anew: each token past the end of the context costs a whole context. With
+a `stride` above 1 the window moves that many tokens at once, and between two moves every token is a step.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,10 +26,10 @@ __all__ = ["Reader", "evaluating", "prefill", "step", "window_start"]
 
 
 def window_start(length: int, context_length: int, stride: int = 1) -> int:
-    """Where the part of a text of `length` tokens begins that the model is shown, to the text's end.
+    """Return the first position of the part of a text of `length` tokens that the model is given.
 
-    The least multiple of stride from which the rest fits: ⌈max(0, length − context_length) / stride⌉ · stride. So a model
-    is shown at least context_length − stride + 1 tokens once there are as many; with stride 1 always the last
+    It is the least multiple of stride from which the rest fits: ⌈max(0, length − context_length) / stride⌉ · stride. A
+    model is given at least context_length − stride + 1 tokens once there are as many; with stride 1 always the last
     context_length.
 
     Raises RangeError unless stride lies in [1, context_length].
@@ -45,12 +45,12 @@ def prefill(
     cache: KeyValueCache | None = None,
     fused: FusedDecoder | None = None,
 ) -> Array:
-    """Logits (B, V) of the tokens that follow B contexts of 1 to context_length tokens each.
+    """Return the logits (B, V) of the tokens that follow B contexts of 1 to context_length tokens each.
 
-    Shorter contexts are padded on the left; padding is hidden and counts no positions, so that each row is what it is
-    alone. cache: is cleared, then filled.
+    Shorter contexts are padded on the left; padding is masked and counts no positions, so that each row has the logits
+    that it would have alone. cache: is cleared, then filled.
 
-    Raises ShapeError for no context, or one without tokens, RangeError for one that is longer.
+    Raises ShapeError for no context or an empty one, RangeError for a context longer than context_length.
     """
     width, L = max(map(len, contexts), default=0), model.config.context_length
     if not all(map(len, contexts)) or width == 0:
@@ -92,11 +92,11 @@ def _extend(model: LanguageModel, ids: Array, cache: KeyValueCache, fused: Fused
 
 
 class Reader:
-    """Shows a model texts that grow, by the cheapest way that is exact: a step where it can, else a prefill.
+    """Computes the logits after growing texts: by a step where the cache holds all but the last token, else by prefill.
 
-    stride: see `window_start`. cached False: a prefill each time, to compare. longest: how many tokens a text will have
-    at most, so that the cache takes no more memory than that; None for any number. The weights must stay as they are
-    while one reader is in use.
+    stride: see `window_start`. cached: False for a prefill each time, to compare. longest: how many tokens a text will
+    have at most, which bounds the memory of the cache; None for any number. The weights must stay as they are while a
+    reader is in use.
     """
 
     def __init__(self, model: LanguageModel, stride: int = 1, cached: bool = True, longest: int | None = None) -> None:
@@ -106,10 +106,10 @@ class Reader:
         with evaluating(model):
             self._fused = FusedDecoder.from_model(model) if cached else None
         self._read: list[Sequence[int]] = []  # what the cache holds
-        window_start(0, model.config.context_length, stride)  # refuses a wrong stride at once
+        window_start(0, model.config.context_length, stride)  # raises for a wrong stride at once
 
     def read(self, texts: Sequence[Sequence[int]]) -> Array:
-        """Logits (B, V) of the tokens that follow B texts."""
+        """Return the logits (B, V) of the tokens that follow B texts."""
         L = self._model.config.context_length
         windows = [text[window_start(len(text), L, self._stride) :] for text in texts]
         if not self._cached:
@@ -119,7 +119,7 @@ class Reader:
         if [window[:-1] for window in windows] == self._read:
             logits = step(self._model, [window[-1] for window in windows], self._cache, self._fused)
         else:
-            self._read = []  # should the prefill be interrupted, nothing is read
+            self._read = []  # if the prefill is interrupted, the cache holds nothing
             logits = prefill(self._model, windows, self._cache, self._fused)
         self._read = windows
         return logits
@@ -127,7 +127,7 @@ class Reader:
 
 @contextmanager
 def evaluating(model: Module) -> Iterator[None]:
-    """Within a `with` block the model is in `eval()`; then every module is in the mode it was in."""
+    """Put a model in `eval()` within a `with` block, and then every module back into the mode it was in."""
     trained = [module for module in model.modules() if module.training]
     for module in trained:
         module.training = False

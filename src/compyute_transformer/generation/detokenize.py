@@ -1,4 +1,4 @@
-"""Tokens become text that may be shown at once: whole characters only, and nothing that may be part of a stop text."""
+"""Detokenize a stream: tokens to text in whole characters, and without anything that may be part of a stop text."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,11 @@ REPLACEMENT = "\ufffd"  # what decoders put for bytes that are no character, or 
 
 
 class WholeCharacters:
-    """Decodes one token after the other; all that it returns, joined, is the text of all tokens.
+    """Decodes one token after the other; the pieces that it returns, joined, are the text of all tokens.
 
-    A byte pair token may end within a character: what may be half of one is held back until the next token tells. And
-    some decoders look at the token before, to put a space or not: so a token is decoded together with those before it,
-    back to the last cut but one between whole characters.
+    A byte-pair token may end within a character: bytes that may be an unfinished character are held back until the next
+    token. Some decoders put a space depending on the token before: a token is therefore decoded together with those
+    before it, back to the last boundary but one between whole characters.
 
     context: the tokens before the first, whose text is not returned.
     """
@@ -27,7 +27,7 @@ class WholeCharacters:
         self._shown = len(tokenizer.decode(self._ids))
 
     def feed(self, token: int) -> str:
-        """The text that a token completes, often empty."""
+        """Return the text that a token completes, which is often empty."""
         self._ids.append(token)
         text = self._tokenizer.decode(self._ids)
         whole = text.removesuffix(REPLACEMENT)  # one stands for all the bytes of an unfinished character
@@ -38,15 +38,15 @@ class WholeCharacters:
         return piece
 
     def flush(self) -> str:
-        """What was held back, at the end: a replacement character, or nothing."""
+        """Return what was held back, at the end: a replacement character, or nothing."""
         return self._tokenizer.decode(self._ids)[self._shown :]
 
 
 class StopTexts:
-    """Lets text through up to the first stop text, however it is cut into pieces.
+    """Passes text on up to the first stop text, however the text is cut into pieces.
 
-    The first is the one that is complete first, and of those the one that begins first. What may be the beginning of
-    one is held back. found: whether one has come.
+    The first is the one that is complete first, and of those the one that begins first. Text that may be the start of a
+    stop text is held back. found: whether a stop text has occurred.
 
     Raises RangeError for an empty stop text.
     """
@@ -59,7 +59,7 @@ class StopTexts:
         self.found = False
 
     def feed(self, piece: str) -> str:
-        """The text that may be shown after this piece."""
+        """Return the text that can be passed on after this piece."""
         text = self._held + piece
         starts = ((text.find(stop), stop) for stop in self._stops)
         hits = [(start + len(stop), start) for start, stop in starts if start >= 0]
@@ -71,11 +71,11 @@ class StopTexts:
         return text[: len(text) - held]
 
     def flush(self) -> str:
-        """What was held back, at the end."""
+        """Return what was held back, at the end."""
         return self._held
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of a text are the beginning of a stop text that does not end there."""
+    """Return how many characters at the end of a text are the start of a stop text that does not end there."""
     longest = min(len(text), len(stop) - 1)
     return next((length for length in range(longest, 0, -1) if text.endswith(stop[:length])), 0)

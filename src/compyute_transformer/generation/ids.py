@@ -25,10 +25,9 @@ def generate_ids(
 ) -> Array:
     """Return ids (B, T) followed by the sampled ones, (B, T + n) with n at most max_new_tokens.
 
-    ids may also be one row (T), and so is then the result. sampling: see `Sampling`, by default `Sampling()`; row r draws
-    with the seed + r, so that equal rows get different continuations. stop_ids: a row ends with the first of them; it is
-    part of the result, and is repeated while other rows go on. stride: see `decode.window_start`. The model runs in
-    `eval()`.
+    ids may also be one row (T), and so is then the result. sampling: by default `Sampling()`; row r is sampled with the
+    seed + r, so that equal rows get different continuations. stop_ids: a row ends with the first of them; it is part of
+    the result, and is repeated while other rows go on. stride: see `decode.window_start`. The model runs in `eval()`.
 
     Raises ShapeError for ids of other axes or without a token, DtypeError for ids that are no integers, RangeError for
     an id or stop id outside the vocabulary, and for stop texts, which need a tokenizer.

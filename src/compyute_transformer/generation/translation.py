@@ -1,7 +1,7 @@
 """Translate: the encoder reads the source once, then the decoder writes the translation token by token.
 
-    source -> encode -> memory      BEGIN -> decode -> logits -> beam: the hypotheses that are kept -> decode -> … -> END
-                                              ^------- the rows of the cache that are kept ----------+
+    source -> encode -> memory      BEGIN -> decode -> logits -> beam: the hypotheses it keeps -> decode -> … -> END
+                                              ^------- the rows of the cache that are kept -----+
 
 `translate` searches for the best translation. Many sources are translated at once: each has a beam of its own, see
 `beam`; the hypotheses of all beams are the rows of one batch, and a source leaves the batch when its search is over.
@@ -69,9 +69,9 @@ def translate(
     by then returns the best of them, not ended. cached: keep keys and values; False reads everything anew for each
     token.
 
-    Raises RangeError for one text instead of a sequence, an option outside its range, or a text longer than the context;
-    VocabularyError for a character that the tokenizer lacks; ConfigError for a tokenizer of another model;
-    NonFiniteError for logits that are.
+    Raises RangeError for one text instead of a sequence, an option outside its range, or a text longer than the
+    context; VocabularyError for a character that the tokenizer lacks; ConfigError for a tokenizer of another model;
+    NonFiniteError for logits that are NaN or infinite.
     """
     special = special_tokens(tokenizer)
     options = BeamOptions(beam_size, length_penalty, _longest(model, max_new_tokens), special.end)

@@ -1,4 +1,4 @@
-"""Architectures. Each file: a Config, a Model, its forward, and its backward as the mirror image."""
+"""The models, a file each: the configuration, the model, its forward, and its backward: the same lines reversed."""
 
 from .gpt import GPT, GPTConfig
 from .language import LanguageModel

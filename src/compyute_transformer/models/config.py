@@ -1,4 +1,4 @@
-"""What every configuration of a model is checked for, once, when it is made."""
+"""The check that every configuration of a model makes once, when it is created."""
 
 from collections.abc import Sequence
 from numbers import Integral
@@ -12,12 +12,12 @@ __all__ = ["check_config"]
 
 
 def check_config(config: Any, sizes: Sequence[str], optional: Sequence[str] = ()) -> None:
-    """Refuse a configuration that cannot hold.
+    """Raise for a configuration that no model can have.
 
-    sizes: the fields that are whole numbers of at least 1. optional: those that may be None as well. Besides, every
-    configuration has embed_dim, num_heads, dropout, activation and attn_implementation, and may have num_kv_heads.
+    sizes: the fields that are whole numbers of at least 1. optional: those that may be None as well. Every
+    configuration also has embed_dim, num_heads, dropout, activation and attn_implementation, and may have num_kv_heads.
 
-    Raises ConfigError with the name of the configuration and of the field, and what came.
+    Raises ConfigError with the names of the configuration and of the field, and the value.
     """
     name = type(config).__name__
     for field in sizes:

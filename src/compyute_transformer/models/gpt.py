@@ -1,4 +1,4 @@
-"""GPT: a stack of pre-norm blocks that sees only what came before, and says what comes next (Radford et al. 2019)."""
+"""GPT: a decoder-only language model of pre-norm blocks with learned positions (Radford et al. 2019)."""
 
 from dataclasses import dataclass
 from math import sqrt
@@ -24,10 +24,10 @@ __all__ = ["GPT", "GPTConfig"]
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The shape of a GPT. All of it is saved with a run.
+    """The configuration of a GPT, saved with a run.
 
-    mlp_dim None means 4 · embed_dim. num_kv_heads None means num_heads. window: how many positions back a query sees,
-    its own included; None for all.
+    mlp_dim None means 4 · embed_dim. num_kv_heads None means num_heads. window: the number of positions up to its own
+    that a query attends to; None for all.
     """
 
     vocab_size: int
@@ -41,7 +41,7 @@ class GPTConfig:
     bias: bool = True  # in linears and norms; nanoGPT trains without, GPT-2 with
     activation: Activation = "gelu_tanh"
     window: int | None = None
-    tie_word_embeddings: bool = True  # the head reads with the matrix that the embedding writes with
+    tie_word_embeddings: bool = True  # the head uses the matrix of the token embedding
     attn_implementation: Implementation = "auto"
 
     def __post_init__(self) -> None:
@@ -53,12 +53,12 @@ class GPTConfig:
 
 
 class GPT(LanguageModel):
-    """A decoder-only language model: ids (B, T) in, logits (B, T, V) out; position t sees positions up to t only.
+    """A decoder-only language model: ids (B, T) in, logits (B, T, V) out; position t attends to positions up to t.
 
     Weights are normal with std 0.02; those that write to the residual stream are divided by √(2 · num_layers), the
     number of additions to the stream, so that its size does not grow with depth (Radford et al. 2019).
 
-    generator: where dropout draws; part of the state of a run.
+    generator: of the random numbers of dropout; part of the state of a run.
     """
 
     config: GPTConfig
@@ -79,7 +79,7 @@ class GPT(LanguageModel):
         self.head = Linear(C, config.vocab_size, bias=False, generator=weights)
         if config.tie_word_embeddings:
             self.head.weight = self.token_embedding.weight
-        _ = self.flat  # lay all parameters into one buffer
+        _ = self.flat  # all parameters lie in one buffer
 
     def _block(self, weights: Generator) -> PreNormBlock:
         config, C = self.config, self.config.embed_dim

@@ -1,6 +1,6 @@
-"""What every decoder-only language model is, whatever it is built of: all that generation and training know of it.
+"""LanguageModel: the base of decoder-only language models, and all that generation and training know of them.
 
-And the checks and switches that other models share with it.
+It also holds the checks that other models share with it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,7 +31,7 @@ __all__ = [
 
 
 class LanguageConfig(Protocol):
-    """What is asked of the configuration of a language model."""
+    """The fields that the configuration of every language model has."""
 
     @property
     def vocab_size(self) -> int:
@@ -81,17 +81,19 @@ class ModelCache(Protocol):
 
 
 class LanguageModel(Model):
-    """A decoder-only language model: position t sees positions up to t only.
+    """A decoder-only language model: position t attends to positions up to t.
 
         forward(ids, cache=None, *, padding=None, logits_to_keep=None) -> logits (B, T, V)
 
-    The logits are of the token that follows each position of ids (B, T). cache: holds the positions before ids; those of
-    ids are appended, and `cache.length` grows by T. padding: (B) integers, the number of positions at the start of each
-    row that hold no token; they are masked, and a row counts its positions from its first token. With a cache, it is the
-    cache's own `padding`. logits_to_keep: compute the logits of this many last positions only. All three are for
-    `eval()`: nothing is saved for a backward.
+    The logits are of the token that follows each position of ids (B, T). cache: holds the positions before ids; those
+    of ids are appended, and `cache.length` grows by T. padding: (B) integers, the number of positions at the start of
+    each row that hold no token; they are masked, and a row counts its positions from its first token. With a cache, it
+    is the cache's own `padding`. logits_to_keep: compute the logits of this many last positions only. All three are for
+    `eval()`: nothing is saved for a backward. A call of the model also takes return_attention=True and
+    return_hidden_states=True, and then returns a `ModelOutput`.
 
-    config: its shape. generator: where dropout draws; part of the state of a run. mask: which keys each query sees.
+    config: its configuration. generator: of the random numbers of dropout; part of the state of a run. mask: which keys
+    each query attends to.
 
     Raises:
         ShapeError: ids are no array (B, T) with T at least 1. RangeError: an id outside the vocabulary, or a position
@@ -160,12 +162,12 @@ class LanguageModel(Model):
         return generated
 
     def use_attention(self, implementation: Implementation) -> None:
-        """Switch every block's attention algorithm; the weights stay."""
+        """Change the attention algorithm of every block; the weights stay."""
         use_attention(self, implementation)
 
 
 def use_attention(model: Module, implementation: Implementation) -> None:
-    """Switch the algorithm of every attention in a model; the weights stay."""
+    """Change the algorithm of every attention in a model; the weights stay."""
     for module in model.modules():
         if isinstance(module, MultiHeadAttention):
             module.implementation = implementation
@@ -185,7 +187,7 @@ def block_caches(cache: "ModelCache | None", blocks: ModuleList) -> Iterable[Any
 
 
 def check_ids(model: str, name: str, ids: Array) -> None:
-    """Refuse ids that are no array of shape (B, T) with T at least 1."""
+    """Raise for ids that are no array of shape (B, T) with T at least 1."""
     shape = getattr(ids, "shape", None)
     if shape is None or len(shape) != 2 or shape[1] == 0:
         raise ShapeError(
@@ -195,7 +197,7 @@ def check_ids(model: str, name: str, ids: Array) -> None:
 
 
 def check_context(model: str, name: str, ids: Array, context_length: int, start: int = 0) -> None:
-    """Refuse positions past the context: sinusoids go on for ever, but nothing was trained there."""
+    """Raise for positions past the context: sinusoids have no end, but a model was trained within its context only."""
     T = ids.shape[1]
     if not 0 <= start <= context_length - T:
         raise RangeError(

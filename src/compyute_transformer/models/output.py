@@ -127,8 +127,8 @@ def unknown_weights(path: str, module: Module) -> ConfigError:
     """Return the error for an attention whose weights are not known."""
     return ConfigError(
         f"return_attention: {path} is a {type(module).__name__} with a forward of its own, and the weights it uses are "
-        "not known. Define forward_with_weights(x, memory, mask) in its class, which returns the output and the weights "
-        "(B, H, T, S)."
+        "not known. Define forward_with_weights(x, memory, mask) in its class, which returns the output and the "
+        "weights (B, H, T, S)."
     )
 
 

@@ -185,8 +185,8 @@ def record_of(given: Any) -> ModelRecord:
             return record
     known = ", ".join(record.config.__name__ for record in MODELS.values())
     raise ConfigError(
-        f"models: a configuration is one of {known}, got {type(config).__name__}. Make one of them, or give your model a "
-        "record in models/registry.py."
+        f"models: a configuration is one of {known}, got {type(config).__name__}. Make one of them, or give your model "
+        "a record in models/registry.py."
     )
 
 

@@ -1,7 +1,7 @@
-"""The transformer as it was published: an encoder reads the source, a decoder writes the target (Vaswani et al. 2017).
+"""Transformer: an encoder of the source and a decoder of the target, as published (Vaswani et al. 2017).
 
 source (B, S) -> encoder blocks -> memory (B, S, C)
-target (B, T) -> decoder blocks, each looks at the memory -> logits (B, T, V) of what follows each target position
+target (B, T) -> decoder blocks, each attends to the memory -> logits (B, T, V) of the token after each position
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ __all__ = ["Transformer", "TransformerConfig"]
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """The shape of a Transformer. All of it is saved with a run.
+    """The configuration of a Transformer, saved with a run.
 
     vocab_size: of source and target together, which share one vocabulary. context_length: the longest source and the
     longest target. num_layers: of encoder blocks, and again of decoder blocks. num_kv_heads None means num_heads.
@@ -62,12 +62,12 @@ class TransformerConfig:
 class Transformer(Model):
     """Source ids (B, S) and target ids (B, T) in, logits (B, T, V) of the target token after each position out.
 
-    One matrix embeds source and target, multiplied by √embed_dim, and reads out logits (section 3.4). Padding stands at
-    the end of a row; it is named by the true length of each row, is never looked at, and gets no gradient. Dropout
-    follows both embeddings and every sublayer (5.4), and drops attention weights too. Weights start as those of a
-    `TransformerLM`.
+    One matrix is the embedding of source and target, multiplied by √embed_dim, and the head (section 3.4). Padding
+    stands at the end of a row; the length of each row is given, padding is masked, and gets no gradient. Dropout
+    follows both embeddings and every sublayer (5.4), and drops attention weights too. Weights are initialized as those
+    of a `TransformerLM`.
 
-    generator: where dropout draws; part of the state of a run.
+    generator: of the random numbers of dropout; part of the state of a run.
     """
 
     def __init__(self, config: TransformerConfig, seed: int | None = None) -> None:
@@ -79,7 +79,7 @@ class Transformer(Model):
         C = config.embed_dim
         self.mask = Mask(causal=True)
         self.scale = sqrt(C)
-        # one module serves source and target, and its backward target and source: it may run twice before
+        # source and target share this module: it runs twice in a forward, and its backward in the reverse order
         self.token_embedding = Embedding(config.vocab_size, C, weight_init=init.normal(C**-0.5), generator=weights)
         self.position = SinusoidalPosition()
         self.dropout = Dropout(config.dropout, generator=self.generator)
@@ -87,7 +87,7 @@ class Transformer(Model):
         self.decoder = ModuleList(self._decoder_block(weights) for _ in range(config.num_layers))
         self.head = Linear(C, config.vocab_size, bias=False, generator=weights)
         self.head.weight = self.token_embedding.weight
-        _ = self.flat  # lay all parameters into one buffer
+        _ = self.flat  # all parameters lie in one buffer
 
     def _encoder_block(self, weights: Generator) -> PostNormBlock:
         return PostNormBlock(*self._attention(weights), *self._feed_forward(weights))
@@ -143,7 +143,7 @@ class Transformer(Model):
         return self.decode(target, memory, source_lengths, target_lengths)
 
     def backward(self, dlogits: Array) -> tuple[Array, Array]:
-        """Add to the gradients of all parameters. Return those of the embedded source (B, S, C) and target (B, T, C)."""
+        """Add to the gradients of all parameters. Return those of the embedded source (B, S, C) and target."""
         dx = self.head.backward(dlogits)
         dmemory: Any = 0
         for block in reversed(self.decoder):
@@ -199,7 +199,7 @@ class Transformer(Model):
         return self.head(x if logits_to_keep is None else x[:, -logits_to_keep:])
 
     def use_attention(self, implementation: Implementation) -> None:
-        """Switch the algorithm of every attention, self and cross; the weights stay."""
+        """Change the algorithm of every attention, self and cross; the weights stay."""
         use_attention(self, implementation)
 
     def _embed(self, ids: Array, start: int = 0) -> Array:
@@ -223,7 +223,7 @@ class Transformer(Model):
 
 
 def check_lengths(name: str, lengths: Array, rows: int, longest: int) -> None:
-    """Refuse lengths that are no integer array (B) in [1, longest]."""
+    """Raise for lengths that are no integer array (B) in [1, longest]."""
     came = getattr(lengths, "shape", type(lengths).__name__)
     if came != (rows,):
         raise ShapeError(f"Transformer: {name}_lengths are an array of shape ({rows},), one a row, got {came}.")
@@ -237,7 +237,7 @@ def check_lengths(name: str, lengths: Array, rows: int, longest: int) -> None:
 
 
 def check_pairs(memory: Array, target: Array) -> None:
-    """Refuse another number of sources than of targets."""
+    """Raise for another number of sources than of targets."""
     if len(memory) != len(target):
         raise ShapeError(
             f"Transformer: source and target have one row a pair, got {len(memory)} sources and {len(target)} targets."

@@ -1,6 +1,6 @@
-"""Vaswani's decoder alone: a language model of post-norm blocks on sinusoidal positions (Vaswani et al. 2017).
+"""TransformerLM: the decoder of Vaswani et al. 2017 as a language model, with post-norm blocks and sinusoidal positions.
 
-The paper's whole model, with its encoder, is `encoder_decoder`.
+The whole model of the paper, with its encoder, is `transformer`.
 """
 
 from dataclasses import dataclass
@@ -27,10 +27,10 @@ __all__ = ["TransformerLM", "TransformerLMConfig"]
 
 @dataclass(frozen=True)
 class TransformerLMConfig:
-    """The shape of a TransformerLM. All of it is saved with a run.
+    """The configuration of a TransformerLM, saved with a run.
 
-    mlp_dim None means 4 · embed_dim, as in the paper. num_kv_heads None means num_heads. window: how many positions
-    back a query sees, its own included; None for all.
+    mlp_dim None means 4 · embed_dim, as in the paper. num_kv_heads None means num_heads. window: the number of positions
+    up to its own that a query attends to; None for all. attn_bias None means bias.
     """
 
     vocab_size: int
@@ -45,6 +45,9 @@ class TransformerLMConfig:
     activation: Activation = "relu"
     window: int | None = None
     attn_implementation: Implementation = "auto"
+    attn_bias: bool | None = None  # in the projections of attention
+    head_bias: bool = False
+    scale_embedding: bool = True  # multiply the embedding by √embed_dim, as in the paper
 
     def __post_init__(self) -> None:
         check_config(
@@ -55,16 +58,16 @@ class TransformerLMConfig:
 
 
 class TransformerLM(LanguageModel):
-    """A decoder-only language model: ids (B, T) in, logits (B, T, V) out; position t sees positions up to t only.
+    """A decoder-only language model: ids (B, T) in, logits (B, T, V) out; position t attends to positions up to t.
 
-    One matrix embeds ids, multiplied by √embed_dim, and reads out logits (Vaswani et al. 2017, section 3.4). Dropout
+    One matrix is both the embedding, multiplied by √embed_dim, and the head (Vaswani et al. 2017, section 3.4). Dropout
     follows the embedding and every sublayer (5.4), and drops attention weights too.
 
-    The paper does not say how weights start. Here the shared matrix is normal with std 1/√embed_dim, as in the authors'
+    The paper does not say how weights are initialized. Here the shared matrix is normal with std 1/√embed_dim, as in the authors'
     tensor2tensor, so that vectors and logits both have variance 1; all other matrices are Xavier uniform, as in
     torch.nn.Transformer.
 
-    generator: where dropout draws; part of the state of a run.
+    generator: of the random numbers of dropout; part of the state of a run.
     """
 
     config: TransformerLMConfig
@@ -77,14 +80,14 @@ class TransformerLM(LanguageModel):
         weights = Generator(seed, INITIALIZATION)
         C = config.embed_dim
         self.mask = Mask(causal=True, window=config.window)
-        self.scale = sqrt(C)
+        self.scale = sqrt(C) if config.scale_embedding else 1.0
         self.token_embedding = Embedding(config.vocab_size, C, weight_init=init.normal(C**-0.5), generator=weights)
         self.position = SinusoidalPosition()
         self.dropout = Dropout(config.dropout, generator=self.generator)
         self.blocks = ModuleList(self._block(weights) for _ in range(config.num_layers))
-        self.head = Linear(C, config.vocab_size, bias=False, generator=weights)
+        self.head = Linear(C, config.vocab_size, bias=config.head_bias, generator=weights)
         self.head.weight = self.token_embedding.weight
-        _ = self.flat  # lay all parameters into one buffer
+        _ = self.flat  # all parameters lie in one buffer
 
     def _block(self, weights: Generator) -> PostNormBlock:
         config, C, xavier = self.config, self.config.embed_dim, init.xavier_uniform()
@@ -93,7 +96,7 @@ class TransformerLM(LanguageModel):
                 C,
                 config.num_heads,
                 num_kv_heads=config.num_kv_heads,
-                bias=config.bias,
+                bias=config.bias if config.attn_bias is None else config.attn_bias,
                 dropout=config.dropout,
                 implementation=config.attn_implementation,
                 weight_init=xavier,

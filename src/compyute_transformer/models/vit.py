@@ -1,4 +1,4 @@
-"""ViT: an image is a sequence of patches, and a transformer that sees all of them names what it shows.
+"""ViT: a vision transformer, which classifies an image as a sequence of patches.
 
 Dosovitskiy et al. 2021, "An image is worth 16x16 words: transformers for image recognition at scale".
 """
@@ -27,9 +27,10 @@ __all__ = ["ViT", "ViTConfig"]
 
 @dataclass(frozen=True)
 class ViTConfig:
-    """The shape of a ViT. All of it is saved with a run.
+    """The configuration of a ViT, saved with a run.
 
-    channels: 1 of gray images, 3 of colored ones. mlp_dim None means 4 · embed_dim.
+    channels: 1 of gray images, 3 of colored ones. mlp_dim None means 4 · embed_dim. norm_eps: added to the variance in
+    the norms; published models have 1e-12 or 1e-6.
     """
 
     image_height: int
@@ -45,6 +46,7 @@ class ViTConfig:
     bias: bool = True  # in linears and norms
     activation: Activation = "gelu"
     attn_implementation: Implementation = "auto"
+    norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
         images = ("image_height", "image_width", "channels", "num_classes", "patch_size")
@@ -58,20 +60,20 @@ class ViTConfig:
 
     @property
     def num_patches(self) -> int:
-        """How many patches an image is cut into."""
+        """The number of patches of an image."""
         return (self.image_height // self.patch_size) * (self.image_width // self.patch_size)
 
 
 class ViT(Model):
     """An image classifier: images (B, height, width, channels) in, one row of logits an image out, (B, num_classes).
 
-    Only what has gathered in the class token is read out.
+    The head reads the class token alone.
 
-    Matrices of blocks start Xavier uniform, as in the authors' code. Embedded patches start with a variance of about 1
-    (see `PatchEmbedding`); positions and the class token are normal with std 0.5, so that they are not drowned: with
-    a std of 0.02 a small model is slow to learn where a patch lies. The head is normal with std 0.02.
+    Matrices of blocks are initialized Xavier uniform, as in the authors' code. Embedded patches have a variance of about
+    1 at first (see `PatchEmbedding`); positions and the class token are normal with std 0.5, which is of the same order:
+    with a std of 0.02 a small model is slow to learn the position of a patch. The head is normal with std 0.02.
 
-    generator: where dropout draws; part of the state of a run.
+    generator: of the random numbers of dropout; part of the state of a run.
     """
 
     def __init__(self, config: ViTConfig, seed: int | None = None) -> None:
@@ -80,23 +82,23 @@ class ViT(Model):
         seed = default_seed(seed)
         self.generator = Generator(seed, DROPOUT)
         weights = Generator(seed, INITIALIZATION)
-        C, to_be_seen = config.embed_dim, init.normal(0.5)
+        C, large = config.embed_dim, init.normal(0.5)
         self.patch_embedding = PatchEmbedding(
             config.patch_size, config.channels, C, bias=config.bias, generator=weights
         )
-        self.class_token = ClassToken(C, weight_init=to_be_seen, generator=weights)
-        self.position = LearnedPosition(1 + config.num_patches, C, weight_init=to_be_seen, generator=weights)
+        self.class_token = ClassToken(C, weight_init=large, generator=weights)
+        self.position = LearnedPosition(1 + config.num_patches, C, weight_init=large, generator=weights)
         self.dropout = Dropout(config.dropout, generator=self.generator)
         self.blocks = ModuleList(self._block(weights) for _ in range(config.num_layers))
-        self.norm = LayerNorm(C, bias=config.bias)
+        self.norm = LayerNorm(C, eps=config.norm_eps, bias=config.bias)
         self.head = Linear(C, config.num_classes, bias=config.bias, generator=weights)
-        _ = self.flat  # lay all parameters into one buffer
+        _ = self.flat  # all parameters lie in one buffer
 
     def _block(self, weights: Generator) -> PreNormBlock:
         config, C = self.config, self.config.embed_dim
         xavier = init.xavier_uniform()
         return PreNormBlock(
-            LayerNorm(C, bias=config.bias),
+            LayerNorm(C, eps=config.norm_eps, bias=config.bias),
             MultiHeadAttention(
                 C,
                 config.num_heads,
@@ -108,7 +110,7 @@ class ViT(Model):
                 dropout_generator=self.generator,
             ),
             Dropout(config.dropout, generator=self.generator),
-            LayerNorm(C, bias=config.bias),
+            LayerNorm(C, eps=config.norm_eps, bias=config.bias),
             FeedForward(
                 C,
                 config.mlp_dim or 4 * C,
@@ -121,7 +123,7 @@ class ViT(Model):
         )
 
     def forward(self, images: Array) -> Array:
-        """Logits (B, num_classes) of images (B, height, width, channels), floats of the model's dtype."""
+        """Return the logits (B, num_classes) of images (B, height, width, channels), floats of the model's dtype."""
         self._check(images)
         x = self.patch_embedding(images)
         x = self.class_token(x)
@@ -129,12 +131,12 @@ class ViT(Model):
         x = self.dropout(x)
         for block in self.blocks:
             x = block(x)
-        x = self.norm(x[:, 0])  # the class token: the head reads nothing else
+        x = self.norm(x[:, 0])  # the class token
         logits: Array = self.head(x)
         return logits
 
     def backward(self, dlogits: Array) -> Array:
-        """Add to the gradients of all parameters; the gradient of the images."""
+        """Add to the gradients of all parameters. Return the gradient of the images."""
         dtoken = self.head.backward(dlogits)
         dtoken = self.norm.backward(dtoken)
         dx = array_module(dtoken).zeros((len(dtoken), *self.position.weight.shape), dtype=dtoken.dtype)
@@ -148,11 +150,11 @@ class ViT(Model):
         return dimages
 
     def use_attention(self, implementation: Implementation) -> None:
-        """Switch every block's attention algorithm; the weights stay."""
+        """Change the attention algorithm of every block; the weights stay."""
         use_attention(self, implementation)
 
     def _check(self, images: Array) -> None:
-        """Refuse images of another size than the model's: fewer patches would take the wrong positions in silence."""
+        """Raise for images of another size than the model's, whose patches would get the wrong positions."""
         c, shape = self.config, getattr(images, "shape", None)
         wanted = c.image_height, c.image_width, c.channels
         if shape is None or len(shape) != 4 or tuple(shape[1:]) != wanted:

@@ -1,4 +1,9 @@
-"""Attention: the weights of all heads, and any of the interchangeable algorithms of `ops.multi_head` that read them."""
+"""Multi-head attention as a module: one set of weights, read by any of the algorithms of `ops.multi_head`.
+
+An attention of your own can stand in a block's place of this one. Its forward takes (x, memory, mask, cache), in
+this order. It reads `cache.length`, the position of its first query, and calls `cache.append(k, v)` once, see
+`AttentionCache`. For `return_attention` it defines `forward_with_weights` too, see `models.output`.
+"""
 
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
@@ -18,15 +23,27 @@ Implementation = Literal["auto", "sequential", "semiparallel", "parallel", "fuse
 
 
 class AttentionCache(Protocol):
-    """Keys and values of what an attention was given in earlier calls; `generation.cache` holds one for each block."""
+    """The keys and values that an attention computed in earlier calls; `generation.cache` holds one for each block."""
+
+    @property
+    def length(self) -> int:
+        """How many positions were read before the current call: the position of its first query."""
+        ...
 
     def append(self, k: Array, v: Array) -> tuple[Array, Array]:
-        """Put k and v (B, K, T, D) behind what is there; returns all that their queries may see, (B, K, S, D) each."""
+        """Append k and v (B, K, T, D). Return the keys and values (B, K, S, D) that their queries attend to.
+
+        S is length + T, or less where a sliding window reaches fewer positions: the last of them are k and v.
+        """
+        ...
+
+    def select(self, rows: Array, keys: Array, values: Array) -> None:
+        """Keep the given rows of the batch, in this order; a row may occur twice. `KeyValueCache.select` calls it."""
         ...
 
 
 class ProjectedMemory(NamedTuple):
-    """Keys and values (B, K, S, D) of a memory, by `MultiHeadAttention.project_memory`."""
+    """The keys and values (B, K, S, D) of a memory, as `MultiHeadAttention.project_memory` returns them."""
 
     k: Array
     v: Array
@@ -47,12 +64,14 @@ def attend(implementation: str, q: Array, k: Array, v: Array, mask: Mask) -> Arr
 
 
 class MultiHeadAttention(Module):
-    """Self-attention, or cross-attention when given a memory, with as many heads as divide the width.
+    """Self-attention, or cross-attention when given a memory.
+
+    num_heads: H, divides embed_dim. num_kv_heads: K, divides H; with fewer than H, groups of heads share keys and
+    values. dropout: of the attention weights. implementation: the algorithm, which may be changed at any time; "auto" is
+    the fastest.
 
     in_weight: ((H + 2K)·D, C), the query, key and value projections of all heads below each other. in_bias: its bias.
     out_weight: (C, C), out_bias: the output projection. Biases start at zero.
-    num_kv_heads: K; fewer than the H heads means that groups of heads share keys and values.
-    implementation: which algorithm runs; may be changed at any time, the weights stay. "auto" is the fastest.
     """
 
     def __init__(
@@ -60,6 +79,7 @@ class MultiHeadAttention(Module):
         embed_dim: int,
         num_heads: int,
         num_kv_heads: int | None = None,
+        *,
         bias: bool = True,
         dropout: float = 0.0,
         implementation: Implementation = "auto",
@@ -86,7 +106,7 @@ class MultiHeadAttention(Module):
 
     @property
     def implementation(self) -> Implementation:
-        """Which algorithm runs."""
+        """The algorithm that runs."""
         return self._implementation
 
     @implementation.setter
@@ -104,14 +124,23 @@ class MultiHeadAttention(Module):
         mask: Mask = NO_MASK,
         cache: AttentionCache | None = None,
     ) -> Array:
-        """Attend from x (B, T, C) to x itself, or to a memory (B, S, C).
+        """Return the attention (B, T, C) of x (B, T, C) to itself, or to a memory (B, S, C).
+
+        mask: which keys each query attends to; an array goes into a `Mask(array=...)`.
 
         cache: holds the keys and values of the positions before x; those of x are appended, and x attends to all of
         them. memory: may also be the keys and values that `project_memory` returned. Both are for `eval()`: nothing is
         saved for a backward.
 
-        Raises ConfigError for a cache or projected memory in training, and for a cache together with a memory.
+        Raises ConfigError for a cache or projected memory in training, and for a cache together with a memory;
+        ShapeError, RangeError and DtypeError as the algorithms of `ops.multi_head`.
         """
+        if not isinstance(mask, Mask):
+            raise ConfigError(
+                f"MultiHeadAttention: mask is a Mask, got {type(mask).__name__}. Give Mask(causal=True), or "
+                "Mask(array=...) of booleans that are True where a query attends to a key (torch.nn.MultiheadAttention "
+                "means the opposite), or of floats that are added to the scores."
+            )
         if cache is None and not isinstance(memory, ProjectedMemory):
             return self._run(x, memory, mask)[0]
         q, k, v = self._project(x, memory, cache)
@@ -141,7 +170,7 @@ class MultiHeadAttention(Module):
         return q, *cache.append(k, v)
 
     def project_memory(self, memory: Array) -> ProjectedMemory:
-        """The keys and values of a memory (B, S, C), computed once for all queries that will look at it."""
+        """Return the keys and values of a memory (B, S, C), computed once for all queries that attend to it."""
         queries, D = self._query_rows, self._head_width
         check_shape("MultiHeadAttention", "memory", memory, (None, None, self.in_weight.shape[1]), "batch, time, width")
         kv = linear(memory, self.in_weight.data[queries:], self.in_bias.data[queries:] if self.in_bias else None)
@@ -157,14 +186,14 @@ class MultiHeadAttention(Module):
         return self.num_heads * self._head_width
 
     def forward_with_weights(self, x: Array, memory: Array | None = None, mask: Mask = NO_MASK) -> tuple[Array, Array]:
-        """`forward`, and the attention weights (B, H, T, S), before dropout: the row of a query sums to one."""
+        """Return the result of `forward`, and the attention weights (B, H, T, S) before dropout; a row sums to one."""
         y, saved = self._run(x, memory, mask)
         return y, attention_weights(saved)
 
     def _algorithm(self, x: Array) -> Implementation:
         if self.implementation != "auto":
             return self.implementation
-        # without a kernel, keeping the weights is faster than building them twice
+        # without a kernel, saving the weights is faster than computing them twice
         return "fused" if fused_attention_forward.has_kernel(x) else "parallel"
 
     def _run(self, x: Array, memory: Array | None, mask: Mask) -> tuple[Array, Any]:
@@ -188,7 +217,7 @@ class MultiHeadAttention(Module):
         return y, saved
 
     def backward(self, dy: Array) -> tuple[Array, Array | None]:
-        """The gradients of x and of the memory, None in self-attention."""
+        """Return the gradients of x and of the memory, the latter None in self-attention."""
         name, saved = self.pop_saved()
         _, backward = IMPLEMENTATIONS[name]
         dx, dmemory, din_weight, din_bias, dout_weight, dout_bias = backward(dy, saved)

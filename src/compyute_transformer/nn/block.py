@@ -1,10 +1,10 @@
-"""Block: what a transformer repeats. The residual stream passes through; attention and feed-forward add to it.
+"""Transformer blocks: attention and feed-forward, each of which adds its output to the residual stream.
 
-    PreNormBlock    norms what attention and feed-forward read    GPT, vision transformer
-    PostNormBlock   norms the stream after each addition          Vaswani's encoder, and a decoder alone
-    CrossBlock      the same, and looks at a memory in between    Vaswani's decoder
+    PreNormBlock    normalizes the input of attention and feed-forward    GPT, vision transformer
+    PostNormBlock   normalizes the stream after each addition             Transformer encoder, TransformerLM
+    CrossBlock      the same, with attention to a memory in between       Transformer decoder
 
-The mask goes to attention by position, not by name: what an observer is shown are the arguments by position.
+The lines of backward are the lines of forward, reversed.
 """
 
 from typing import Protocol
@@ -23,8 +23,8 @@ __all__ = ["CrossBlock", "CrossCache", "PostNormBlock", "PreNormBlock"]
 class PreNormBlock(Module):
     """x ← x + dropout(attention(norm(x))); x ← x + dropout(feed_forward(norm(x))).
 
-    The stream itself is never normalized, so the gradient of its end is part of that of its beginning, whatever the
-    branches do (Radford et al. 2019; Xiong et al. 2020, "On layer normalization in the transformer architecture").
+    The stream itself is never normalized, so the gradient reaches the first block unchanged beside the gradients of
+    the branches (Radford et al. 2019; Xiong et al. 2020, "On layer normalization in the transformer architecture").
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class PreNormBlock(Module):
         self.feed_forward_dropout = feed_forward_dropout
 
     def forward(self, x: Array, mask: Mask = NO_MASK, cache: AttentionCache | None = None) -> Array:
-        """Transform the residual stream (B, T, C). cache: see `MultiHeadAttention.forward`."""
+        """Return the residual stream (B, T, C) after the block. cache: see `MultiHeadAttention.forward`."""
         branch = self.attention_norm(x)
         branch = self.attention(branch, None, mask, cache)
         branch = self.attention_dropout(branch)
@@ -57,13 +57,13 @@ class PreNormBlock(Module):
         return x
 
     def backward(self, dx: Array) -> Array:
-        """The gradient of the stream before the block: that of a sum goes to both of its terms."""
+        """Return the gradient of the stream before the block; the gradient of a sum goes to both of its terms."""
         dbranch = self.feed_forward_dropout.backward(dx)
         dbranch = self.feed_forward.backward(dbranch)
         dbranch = self.feed_forward_norm.backward(dbranch)
         dx = dx + dbranch
         dbranch = self.attention_dropout.backward(dx)
-        dbranch, _ = self.attention.backward(dbranch)  # the other is of a memory, and there is none
+        dbranch, _ = self.attention.backward(dbranch)  # the second is the gradient of a memory: there is none
         dbranch = self.attention_norm.backward(dbranch)
         dx = dx + dbranch
         return dx
@@ -72,8 +72,8 @@ class PreNormBlock(Module):
 class PostNormBlock(Module):
     """x ← norm(x + dropout(attention(x))); x ← norm(x + dropout(feed_forward(x))).
 
-    The stream is normalized after each addition, so what leaves the block has mean 0 and variance 1 before the last
-    scale and shift, and no further norm is needed after the last block (Vaswani et al. 2017, section 3.1).
+    The stream is normalized after each addition, so the output has mean 0 and variance 1 before the last scale and
+    shift, and no further norm is needed after the last block (Vaswani et al. 2017, section 3.1).
     """
 
     def __init__(
@@ -94,13 +94,13 @@ class PostNormBlock(Module):
         self.feed_forward_norm = feed_forward_norm
 
     def forward(self, x: Array, mask: Mask = NO_MASK, cache: AttentionCache | None = None) -> Array:
-        """Transform x (B, T, C). cache: see `MultiHeadAttention.forward`."""
+        """Return x (B, T, C) after the block. cache: see `MultiHeadAttention.forward`."""
         x = self.attention_norm(x + self.attention_dropout(self.attention(x, None, mask, cache)))
         x = self.feed_forward_norm(x + self.feed_forward_dropout(self.feed_forward(x)))
         return x
 
     def backward(self, dx: Array) -> Array:
-        """The gradient of x; a residual adds both ways."""
+        """Return the gradient of x; a residual connection adds the gradient of the branch."""
         dx = self.feed_forward_norm.backward(dx)
         dx = dx + self.feed_forward.backward(self.feed_forward_dropout.backward(dx))
         dx = self.attention_norm.backward(dx)
@@ -109,16 +109,15 @@ class PostNormBlock(Module):
 
 
 class CrossCache(AttentionCache, Protocol):
-    """What a `CrossBlock` has read: of its own texts as an `AttentionCache`, and of the memory."""
+    """The cache of a `CrossBlock`: an `AttentionCache` of its self-attention, and the projected memory."""
 
     memory: ProjectedMemory | None
 
 
 class CrossBlock(Module):
-    """A `PostNormBlock` that looks at a memory between the two: x ← norm(x + dropout(cross_attention(x, memory))).
+    """A `PostNormBlock` with attention to a memory between the two: x ← norm(x + dropout(cross_attention(x, memory))).
 
-    Queries come from x, keys and values from the memory, which is what an encoder made of the source
-    (Vaswani et al. 2017, sections 3.1 and 3.2.3).
+    Queries come from x, keys and values from the memory, the encoder's output for the source (Vaswani et al. 2017, sections 3.1 and 3.2.3).
     """
 
     def __init__(
@@ -152,29 +151,30 @@ class CrossBlock(Module):
         memory_mask: Mask = NO_MASK,
         cache: CrossCache | None = None,
     ) -> Array:
-        """Transform x (B, T, C) that looks at a memory (B, S, C).
+        """Return x (B, T, C) after the block, given a memory (B, S, C).
 
-        mask: of x to itself. memory_mask: of x to the memory. cache: see `MultiHeadAttention.forward`; it also takes in
-        the keys and values of the memory at its first use, and from then on the memory is not read.
+        mask: for the attention of x to itself. memory_mask: for its attention to the memory. cache: see
+        `MultiHeadAttention.forward`; it also stores the keys and values of the memory at its first use, and from then on
+        the memory is not read.
         """
         x = self.attention_norm(x + self.attention_dropout(self.attention(x, None, mask, cache)))
-        source = memory if cache is None else self._remembered(memory, cache)
+        source = memory if cache is None else self._project_once(memory, cache)
         x = self.cross_attention_norm(x + self.cross_attention_dropout(self.cross_attention(x, source, memory_mask)))
         x = self.feed_forward_norm(x + self.feed_forward_dropout(self.feed_forward(x)))
         return x
 
-    def _remembered(self, memory: Array, cache: CrossCache) -> ProjectedMemory:
+    def _project_once(self, memory: Array, cache: CrossCache) -> ProjectedMemory:
         if cache.memory is None:
             cache.memory = self.cross_attention.project_memory(memory)
         return cache.memory
 
     def backward(self, dx: Array) -> tuple[Array, Array]:
-        """The gradients of x and of the memory."""
+        """Return the gradients of x and of the memory."""
         dx = self.feed_forward_norm.backward(dx)
         dx = dx + self.feed_forward.backward(self.feed_forward_dropout.backward(dx))
         dx = self.cross_attention_norm.backward(dx)
         dcross, dmemory = self.cross_attention.backward(self.cross_attention_dropout.backward(dx))
-        assert dmemory is not None  # since there was a memory
+        assert dmemory is not None  # forward was given a memory
         dx = self.attention_norm.backward(dx + dcross)
         dx = dx + self.attention.backward(self.attention_dropout.backward(dx))[0]
         return dx, dmemory

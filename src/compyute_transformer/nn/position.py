@@ -1,4 +1,4 @@
-"""Position: the learned table, and the fixed sinusoids, as modules."""
+"""Positions as modules: a learned table, and fixed sinusoids."""
 
 from ..arrays import Array, array_module
 from ..errors import ConfigError
@@ -36,13 +36,14 @@ def check_evaluating(op: str, name: str, training: bool) -> None:
 class LearnedPosition(Module):
     """Add a learned vector for each position.
 
-    weight: (context_length, embed_dim), drawn by `weight_init`.
+    weight: (context_length, embed_dim), initialized by `weight_init`.
     """
 
     def __init__(
         self,
         context_length: int,
         embed_dim: int,
+        *,
         weight_init: init.Init | None = None,
         generator: Generator | None = None,
     ) -> None:
@@ -64,14 +65,14 @@ class LearnedPosition(Module):
         return y
 
     def backward(self, dy: Array) -> Array:
-        """The gradient of x."""
+        """Return the gradient of x."""
         dx, dweight = learned_position_backward(dy, self.pop_saved())
         self.weight.accumulate(dweight)
         return dx
 
 
 class SinusoidalPosition(Module):
-    """Add fixed sinusoids; nothing is learned, and no context is too long."""
+    """Add fixed sinusoids; there are no parameters, and no limit on the context length."""
 
     def forward(self, x: Array, start: int = 0, padding: Array | None = None) -> Array:
         """Add the sinusoids of positions start … start + T to x (B, T, C). padding: see `LearnedPosition.forward`."""
@@ -84,5 +85,5 @@ class SinusoidalPosition(Module):
         return y
 
     def backward(self, dy: Array) -> Array:
-        """The gradient of x."""
+        """Return the gradient of x."""
         return sinusoidal_position_backward(dy, self.pop_saved())
