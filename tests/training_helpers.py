@@ -42,7 +42,11 @@ TINY: dict[str, object] = {
 
 def tiny(**changes: object) -> Settings:
     """Settings of a run that takes a fraction of a second, with dropout and accumulation on."""
-    return Settings.resolve("cpu", None, {**TINY, **changes})
+    chosen = {**TINY, **changes}
+    chosen["warmup"] = changes.get("warmup", min(3, int(chosen["steps"])))  # type: ignore[call-overload]
+    if chosen["sample_every"] == 0:
+        chosen.pop("sample_tokens")
+    return Settings.resolve("cpu", None, chosen)
 
 
 def task(dtype: Any = np.float32, **changes: object) -> LanguageTask:

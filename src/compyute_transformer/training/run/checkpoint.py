@@ -110,7 +110,7 @@ def steps(run: Path) -> list[int]:
     try:
         with os.scandir(run / FOLDER) as entries:
             names = [entry.name for entry in entries if entry.is_dir()]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise CheckpointError(
