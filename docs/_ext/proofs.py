@@ -15,14 +15,14 @@ import numpy as np
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
-from compyute_transformer.verify import Check, check_case, compare, compare_kernel, packages
+from compyute_transformer.verify import Result, check_case, compare, compare_kernel, packages
 from compyute_transformer.verify.registry import REGISTRY, Case, Op
 
 from .markdown import MarkdownDirective, table
 
 logger = logging.getLogger(__name__)
 
-Prover = Callable[[Op, Case, Any], list[Check]]
+Prover = Callable[[Op, Case, Any], list[Result]]
 
 
 class Proof(NamedTuple):
@@ -47,7 +47,7 @@ PROOFS = (
 )
 
 
-def nearness(check: Check) -> float:
+def nearness(check: Result) -> float:
     """How near an error comes to its limit; one that is not a number is beyond any."""
     return np.inf if np.isnan(check.error) else check.error / check.limit
 
@@ -59,10 +59,10 @@ class Line(NamedTuple):
     proof: str
     dtype: str
     cases: int
-    checks: tuple[Check, ...]
+    checks: tuple[Result, ...]
 
     @property
-    def worst(self) -> Check:
+    def worst(self) -> Result:
         """The check nearest to its limit, or furthest beyond it."""
         return max(self.checks, key=nearness)
 

@@ -1,6 +1,6 @@
-"""The Transformer of `models.transformer` as PyTorch is meant to be written, for the race.
+"""The Transformer of `models.transformer` in idiomatic PyTorch: nn.Linear, fused attention, nn.LayerNorm.
 
-nn.Linear, fused attention, nn.LayerNorm; it computes what ours does, from our weights. Imported only where PyTorch is
+It computes the same function from our weights. Imported only where PyTorch is
 installed.
 """
 
@@ -83,7 +83,7 @@ class TorchTransformer(nn.Module):  # type: ignore[misc]
         super().__init__()
         if config.num_kv_heads not in (None, config.num_heads):
             raise ConfigError(
-                "TorchTransformer: in the race every head has its own keys, got "
+                "TorchTransformer: the benchmark supports num_kv_heads = num_heads, got "
                 f"num_kv_heads {config.num_kv_heads} for {config.num_heads} heads."
             )
         self.scale = sqrt(config.embed_dim)

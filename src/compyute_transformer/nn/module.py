@@ -152,8 +152,6 @@ class Module:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run `forward`."""
-        if self._parent is None and self._modules and self.training:
-            self._count_forward()
         return self.forward(*args, **kwargs)
 
     def _count_forward(self) -> None:
