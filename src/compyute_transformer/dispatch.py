@@ -19,6 +19,7 @@ with the same message, and neither validates again. The first call of an op impo
 `gpu/`, whose kernels register themselves.
 """
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ __all__ = [
     "Dispatched",
     "dispatched",
     "kernel_for",
+    "no_kernels_after_fork",
     "only_kernels_of",
     "output_of",
     "package_fault",
@@ -55,7 +57,33 @@ def package_fault(device: str) -> str | None:
     """Return why no kernel for a device ("cpu" or "cuda") can run here, in one sentence; None where they can."""
     if device == "cuda":
         return gpu_fault()
-    return None if find_spec("numba") else "Numba is not installed: pip install numba"
+    if _fork_fault is not None:
+        return _fork_fault
+    if find_spec("numba") is None:
+        return "Numba is not installed: pip install numba"
+    try:
+        numba = import_module("numba")
+    except Exception as error:  # Numba refuses versions of NumPy and Python that it does not know
+        return f"Numba is installed but cannot be imported ({type(error).__name__}: {error})"
+    return "NUMBA_DISABLE_JIT is set, so that no kernel is compiled" if numba.config.DISABLE_JIT else None
+
+
+_fork_fault: str | None = None
+
+
+def no_kernels_after_fork() -> None:
+    """Run references only from now on, in a process that was forked after its parent had started a pool of threads."""
+    global _fork_fault
+    _fork_fault = (
+        "this process was forked after kernels had run, and their threads are not in it: "
+        "start processes with multiprocessing.get_context('spawn')"
+    )
+    for op in _all:
+        op._kernels["cpu"] = None
+    _logger.warning("Kernels are off, ops run their references: %s.", _fork_fault)
+
+
+_logger = logging.getLogger("compyute_transformer")
 
 
 _choice: ContextVar[Kernels] = ContextVar("kernels", default="auto")

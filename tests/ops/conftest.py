@@ -1,4 +1,4 @@
-"""The tests of this folder are of the references; tests/verify/test_kernels.py holds the kernels to them."""
+"""Every test of this folder runs twice: on the references, and with the kernels where they support the arguments."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,8 @@ import pytest
 from compyute_transformer.dispatch import use_kernels
 
 
-@pytest.fixture(autouse=True)
-def reference() -> Iterator[None]:
-    with use_kernels("reference"):
-        yield
+@pytest.fixture(autouse=True, params=["reference", "auto"])
+def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Which of the two a test runs on."""
+    with use_kernels(request.param):
+        yield request.param

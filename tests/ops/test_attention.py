@@ -172,9 +172,7 @@ def test_masks_of_each_row_keep_their_batch_axis(kind: str) -> None:
 @pytest.mark.parametrize("window", [0, -3])
 @pytest.mark.parametrize("causal", [False, True])
 def test_windows_of_zero_and_less_are_refused(window: int, causal: bool) -> None:
-    with pytest.raises(
-        RangeError, match=rf"mask.window .* of at least 1, got {window}\. .* Use None for no window"
-    ):
+    with pytest.raises(RangeError, match=rf"mask.window .* of at least 1, got {window}\. .* Use None for no window"):
         attention(*inputs(), Mask(causal=causal, window=window))
 
 

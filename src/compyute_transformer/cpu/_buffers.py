@@ -6,7 +6,7 @@ returns here when the last view of it is gone, and is handed out again for an ar
 rounded up to an eighth of a power of two, and what is not used is never touched, so it takes no memory.
 
 Batches of ever other lengths would fill this with sizes that do not come again. So when none fits and more lies here
-than is lent, all that lies here goes back to the system first.
+than is in use, all that lies here goes back to the system first.
 """
 
 from math import prod
@@ -23,13 +23,13 @@ _free: dict[int, list[Array]] = {}
 
 
 class _Lent:
-    """How many bytes are lent."""
+    """Return how many bytes are in use."""
 
     nbytes = 0
 
 
 class _Loan:
-    """Stands between an array and the memory it was lent: when the array and all its views are gone, so is the loan."""
+    """Stands between an array and its memory, which is free again when the array and all its views are gone."""
 
     def __init__(self, memory: Array) -> None:
         self.memory = memory
@@ -67,7 +67,7 @@ def empty_like(array: Array) -> Array:
 
 
 def release() -> int:
-    """Give the memory that is not lent back to the system. Returns how many bytes that was."""
+    """Give the memory that is not in use back to the system. Return how many bytes that was."""
     size = _idle()
     for free in _free.values():
         free.clear()

@@ -22,6 +22,7 @@ compiler turns every load into a gather and every store into a scatter. That alo
 """
 
 import logging
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
@@ -31,11 +32,13 @@ import numpy as np
 from numba.core import event
 
 from ..arrays import Array
+from ..dispatch import no_kernels_after_fork
 
 __all__ = [
     "FASTMATH",
     "compile_kernel",
     "compile_parallel",
+    "compiler",
     "is_float32",
     "is_ready",
     "pool_for",
@@ -51,10 +54,41 @@ FASTMATH = {"reassoc", "contract", "arcp", "nsz", "afn"}
 # Elements of a sweep that are worth the other threads' waking; 0.4 ns each.
 WORTH_THREADS = 1 << 18
 
-compile_kernel: Callable[[F], F] = numba.njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True)
-compile_parallel: Callable[[F], F] = numba.njit(
-    cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True, parallel=True
-)
+_no_cache_said = False
+
+
+def compiler(**options: Any) -> Callable[[F], F]:
+    """Return a decorator that compiles at the first call and keeps the result on disk, where it may write there."""
+
+    def compile(function: F) -> F:
+        global _no_cache_said
+        try:
+            return numba.njit(cache=True, **options)(function)  # type: ignore[no-any-return]
+        except RuntimeError:  # Numba finds no folder for its cache
+            if not _no_cache_said:
+                _no_cache_said = True
+                logging.getLogger("compyute_transformer").warning(
+                    "No folder for compiled kernels can be written, so they are compiled at each start. "
+                    "Set NUMBA_CACHE_DIR to a folder that can be written."
+                )
+            return numba.njit(**options)(function)  # type: ignore[no-any-return]
+
+    return compile
+
+
+compile_kernel = compiler(fastmath=FASTMATH, error_model="numpy", nogil=True)
+compile_parallel = compiler(fastmath=FASTMATH, error_model="numpy", nogil=True, parallel=True)
+
+
+def _after_fork() -> None:
+    from numba.np.ufunc import parallel
+
+    if parallel._is_initialized:
+        no_kernels_after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class _Alone:

@@ -4,10 +4,10 @@ What was tried, and what it gained, heads `attention`, which calls them.
 """
 
 import numpy as np
-from numba import carray, njit, prange
+from numba import carray, prange
 
 from ._blas import AS_IT_IS, TRANSPOSED, pointer, prefetch, sgemm
-from ._kernel import compile_kernel, compile_parallel
+from ._kernel import compile_kernel, compile_parallel, compiler
 from ._vector import difference, exp, highest, random_row
 
 __all__ = ["KEYS", "LOWEST", "OPTIONS", "QUERIES", "ZERO", "backward", "few", "few_task", "forward"]
@@ -30,7 +30,10 @@ INTEGERS = [
 OPTIONS = np.dtype([(name, np.int64) for name in INTEGERS] + [("scale", np.float32), ("keep_scale", np.float32)])
 
 
-@njit(cache=True)
+compile_flags = compiler()
+
+
+@compile_flags
 def _visible(t, T, S, causal, window, length):
     """The keys [first, last) that query t sees, by the flags."""
     position = S - T + t
@@ -44,7 +47,7 @@ def _visible(t, T, S, causal, window, length):
     return first, max(first, last)
 
 
-@njit(cache=True)
+@compile_flags
 def _columns(block, start, rows, T, S, causal, window, length):
     """Of a block of keys, what some of a tile's queries see: the first, and how many, 0 where there are none."""
     first, _ = _visible(start, T, S, causal, window, length)

@@ -6,7 +6,6 @@ into the exponent stay in vector registers; the relative error is below 5e-7.
 
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -14,11 +13,11 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ..random import KEY_STEPS, MULTIPLIERS, ROUNDS
-from ._kernel import FASTMATH
+from ._kernel import FASTMATH, compiler
 
 __all__ = ["difference", "exp", "highest", "logistic", "normal_cdf_and_pdf", "random_row"]
 
-inline: Any = numba.njit(cache=True, fastmath=FASTMATH, error_model="numpy", inline="never")
+inline = compiler(fastmath=FASTMATH, error_model="numpy", inline="never")
 
 
 @intrinsic

@@ -33,7 +33,8 @@ def _update(weight, gradient, first, second, rate, size_scale, beta1, rest1, bet
 
 
 def _supports(weight: Array, gradient: Array, first_moment: Array, second_moment: Array, *_: object) -> bool:
-    return is_ready(weight, gradient, first_moment, second_moment)
+    alike = weight.shape == gradient.shape == first_moment.shape == second_moment.shape
+    return weight.ndim == 1 and alike and is_ready(weight, gradient, first_moment, second_moment)
 
 
 @kernel_for(adamw_update, supports=_supports)

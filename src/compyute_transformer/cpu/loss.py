@@ -56,10 +56,11 @@ def _backward(logits, targets, tops, log_totals, ignore_index, label_smoothing, 
             for start in range(0, V, COLUMNS):
                 row, drow = logits[n, start : start + COLUMNS], dlogits[n, start : start + COLUMNS]
                 for v in range(row.size):
-                    part[v] = (exp(difference(row[v], top)) * inverse - smooth) * scale
+                    part[v] = exp(difference(row[v], top)) * inverse - smooth
+                if start <= targets[n] < start + row.size:
+                    part[targets[n] - start] -= ONE - label_smoothing
                 for v in range(row.size):
-                    drow[v] = part[v]
-            dlogits[n, targets[n]] -= (ONE - label_smoothing) * scale
+                    drow[v] = part[v] * scale
 
 
 def _forward_supports(

@@ -1,4 +1,4 @@
-"""Activation: the bends between the linear maps, and softmax, which turns scores into shares."""
+"""Activation: ReLU, GELU, and softmax, which turns scores into probabilities."""
 
 from collections.abc import Callable
 from functools import partial
@@ -145,7 +145,7 @@ def gelu_backward(dy: Float[Array, "*shape"], saved: GeluSaved) -> Float[Array, 
 gelu = output_of("gelu", gelu_forward)
 
 
-# what a feed-forward bends with, by the name that configurations give it: "gelu_tanh" is GPT-2's, "gelu" the exact one
+# the activation of a feed-forward layer, by its name in configurations: "gelu_tanh" is GPT-2's, "gelu" the exact one
 ACTIVATIONS: dict[Activation, tuple[Callable[..., tuple[Array, Any]], Callable[..., Array]]] = {
     "gelu_tanh": (partial(gelu_forward, approximate="tanh"), gelu_backward),
     "gelu": (partial(gelu_forward, approximate="none"), gelu_backward),

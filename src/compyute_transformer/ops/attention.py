@@ -67,6 +67,15 @@ class Mask(NamedTuple):
 NO_MASK = Mask()
 
 
+def check_dropout_of_weights(op: str, dropout: Any, key: Any) -> None:
+    """Raise unless dropout is a probability, with a key that says which weights are dropped where it is not 0."""
+    check_probability(op, dropout)
+    if key is not None:
+        check_key(op, key)
+    elif dropout:
+        raise RangeError(f"{op}: dropout {dropout} needs a key. Pass key=Generator(seed).next().")
+
+
 def check_mask(mask: Any, shape: tuple[int, ...]) -> None:
     """Raise unless the mask is one, and fits scores of this shape (B, H, T, S)."""
     op, (B, H, T, S) = "attention", shape
@@ -129,11 +138,7 @@ def check_attention(q: Any, k: Any, v: Any, mask: Any = NO_MASK, dropout: Any = 
     check_shape(op, "k", k, (q.shape[0], None, None, q.shape[3]), "batch and head width as in q")
     check_shape(op, "v", v, k.shape, "the shape of k")
     check_heads(op, q.shape[1] * q.shape[3], q.shape[1], k.shape[1])
-    check_probability(op, dropout)
-    if key is not None:
-        check_key(op, key)
-    elif dropout:
-        raise RangeError(f"{op}: dropout {dropout} needs a key. Pass key=Generator(seed).next().")
+    check_dropout_of_weights(op, dropout, key)
     if k.shape[2] == 0:
         raise ShapeError(f"{op}: there must be at least one key, got none.")
     check_mask(mask, (*q.shape[:3], k.shape[2]))

@@ -1,4 +1,4 @@
-"""Loss: how surprised the model was, and the gradient with which everything begins."""
+"""Loss: cross-entropy from logits, the mean negative log-likelihood of the targets."""
 
 from typing import Any, NamedTuple
 

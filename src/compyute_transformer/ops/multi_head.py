@@ -33,6 +33,7 @@ from .attention import (
     Mask,
     attention_backward,
     attention_forward,
+    check_dropout_of_weights,
     check_mask,
     fused_attention_backward,
     fused_attention_forward,
@@ -111,7 +112,7 @@ def sequential_multi_head_forward(
         Vaswani et al. 2017, section 3.2.2.
     """
     D, num_kv_heads = check_multi_head(
-        x, memory, in_weight, in_bias, out_weight, out_bias, num_heads, num_kv_heads, mask
+        x, memory, in_weight, in_bias, out_weight, out_bias, num_heads, num_kv_heads, mask, dropout, key
     )
     xp = array_module(x)
     m = x if memory is None else memory
@@ -248,7 +249,7 @@ def semiparallel_multi_head_forward(
         x, memory and weights, no copies; q, k, v once; each head's attention weights.
     """
     D, num_kv_heads = check_multi_head(
-        x, memory, in_weight, in_bias, out_weight, out_bias, num_heads, num_kv_heads, mask
+        x, memory, in_weight, in_bias, out_weight, out_bias, num_heads, num_kv_heads, mask, dropout, key
     )
     (q, k, v), projection = project_forward(x, memory, in_weight, in_bias, num_heads, num_kv_heads, D)
     outputs, heads = [], []
@@ -315,7 +316,7 @@ def parallel_multi_head_forward(
         x, memory and weights, no copies; q, k, v once; the attention weights of all heads.
     """
     D, num_kv_heads = check_multi_head(
-        x, memory, in_weight, in_bias, out_weight, out_bias, num_heads, num_kv_heads, mask
+        x, memory, in_weight, in_bias, out_weight, out_bias, num_heads, num_kv_heads, mask, dropout, key
     )
     (q, k, v), projection = project_forward(x, memory, in_weight, in_bias, num_heads, num_kv_heads, D)
     heads, attention_saved = attention_forward(q, k, v, mask, dropout, key)
@@ -365,7 +366,7 @@ def fused_multi_head_forward(
         x, memory and weights, no copies; q, k, v once; the heads' outputs; one number a query, no attention weights.
     """
     D, num_kv_heads = check_multi_head(
-        x, memory, in_weight, in_bias, out_weight, out_bias, num_heads, num_kv_heads, mask
+        x, memory, in_weight, in_bias, out_weight, out_bias, num_heads, num_kv_heads, mask, dropout, key
     )
     (q, k, v), projection = project_forward(x, memory, in_weight, in_bias, num_heads, num_kv_heads, D)
     heads, attention_saved = fused_attention_forward(q, k, v, mask, dropout, key)
@@ -426,6 +427,8 @@ def check_multi_head(
     num_heads: Any,
     num_kv_heads: Any,
     mask: Any,
+    dropout: Any,
+    key: Any,
 ) -> tuple[int, int]:
     """Refuse what does not fit together. Returns D, the width of a head, and K, the number of key/value heads.
 
@@ -455,6 +458,7 @@ def check_multi_head(
         check_shape(op, "out_bias", out_bias, (C,), "the width of x")
     if x.shape[1] == 0:
         raise ShapeError(f"{op}: there must be at least one query, got x of shape {tuple(x.shape)}.")
+    check_dropout_of_weights(op, dropout, key)
     S = x.shape[1] if memory is None else memory.shape[1]
     check_mask(mask, (B, num_heads, x.shape[1], S))  # here, before each head takes its part of it
     return D, K

@@ -115,7 +115,7 @@ def sinusoids(length: int, width: int, dtype: Any = np.float32) -> Float[Array, 
 
 def _rows(start: int, end: int, width: int) -> Array:
     # of a table whose length is a power of two, so that a text which grows token by token does not ask for a new one
-    return _sinusoids_float64(1 << max(end - 1, 0).bit_length(), width)[start:end]
+    return _sinusoids_float64(1 << max(int(end) - 1, 0).bit_length(), width)[start:end]
 
 
 class SinusoidalPositionSaved(NamedTuple):

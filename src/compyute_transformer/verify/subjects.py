@@ -41,7 +41,7 @@ class Subject:
 
     @property
     def name(self) -> str:
-        """What its findings are called."""
+        """What its results are called."""
         return f"models.{self.model.__name__}"
 
 

@@ -18,8 +18,8 @@ from ..ops.attention import NO_MASK, Mask
 from ..ops.loss import IGNORE_INDEX, cross_entropy_backward, cross_entropy_forward
 from ..optim import AdamW, clip_grad_norm_, decay_groups
 from ..random import DROPOUT, Generator
-from .check import relative_error
 from .registry import cotangent
+from .result import relative_error
 from .subjects import Batch, subject_of
 from .torch_modules import Tensor, TorchDropout, Weights, torch_multi_head, torch_multi_head_module, torch_weights
 from .torch_ops import dense_mask, import_torch
