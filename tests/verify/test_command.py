@@ -149,7 +149,7 @@ def test_a_certificate_is_written_only_where_all_passed(
 def test_a_run_is_proven(verify: Verify, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = tmp_path / "words.txt"
     text.write_text(TEXT)
-    start_run([str(text)], tiny(steps=2, eval_every=0, sample_every=0), tmp_path / "words")
+    start_run([str(text)], tiny(steps=2, warmup=0, eval_every=0, sample_every=0), tmp_path / "words")
     code, out, _ = verify(tmp_path / "words", "--checkpoint", "last")
     assert code == 0
     assert "blocks.2.feed_forward.down.weight" in out
