@@ -1,4 +1,4 @@
-"""What the README says to paste, pasted."""
+"""The code and the commands of the README run as they stand."""
 
 import re
 import shlex
@@ -30,12 +30,13 @@ def run(arguments: list[str]) -> None:
 
 def test_python_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (block,) = blocks("python")
-    assert len(block.splitlines()) == 20, "a GPT in twenty lines"
-    exec(compile(block, "README.md", "exec"), {})
+    first, *others = blocks("python")
+    assert len(first.splitlines()) == 20, "a GPT in twenty lines"
+    for block in (first, *others):
+        exec(compile(block, "README.md", "exec"), {})
 
 
-@pytest.mark.usefixtures("validation_only")  # as at run time: a proof hands complex numbers to ops
+@pytest.mark.usefixtures("validation_only")  # as at run time: a check hands complex numbers to ops
 def test_every_command_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

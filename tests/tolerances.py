@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from compyute_transformer.verify.check import Check, relative_error
+from compyute_transformer.verify.result import Result, relative_error
 from compyute_transformer.verify.tolerances import LIMITS, limit
 
 __all__ = ["LIMITS", "assert_passed", "limit", "relative_error"]
 
 
-def assert_passed(checks: Sequence[Check]) -> None:
+def assert_passed(checks: Sequence[Result]) -> None:
     """Every check kept its limit, and there was at least one."""
     assert checks, "nothing was compared"
     broken = [str(check) for check in checks if not check.passed]

@@ -1,4 +1,4 @@
-"""Attention's race: the algorithms that were asked for, on one set of weights, and alone at each length."""
+"""The benchmark of attention: the algorithms that were asked for, on one set of weights, and alone at each length."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The race: turns alternate, percentiles are right, rows have every column, and nothing false is timed."""
+"""The benchmark: turns alternate, percentiles are right, rows have every column, and nothing false is timed."""
 
 import csv
 import json
@@ -19,10 +19,10 @@ from compyute_transformer.bench.candidates import (
     ratio,
     write_csv,
 )
-from compyute_transformer.environment.conditions import Ground
+from compyute_transformer.environment.conditions import Environment
 from compyute_transformer.errors import ParityError, RangeError
 
-GROUND = Ground("Linux, 2 cores", "A processor", 2, "openblas", "numpy 2.0", "2026-01-02")
+ENVIRONMENT = Environment("Linux, 2 cores", "A processor", 2, "openblas", "numpy 2.0", "2026-01-02")
 
 
 class Track:
@@ -38,7 +38,7 @@ class Track:
 
         return Candidate("us", name, run)
 
-    def race(self, *candidates: Candidate, rounds: int) -> dict[Candidate, list[float]]:
+    def run(self, *candidates: Candidate, rounds: int) -> dict[Candidate, list[float]]:
         def wait(seconds: float) -> None:
             self.waits += 1
 
@@ -48,7 +48,7 @@ class Track:
 def test_turns_alternate_and_the_order_is_reversed_from_round_to_round() -> None:
     track = Track()
     a, b, c = (track.candidate(name, 1.0) for name in "abc")
-    seconds = track.race(a, b, c, rounds=3)
+    seconds = track.run(a, b, c, rounds=3)
     assert track.ran == "aaabbbccc" + "abc" + "cba" + "abc"  # two warm up, one tells how long a turn is
     assert track.waits == 9
     assert list(seconds) == [a, b, c]
@@ -58,15 +58,15 @@ def test_turns_alternate_and_the_order_is_reversed_from_round_to_round() -> None
 def test_what_is_quick_runs_several_times_a_turn_and_is_divided() -> None:
     track = Track()
     quick, slow = track.candidate("q", 0.01), track.candidate("s", 0.1)
-    seconds = track.race(quick, slow, rounds=1)
+    seconds = track.run(quick, slow, rounds=1)
     assert track.ran == "qqqsss" + "qqqqq" + "s"
     assert seconds[quick] == pytest.approx([0.01])
     assert seconds[slow] == pytest.approx([0.1])
 
 
-def test_a_race_has_a_round() -> None:
-    with pytest.raises(RangeError, match="at least one round, got 0"):
-        Track().race(rounds=0)
+def test_a_benchmark_has_a_round() -> None:
+    with pytest.raises(RangeError, match="rounds must be at least 1, got 0"):
+        Track().run(rounds=0)
 
 
 @pytest.mark.parametrize("count", [2, 3, 10, 11])
@@ -108,11 +108,11 @@ def test_arrays_that_differ_are_refused() -> None:
 
 
 def report_of(*times: list[float]) -> Report:
-    report = Report("A race", GROUND, "ms")
+    report = Report("A benchmark", ENVIRONMENT, "ms")
     candidates = [Candidate("compyute", "auto", lambda: None), Candidate("torch", "eager", lambda: None)]
-    raced = dict(zip(candidates, times, strict=False))
-    report.add_times("step", "B 2", raced)
-    report.add_rates("step", "B 2", raced, 10, "tokens/s")
+    times = dict(zip(candidates, times, strict=False))
+    report.add_times("step", "B 2", times)
+    report.add_rates("step", "B 2", times, 10, "tokens/s")
     return report
 
 

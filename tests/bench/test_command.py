@@ -12,9 +12,9 @@ from compyute_transformer import cli
 from compyute_transformer.bench.candidates import COLUMNS, Report, Result
 from compyute_transformer.bench.command import Size, StepSize
 from compyute_transformer.bench.workload import SIZES, STEP_SIZES
-from compyute_transformer.environment.conditions import Ground
+from compyute_transformer.environment.conditions import Environment
 
-GROUND = Ground("Linux, 2 cores", "A processor", 2, "openblas", "numpy 2.0", "2026-01-02")
+ENVIRONMENT = Environment("Linux, 2 cores", "A processor", 2, "openblas", "numpy 2.0", "2026-01-02")
 TINY = ["--context-length=8", "--embed-dim=16", "--num-heads=2", "--num-layers=1"]
 
 
@@ -86,7 +86,7 @@ def test_options_reach_the_race(
 
     def bench(*arguments: Any) -> Report:
         seen.append(arguments)
-        return Report("A race", GROUND, "ms", [Result("step", "compyute", "auto", 1.0, "ms", "B 2")])
+        return Report("A benchmark", ENVIRONMENT, "ms", [Result("step", "compyute", "auto", 1.0, "ms", "B 2")])
 
     monkeypatch.setattr(f"compyute_transformer.bench.{what}.bench_{what}", bench)
     assert run(capsys, what, *given)[0] == 0

@@ -1,4 +1,4 @@
-"""The writers' race: one text, two ways."""
+"""The benchmark of generation: one text, with the cache and without."""
 
 from typing import Any
 

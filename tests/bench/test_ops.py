@@ -1,4 +1,4 @@
-"""The kernels' race: every kernel has its line, the work is counted right, and a kernel that is wrong is refused."""
+"""The benchmark of ops: every kernel has its line, the work is counted right, and a kernel that is wrong is refused."""
 
 from typing import Any
 

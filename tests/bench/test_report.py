@@ -7,9 +7,9 @@ from rich.console import Console
 
 from compyute_transformer.bench.candidates import Report, Result, Spread
 from compyute_transformer.bench.report import number, show
-from compyute_transformer.environment.conditions import Ground
+from compyute_transformer.environment.conditions import Environment
 
-GROUND = Ground("Linux, 2 cores", "A processor", 2, "openblas SkylakeX", "numpy 2.0", "2026-01-02")
+ENVIRONMENT = Environment("Linux, 2 cores", "A processor", 2, "openblas SkylakeX", "numpy 2.0", "2026-01-02")
 RESULTS = [
     Result("step", "compyute", "auto", 100.0, "ms", "B 2", Spread(95.0, 100.0, 140.0, 5)),
     Result("step", "torch", "eager", 212.0, "ms", "B 2", Spread(210.0, 212.0, 215.0, 5)),
@@ -25,10 +25,10 @@ def printed(report: Report) -> str:
 
 
 def test_the_table_says_all_of_it() -> None:
-    text = printed(Report("A race", GROUND, "ms", RESULTS, ["PyTorch was left out"], ["The machine is busy"]))
+    text = printed(Report("A benchmark", ENVIRONMENT, "ms", RESULTS, ["PyTorch was left out"], ["The machine is busy"]))
     lines = [line.rstrip() for line in text.splitlines()]
     assert lines[:6] == [
-        "A race",
+        "A benchmark",
         "",
         "step  B 2",
         "                              ms     ×     MB",
@@ -44,7 +44,7 @@ def test_the_table_says_all_of_it() -> None:
 
 
 def test_a_report_without_results_is_its_notes() -> None:
-    text = printed(Report("A race", GROUND, "ms", notes=["There is nothing to time"]))
+    text = printed(Report("A benchmark", ENVIRONMENT, "ms", notes=["There is nothing to time"]))
     assert "Note: There is nothing to time" in text
     assert "Medians" not in text
 

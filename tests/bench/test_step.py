@@ -9,7 +9,7 @@ from compyute_transformer.bench.torch_gpt import TorchGPT
 from compyute_transformer.bench.torch_step import TorchStep
 from compyute_transformer.bench.torch_vaswani import TorchTransformer
 from compyute_transformer.bench.torch_vit import TorchViT
-from compyute_transformer.bench.workload import CANDIDATES, SIZES, STEP_SIZES, OurStep, Workload, workload
+from compyute_transformer.bench.workload import MODEL_CASES, SIZES, STEP_SIZES, OurStep, Workload, workload
 from compyute_transformer.environment.conditions import NO_TORCH
 from compyute_transformer.errors import ConfigError, ParityError
 from compyute_transformer.models.gpt import GPT, GPTConfig
@@ -104,7 +104,7 @@ def test_peak_memory_is_each_candidates_own(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("name", STEP_SIZES)
 def test_every_size_races_a_kernel_of_its_model(name: str) -> None:
     work = workload(name)
-    assert type(work.config) in CANDIDATES
+    assert type(work.config) in MODEL_CASES
     assert work.tokens % work.training.batch_size == 0
     assert f"B {work.training.batch_size}, " in work.shape
 

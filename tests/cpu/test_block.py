@@ -12,7 +12,7 @@ from compyute_transformer.ops import Mask
 from compyute_transformer.ops.activation import Activation
 from compyute_transformer.ops.block import blocks_step
 from compyute_transformer.threads import set_threads, threads
-from compyute_transformer.verify.check import relative_error
+from compyute_transformer.verify.result import relative_error
 from compyute_transformer.verify.tolerances import limit
 
 RNG = np.random.default_rng(1)

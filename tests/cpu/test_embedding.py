@@ -6,7 +6,7 @@ import pytest
 from compyute_transformer.cpu import embedding as kernel
 from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.ops.embedding import embedding_backward, embedding_forward
-from compyute_transformer.verify.check import relative_error
+from compyute_transformer.verify.result import relative_error
 from compyute_transformer.verify.tolerances import limit
 
 RNG = np.random.default_rng(0)

@@ -49,7 +49,10 @@ def test_packages_are_those_of_the_distribution(here: Machine) -> None:
 
 def test_openblas_says_its_kernel_and_threads() -> None:
     """A process of its own, since both are read when the library loads."""
-    script = "import json; from compyute_transformer.environment.machine import examine; print(json.dumps(examine().to_dict()))"
+    script = (
+        "import json; from compyute_transformer.environment.machine import examine; "
+        "print(json.dumps(examine().to_dict()))"
+    )
     asked = {"OPENBLAS_CORETYPE": "Haswell", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     environment = {name: value for name, value in os.environ.items() if name not in machine.VARIABLES} | asked
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)

@@ -13,11 +13,10 @@ import compyute_transformer
 from compyute_transformer.errors import ConfigError
 from compyute_transformer.ops.norm import layer_norm_backward
 from compyute_transformer.verify.certificate import PRIVATE, certificate, write_certificate
-from compyute_transformer.verify.check import Measured
-from compyute_transformer.verify.finding import Label
 from compyute_transformer.verify.ops import Example, prepare_ops
 from compyute_transformer.verify.plan import carry_out, choose, everything
 from compyute_transformer.verify.registry import REGISTRY
+from compyute_transformer.verify.result import Label, Measured
 from compyute_transformer.verify.tolerances import LIMITS
 
 pytestmark = pytest.mark.usefixtures("validation_only")
@@ -25,8 +24,8 @@ pytestmark = pytest.mark.usefixtures("validation_only")
 
 def prove(*names: str, seed: int = 0) -> dict[str, Any]:
     examples = prepare_ops(seed)
-    verdict = carry_out(choose(everything(seed, examples), [f"ops.{name}" for name in names]))
-    return certificate(verdict.findings, examples, seed)
+    outcome = carry_out(choose(everything(seed, examples), [f"ops.{name}" for name in names]))
+    return certificate(outcome.results, examples, seed)
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +67,8 @@ def test_the_row_is_the_worst_of_several_comparisons(proven: dict[str, Any]) -> 
         if r["op"] == "gelu" and r["case"] == "tanh" and r["method"] == "kernel" and r["argument"] == "dx"
     ]
     example = next(e for e in prepare_ops(0)["gelu"] if e.case.name == "tanh")
-    findings = carry_out(choose(everything(0, {"gelu": [example]}), ["ops.gelu"], ["kernel"])).findings
-    errors = [finding.error for finding in findings if finding.argument == "dx"]
+    results = carry_out(choose(everything(0, {"gelu": [example]}), ["ops.gelu"], ["kernel"])).results
+    errors = [result.error for result in results if result.argument == "dx"]
     assert len(errors) == 3
     assert row["error"] == max(errors)
 
@@ -121,8 +120,8 @@ def test_what_failed_is_not_certified(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_could_not_be_run_is_not_certified() -> None:
-    right = Label("ops.gelu", "tanh").finding("adjoint", "float64", "dx", Measured(0.0), 1e-10)
-    raised = Label("ops.gelu", "tanh").finding("adjoint", "float64", "call", float("inf"), 1e-10, "TypeError: no")
+    right = Label("ops.gelu", "tanh").result("adjoint", "float64", "dx", Measured(0.0), 1e-10)
+    raised = Label("ops.gelu", "tanh").result("adjoint", "float64", "call", float("inf"), 1e-10, "TypeError: no")
     with pytest.raises(ConfigError, match="TypeError: no"):
         certificate([right, raised], prepare_ops(0), 0)
 

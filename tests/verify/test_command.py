@@ -1,4 +1,4 @@
-"""`compyute verify`: the exit status is the verdict."""
+"""`compyute verify`: the exit status is the outcome."""
 
 import json
 import sys
@@ -37,9 +37,9 @@ def test_all_green_is_zero(verify: Verify) -> None:
     assert code == 0
     assert err == ""
     lines = out.splitlines()
-    assert lines[-1].endswith("all pass")
+    assert lines[-1].endswith("all within tolerance")
     assert {line.split()[0] for line in lines[1:-1]} == {"ops.gelu", "nn.FeedForward"}
-    assert all(line.endswith("pass") for line in lines[1:-1])
+    assert all(line.endswith("within") for line in lines[1:-1])
 
 
 @pytest.mark.parametrize(
@@ -56,8 +56,8 @@ def test_a_backward_damaged_by_hand_is_red_and_named(
     assert all(
         line.startswith("FAIL ops.layer_norm") and " dweight, " in line for line in failures if " more; " not in line
     )
-    assert "FAIL" in next(line for line in out.splitlines() if line.startswith("ops.layer_norm") and "adjoint" in line)
-    assert all("FAIL" not in line for line in out.splitlines() if line.startswith("ops.linear"))
+    assert "EXCEED" in next(line for line in out.splitlines() if line.startswith("ops.layer_norm") and "adjoint" in line)
+    assert all("EXCEED" not in line for line in out.splitlines() if line.startswith("ops.linear"))
 
 
 def test_without_pytorch_the_table_says_so_and_the_rest_decides(
@@ -70,11 +70,11 @@ def test_without_pytorch_the_table_says_so_and_the_rest_decides(
     assert row.endswith("not run")
     assert "NOT RUN, so not passed: ops.linear (torch)." in out
     last = out.splitlines()[-1]
-    assert "all that ran pass; 1 proof not run: " in last
+    assert "all that ran are within tolerance; 1 check not run: " in last
     assert "pip install 'compyute-transformer[verify]'" in last
     code, out, _ = verify("ops.linear", "--method", "torch")
     assert code == 1
-    assert "NOTHING was proven; 1 proof not run: " in out.splitlines()[-1]
+    assert "NOTHING was verified; 1 check not run: " in out.splitlines()[-1]
     damage(monkeypatch, "linear", "weight", lambda g: -g)
     code, out, _ = verify("ops.linear")
     assert code == 1
@@ -98,12 +98,12 @@ def test_json_is_one_object_and_nothing_else(verify: Verify, monkeypatch: pytest
     code, out, err = verify("ops.relu", "--json")
     values = json.loads(out)
     assert (code, err, values["passed"]) == (0, "", True)
-    assert {finding["name"] for finding in values["findings"]} == {"ops.relu"}
+    assert {result["name"] for result in values["results"]} == {"ops.relu"}
     damage(monkeypatch, "relu", "x", lambda g: g * float("nan"))
     code, out, _ = verify("ops.relu", "--json")
     values = json.loads(out)
     assert (code, values["passed"]) == (1, False)
-    assert {"nan"} == {finding["error"] for finding in values["findings"] if not finding["passed"]}
+    assert {"nan"} == {result["error"] for result in values["results"] if not result["passed"]}
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_gradients_of_other_shapes_are_refused() -> None:
 def test_each_argument_is_checked_alone_and_all_together() -> None:
     op = REGISTRY["linear"]
     case = next(case for case in op.cases if case.name == "batch")
-    assert [check.subject for check in check_case(op, case)] == ["dx, dweight, dbias", "dx", "dweight", "dbias"]
+    assert [check.argument for check in check_case(op, case)] == ["dx, dweight, dbias", "dx", "dweight", "dbias"]
     assert all(check.limit == 1e-7 for check in check_case(op, case))
 
 
@@ -132,5 +132,5 @@ def test_a_wrong_gradient_of_any_argument_of_any_op_is_found_and_named(op: Op, h
     case = max(op.cases, key=lambda case: sum(case.arguments()[name] is not None for name in op.differentiable))
     names = [name for name in op.differentiable if case.arguments()[name] is not None]
     for name in names:
-        broken = {check.subject for check in check_case(spoil(op, name, how), case) if not check.passed}
+        broken = {check.argument for check in check_case(spoil(op, name, how), case) if not check.passed}
         assert broken == {f"d{name}", ", ".join(f"d{n}" for n in names)}

@@ -5,26 +5,26 @@ from typing import Any
 import pytest
 from proof_helpers import damage
 
-from compyute_transformer.verify.finding import Finding
 from compyute_transformer.verify.implementations import FAMILIES, tasks
 from compyute_transformer.verify.registry import REGISTRY
+from compyute_transformer.verify.result import Result
 
 pytestmark = pytest.mark.usefixtures("validation_only")
 
 
-def prove(name: str) -> list[Finding]:
-    return [finding for task in tasks(0) if task.name == name for finding in task.prove()]
+def prove(name: str) -> list[Result]:
+    return [result for task in tasks(0) if task.name == name for result in task.run()]
 
 
 def test_all_agree_on_outputs_weights_and_gradients_in_every_case() -> None:
     for name, family in FAMILIES.items():
-        findings = prove(name)
-        assert [str(finding) for finding in findings if not finding.passed] == []
-        assert {finding.case for finding in findings} == {case.name for case in REGISTRY[family[0]].cases}
-        assert {finding.note for finding in findings} == {f"{other} beside {family[0]}" for other in family[1:]}
-        assert {finding.dtype for finding in findings} == {"float32", "float64"}
+        results = prove(name)
+        assert [str(result) for result in results if not result.passed] == []
+        assert {result.case for result in results} == {case.name for case in REGISTRY[family[0]].cases}
+        assert {result.note for result in results} == {f"{other} beside {family[0]}" for other in family[1:]}
+        assert {result.dtype for result in results} == {"float32", "float64"}
         arguments = {f"d{argument}" for argument in REGISTRY[family[0]].differentiable}
-        assert {finding.argument for finding in findings} == {"y", "weights"} | arguments
+        assert {result.argument for result in results} == {"y", "weights"} | arguments
 
 
 def test_every_op_of_attention_is_in_a_family() -> None:
@@ -34,9 +34,9 @@ def test_every_op_of_attention_is_in_a_family() -> None:
 
 def test_one_that_differs_is_found_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
     damage(monkeypatch, "fused_attention", "k", lambda g: 2 * g)
-    failed = [finding for finding in prove("attention.multi_head") if not finding.passed and finding.dtype == "float64"]
-    assert {finding.note for finding in failed} == {"fused_multi_head beside sequential_multi_head"}
-    assert {"din_weight", "dx"} <= {finding.argument for finding in failed}
+    failed = [result for result in prove("attention.multi_head") if not result.passed and result.dtype == "float64"]
+    assert {result.note for result in failed} == {"fused_multi_head beside sequential_multi_head"}
+    assert {"din_weight", "dx"} <= {result.argument for result in failed}
 
 
 def test_one_that_raises_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,4 +44,4 @@ def test_one_that_raises_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ValueError("axes")
 
     damage(monkeypatch, "attention", "k", how)
-    assert all(finding.argument == "call" for finding in prove("attention.heads") if finding.dtype == "float64")
+    assert all(result.argument == "call" for result in prove("attention.heads") if result.dtype == "float64")

@@ -10,8 +10,8 @@ from compyute_transformer.errors import ConfigError
 from compyute_transformer.models import GPTConfig
 from compyute_transformer.models.language import LanguageModel
 from compyute_transformer.nn import CrossBlock, LayerNorm, MultiHeadAttention, PreNormBlock
-from compyute_transformer.verify.finding import Finding, Label
 from compyute_transformer.verify.models import by_flat_buffer, draw_model, flat_order, tasks
+from compyute_transformer.verify.result import Label, Result
 from compyute_transformer.verify.subjects import SUBJECTS, Subject, subject_of
 
 pytestmark = pytest.mark.usefixtures("validation_only")
@@ -20,22 +20,22 @@ pytestmark = pytest.mark.usefixtures("validation_only")
 CONFIGS = SUBJECTS[GPTConfig].cases
 
 
-def prove(*methods: str, model: str = "models.GPT") -> list[Finding]:
+def prove(*methods: str, model: str = "models.GPT") -> list[Result]:
     chosen = [task for task in tasks(0) if task.name == model and (not methods or set(methods) & set(task.methods))]
-    return [finding for task in chosen for finding in task.prove()]
+    return [result for task in chosen for result in task.run()]
 
 
-def red(findings: list[Finding]) -> set[tuple[str, str]]:
-    return {(finding.method, finding.argument) for finding in findings if not finding.passed}
+def red(results: list[Result]) -> set[tuple[str, str]]:
+    return {(result.method, result.argument) for result in results if not result.passed}
 
 
 @pytest.mark.parametrize("subject", SUBJECTS.values(), ids=lambda subject: subject.name)
 def test_every_model_passes_by_every_method(subject: Subject) -> None:
-    findings = prove(model=subject.name)
-    assert [str(finding) for finding in findings if not finding.passed] == []
-    by_case = {(f.case, f.method): set[str]() for f in findings}
-    for finding in findings:
-        by_case[finding.case, finding.method].add(finding.argument)
+    results = prove(model=subject.name)
+    assert [str(result) for result in results if not result.passed] == []
+    by_case = {(f.case, f.method): set[str]() for f in results}
+    for result in results:
+        by_case[result.case, result.method].add(result.argument)
     for case, config in subject.cases.items():
         parameters = {f"d{path}" for path, _ in subject.model(config).named_parameters()}
         inputs = by_case[case, "complex step"] - parameters - {"all parameters"}
@@ -61,7 +61,7 @@ def test_the_subject_of_a_model_is_that_of_its_configuration() -> None:
         config = subject.cases["plain"]
         assert type(config) is kind
         assert subject_of(config) is subject_of(subject.model(config)) is subject
-    with pytest.raises(ConfigError, match=r"its kernel in PyTorch, and int names none\. There are models\.GPT, "):
+    with pytest.raises(ConfigError, match=r"its record in models/registry.py, and int has none\. There are models\.GPT, "):
         subject_of(3)
 
 
@@ -98,8 +98,8 @@ def test_a_residual_that_is_forgotten_in_the_backward_is_found(monkeypatch: pyte
 def test_the_flat_buffer_is_left_as_it_was() -> None:
     model, ids, targets = draw_model(CONFIGS["dropout"], np.float64, 0)
     before, offset = model.flat.data.copy(), model.generator.offset
-    finding = by_flat_buffer(model, ids, targets, Label("models.GPT", "dropout"), 0)
-    assert finding.passed
+    result = by_flat_buffer(model, ids, targets, Label("models.GPT", "dropout"), 0)
+    assert result.passed
     assert np.array_equal(model.flat.data, before)
     assert model.flat.holds(model.parameters())
     model.generator.offset = offset
@@ -139,5 +139,5 @@ def test_seed_bug_3_attention_that_drops_nothing_is_found(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(MultiHeadAttention, "_run", wrong)
     for model in ("models.TransformerLM", "models.Transformer"):
-        findings = prove("torch", model=model)
-        assert {f.case for f in findings if not f.passed and f.argument == "logits"} == {"dropout", "everything"}
+        results = prove("torch", model=model)
+        assert {f.case for f in results if not f.passed and f.argument == "logits"} == {"dropout", "everything"}

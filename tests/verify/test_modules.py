@@ -9,20 +9,20 @@ import compyute_transformer.nn as nn
 from compyute_transformer.arrays import Array
 from compyute_transformer.nn import Dropout, LayerNorm, Linear, Module, MultiHeadAttention
 from compyute_transformer.nn.attention import Implementation
-from compyute_transformer.verify.finding import Finding
 from compyute_transformer.verify.modules import EXAMPLES, tasks
+from compyute_transformer.verify.result import Result
 
 pytestmark = pytest.mark.usefixtures("validation_only")
 
 HOLDERS = {"Module", "ModuleList", "Observer", "Parameter", "observe", "run_blocks"}  # without a backward of their own
 
 
-def prove(name: str) -> list[Finding]:
-    return [finding for task in tasks(0) if task.name == f"nn.{name}" for finding in task.prove()]
+def prove(name: str) -> list[Result]:
+    return [result for task in tasks(0) if task.name == f"nn.{name}" for result in task.run()]
 
 
-def red(findings: list[Finding]) -> set[tuple[str, str]]:
-    return {(finding.method, finding.argument) for finding in findings if not finding.passed}
+def red(results: list[Result]) -> set[tuple[str, str]]:
+    return {(result.method, result.argument) for result in results if not result.passed}
 
 
 def test_every_module_is_proven() -> None:
@@ -37,13 +37,13 @@ def test_every_implementation_of_attention_is_proven() -> None:
 
 @pytest.mark.parametrize("name", dict.fromkeys(example.name for example in EXAMPLES))
 def test_a_module_passes_by_every_method(name: str) -> None:
-    findings = prove(name)
-    assert [str(finding) for finding in findings if not finding.passed] == []
-    assert {f.method for f in findings} == {"differences", "complex step", "adjoint", "linearity", "torch", "kernel"}
+    results = prove(name)
+    assert [str(result) for result in results if not result.passed] == []
+    assert {f.method for f in results} == {"differences", "complex step", "adjoint", "linearity", "torch", "kernel"}
     module, _ = next(example for example in EXAMPLES if example.name == name).function(np.float64, 0)
     parameters = {f"d{path}" for path, _ in module.named_parameters()}
     for method in ("differences", "torch", "kernel"):
-        assert parameters <= {finding.argument for finding in findings if finding.method == method}
+        assert parameters <= {result.argument for result in results if result.method == method}
 
 
 def damage(monkeypatch: pytest.MonkeyPatch, kind: type[Module], parameter: str) -> None:

@@ -8,21 +8,21 @@ import pytest
 from proof_helpers import damage
 
 from compyute_transformer.ops.activation import softmax_backward
-from compyute_transformer.verify.finding import Finding
 from compyute_transformer.verify.ops import Example, prepare_ops, tasks
 from compyute_transformer.verify.registry import REGISTRY
+from compyute_transformer.verify.result import Result
 
 pytestmark = pytest.mark.usefixtures("validation_only")
 
 
-def prove(*names: str, seed: int = 0) -> list[Finding]:
-    """All findings about some ops, on their small cases."""
+def prove(*names: str, seed: int = 0) -> list[Result]:
+    """All results about some ops, on their small cases."""
     small = {name: [Example(REGISTRY[name], case, seed) for case in REGISTRY[name].cases[:4]] for name in names}
-    return [finding for task in tasks(small) for finding in task.prove()]
+    return [result for task in tasks(small) for result in task.run()]
 
 
-def red(findings: list[Finding]) -> set[tuple[str, str]]:
-    return {(finding.method, finding.argument) for finding in findings if not finding.passed}
+def red(results: list[Result]) -> set[tuple[str, str]]:
+    return {(result.method, result.argument) for result in results if not result.passed}
 
 
 def test_every_case_of_the_registry_is_prepared() -> None:
@@ -34,13 +34,13 @@ def test_every_case_of_the_registry_is_prepared() -> None:
 
 @pytest.mark.parametrize("name", REGISTRY)
 def test_an_op_passes_by_every_method(name: str) -> None:
-    findings = prove(name)
-    assert [str(finding) for finding in findings if not finding.passed] == []
-    methods = {finding.method for finding in findings}
+    results = prove(name)
+    assert [str(result) for result in results if not result.passed] == []
+    methods = {result.method for result in results}
     assert methods >= {"differences", "complex step", "adjoint", "linearity", "torch"}
-    arguments = {finding.argument for finding in findings}
+    arguments = {result.argument for result in results}
     assert {f"d{argument}" for argument in REGISTRY[name].differentiable} - arguments <= {"dmemory"}  # in later cases
-    assert {finding.dtype for finding in findings if finding.method == "torch"} == {"float32", "float64"}
+    assert {result.dtype for result in results if result.method == "torch"} == {"float32", "float64"}
 
 
 SIGN = lambda g: -g  # noqa: E731
@@ -104,9 +104,9 @@ def test_a_backward_that_raises_has_failed(monkeypatch: pytest.MonkeyPatch) -> N
         raise IndexError("no such row")
 
     damage(monkeypatch, "gelu", "x", how)
-    findings = [finding for finding in prove("gelu") if not finding.passed]
-    assert {finding.argument for finding in findings} == {"call"}
-    assert all("IndexError: no such row" in finding.note for finding in findings)
+    results = [result for result in prove("gelu") if not result.passed]
+    assert {result.argument for result in results} == {"call"}
+    assert all("IndexError: no such row" in result.note for result in results)
 
 
 def test_numbers_that_float32_cannot_be_asked_about_are_drawn_again() -> None:

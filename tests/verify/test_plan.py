@@ -7,14 +7,14 @@ import pytest
 
 from compyute_transformer.errors import ConfigError
 from compyute_transformer.verify import plan
-from compyute_transformer.verify.finding import Finding, Label, Task
-from compyute_transformer.verify.plan import NotRun, Verdict, carry_out, choose, everything
+from compyute_transformer.verify.plan import NotRun, Outcome, carry_out, choose, everything
+from compyute_transformer.verify.result import Label, Result, Task
 from compyute_transformer.verify.subjects import SUBJECTS
 
 
 def task(name: str, *methods: str, error: float = 0.0) -> Task:
-    finding = Label(name, "case").finding(methods[0], np.float64, "dx", error, 1e-7)  # type: ignore[arg-type]
-    return Task(name, methods, lambda: [finding])  # type: ignore[arg-type]
+    result = Label(name, "case").result(methods[0], np.float64, "dx", error, 1e-7)  # type: ignore[arg-type]
+    return Task(name, methods, lambda: [result])  # type: ignore[arg-type]
 
 
 TASKS = [task("ops.linear", "differences", "adjoint"), task("ops.linear", "torch"), task("nn.Linear", "torch")]
@@ -51,42 +51,42 @@ def test_everything_is_every_package() -> None:
 def test_the_verdict_gathers_and_tells_of_each() -> None:
     told: list[str] = []
 
-    def report(task: Task, findings: list[Finding], not_run: list[NotRun]) -> None:
-        told.append(f"{task.name} {len(findings)} {len(not_run)}")
+    def report(task: Task, results: list[Result], not_run: list[NotRun]) -> None:
+        told.append(f"{task.name} {len(results)} {len(not_run)}")
 
-    verdict = carry_out([*TASKS, task("ops.gelu", "torch", error=1.0)], report)
+    outcome = carry_out([*TASKS, task("ops.gelu", "torch", error=1.0)], report)
     assert told == ["ops.linear 1 0", "ops.linear 1 0", "nn.Linear 1 0", "ops.gelu 1 0"]
-    assert not verdict.passed
-    assert [finding.name for finding in verdict.failures] == ["ops.gelu"]
-    assert verdict.seconds > 0.0
+    assert not outcome.passed
+    assert [result.name for result in outcome.failures] == ["ops.gelu"]
+    assert outcome.seconds > 0.0
     assert carry_out(TASKS).passed
 
 
 def test_nothing_proven_is_nothing_passed() -> None:
-    assert not Verdict().passed
-    assert not Verdict(not_run=[NotRun("ops.linear", "torch", "no PyTorch")]).passed
+    assert not Outcome().passed
+    assert not Outcome(not_run=[NotRun("ops.linear", "torch", "no PyTorch")]).passed
 
 
 @pytest.mark.usefixtures("validation_only")
 def test_without_pytorch_its_proofs_have_not_passed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    verdict = carry_out(choose(everything(0), ["linear", "gelu", "models"], ["torch"]))
-    assert not verdict.findings
-    assert {(absent.name, absent.method) for absent in verdict.not_run} == {
+    outcome = carry_out(choose(everything(0), ["linear", "gelu", "models"], ["torch"]))
+    assert not outcome.results
+    assert {(absent.name, absent.method) for absent in outcome.not_run} == {
         ("ops.linear", "torch"),
         ("nn.Linear", "torch"),
         ("ops.gelu", "torch"),
         *((subject.name, "torch") for subject in SUBJECTS.values()),
     }
-    assert all("pip install 'compyute-transformer[verify]'" in absent.reason for absent in verdict.not_run)
-    assert not verdict.passed
+    assert all("pip install 'compyute-transformer[verify]'" in absent.reason for absent in outcome.not_run)
+    assert not outcome.passed
 
 
 def test_without_numba_kernels_are_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "package_fault", lambda package: f"no {package}")
-    verdict = carry_out([task("ops.linear", "kernel"), task("ops.linear", "differences")])
-    assert verdict.not_run == [NotRun("ops.linear", "kernel", "no cpu")]
-    assert verdict.passed
+    outcome = carry_out([task("ops.linear", "kernel"), task("ops.linear", "differences")])
+    assert outcome.not_run == [NotRun("ops.linear", "kernel", "no cpu")]
+    assert outcome.passed
 
 
 def test_a_task_may_say_why_it_cannot_be() -> None:

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from compyute_transformer.verify.finding import Finding, Label
 from compyute_transformer.verify.function import of_op
 from compyute_transformer.verify.registry import REGISTRY, Case, Op
+from compyute_transformer.verify.result import Label, Result
 from compyute_transformer.verify.rounding import CHAINS, Bounds, gamma, roundings, unit_roundoff
-from compyute_transformer.verify.slopes import prove_linearity, prove_slopes
+from compyute_transformer.verify.slopes import compare_linearity, compare_slopes
 from compyute_transformer.verify.tolerances import limit
 
 pytestmark = pytest.mark.usefixtures("validation_only")
@@ -18,9 +18,9 @@ def bounds(op: Op, case: Case, seed: int = 0) -> Bounds:
     return Bounds(op.name, arguments, of_op(op, arguments), seed)
 
 
-def findings(op: Op, case: Case, seed: int = 0) -> list[Finding]:
+def results(op: Op, case: Case, seed: int = 0) -> list[Result]:
     function, label = of_op(op, case.arguments(seed)), Label(f"ops.{op.name}", case.name)
-    return [*prove_slopes(function, label, seed), *prove_linearity(function, label, np.float64, seed)]
+    return [*compare_slopes(function, label, seed), *compare_linearity(function, label, np.float64, seed)]
 
 
 def test_gamma_is_highams() -> None:
@@ -61,15 +61,15 @@ SMALL = [
 @pytest.mark.parametrize(("one", "example"), SMALL)
 def test_right_gradients_keep_bounds_that_are_no_looser_than_the_table(one: Op, example: Case) -> None:
     found = bounds(one, example)
-    held = [found.holding(finding) for finding in findings(one, example)]
-    assert all(0.0 < finding.limit <= limit(finding.method, np.float64) for finding in held)
-    assert max(finding.closeness for finding in held) < 0.1
+    held = [found.holding(result) for result in results(one, example)]
+    assert all(0.0 < result.limit <= limit(result.method, np.float64) for result in held)
+    assert max(result.closeness for result in held) < 0.1
 
 
 def test_bounds_are_much_stricter_than_the_table_on_small_cases() -> None:
     op = REGISTRY["layer_norm"]
     found = bounds(op, op.cases[1])
-    limits = {finding.method: found.of(finding) for finding in findings(op, op.cases[1])}
+    limits = {result.method: found.of(result) for result in results(op, op.cases[1])}
     assert 1e-12 < limits["differences"] < 1e-9
     assert 1e-15 < limits["complex step"] < 1e-11
     assert 1e-15 < limits["linearity"] < 1e-11
@@ -79,11 +79,11 @@ def test_a_gradient_off_by_a_billionth_breaks_its_bound() -> None:
     op = REGISTRY["softmax"]
     case = op.cases[1]
     found = bounds(op, case)
-    for finding in findings(op, case):
-        assert not found.holding(Finding(**{**vars(finding), "error": type(finding.error)(1e-9, 1, 1, 1)})).passed
+    for result in results(op, case):
+        assert not found.holding(Result(**{**vars(result), "error": type(result.error)(1e-9, 1, 1, 1)})).passed
 
 
 def test_what_is_no_rounded_number_keeps_its_limit() -> None:
     op = REGISTRY["relu"]
-    finding = Label("ops.relu", "vector").finding("kernel", np.float32, "inputs", 0.0, 1e-5)
-    assert bounds(op, op.cases[0]).holding(finding) == finding
+    result = Label("ops.relu", "vector").result("kernel", np.float32, "inputs", 0.0, 1e-5)
+    assert bounds(op, op.cases[0]).holding(result) == result

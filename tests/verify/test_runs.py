@@ -37,13 +37,13 @@ def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_trained_model_is_proven_in_every_parameter(run: Path) -> None:
-    verdict = carry_out(tasks_of_run(run))
-    assert verdict.passed
-    assert not verdict.not_run
+    outcome = carry_out(tasks_of_run(run))
+    assert outcome.passed
+    assert not outcome.not_run
     parameters = {path for path, _ in load_run(run).model.named_parameters()}
-    by_method = {finding.method: set[str]() for finding in verdict.findings}
-    for finding in verdict.findings:
-        by_method[finding.method].add(finding.argument)
+    by_method = {result.method: set[str]() for result in outcome.results}
+    for result in outcome.results:
+        by_method[result.method].add(result.argument)
     whole = {f"d{path}" for path in parameters}
     assert by_method == {
         "differences": whole | {"flat buffer"},
@@ -52,8 +52,8 @@ def test_a_trained_model_is_proven_in_every_parameter(run: Path) -> None:
         "implementations": whole | {"logits", "loss"},
         "kernel": whole | {"logits", "loss", "logits, token by token"},
     }
-    assert {finding.name for finding in verdict.findings} == {"run.words"} | parameters
-    assert {finding.case for finding in verdict.findings} == {"step 6, best"}
+    assert {result.name for result in outcome.results} == {"run.words"} | parameters
+    assert {result.case for result in outcome.results} == {"step 6, best"}
 
 
 def test_its_text_is_the_validation_text(run: Path) -> None:
@@ -75,10 +75,10 @@ def test_its_weights_are_the_trained_ones_and_its_dropout_is_on(run: Path) -> No
 
 
 def test_with_relu_differences_make_way_for_complex_steps(corpus: Path, tmp_path: Path) -> None:
-    verdict = carry_out(tasks_of_run(train(corpus, tmp_path / "relu", activation="relu"), "last"))
-    assert verdict.passed
-    assert "differences" not in {finding.method for finding in verdict.findings}
-    (absent,) = verdict.not_run
+    outcome = carry_out(tasks_of_run(train(corpus, tmp_path / "relu", activation="relu"), "last"))
+    assert outcome.passed
+    assert "differences" not in {result.method for result in outcome.results}
+    (absent,) = outcome.not_run
     assert (absent.name, absent.method) == ("run.relu", "differences")
     assert "kinks" in absent.reason
 
@@ -101,8 +101,8 @@ def test_a_damaged_gradient_is_found_and_named(run: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(LayerNorm, "backward", wrong)
     failures = carry_out(tasks_of_run(run)).failures
-    assert {finding.name for finding in failures} == {"run.words", "norm.weight"}
-    assert {"differences", "complex step", "torch"} == {finding.method for finding in failures}
+    assert {result.name for result in failures} == {"run.words", "norm.weight"}
+    assert {"differences", "complex step", "torch"} == {result.method for result in failures}
 
 
 def test_a_run_is_told_from_a_filter(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,9 +139,9 @@ def test_a_run_of_pairs_is_proven_on_its_first_validation_pairs(tmp_path: Path) 
         assert loaded.tokenizer.decode(source[row, : source_lengths[row] - 1]) == pair.source
         assert loaded.tokenizer.decode(labels[row, : target_lengths[row] - 1]) == pair.target
     assert len(target) == len(kept) == 2
-    verdict = carry_out(tasks_of_run(tmp_path / "run"))
-    assert verdict.passed
-    assert {finding.method for finding in verdict.findings} == {"complex step", "torch", "implementations", "kernel"}
+    outcome = carry_out(tasks_of_run(tmp_path / "run"))
+    assert outcome.passed
+    assert {result.method for result in outcome.results} == {"complex step", "torch", "implementations", "kernel"}
 
 
 def test_a_trained_classifier_of_images_is_proven_on_its_own_images(tmp_path: Path) -> None:
@@ -151,8 +151,8 @@ def test_a_trained_classifier_of_images_is_proven_on_its_own_images(tmp_path: Pa
     loaded = load_run(tmp_path / "digits", "last")
     images, labels = batch_of(loaded, tmp_path / "digits")
     assert (images.shape, images.dtype, labels.shape) == ((8, 8, 8, 1), np.float32, (8,))
-    verdict = carry_out(tasks_of_run(tmp_path / "digits", "last"))
-    assert verdict.passed
-    assert not verdict.not_run
-    proven = {finding.argument for finding in verdict.findings if finding.method == "differences"}
+    outcome = carry_out(tasks_of_run(tmp_path / "digits", "last"))
+    assert outcome.passed
+    assert not outcome.not_run
+    proven = {result.argument for result in outcome.results if result.method == "differences"}
     assert proven == {f"d{path}" for path, _ in loaded.model.named_parameters()} | {"flat buffer"}

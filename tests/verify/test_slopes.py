@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from compyute_transformer.dispatch import use_kernels
-from compyute_transformer.verify.finding import Finding, Label
 from compyute_transformer.verify.function import Function, of_op
 from compyute_transformer.verify.registry import REGISTRY
-from compyute_transformer.verify.slopes import draw, line_of, other_cotangent, prove_linearity, prove_slopes
+from compyute_transformer.verify.result import Label, Result
+from compyute_transformer.verify.slopes import compare_linearity, compare_slopes, draw, line_of, other_cotangent
 
 pytestmark = pytest.mark.usefixtures("validation_only")
 
@@ -33,15 +33,15 @@ def curve(spoil: Callable[[np.ndarray], Any] = lambda g: g) -> Function:
     return Function({"x": X}, run, pull)
 
 
-def by_method(findings: Any) -> dict[str, Finding]:
-    return {finding.method: finding for finding in findings}
+def by_method(results: Any) -> dict[str, Result]:
+    return {result.method: result for result in results}
 
 
 def test_a_right_gradient_passes_by_all_methods() -> None:
-    findings = by_method(prove_slopes(curve(), LABEL))
-    assert set(findings) == {"differences", "complex step", "adjoint"}
-    assert all(finding.passed and finding.argument == "dx" for finding in findings.values())
-    assert findings["complex step"].error < 1e-15, "nothing is subtracted, so no digit is lost"
+    results = by_method(compare_slopes(curve(), LABEL))
+    assert set(results) == {"differences", "complex step", "adjoint"}
+    assert all(result.passed and result.argument == "dx" for result in results.values())
+    assert results["complex step"].error < 1e-15, "nothing is subtracted, so no digit is lost"
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_right_gradient_passes_by_all_methods() -> None:
 )
 def test_a_wrong_gradient_passes_by_none(spoil: Any) -> None:
     for seed in range(5):
-        assert not any(finding.passed for finding in prove_slopes(curve(spoil), LABEL, seed))
+        assert not any(result.passed for result in compare_slopes(curve(spoil), LABEL, seed))
 
 
 def test_the_adjoint_is_of_another_dy() -> None:
@@ -70,13 +70,13 @@ def test_the_adjoint_is_of_another_dy() -> None:
         kept.append(g)
         return kept[0]
 
-    findings = by_method(prove_slopes(curve(spoil), LABEL))
-    assert findings["differences"].passed
-    assert not findings["adjoint"].passed
+    results = by_method(compare_slopes(curve(spoil), LABEL))
+    assert results["differences"].passed
+    assert not results["adjoint"].passed
 
 
 def test_the_numbers_of_an_error_are_remembered() -> None:
-    error: Any = by_method(prove_slopes(curve(lambda g: 1.5 * g), LABEL))["complex step"].error
+    error: Any = by_method(compare_slopes(curve(lambda g: 1.5 * g), LABEL))["complex step"].error
     assert error == pytest.approx(abs(error.ours - error.theirs) / error.scale)
     assert error.ours == pytest.approx(1.5 * error.theirs)
 
@@ -114,15 +114,15 @@ def test_a_backward_is_linear_in_dy() -> None:
     for dtype in (np.float64, np.float32):
         op = REGISTRY["layer_norm"]
         function = of_op(op, op.cases[1].arguments(dtype=dtype))
-        findings = list(prove_linearity(function, LABEL, dtype))
-        assert [finding.argument for finding in findings] == ["dx", "dweight", "dbias"]
-        assert all(finding.passed for finding in findings)
+        results = list(compare_linearity(function, LABEL, dtype))
+        assert [result.argument for result in results] == ["dx", "dweight", "dbias"]
+        assert all(result.passed for result in results)
 
 
 @pytest.mark.parametrize("spoil", [lambda g: g + 1e-3, lambda g: g * np.abs(g), lambda g: None])
 def test_what_is_not_linear_is_found(spoil: Any) -> None:
-    (finding,) = prove_linearity(curve(spoil), LABEL, np.float64)
-    assert not finding.passed
+    (result,) = compare_linearity(curve(spoil), LABEL, np.float64)
+    assert not result.passed
 
 
 def test_what_a_backward_spends_is_missed_the_second_time() -> None:
@@ -135,5 +135,5 @@ def test_what_a_backward_spends_is_missed_the_second_time() -> None:
         return dx
 
     function = of_op(replace(op, backward=backward), op.cases[1].arguments())
-    (finding,) = prove_linearity(function, LABEL, np.float64)
-    assert not finding.passed
+    (result,) = compare_linearity(function, LABEL, np.float64)
+    assert not result.passed

@@ -29,15 +29,15 @@ from compyute_transformer.nn.attention import Implementation, ProjectedMemory
 from compyute_transformer.ops.attention import Mask
 from compyute_transformer.random import DROPOUT, Generator
 from compyute_transformer.verify import modules
-from compyute_transformer.verify.check import Check, relative_error
 from compyute_transformer.verify.registry import cotangent
+from compyute_transformer.verify.result import Result, relative_error
 from compyute_transformer.verify.subjects import SUBJECTS, Subject
 from compyute_transformer.verify.tolerances import limit
 from compyute_transformer.verify.torch_models import compare_attention, randomize
 from compyute_transformer.verify.torch_modules import torch_weights
 from compyute_transformer.verify.torch_ops import import_torch
 
-from .promises import Promise, check_that
+from .promises import Promise, check_that, measured
 
 __all__ = ["Grown", "module_promises"]
 
@@ -66,7 +66,7 @@ def module_promises() -> Iterator[Promise]:
         yield f"cache and masks of each head {name}", partial(_cache_of_heads, name)
 
 
-def _twice(example: modules.Example) -> Iterator[Check]:
+def _twice(example: modules.Example) -> Iterator[Result]:
     module, function = example.function(np.float64, 0)
     first = [function.inputs[name] for name in example.inputs]
     calls = [first, [2.0 * x[:, ::-1] for x in first]]
@@ -83,13 +83,13 @@ def _twice(example: modules.Example) -> Iterator[Check]:
     outputs = [example.call(module, *inputs) for inputs in calls]
     backwards = [module.backward(dy) for dy in reversed(dys)][::-1]
     for number, (y, found, _) in enumerate(alone):
-        yield Check(example.name, example.case, f"y of run {number}", relative_error(outputs[number], y), SAME)
+        yield measured(example.name, example.case, f"y of run {number}", relative_error(outputs[number], y), SAME)
         for ours, theirs in zip(_several(backwards[number]), _several(found), strict=True):
             error = relative_error(ours, theirs)
-            yield Check(example.name, example.case, f"gradient of run {number}", error, SAME)
+            yield measured(example.name, example.case, f"gradient of run {number}", error, SAME)
     for path, gradient in _gradients(module).items():
         error = relative_error(gradient, alone[0][2][path] + alone[1][2][path])
-        yield Check(example.name, example.case, f"sum of d{path}", error, SAME)
+        yield measured(example.name, example.case, f"sum of d{path}", error, SAME)
 
 
 def _forget_gradients(module: Module) -> None:
@@ -105,21 +105,21 @@ def _several(found: Any) -> list[Array]:
     return [d for d in (found if isinstance(found, tuple) else (found,)) if d is not None]
 
 
-def _eval(example: modules.Example) -> Iterator[Check]:
+def _eval(example: modules.Example) -> Iterator[Result]:
     torch = import_torch()
     module, function = example.function(np.float64, 0)
     inputs = [function.inputs[name] for name in example.inputs]
     y = example.call(module.eval(), *inputs)
     theirs = example.kernel(torch_weights(module), [torch.from_numpy(x) for x in inputs], lambda x: x)
     error = relative_error(y, theirs.detach().numpy())
-    yield Check(example.name, example.case, "y without dropout", error, limit("torch", np.float64))
+    yield measured(example.name, example.case, "y without dropout", error, limit("torch", np.float64))
     inner = list(module.modules())
     yield check_that(example.name, "nothing kept", not any(part._saved for part in inner))
     drawn = [part.generator.offset for part in inner if hasattr(part, "generator")]
     yield check_that(example.name, "nothing drawn", not any(drawn))
 
 
-def _kept(subject: Subject) -> Iterator[Check]:
+def _kept(subject: Subject) -> Iterator[Result]:
     for case, config in subject.cases.items():
         model = subject.model(config).to(dtype=np.float64)
         y = model(*subject.batch(config, np.random.default_rng(5), 2, np.float64)[0])
@@ -128,7 +128,7 @@ def _kept(subject: Subject) -> Iterator[Check]:
         yield check_that(subject.name, f"{case}: a backward uses up what was saved, but for {left}", not left)
 
 
-def _dropout() -> Iterator[Check]:
+def _dropout() -> Iterator[Result]:
     x = np.random.default_rng(5).normal(size=(2, 3, 5))
     for probability, draws in ((0.0, 0), (0.001, 1)):
         module = Dropout(probability, generator=Generator(9, DROPOUT))
@@ -138,7 +138,7 @@ def _dropout() -> Iterator[Check]:
         yield check_that("Dropout", f"backward at {probability}", np.array_equal(y, dx))
 
 
-def _gradient() -> Iterator[Check]:
+def _gradient() -> Iterator[Result]:
     parameter, given = Parameter(np.zeros((2, 3))), np.ones((2, 3))
     parameter.accumulate(given)
     parameter.accumulate(given)
@@ -153,7 +153,7 @@ def _attention(implementation: Implementation) -> MultiHeadAttention:
     return module
 
 
-def _implementation(implementation: Implementation) -> Iterator[Check]:
+def _implementation(implementation: Implementation) -> Iterator[Result]:
     module, x = _attention(implementation), np.random.default_rng(5).normal(size=(2, 4, 30))
     for kernels, best in (("reference", "parallel"), ("auto", "fused")):
         with use_kernels(kernels):  # type: ignore[arg-type]
@@ -166,13 +166,13 @@ def _implementation(implementation: Implementation) -> Iterator[Check]:
         )
 
 
-def _weights(implementation: Implementation) -> Iterator[Check]:
+def _weights(implementation: Implementation) -> Iterator[Result]:
     for options in WEIGHED:
         for what, error in compare_attention(implementation, **options).items():
-            yield Check("MultiHeadAttention", implementation, what, error, limit("torch", np.float64))
+            yield measured("MultiHeadAttention", implementation, what, error, limit("torch", np.float64))
 
 
-def _cache(implementation: Implementation) -> Iterator[Check]:
+def _cache(implementation: Implementation) -> Iterator[Result]:
     for kind, window, bias in product((GPTConfig, TransformerLMConfig), (None, 3), (True, False)):
         subject = SUBJECTS[kind]
         name = subject.model.__name__
@@ -185,15 +185,15 @@ def _cache(implementation: Implementation) -> Iterator[Check]:
             alone = [model(ids[row : row + 1, (0 if padding is None else padding[row]) :])[0] for row in range(2)]
             last = np.stack([row[-1] for row in alone])
             error = relative_error(model(ids, padding=padding, logits_to_keep=1)[:, 0], last)
-            yield Check(name, implementation, "logits without a cache", error, SAME)
+            yield measured(name, implementation, "logits without a cache", error, SAME)
             single = subject.model(config).eval()(ids, padding=padding, logits_to_keep=1)
-            yield Check(name, implementation, "float32 stays float32", float(single.dtype != np.float32), SAME)
+            yield measured(name, implementation, "float32 stays float32", float(single.dtype != np.float32), SAME)
             cache = KeyValueCache(model, batch_size=2)
             cache.clear(padding)
             for start, end in ((0, 3), (3, 4), (4, 7)):
                 logits = model(ids[:, start:end], cache, logits_to_keep=1)[:, 0]
                 error = relative_error(logits, np.stack([row[end - 1 - config.context_length] for row in alone]))
-                yield Check(name, implementation, f"logits after {end}", error, SAME)
+                yield measured(name, implementation, f"logits after {end}", error, SAME)
 
 
 class Grown:
@@ -211,7 +211,7 @@ class Grown:
         return keys, values
 
 
-def _cache_of_memory(implementation: Implementation) -> Iterator[Check]:
+def _cache_of_memory(implementation: Implementation) -> Iterator[Result]:
     subject = SUBJECTS[TransformerConfig]
     for bias in (True, False):
         config = replace(subject.cases["everything"], embed_dim=30, bias=bias, attn_implementation=implementation)
@@ -223,17 +223,17 @@ def _cache_of_memory(implementation: Implementation) -> Iterator[Check]:
             error = relative_error(
                 model.decode(target[:, :end], memory, lengths, logits_to_keep=1)[:, 0], together[:, end - 1]
             )
-            yield Check("Transformer", implementation, f"logits after {end}, without a cache", error, SAME)
+            yield measured("Transformer", implementation, f"logits after {end}, without a cache", error, SAME)
         cache = KeyValueCache(model, batch_size=2)
         for start, end in ((0, 2), (2, 3), (3, 5)):
             # from its first use on, the cache stands for the memory
             given = memory if start == 0 else 0 * memory
             logits = model.decode(target[:, start:end], given, lengths, cache=cache, logits_to_keep=1)[:, 0]
             error = relative_error(logits, together[:, end - 1])
-            yield Check("Transformer", implementation, f"logits after {end}", error, SAME)
+            yield measured("Transformer", implementation, f"logits after {end}", error, SAME)
 
 
-def _cache_of_heads(implementation: Implementation) -> Iterator[Check]:
+def _cache_of_heads(implementation: Implementation) -> Iterator[Result]:
     rng, module, cache = np.random.default_rng(5), _attention(implementation).eval(), Grown()
     x, seen = rng.normal(size=(2, 7, 30)), rng.random((2, 6, 7, 7)) < 0.6
     seen[..., 0] = True
@@ -241,4 +241,4 @@ def _cache_of_heads(implementation: Implementation) -> Iterator[Check]:
     for start, end in ((0, 3), (3, 4), (4, 7)):
         mask = Mask(causal=True, array=seen[:, :, start:end, :end])
         error = relative_error(module(x[:, start:end], mask=mask, cache=cache), together[:, start:end])
-        yield Check("MultiHeadAttention", implementation, f"y after {end}", error, SAME)
+        yield measured("MultiHeadAttention", implementation, f"y after {end}", error, SAME)

@@ -21,13 +21,13 @@ from compyute_transformer.ops.attention import NO_MASK
 from compyute_transformer.ops.multi_head import IMPLEMENTATIONS
 from compyute_transformer.optim import AdamW
 from compyute_transformer.optim.flat import FlatBuffer
-from compyute_transformer.verify.check import Check, relative_error
 from compyute_transformer.verify.registry import REGISTRY, Case, Op, cast, cotangent, map_arrays
+from compyute_transformer.verify.result import Result, relative_error
 from compyute_transformer.verify.torch_ops import import_torch
 
-__all__ = ["Promise", "check_that", "op_promises"]
+__all__ = ["Promise", "check_that", "measured", "op_promises"]
 
-Promise: TypeAlias = tuple[str, Callable[[], Iterable[Check]]]
+Promise: TypeAlias = tuple[str, Callable[[], Iterable[Result]]]
 
 HEADS = {"mask": NO_MASK, "dropout": 0.0, "key": None}
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -66,23 +66,28 @@ def op_promises() -> Iterator[Promise]:
         yield f"AdamW {index}", partial(_adamw, options)
 
 
-def check_that(name: str, subject: str, holds: bool) -> Check:
+def measured(name: str, case: str, subject: str, error: float, allowed: float) -> Result:
+    """Return the result of a comparison that belongs to no method of `compyute verify`."""
+    return Result(name, case, "property", "float64", subject, error, allowed)
+
+
+def check_that(name: str, subject: str, holds: bool) -> Result:
     """A check of something that is so or is not."""
-    return Check(name, "", subject, 0.0 if holds else float("inf"), 0.0)
+    return measured(name, "", subject, 0.0 if holds else float("inf"), 0.0)
 
 
-def _names(op: Op, short: Callable[..., Array], case: Case) -> Iterator[Check]:
+def _names(op: Op, short: Callable[..., Array], case: Case) -> Iterator[Result]:
     values = tuple(case.arguments().values())
     yield check_that(op.name, "its short name", np.array_equal(short(*values), op.forward(*values)[0]))
 
 
-def _defaults(op: Op, options: dict[str, Any]) -> Iterator[Check]:
+def _defaults(op: Op, options: dict[str, Any]) -> Iterator[Result]:
     given = {name: value for name, value in op.cases[0].arguments().items() if name not in options}
     short, long = op.forward(**given)[0], op.forward(**given, **options)[0]
     yield check_that(op.name, "options left out", np.array_equal(short, long))
 
 
-def _inputs(op: Op, case: Case) -> Iterator[Check]:
+def _inputs(op: Op, case: Case) -> Iterator[Result]:
     arguments = case.arguments(dtype=np.float32)
     y, saved = op.forward(*arguments.values())
     dy = cotangent(y)
@@ -101,13 +106,13 @@ def _arrays(value: Any) -> list[Any]:
     return found
 
 
-def _kink() -> Iterator[Check]:
+def _kink() -> Iterator[Result]:
     op, x = REGISTRY["relu"], np.array([-1.0, 0.0, 1.0])
     dx = op.backward(np.ones(3), op.forward(x)[1])
     yield check_that(op.name, "slope at 0", np.array_equal(dx, [0.0, 0.0, 1.0]))
 
 
-def _overwrite() -> Iterator[Check]:
+def _overwrite() -> Iterator[Result]:
     op = REGISTRY["cross_entropy"]
     backward: Any = op.backward
     for case in op.cases:
@@ -119,7 +124,7 @@ def _overwrite() -> Iterator[Check]:
         yield check_that(op.name, "the same gradient", np.array_equal(over, expected))
 
 
-def _adamw(options: dict[str, Any]) -> Iterator[Check]:
+def _adamw(options: dict[str, Any]) -> Iterator[Result]:
     torch = import_torch()
     rng = np.random.default_rng(3)
     for dtype, allowed in ((np.float64, 1e-12), (np.float32, 1e-6)):
@@ -142,4 +147,4 @@ def _adamw(options: dict[str, Any]) -> Iterator[Check]:
             oracle.step()
             for parameter, their in zip(flat.parameters, theirs, strict=True):
                 error = relative_error(parameter.data, their.detach().numpy())
-                yield Check("AdamW", np.dtype(dtype).name, f"weights after step {step}", error, allowed)
+                yield measured("AdamW", np.dtype(dtype).name, f"weights after step {step}", error, allowed)

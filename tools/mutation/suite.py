@@ -18,12 +18,12 @@ import numpy as np
 from compyute_transformer.dispatch import Dispatched, use_kernels
 from compyute_transformer.verify import modules, ops
 from compyute_transformer.verify.differences import check_case
-from compyute_transformer.verify.finding import Label
 from compyute_transformer.verify.implementations import FAMILIES, compare_implementations
 from compyute_transformer.verify.kernels import compare_kernel
 from compyute_transformer.verify.plan import everything
 from compyute_transformer.verify.registry import REGISTRY
-from compyute_transformer.verify.slopes import prove_linearity, prove_slopes
+from compyute_transformer.verify.result import Label
+from compyute_transformer.verify.slopes import compare_linearity, compare_slopes
 from compyute_transformer.verify.torch_ops import compare
 
 from .module_promises import module_promises
@@ -99,12 +99,12 @@ def _of_case(example: ops.Example) -> Iterator[Proof]:
         return map(example.bounds.holding, prove(*arguments))
 
     yield Proof("differences", _name(op.name, case.name, np.float64), partial(check_case, op, case))
-    slopes = partial(bounded, prove_slopes, example.function(), example.label)
+    slopes = partial(bounded, compare_slopes, example.function(), example.label)
     yield Proof("slopes", _name(op.name, case.name, np.float64), slopes)
     for dtype in DTYPES:
         name = _name(op.name, case.name, dtype)
         yield Proof("torch", name, partial(compare, op, case, dtype))
-        yield Proof("linearity", name, partial(prove_linearity, example.function(dtype), example.label, dtype))
+        yield Proof("linearity", name, partial(compare_linearity, example.function(dtype), example.label, dtype))
         if isinstance(op.forward, Dispatched):
             yield Proof("kernel", name, partial(compare_kernel, op, case, dtype, "cpu"), with_kernels=True)
 
@@ -119,7 +119,7 @@ def _of_models() -> Iterator[Proof]:
     """Those of `compyute verify`, of every model, but for the kernels'."""
     for task in everything(seed=0, examples={}):
         if task.name.startswith("models.") and task.methods != ("kernel",):
-            yield Proof(task.methods[0], task.name, task.prove)
+            yield Proof(task.methods[0], task.name, task.run)
 
 
 def lines_run(call: Callable[[], Any], files: frozenset[str]) -> Lines:

@@ -1,7 +1,7 @@
 """Attention: the algorithms beside each other, in whole steps of training and alone, and alone beside PyTorch's.
 
-The successor of the seed's `implementation_benchmark`. One model and its weights serve all: the algorithm is switched
-in place. They drop the same elements, so their losses and gradients agree with dropout on, and are refused otherwise.
+All algorithms use one model and its weights: the algorithm is switched
+in place. They drop the same elements, so their losses and gradients must agree with dropout on too.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -54,14 +54,14 @@ def bench_attention(
     work = workload(size, overrides)
     if has_torch() and lengths:
         import torch  # noqa: F401  first, so that its threads begin with its own settings, not with ours
-    ground, warnings = survey()
-    report = Report("Attention", ground, "ms", warnings=warnings)
+    environment, warnings = survey()
+    report = Report("Attention", environment, "ms", warnings=warnings)
     candidates = _race_steps(report, work, chosen, rounds)
     for candidate in candidates if memory else ():
         given = {"size": size, "overrides": dict(overrides or {}), "algorithm": candidate.mode}
         _add_peak(report, "step", candidate, work.shape, "attention:run_step_alone", **given)
     if lengths and has_torch():
-        use_threads_of(ground)
+        use_threads_of(environment)
     elif lengths:
         report.notes.append(NO_TORCH)
     for length in lengths:
@@ -71,7 +71,7 @@ def bench_attention(
 
 def check_algorithms(work: Workload, algorithms: Sequence[Implementation]) -> None:
     """The loss and the norm of the gradient, dropout included, from weights drawn anew. Raises ParityError."""
-    model = work.candidate.model(work.config, work.training.seed)
+    model = work.model_case.model(work.config, work.training.seed)
     randomize(model)
     inputs, targets = work.batches()[0]
     found = []
@@ -106,9 +106,9 @@ def _race_steps(report: Report, work: Workload, algorithms: Sequence[Implementat
     check_algorithms(work, algorithms)
     step = OurStep(work)
     candidates = [Candidate("compyute", name, _with_algorithm(step, name)) for name in algorithms]
-    raced = alternate(candidates, rounds)
-    report.add_times("step", work.shape, raced)
-    report.add_rates("step", work.shape, raced, work.tokens, "tokens/s")
+    times = alternate(candidates, rounds)
+    report.add_times("step", work.shape, times)
+    report.add_rates("step", work.shape, times, work.tokens, "tokens/s")
     return candidates
 
 

@@ -1,10 +1,10 @@
-"""Race: candidates take turns in one process, and what comes out is medians, their spread, and the ratio.
+"""Candidates: check that they compute the same, time them in turns, and report medians, spreads and ratios.
 
     candidates -> check_parity -> alternate -> Spread of each -> Result, one line of the report, one row of the CSV
 
-A single time says little, and two runs of one program less: processors change their clock, and others use them. So the
-candidates alternate, A B, B A, A B …, which cancels what drifts; each is warmed up; and the ratio is the median of the
-ratios within a round. Nothing is timed before it is known to compute the same.
+A single time is not reliable: the clock of a processor changes, and other programs use it. The candidates therefore
+alternate (A B, B A, A B, ...), which cancels a drift. Each is warmed up, and a ratio is the median of the ratios of the
+rounds. Nothing is timed before the results of all candidates agree.
 """
 
 import csv
@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from ..environment.conditions import Ground
+from ..environment.conditions import Environment
 from ..errors import ParityError, RangeError
-from ..verify.check import relative_error
+from ..verify.result import relative_error
 
 __all__ = [
     "COLUMNS",
@@ -44,7 +44,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Candidate:
-    """Something to be timed. provider: whose code, such as "torch". mode: which of theirs, such as "eager"."""
+    """Code to be timed. provider: whose code, such as "torch". mode: which variant of it, such as "eager"."""
 
     provider: str
     mode: str
@@ -52,7 +52,6 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """Both in one."""
         return f"{self.provider} {self.mode}"
 
 
@@ -67,7 +66,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """Percentiles, interpolated linearly between the values in order, as NumPy does."""
+        """Return the percentiles of the values, interpolated linearly as NumPy does."""
         if not values:
             raise RangeError("Spread.of: there must be at least one value, got none. Run at least one round.")
         if len(values) == 1:
@@ -76,19 +75,19 @@ class Spread:
         return cls(cuts[1], cuts[4], cuts[7], len(values))
 
     def map(self, function: Callable[[float], float]) -> "Spread":
-        """The spread of `function`, which rises or falls throughout, of the values."""
+        """Return the spread of `function(value)`, for a function that is monotonic."""
         low, high = sorted((function(self.p20), function(self.p80)))
         return Spread(low, function(self.p50), high, self.runs)
 
     @property
     def relative(self) -> float:
-        """How far the percentiles lie apart, as a part of the median."""
+        """The distance of the two outer percentiles, relative to the median."""
         return (self.p80 - self.p20) / self.p50
 
 
 @dataclass(frozen=True)
 class Result:
-    """One number of a report. what: the work. value: the median, where there is a spread. shape: of the work."""
+    """One number of a report. what: the work. value: the median where there is a spread. shape: the size."""
 
     what: str
     provider: str
@@ -100,48 +99,48 @@ class Result:
 
     @classmethod
     def median(cls, what: str, candidate: Candidate, spread: Spread, unit: str, shape: str) -> "Result":
-        """The result whose value is the median of a spread."""
+        """Return the result whose value is the median of a spread."""
         return cls(what, candidate.provider, candidate.mode, spread.p50, unit, shape, spread)
 
     @property
     def name(self) -> str:
-        """Whose it is."""
         return f"{self.provider} {self.mode}"
 
 
 @dataclass
 class Report:
-    """What a benchmark found. notes: what was left out, and why. warnings: what spoils the numbers, `noise` apart.
+    """The results of a benchmark.
 
-    charted: the unit that a chart shows.
+    charted: the unit that the chart shows. notes: what was left out, and why. warnings: what makes the numbers
+    unreliable, except `noise`.
     """
 
     title: str
-    ground: Ground
+    environment: Environment
     charted: str
     results: list[Result] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
-    def add_times(self, what: str, shape: str, raced: dict[Candidate, list[float]]) -> None:
-        """Times in milliseconds, and how many times as long as the first candidate each of the others took."""
-        first, *others = raced
-        for candidate, seconds in raced.items():
+    def add_times(self, what: str, shape: str, times: dict[Candidate, list[float]]) -> None:
+        """Add the times in milliseconds, and their ratios to the time of the first candidate."""
+        first, *others = times
+        for candidate, seconds in times.items():
             spread = Spread.of(seconds).map(lambda second: second * 1e3)
             self.results.append(Result.median(what, candidate, spread, "ms", shape))
         for candidate in others:
-            times = ratio(raced[candidate], raced[first])
-            self.results.append(Result.median(what, candidate, times, f"× {first.name}", shape))
+            relative = ratio(times[candidate], times[first])
+            self.results.append(Result.median(what, candidate, relative, f"× {first.name}", shape))
 
-    def add_rates(self, what: str, shape: str, raced: dict[Candidate, list[float]], amount: float, unit: str) -> None:
-        """How much of an amount of work is done a second."""
-        for candidate, seconds in raced.items():
+    def add_rates(self, what: str, shape: str, times: dict[Candidate, list[float]], amount: float, unit: str) -> None:
+        """Add the rates: the amount of work divided by each time."""
+        for candidate, seconds in times.items():
             rate = Spread.of(seconds).map(lambda second: amount / second)
             self.results.append(Result.median(what, candidate, rate, unit, shape))
 
     @property
     def noise(self) -> str | None:
-        """A warning, if times are spread so widely that they say little."""
+        """A warning if the times vary too much to be reliable, else None."""
         times = [result for result in self.results if result.unit in TIMES and result.spread is not None]
         spoilt = {r: r.spread.relative for r in times if r.spread and r.spread.relative > SPREAD_LIMIT}
         if not spoilt:
@@ -153,12 +152,12 @@ class Report:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         return {**asdict(self), "warnings": [*self.warnings, *filter(None, [self.noise])]}
 
     def rows(self) -> list[dict[str, object]]:
-        """One dictionary a result, with the columns of the CSV."""
-        return [_row(result, self.ground) for result in self.results]
+        """Return one dictionary for each result, with the columns of the CSV."""
+        return [_row(result, self.environment) for result in self.results]
 
 
 def alternate(
@@ -170,14 +169,14 @@ def alternate(
     clock: Callable[[], float] = perf_counter,
     wait: Callable[[float], object] = sleep,
 ) -> dict[Candidate, list[float]]:
-    """Seconds of one call, for each candidate and round; the order is reversed from round to round.
+    """Return the seconds of one call, for each candidate and round. The order is reversed from round to round.
 
-    turn: seconds that a turn takes at least; what is quicker is called several times. pause: seconds between turns, in
-    which the threads of one candidate, which wait in a loop for more work, go to sleep before the next begins: those
-    of OpenBLAS wait some 20 ms, and in that time took a third of the cores from whoever came next.
+    turn: the least duration of a turn in seconds; a candidate that is quicker is called several times. pause: seconds
+    between turns. The threads of a candidate spin for a while after its work (those of OpenBLAS for about 20 ms) and
+    would take cores from the next candidate.
     """
     if rounds < 1:
-        raise RangeError(f"alternate: there is at least one round, got {rounds}.")
+        raise RangeError(f"alternate: rounds must be at least 1, got {rounds}.")
     calls = {}
     for candidate in candidates:
         for _ in range(warm_up):
@@ -197,25 +196,25 @@ def alternate(
 
 
 def ratio(seconds: Sequence[float], of_first: Sequence[float]) -> Spread:
-    """How many times as long as the first one took, round by round."""
+    """Return the spread of the ratios of the times, round by round."""
     return Spread.of([theirs / ours for theirs, ours in zip(seconds, of_first, strict=True)])
 
 
 def check_parity(what: str, name: str, numbers: Sequence[float], of_first: Sequence[float], tolerance: float) -> None:
-    """Refuse a candidate whose numbers differ from the first one's by more than a part of them.
+    """Raise ParityError if numbers differ from those of the first candidate by more than a relative tolerance.
 
-    Raises ParityError, NaN included.
+    NaN counts as a difference.
     """
     for theirs, ours in zip(numbers, of_first, strict=True):
         if not abs(theirs - ours) <= tolerance * max(abs(ours), 1e-12):
             raise ParityError(
-                f"bench: candidates compute the same before they are timed; {name} has {what} {theirs:.9g}, ours is "
-                f"{ours:.9g}, which differs by more than {tolerance:g}. Nothing was timed: one of the two is wrong."
+                f"bench: candidates must compute the same before they are timed; {name} has {what} {theirs:.9g}, ours "
+                f"is {ours:.9g}, which differs by more than {tolerance:g}. Nothing was timed: one of the two is wrong."
             )
 
 
 def check_arrays(name: str, results: Any, of_first: Any, tolerance: float) -> None:
-    """Refuse a candidate whose arrays (one or a tuple, None for none) are not the first one's. Raises ParityError."""
+    """Raise ParityError if arrays (one or a tuple; None for none) differ from those of the first candidate."""
     pairs = zip(*(each if isinstance(each, tuple) else (each,) for each in (results, of_first)), strict=True)
     for index, (theirs, ours) in enumerate(pairs):
         if ours is None and theirs is None:
@@ -223,13 +222,13 @@ def check_arrays(name: str, results: Any, of_first: Any, tolerance: float) -> No
         error = float(relative_error(np.asarray(theirs), np.asarray(ours)))
         if not error <= tolerance:
             raise ParityError(
-                f"bench: candidates compute the same before they are timed; result {index} of {name} has a relative "
-                f"error of {error:.2g}, more than {tolerance:g}. Nothing was timed: one of the two is wrong."
+                f"bench: candidates must compute the same before they are timed; result {index} of {name} has a "
+                f"relative error of {error:.2g}, more than {tolerance:g}. Nothing was timed: one of the two is wrong."
             )
 
 
 def write_csv(path: Path, report: Report) -> None:
-    """Add the report's rows to a CSV file, below its header; a file that is not there yet is made."""
+    """Append the rows of a report to a CSV file. A new file gets a header."""
     new = not path.exists() or path.stat().st_size == 0
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", newline="", encoding="utf-8") as file:
@@ -239,7 +238,7 @@ def write_csv(path: Path, report: Report) -> None:
         writer.writerows(report.rows())
 
 
-def _row(result: Result, ground: Ground) -> dict[str, object]:
+def _row(result: Result, environment: Environment) -> dict[str, object]:
     spread = asdict(result.spread) if result.spread else {"p20": "", "p50": "", "p80": "", "runs": 1}
-    values = {**asdict(result), **spread, **asdict(ground)}
+    values = {**asdict(result), **spread, **asdict(environment)}
     return {name: f"{values[name]:.6g}" if isinstance(values[name], float) else values[name] for name in COLUMNS}

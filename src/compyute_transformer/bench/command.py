@@ -1,6 +1,6 @@
-"""The command `compyute bench`: its options, each handed on; and what is printed, written and drawn.
+"""The command `compyute bench`: its options, and how a report is printed, written and drawn.
 
-compyute bench step | attention | ops | generate | ladder | startup
+compyute bench step | attention | ops | generate | kernels | startup
 """
 
 import sys
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["bench"]
 
 bench = typer.Typer(
-    help="Measure: a training step beside PyTorch's, attention's algorithms, kernels, generation, the ladder, the start.",
+    help="Measure training steps, attention, ops, generation, kernels and startup, beside PyTorch where installed.",
     no_args_is_help=True,
 )
 
@@ -24,18 +24,18 @@ StepSize = Literal["nano", "cpu", "shakespeare", "seed", "gpt2", "vaswani", "vit
 
 
 def shape(help: str) -> Any:
-    """An option that changes the size."""
+    """Return an option that changes the size of the work."""
     return typer.Option(help=help, rich_help_panel="Size")
 
 
 def output(help: str, *names: str) -> Any:
-    """An option that says where results go."""
+    """Return an option that says where results go."""
     return typer.Option(*names, help=help, rich_help_panel="Output")
 
 
-BatchSize = Annotated[int | None, shape("Number of pieces of text in a batch.")]
-ContextLength = Annotated[int | None, shape("Number of tokens that the model sees at a time.")]
-EmbedDim = Annotated[int | None, shape("Width of the model: the length of the vector that stands for a token.")]
+BatchSize = Annotated[int | None, shape("Number of sequences in a batch.")]
+ContextLength = Annotated[int | None, shape("Greatest number of tokens the model sees at a time.")]
+EmbedDim = Annotated[int | None, shape("Width of the model: the length of the embedding vectors.")]
 NumHeads = Annotated[int | None, shape("Number of attention heads in each block. It must divide --embed-dim.")]
 NumLayers = Annotated[int | None, shape("Number of transformer blocks, one after the other.")]
 Dropout = Annotated[float | None, shape("Probability with which a value is set to zero; 0: no dropout.")]
@@ -67,7 +67,7 @@ def step(
     plot: Plot = None,
     json: Json = False,
 ) -> None:
-    """Time a whole training step, ours beside PyTorch's: the same mathematics, the same weights and data."""
+    """Time a whole training step beside PyTorch's, with the same mathematics, weights and data."""
     from .step import bench_step
 
     modes = ["eager", *(["autocast"] if autocast else []), *(["compiled"] if compiled else [])]
@@ -135,20 +135,20 @@ def ops(
 
 @bench.command()
 def generate(
-    preset: Annotated[Size, shape("Size of the model that writes.")] = "shakespeare",
+    preset: Annotated[Size, shape("Size of the model that generates.")] = "shakespeare",
     context_length: ContextLength = None,
     embed_dim: EmbedDim = None,
     num_heads: NumHeads = None,
     num_layers: NumLayers = None,
     prompt_tokens: Annotated[int | None, shape("Number of tokens in the prompt. Default: half the context.")] = None,
-    new_tokens: Annotated[int | None, shape("Number of tokens to write. Default: half the context.")] = None,
+    new_tokens: Annotated[int | None, shape("Number of tokens to generate. Default: half the context.")] = None,
     anew: Annotated[bool, typer.Option("--anew/--no-anew", help="Time generation without a cache too.")] = True,
     rounds: Rounds = 5,
     csv: Csv = None,
     plot: Plot = None,
     json: Json = False,
 ) -> None:
-    """Time a model that writes: with its cache, without, and beside Hugging Face's transformers where that is."""
+    """Time generation with the cache, without it, and beside Hugging Face's transformers where installed."""
     from .generate import bench_generate
 
     changes = _given(locals(), "context_length", "embed_dim", "num_heads", "num_layers")
@@ -156,7 +156,7 @@ def generate(
 
 
 @bench.command()
-def ladder(
+def kernels(
     preset: Annotated[Size, shape("Size of the model whose training steps are timed.")] = "shakespeare",
     batch_size: BatchSize = None,
     context_length: ContextLength = None,
@@ -169,11 +169,11 @@ def ladder(
     plot: Plot = None,
     json: Json = False,
 ) -> None:
-    """Time a training step rung by rung: what does each kind of kernel gain?"""
-    from .kernels import bench_ladder
+    """Measure what each kind of kernel gains: time a training step, adding the kernels of one kind at a time."""
+    from .kernels import bench_kernels
 
     changes = _given(locals(), "batch_size", "context_length", "embed_dim", "num_heads", "num_layers", "dropout")
-    _out(bench_ladder(preset, changes, rounds), csv, plot, json)
+    _out(bench_kernels(preset, changes, rounds), csv, plot, json)
 
 
 @bench.command()
@@ -184,7 +184,7 @@ def startup(
     plot: Plot = None,
     json: Json = False,
 ) -> None:
-    """Time the import and the first step, with no compiled kernels on disk and with all."""
+    """Time the import and the first step, without and with compiled kernels in the cache."""
     from .startup import bench_startup
 
     _out(bench_startup(preset, rounds), csv, plot, json)
@@ -207,7 +207,7 @@ def _whole_numbers(text: str) -> list[int]:
 
 
 def _out(report: "Report", csv: Path | None, plot: Path | None, json: bool) -> None:
-    """Print the report; write and draw it where that is asked for."""
+    """Print the report, write it to a CSV file and draw it, as requested."""
     from .candidates import write_csv
 
     if json:

@@ -1,7 +1,6 @@
-"""Generate: tokens a second of a model that writes: with its cache, without, and beside Hugging Face's transformers.
+"""Generate: measure tokens a second of generation, with the cache, without, and beside Hugging Face's transformers.
 
-All write the same text, or the race is refused: the most probable token each time. The prompt is read anew in each run,
-and its time counts.
+All candidates decode greedily. If their texts differ, nothing is timed. The time of the prompt counts.
 """
 
 from collections.abc import Mapping
@@ -28,32 +27,32 @@ def bench_generate(
     rounds: int = 5,
     anew: bool = True,
 ) -> Report:
-    """Write `new_tokens` after a prompt of `prompt_tokens`, by default half a context each, with random weights.
+    """Generate `new_tokens` after a prompt of `prompt_tokens`, by default half a context each, with random weights.
 
-    anew: race the way without a cache as well, which reads the whole text for each token.
+    anew: also time generation without a cache, which processes the whole text for each token.
     """
     config = workload(size, {**(overrides or {}), "dropout": 0.0, "bias": True}).config  # GPT-2 has biases
     half = max(1, config.context_length // 2)
     prompt_tokens, new_tokens = prompt_tokens or half, new_tokens or half
     if prompt_tokens + new_tokens > config.context_length:
         raise RangeError(
-            f"bench generate: prompt and text fit the context of {config.context_length} tokens, got "
-            f"{prompt_tokens} and {new_tokens}. Beyond it the window moves, and that is another race."
+            f"bench generate: prompt and text must fit the context of {config.context_length} tokens, got "
+            f"{prompt_tokens} and {new_tokens}. Choose fewer --prompt-tokens or --new-tokens."
         )
-    rival = has_transformers()
-    if rival:
+    with_transformers = has_transformers()
+    if with_transformers:
         import torch  # noqa: F401  first, so that its threads begin with its own settings, not with ours
-    ground, warnings = survey()
-    if rival:
-        use_threads_of(ground)
-    report = Report(f"Generation, {size}", ground, "tokens/s", warnings=warnings)
+    environment, warnings = survey()
+    if with_transformers:
+        use_threads_of(environment)
+    report = Report(f"Generation, {size}", environment, "tokens/s", warnings=warnings)
     model, tokenizer = GPT(config).eval(), CharacterTokenizer.train(_characters(config.vocab_size))
     prompt = tokenizer.decode([token % config.vocab_size for token in range(prompt_tokens)])
     write = partial(generate, model, tokenizer, prompt, max_new_tokens=new_tokens, sampling=Sampling(temperature=0.0))
     candidates = [Candidate("compyute", "cached", partial(write, cached=True))]
     if anew:
         candidates.append(Candidate("compyute", "anew", partial(write, cached=False)))
-    if rival:
+    if with_transformers:
         theirs = transformers_writer(model, tokenizer.encode(prompt).tolist(), new_tokens)
         candidates.append(Candidate("transformers", "generate", lambda: tokenizer.decode(theirs())))
     else:
@@ -62,20 +61,20 @@ def bench_generate(
     for candidate, text in others:
         if text != first[1]:
             raise ParityError(
-                f"bench generate: candidates write the same text before they are timed; {candidate.name} writes "
-                f"another than {first[0].name}. Nothing was timed: one of the two is wrong."
+                f"bench generate: all candidates must generate the same text before they are timed; {candidate.name} "
+                f"generates another than {first[0].name}. Nothing was timed: one of the two is wrong."
             )
     shape = (
         f"{prompt_tokens} tokens read, {new_tokens} written, C {config.embed_dim}, {config.num_heads} heads, "
         f"{config.num_layers} blocks, V {config.vocab_size}"
     )
-    raced = alternate(candidates, rounds, warm_up=0)
-    report.add_times("generate", shape, raced)
-    report.add_rates("generate", shape, raced, new_tokens, "tokens/s")
+    times = alternate(candidates, rounds, warm_up=0)
+    report.add_times("generate", shape, times)
+    report.add_rates("generate", shape, times, new_tokens, "tokens/s")
     return report
 
 
 def _characters(count: int) -> str:
-    """As many characters as there are tokens, so that a token is a character and each can be written."""
+    """Return as many characters as there are tokens, so that each token is one character."""
     surrogates = range(0xD800, 0xE000)  # which are no characters
     return "".join(chr(code) for code in range(0x20, 0x20 + count + len(surrogates)) if code not in surrogates)[:count]

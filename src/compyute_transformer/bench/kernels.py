@@ -1,7 +1,7 @@
-"""Ladder: what each kind of kernel gains in a step of training, rung by rung.
+"""Kernels: measure what each kind of kernel gains in a training step.
 
-The first rung runs the references only. Each further one adds the kernels of some files to those below it, so that
-the difference of two neighbors is what these kernels gain. All rungs take turns in one run.
+The first version of the step runs the references only. Each further version adds the kernels of some files, so that the
+difference of two neighbors is what these kernels gain. All versions take turns in one run.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,11 +15,11 @@ from ..environment.conditions import survey
 from .candidates import Candidate, Report, Result, Spread, alternate, ratio
 from .workload import OurStep, workload
 
-__all__ = ["RUNGS", "bench_ladder"]
+__all__ = ["VERSIONS", "bench_kernels"]
 
-# What a rung adds to the one below, and the files whose kernels it brings. The last brings no kernel: large arrays are
-# recycled instead of being mapped and zeroed anew.
-RUNGS: tuple[tuple[str, tuple[str, ...]], ...] = (
+# What each version adds to the one before, and the files of these kernels. The last version adds no kernel: it recycles
+# large arrays instead of mapping and zeroing them anew.
+VERSIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("references", ()),
     ("linear", ("linear",)),
     ("attention", ("attention", "multi_head")),
@@ -30,41 +30,42 @@ RUNGS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("adamw", ("adamw",)),
     ("recycled memory", ()),
 )
-TOP = len(RUNGS) - 1
+LAST = len(VERSIONS) - 1
 
 
-def bench_ladder(size: str = "shakespeare", overrides: Mapping[str, object] | None = None, rounds: int = 5) -> Report:
-    """Time a step on each rung; "× faster": the time of the rung below divided by that of the rung, round by round."""
+def bench_kernels(size: str = "shakespeare", overrides: Mapping[str, object] | None = None, rounds: int = 5) -> Report:
+    """Time each version of the step. "× faster" is the time of the version before, divided by that of the version."""
     work = workload(size, overrides)
-    ground, warnings = survey()
-    report = Report(f"The ladder, {size}", ground, "ms", warnings=warnings)
+    environment, warnings = survey()
+    report = Report(f"What the kernels gain in a training step, {size}", environment, "ms", warnings=warnings)
     step = OurStep(work)
     candidates = [
-        Candidate("compyute", f"{rung}: {name}", partial(_on, rung, step)) for rung, (name, _) in enumerate(RUNGS)
+        Candidate("compyute", f"{version}: {name}", partial(_run, version, step))
+        for version, (name, _) in enumerate(VERSIONS)
     ]
-    raced = alternate(candidates, rounds, warm_up=1)
+    times = alternate(candidates, rounds, warm_up=1)
     previous: list[float] | None = None
-    for candidate, seconds in raced.items():
+    for candidate, seconds in times.items():
         spread = Spread.of(seconds).map(lambda second: second * 1e3)
-        report.results.append(Result.median("ladder", candidate, spread, "ms", work.shape))
+        report.results.append(Result.median("kernels", candidate, spread, "ms", work.shape))
         if previous is not None:
             gain = ratio(previous, seconds)
-            report.results.append(Result.median("ladder", candidate, gain, "× faster", work.shape))
+            report.results.append(Result.median("kernels", candidate, gain, "× faster", work.shape))
         previous = seconds
     return report
 
 
-def _on(rung: int, step: OurStep) -> float:
-    """A step on a rung; its loss."""
-    words = [word for _, added in RUNGS[: rung + 1] for word in added]
-    with only_kernels_of(*words), _recycling(rung == TOP):
+def _run(version: int, step: OurStep) -> float:
+    """Take a step with the kernels of a version and return its loss."""
+    files = [file for _, added in VERSIONS[: version + 1] for file in added]
+    with only_kernels_of(*files), _recycling(version == LAST):
         return step()
 
 
 @contextmanager
 def _recycling(on: bool) -> Iterator[None]:
-    """Within a `with` block, whether large arrays of kernels are recycled."""
-    buffers: Any = import_module(".cpu._buffers", __package__.rpartition(".")[0])  # by name, as `backend` finds kernels
+    """Within a `with` block, recycle the large arrays of kernels or do not."""
+    buffers: Any = import_module(".cpu._buffers", __package__.rpartition(".")[0])  # by name, as `dispatch` does
     smallest = buffers.SMALLEST
     buffers.SMALLEST = smallest if on else 1 << 62
     try:

@@ -1,8 +1,8 @@
-"""Peak: the most memory that a piece of work ever held, measured in a process that does nothing else.
+"""Memory: measure the peak memory of a piece of work, in a process that does nothing else.
 
     peak_memory("step:run_alone", size="cpu", mode="eager") -> bytes
 
-Called with the same words, this file is the process: it runs the function and prints what the system says.
+This file is also the program of that process: it runs the function and prints the peak.
 """
 
 import json
@@ -19,16 +19,16 @@ __all__ = ["of_this_process", "peak_memory"]
 
 
 def peak_memory(target: str, **arguments: Any) -> int | None:
-    """Bytes of resident memory at the peak of "MODULE:FUNCTION" of this package, called with plain values.
+    """Return the peak resident memory in bytes of "MODULE:FUNCTION" of this package, called with plain values.
 
-    All of the process is counted, Python and its libraries too. None where the system does not tell.
+    The whole process is counted, with Python and its libraries. Return None where the system does not tell.
     """
     command = [sys.executable, "-m", f"{__package__}.memory", target, json.dumps(arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
         raise CompyuteError(
-            f"peak_memory: {target} runs in a process of its own; that ended with: {last}. "
+            f"peak_memory: the process that runs {target} failed: {last}. "
             "If it was killed, there is not enough memory: choose a smaller size, or --no-memory."
         )
     peak: int | None = json.loads(done.stdout.splitlines()[-1])
@@ -36,7 +36,7 @@ def peak_memory(target: str, **arguments: Any) -> int | None:
 
 
 def of_this_process() -> int | None:
-    """Bytes of resident memory at the peak of this process so far."""
+    """Return the peak resident memory of this process so far, in bytes."""
     if sys.platform == "linux":  # getrusage would count what the process was before it became this program
         status = Path("/proc/self/status").read_text(encoding="utf-8")
         found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
@@ -49,7 +49,7 @@ def of_this_process() -> int | None:
 
 
 def main(target: str, arguments: str) -> None:
-    """Run one function and print the peak."""
+    """Run one function and print the peak memory."""
     module, function = target.split(":")
     getattr(import_module(f"{__package__}.{module}"), function)(**json.loads(arguments))
     print(json.dumps(of_this_process()))

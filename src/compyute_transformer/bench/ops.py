@@ -1,7 +1,7 @@
 """Ops: each kernel beside its reference, and beside what the machine can do at best.
 
 What moves numbers is held to a plain copy that reads and writes as many bytes; what multiplies matrices, to NumPy's
-matrix product. The yardstick runs in the same race, so that the share is of what the machine gave at that moment.
+matrix product. The yardstick runs in the same rounds, so that the share refers to the same conditions.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,30 +54,30 @@ def bench_ops(
     for name in names:
         if name not in known:
             raise ConfigError(f"bench ops: an op is one of {', '.join(known)}, got {name!r}.")
-    ground, warnings = survey()
-    report = Report(f"Fast kernels, at the shapes of {size}", ground, "% of the yardstick", warnings=warnings)
+    environment, warnings = survey()
+    report = Report(f"Fast kernels, at the shapes of {size}", environment, "% of the yardstick", warnings=warnings)
     if fault := package_fault("cpu"):
         report.notes.append(f"There are no kernels to time. {fault}.")
         return report
-    with ThreadPoolExecutor(ground.threads) as threads:
+    with ThreadPoolExecutor(environment.threads) as threads:
         for piece in pieces(work, names):
-            _race(report, piece, rounds, threads, ground.threads)
+            _time_piece(report, piece, rounds, threads, environment.threads)
     return report
 
 
-def _race(report: Report, piece: Piece, rounds: int, threads: ThreadPoolExecutor, count: int) -> None:
+def _time_piece(report: Report, piece: Piece, rounds: int, threads: ThreadPoolExecutor, count: int) -> None:
     check_arrays(piece.name, piece.kernel(), piece.reference(), TOLERANCE)
     run, amount = _copy(piece.amount, threads, count) if piece.yardstick == "copy" else _gemm()
     kernel = Candidate("compyute", "kernel", piece.kernel)
     reference = Candidate("compyute", "reference", piece.reference)
     yardstick = Candidate("numpy", piece.yardstick, run)
-    raced = alternate([kernel, reference, yardstick], rounds)
-    of_yardstick = raced.pop(yardstick)
-    report.add_times(piece.name, piece.shape, raced)
+    times = alternate([kernel, reference, yardstick], rounds)
+    of_yardstick = times.pop(yardstick)
+    report.add_times(piece.name, piece.shape, times)
     unit = UNITS[piece.yardstick]
-    report.add_rates(piece.name, piece.shape, raced, piece.amount / 1e9, unit)
+    report.add_rates(piece.name, piece.shape, times, piece.amount / 1e9, unit)
     report.add_rates(piece.name, piece.shape, {yardstick: of_yardstick}, amount / 1e9, unit)
-    share = ratio(of_yardstick, raced[kernel]).map(lambda times: 100 * times * piece.amount / amount)
+    share = ratio(of_yardstick, times[kernel]).map(lambda times: 100 * times * piece.amount / amount)
     report.results.append(Result.median(piece.name, kernel, share, "% of the yardstick", piece.shape))
 
 

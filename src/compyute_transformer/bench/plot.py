@@ -43,9 +43,9 @@ def plot(report: Report, path: Path) -> None:
     for axis, (title, bars) in zip(axes, panels.items(), strict=True):
         _draw(axis, title, bars)
     axes[-1].set_xlabel(report.charted)
-    ground = report.ground
+    environment = report.environment
     figure.supxlabel(
-        f"{ground.cpu}, {ground.threads} threads, {ground.date}. Median, 20th to 80th percentile.",
+        f"{environment.cpu}, {environment.threads} threads, {environment.date}. Median, 20th to 80th percentile.",
         fontsize=8, color="#57534e",
     )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)

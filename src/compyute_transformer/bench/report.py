@@ -1,4 +1,4 @@
-"""Show: a report as tables for people. One line a candidate, one column a unit."""
+"""Report: print the results of a benchmark as tables, one line a candidate and one column a unit."""
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ __all__ = ["number", "show"]
 
 
 def show(report: Report, console: "Console") -> None:
-    """Print the tables, what they were measured on, what was left out, and what spoils them."""
+    """Print the tables, the environment they were measured in, the notes and the warnings."""
     from rich.table import Table
     from rich.text import Text
 
@@ -36,7 +36,7 @@ def show(report: Report, console: "Console") -> None:
             cells = {result.unit: _cell(result) for result in results if result.name == name}
             table.add_row(Text(name), *(cells.get(unit, "") for unit in units))
         console.print(table)
-    for line in ("", *_legend(widths), *_ground(report)):
+    for line in ("", *_legend(widths), *_environment_lines(report)):
         console.print(Text(line, style="dim"))
     for note in report.notes:
         console.print(Text(f"Note: {note}", style="cyan"))
@@ -45,7 +45,7 @@ def show(report: Report, console: "Console") -> None:
 
 
 def number(value: float) -> str:
-    """Three digits, or all before the point."""
+    """Format a number with three digits, or with all digits before the point."""
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 0.1 else 4
     return f"{value:,.{digits}f}"
 
@@ -62,7 +62,6 @@ def _heading(unit: str) -> str:
 
 
 def _legend(headings: Collection[str]) -> list[str]:
-    """What the headings mean."""
     return [meaning for heading, meaning in MEANINGS.items() if heading in headings]
 
 
@@ -75,10 +74,10 @@ MEANINGS = {
 }
 
 
-def _ground(report: Report) -> list[str]:
-    ground = report.ground
+def _environment_lines(report: Report) -> list[str]:
+    environment = report.environment
     return [
-        f"{ground.cpu}, {ground.threads} threads, {ground.machine}",
-        ground.blas,
-        f"{ground.versions}; {ground.date}",
+        f"{environment.cpu}, {environment.threads} threads, {environment.machine}",
+        environment.blas,
+        f"{environment.versions}; {environment.date}",
     ]

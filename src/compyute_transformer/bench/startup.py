@@ -1,7 +1,6 @@
-"""Startup: how long until the first step, on the first day and on every other.
+"""Startup: measure the import and the first training step, with and without a cache of compiled kernels.
 
-Every number comes from processes of their own: one with an empty cache of compiled kernels, then some with the cache
-that it filled.
+Each run is a new process: the first with an empty cache, the others with the cache that it filled.
 """
 
 import json
@@ -36,9 +35,9 @@ print(json.dumps({"startup: import": imported - began, "startup: first step": fi
 
 
 def bench_startup(size: str = "cpu", rounds: int = 5) -> Report:
-    """Seconds of the import, and of the first and second step: with an empty cache once, then with a full one."""
-    ground, warnings = survey()
-    report = Report(f"From nothing to the first step, {size}", ground, "s", warnings=warnings)
+    """Return the seconds of the import and of the first and second step, with an empty cache and with a full one."""
+    environment, warnings = survey()
+    report = Report(f"Startup: import and first step, {size}", environment, "s", warnings=warnings)
     with TemporaryDirectory() as cache:
         cold = _run(size, cache)
         warm = [_run(size, cache) for _ in range(rounds)]
@@ -50,11 +49,11 @@ def bench_startup(size: str = "cpu", rounds: int = 5) -> Report:
 
 
 def _run(size: str, cache: str | None) -> dict[str, float]:
-    """The times of one process. cache: the folder of its compiled kernels; None for the usual one."""
+    """Return the times of one process. cache: the folder of its compiled kernels; None for the default folder."""
     environment = os.environ | ({} if cache is None else {"NUMBA_CACHE_DIR": cache})
     done = subprocess.run([sys.executable, "-c", CHILD, size], env=environment, capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        raise CompyuteError(f"bench startup: a process must take its first step; it ended with: {last}.")
+        raise CompyuteError(f"bench startup: the process that takes the first step failed: {last}.")
     times: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return times

@@ -1,8 +1,8 @@
-"""Step: a whole step of training, ours beside PyTorch's, doing the same mathematics.
+"""Step: time a whole training step, ours beside PyTorch's, with the same mathematics.
 
-The same weights, batches, activation, dropout probability, clipping and AdamW; the elements that are dropped differ.
-Before anything is timed, both take two steps without dropout from weights drawn anew: losses and gradient norms agree,
-or the race is refused.
+Both use the same weights, batches, activation, dropout probability, clipping and AdamW; the elements that are dropped
+differ. Before anything is timed, both take two steps without dropout from random weights. If the losses or the gradient
+norms differ, nothing is timed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from .workload import OurStep, Workload, workload
 __all__ = ["TOLERANCES", "bench_step", "check_steps", "run_alone"]
 
 # Relative error of the loss at the first step and at the second, where AdamW has made more of it, and of the gradient's
-# norm. Autocast multiplies numbers of 8 bits: it computes the same, coarsely.
+# norm. Autocast rounds the operands of its products to 8 bits.
 TOLERANCES = {"eager": (2e-5, 1e-4, 1e-3), "compiled": (2e-5, 1e-4, 1e-3), "autocast": (2e-2, 2e-2, 1e-1)}
 STEPS_ALONE = 3
 NO_COMPILER = "torch.compile needs a C++ compiler and there is none, so it was left out: install g++ or clang"
@@ -32,24 +32,27 @@ def bench_step(
     rounds: int = 10,
     memory: bool = True,
 ) -> Report:
-    """Time, tokens a second and peak memory of a step. modes: of PyTorch's. reference: the references as well."""
+    """Measure time, tokens a second and peak memory of a step.
+
+    modes: the variants of PyTorch that are timed. reference: time our step without kernels as well.
+    """
     work = workload(size, overrides, vocab_size)
     torch_is_here = has_torch()
     if torch_is_here:
         import torch  # noqa: F401  first, so that its threads begin with its own settings, not with ours
-    ground, warnings = survey()
-    report = Report(f"One step of training, {size}", ground, "ms", warnings=warnings)
+    environment, warnings = survey()
+    report = Report(f"One step of training, {size}", environment, "ms", warnings=warnings)
     modes = _that_can_run(modes, torch_is_here, report)
     if torch_is_here:
-        use_threads_of(ground)
+        use_threads_of(environment)
     for mode in modes:
         check_steps(work, mode)
     candidates = _candidates(work, modes, reference)
-    raced = alternate(candidates, rounds)
-    report.add_times("step", work.shape, raced)
-    report.add_rates("step", work.shape, raced, work.tokens, work.candidate.unit)
+    times = alternate(candidates, rounds)
+    report.add_times("step", work.shape, times)
+    report.add_rates("step", work.shape, times, work.tokens, work.model_case.unit)
     candidates.clear()
-    raced.clear()  # which held the models
+    times.clear()  # which held the models
     if memory:
         for provider, mode in [("compyute", "auto"), *(("torch", mode) for mode in modes)]:
             given = {"size": size, "overrides": dict(overrides or {}), "vocab_size": vocab_size, "mode": mode}
@@ -62,15 +65,14 @@ def bench_step(
 
 
 def check_steps(work: Workload, mode: str) -> None:
-    """Two steps of each, and refuse what differs: the second also compares what clipping and AdamW did with the first.
+    """Take two steps of each and raise ParityError if they differ. The second compares clipping and AdamW too.
 
-    Weights are drawn anew, since a model as it starts has a loss of log V whatever it computes.
-    Raises ParityError.
+    The weights are random, because the loss of a newly initialized model is log V whatever it computes.
     """
     from .torch_step import TorchStep
 
     work = work.without_dropout()
-    model = work.candidate.model(work.config, work.training.seed)
+    model = work.model_case.model(work.config, work.training.seed)
     randomize(model)
     theirs = TorchStep(work, model.state_dict(), mode)
     theirs.exact = True
@@ -82,7 +84,7 @@ def check_steps(work: Workload, mode: str) -> None:
 
 
 def run_alone(size: str, overrides: Mapping[str, object], vocab_size: int | None, provider: str, mode: str) -> None:
-    """A few steps of one candidate, for the peak of its memory."""
+    """Take a few steps of one candidate, to measure its peak memory."""
     work = workload(size, overrides, vocab_size)
     if provider == "torch":
         from .torch_step import TorchStep

@@ -1,6 +1,6 @@
-"""The GPT of `models.gpt` as PyTorch is meant to be written, for the race: nn.Linear, fused attention, fused AdamW.
+"""The GPT of `models.gpt` in idiomatic PyTorch: nn.Linear, fused attention, fused AdamW.
 
-It computes what ours does, from our weights. Imported only where PyTorch is installed.
+It computes the same function from our weights. Imported only where PyTorch is installed.
 """
 
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ class Block(nn.Module):  # type: ignore[misc]
         self.attention_norm, self.feed_forward_norm = (nn.LayerNorm(C, bias=config.bias) for _ in range(2))
         self.attention = Attention(config, causal)
         self.up, self.down = nn.Linear(C, hidden, config.bias), nn.Linear(hidden, C, config.bias)
-        self.bend = (
+        self.activation = (
             nn.ReLU() if config.activation == "relu" else nn.GELU("tanh" if "tanh" in config.activation else "none")
         )
         self.attention_dropout, self.feed_forward_dropout = (nn.Dropout(config.dropout) for _ in range(2))
@@ -54,7 +54,7 @@ class Block(nn.Module):  # type: ignore[misc]
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         x = x + self.attention_dropout(self.attention(self.attention_norm(x)))
-        return x + self.feed_forward_dropout(self.down(self.bend(self.up(self.feed_forward_norm(x)))))
+        return x + self.feed_forward_dropout(self.down(self.activation(self.up(self.feed_forward_norm(x)))))
 
 
 class TorchGPT(nn.Module):  # type: ignore[misc]
@@ -68,8 +68,9 @@ class TorchGPT(nn.Module):  # type: ignore[misc]
             or not config.tie_word_embeddings
         ):
             raise ConfigError(
-                "TorchGPT: the race is between plain GPTs: every head its own keys, no window, a tied head; got "
-                f"num_kv_heads {config.num_kv_heads}, window {config.window}, tie_word_embeddings {config.tie_word_embeddings}."
+                "TorchGPT: the benchmark supports GPTs with num_kv_heads = num_heads, no window and a tied head; got "
+                f"num_kv_heads {config.num_kv_heads}, window {config.window}, "
+                f"tie_word_embeddings {config.tie_word_embeddings}."
             )
         self.tokens = nn.Embedding(config.vocab_size, config.embed_dim)
         self.positions = nn.Embedding(config.context_length, config.embed_dim)

@@ -1,4 +1,4 @@
-"""A step of training in PyTorch, of whichever kernel the workload names: fused AdamW, autocast or compiled on request.
+"""A training step in PyTorch of the model of a workload: fused AdamW; autocast or compiled on request.
 
 Imported only where PyTorch is installed.
 """
@@ -16,28 +16,31 @@ from ..arrays import Array
 from ..errors import ConfigError
 from .workload import Workload
 
-__all__ = ["TorchStep", "kernel_of"]
+__all__ = ["TorchStep", "torch_model"]
 
 
-def kernel_of(work: Workload) -> Any:
-    """The kernel in PyTorch of the workload's model, with weights of its own."""
-    if work.candidate.kernel is None:
+def torch_model(work: Workload) -> Any:
+    """Return the PyTorch version of the model of a workload, with weights of its own.
+
+    Raises ConfigError where there is none.
+    """
+    if work.model_case.torch is None:
         raise ConfigError(f"bench: {type(work.config).__name__} has no PyTorch version to compare with.")
-    module, name = work.candidate.kernel.split(":")
+    module, name = work.model_case.torch.split(":")
     return getattr(import_module(f".{module}", __package__), name)(work.config)
 
 
 class TorchStep:
-    """One step of training: the work of `workload.OurStep`, from the same weights on the same batches.
+    """A training step: the work of `workload.OurStep`, from the same weights on the same batches.
 
-    norm: the length of the last gradient, before it was clipped. exact: measure it in float64, for a comparison;
-    PyTorch's own float32 sum of GPT-2's squares is off by 0.1%. mode: "eager", "compiled" (torch.compile) or
+    norm: the norm of the last gradient before clipping. exact: compute it in float64, for a comparison;
+    PyTorch's float32 sum of GPT-2's squares is off by 0.1%. mode: "eager", "compiled" (torch.compile) or
     "autocast" (bfloat16 in matrix products and attention, float32 weights).
     """
 
     def __init__(self, work: Workload, state: Mapping[str, Array], mode: str = "eager") -> None:
         training = work.training
-        self.model = kernel_of(work)
+        self.model = torch_model(work)
         self.model.load(state)
         self.run = torch.compile(self.model) if mode == "compiled" else self.model
         self.mode, self.clip, self.norm, self.index = mode, training.clip, 0.0, 0

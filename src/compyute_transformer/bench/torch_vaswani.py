@@ -1,6 +1,6 @@
-"""The Transformer of `models.transformer` as PyTorch is meant to be written, for the race.
+"""The Transformer of `models.transformer` in idiomatic PyTorch: nn.Linear, fused attention, nn.LayerNorm.
 
-nn.Linear, fused attention, nn.LayerNorm; it computes what ours does, from our weights. Imported only where PyTorch is
+It computes the same function from our weights. Imported only where PyTorch is
 installed.
 """
 
@@ -58,7 +58,7 @@ class Block(nn.Module):  # type: ignore[misc]
         self.attention = Attention(config)
         self.cross_attention = Attention(config, cross=True) if cross else None
         self.up, self.down = nn.Linear(C, hidden, config.bias), nn.Linear(hidden, C, config.bias)
-        self.bend = (
+        self.activation = (
             nn.ReLU() if config.activation == "relu" else nn.GELU("tanh" if "tanh" in config.activation else "none")
         )
 
@@ -69,7 +69,7 @@ class Block(nn.Module):  # type: ignore[misc]
         x = self.add("attention", x, y)
         if self.cross_attention is not None:
             x = self.add("cross_attention", x, self.cross_attention(x, memory, seen))
-        return self.add("feed_forward", x, self.down(self.bend(self.up(x))))
+        return self.add("feed_forward", x, self.down(self.activation(self.up(x))))
 
     def add(self, name: str, x: Tensor, y: Tensor) -> Tensor:
         """norm(x + dropout(y))."""
@@ -83,7 +83,7 @@ class TorchTransformer(nn.Module):  # type: ignore[misc]
         super().__init__()
         if config.num_kv_heads not in (None, config.num_heads):
             raise ConfigError(
-                "TorchTransformer: in the race every head has its own keys, got "
+                "TorchTransformer: the benchmark supports num_kv_heads = num_heads, got "
                 f"num_kv_heads {config.num_kv_heads} for {config.num_heads} heads."
             )
         self.scale = sqrt(config.embed_dim)

@@ -1,6 +1,6 @@
-"""The ViT of `models.vit` as PyTorch is meant to be written, for the race: nn.Conv2d, fused attention, nn.LayerNorm.
+"""The ViT of `models.vit` in idiomatic PyTorch: nn.Conv2d, fused attention, nn.LayerNorm.
 
-It computes what ours does, from our weights. Imported only where PyTorch is installed.
+It computes the same function from our weights. Imported only where PyTorch is installed.
 """
 
 from collections.abc import Mapping

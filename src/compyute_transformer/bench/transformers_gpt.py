@@ -1,4 +1,4 @@
-"""The same GPT in Hugging Face's transformers, with our weights: what most people write text with."""
+"""The same GPT in Hugging Face's transformers, with our weights, for the benchmark of generation."""
 
 from collections.abc import Callable
 from importlib.util import find_spec

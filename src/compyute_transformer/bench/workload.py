@@ -1,8 +1,8 @@
-"""Workload: a model, its data and its optimizer, as a preset and flags describe them; and our step of training.
+"""Workload: a model, its data and its optimizer, as a preset and flags describe them; and our training step.
 
     workload("shakespeare", {"dropout": 0.0}) -> Workload -> OurStep(workload)() -> the loss
 
-The data are random: what a step costs does not depend on what they say. A model is measured once it has a record in
+The data are random, because the cost of a step does not depend on them. A model is measured once it has a record in
 `models.registry`.
 """
 
@@ -25,9 +25,9 @@ from ..optim import AdamW, clip_grad_norm_, decay_groups
 from ..optim.clip import global_norm, gradients_of
 from ..training.settings.settings import Settings, TrainingSettings
 
-__all__ = ["CANDIDATES", "SIZES", "STEP_SIZES", "Batch", "Candidate", "OurStep", "Workload", "workload"]
+__all__ = ["MODEL_CASES", "SIZES", "STEP_SIZES", "Batch", "ModelCase", "OurStep", "Workload", "workload"]
 
-BATCHES = 4  # drawn before the race and used in turn, so that drawing them is no part of it
+BATCHES = 4  # made before anything is timed, and used in turn
 
 Batch: TypeAlias = tuple[tuple[Array, ...], Array]  # the inputs of a model's forward, and targets of its logits' rows
 
@@ -65,52 +65,52 @@ DATA: dict[str, dict[str, int]] = {
 
 @dataclass(frozen=True)
 class Workload:
-    """The shape of the model, and how it is trained. seed: of weights and data."""
+    """The configuration of the model and the settings of its training."""
 
     config: Any
     training: TrainingSettings
 
     @property
-    def candidate(self) -> "Candidate":
-        """The model that it is about."""
-        return CANDIDATES[type(self.config)]
+    def model_case(self) -> "ModelCase":
+        """What the benchmark knows of the model."""
+        return MODEL_CASES[type(self.config)]
 
     @property
     def tokens(self) -> int:
-        """How many a step sees; images, where the model sees those."""
-        return self.training.batch_size * self.candidate.items(self.config)
+        """The number of tokens in a step; the number of images, for a model of images."""
+        return self.training.batch_size * self.model_case.items(self.config)
 
     @property
     def shape(self) -> str:
-        """In a few words, for a table."""
+        """The size of the work, for a table."""
         c = self.config
         return (
-            f"B {self.training.batch_size}, {self.candidate.lengths(c)}, C {c.embed_dim}, {c.num_heads} heads, "
+            f"B {self.training.batch_size}, {self.model_case.lengths(c)}, C {c.embed_dim}, {c.num_heads} heads, "
             f"{c.num_layers} blocks, dropout {c.dropout:g}"
         )
 
     def without_dropout(self) -> "Workload":
-        """The same, and nothing dropped. Clipped in any case: the norm that clipping measures is compared."""
+        """Return the same work without dropout, and with clipping, whose gradient norm is compared."""
         training = replace(self.training, clip=self.training.clip or 1.0)
         return Workload(replace(self.config, dropout=0.0), training)
 
     def batches(self) -> list[Batch]:
-        """Random inputs and targets."""
+        """Return random inputs and targets."""
         rng = np.random.default_rng([self.training.seed, 5])
-        return [self.candidate.batch(self.config, rng, self.training.batch_size) for _ in range(BATCHES)]
+        return [self.model_case.batch(self.config, rng, self.training.batch_size) for _ in range(BATCHES)]
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A model that races.
+class ModelCase:
+    """What the benchmark knows of a model.
 
-    model: ours, from a configuration and a seed. batch: from a configuration, a generator and the number of rows.
-    kernel: where the same in PyTorch is found in this package, "module:Class"; it is imported only where PyTorch is.
-    items, unit: how much of what a row holds that a rate counts. lengths: the shape of a row in words.
+    model: our class. batch: makes a batch from a configuration, a generator and the number of rows. torch: the class of
+    the same model in PyTorch, "module:Class" of this package; it is imported only where PyTorch is installed. items,
+    unit: how many items of which unit a row holds. lengths: the shape of a row, for a table.
     """
 
     model: Callable[..., Any]
-    kernel: str | None
+    torch: str | None
     batch: Callable[[Any, np.random.Generator, int], Batch]
     items: Callable[[Any], int]
     lengths: Callable[[Any], str]
@@ -118,13 +118,13 @@ class Candidate:
 
 
 def text_batch(config: GPTConfig, rng: np.random.Generator, rows: int) -> Batch:
-    """Ids and targets, (B, T) each."""
+    """Return ids and targets, (B, T) each."""
     x, y = rng.integers(0, config.vocab_size, (2, rows, config.context_length))
     return (x,), y
 
 
 def pairs_batch(config: TransformerConfig, rng: np.random.Generator, rows: int) -> Batch:
-    """Source, target and the lengths of sources, from half the context to all of it; padded targets are not scored."""
+    """Return sources, targets and the lengths of sources, from half the context to all of it. Padding is ignored."""
     L = config.context_length
     source, target, targets = rng.integers(0, config.vocab_size, (3, rows, L))
     source_lengths, target_lengths = rng.integers(L // 2 + 1, L + 1, (2, rows))
@@ -133,7 +133,7 @@ def pairs_batch(config: TransformerConfig, rng: np.random.Generator, rows: int) 
 
 
 def images_batch(config: ViTConfig, rng: np.random.Generator, rows: int) -> Batch:
-    """Images of noise (B, height, width, channels), and their classes (B)."""
+    """Return images of noise (B, height, width, channels), and their classes (B)."""
     images = rng.normal(size=(rows, config.image_height, config.image_width, config.channels))
     return (images.astype(np.float32),), rng.integers(0, config.num_classes, rows)
 
@@ -158,15 +158,15 @@ TORCH = {  # the PyTorch version of a model, by the name of its record
     "transformer": "torch_vaswani:TorchTransformer",
     "vit": "torch_vit:TorchViT",
 }
-CANDIDATES: dict[type, Candidate] = {
-    record.config: Candidate(record.model, TORCH.get(record.name), *TASKS[record.task]) for record in MODELS.values()
+MODEL_CASES: dict[type, ModelCase] = {
+    record.config: ModelCase(record.model, TORCH.get(record.name), *TASKS[record.task]) for record in MODELS.values()
 }
 
 
 def workload(size: str, overrides: Mapping[str, object] | None = None, vocab_size: int | None = None) -> Workload:
-    """A size by its name, with some settings changed. Raises ConfigError for one that there is not, or cannot be."""
+    """Return a workload by its name, with some settings changed. Raise ConfigError for an unknown or invalid one."""
     if size not in STEP_SIZES:
-        raise ConfigError(f"bench: a size is one of {', '.join(STEP_SIZES)}, got {size!r}.")
+        raise ConfigError(f"bench: a preset must be one of {', '.join(STEP_SIZES)}, got {size!r}.")
     preset, changes = STEP_SIZES[size]
     settings = Settings.resolve(preset, overrides={**changes, **(overrides or {})})
     data = DATA.get(size, {"vocab_size": CHARACTERS}) | ({} if vocab_size is None else {"vocab_size": vocab_size})
@@ -174,14 +174,14 @@ def workload(size: str, overrides: Mapping[str, object] | None = None, vocab_siz
 
 
 class OurStep:
-    """One step of training, as the trainer takes it: forward, loss, backward, clip, AdamW. Returns the loss.
+    """A training step as the trainer takes it: forward, loss, backward, clip, AdamW. A call returns the loss.
 
-    norm: the length of the last gradient, before it was clipped. kernels: as `dispatch.use` has it.
+    norm: the norm of the last gradient before clipping. reference: run without kernels.
     """
 
     def __init__(self, work: Workload, model: Any = None, reference: bool = False) -> None:
         training = work.training
-        self.model = model or work.candidate.model(work.config, training.seed)
+        self.model = model or work.model_case.model(work.config, training.seed)
         betas = (training.beta1, training.beta2)
         self.optimizer = AdamW(decay_groups(self.model, training.weight_decay), training.learning_rate, betas)
         self.batches, self.index = work.batches(), 0

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from .. import __version__
+from .._version import __version__
 from ..bench.command import bench
 from . import terminal
 from .evaluate import evaluate

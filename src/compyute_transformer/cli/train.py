@@ -9,7 +9,7 @@ import typer
 from ..dispatch import use_kernels
 from ..training import DataSettings, Settings, load_config, reporter_for, resume_run, start_run, unused_name
 from ..training.reporting.next_steps import next_steps
-from ..training.reporting.reporters import printable, tell
+from ..training.reporting.reporters import print_line, printable
 from ..training.settings.presets import DEFAULT_PRESET, DESCRIPTIONS
 from ..training.settings.settings import SECTIONS
 from ..training.tasks.registry import name_for, preset_for
@@ -93,7 +93,7 @@ def train(
     given = {key: value for key, value in settings.items() if value is not None}
     sources = text or ([corpus] if corpus else [])
     if resume is not None:
-        if sources or preset or config or not (out is name is None):
+        if sources or preset or config or out is not None or name is not None:
             raise typer.BadParameter("--resume takes data, preset, config and folder from the run: leave them out.")
         chosen = load_config(resume).settings.with_overrides(given)
     else:
@@ -113,7 +113,7 @@ def train(
             folder = out or (runs / name if name else unused_name(runs, name_for(sources if text else (), str(preset))))
             result = start_run(sources, chosen, folder, reporter)
     if not json:
-        tell(sys.stdout, printable(next_steps(result), sys.stdout))
+        print_line(sys.stdout, printable(next_steps(result), sys.stdout))
     if result.interrupted:
         raise typer.Exit(terminal.INTERRUPTED)
 

@@ -1,6 +1,6 @@
-"""Doctor: what holds speed back on this machine, or is missing, and what to do about it.
+"""Doctor: find what is missing or slow on this machine, and recommend a remedy.
 
-machine.examine() -> facts -> advise() -> findings and remedies -> show(), or to_dict() for machines
+machine.examine() -> facts -> recommend() -> problems and remedies -> show(), or to_dict() for programs
 """
 
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ from .machine import CORE, VARIABLES, Blas, Machine, Package
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Advice", "advise", "show", "to_dict"]
+__all__ = ["Recommendation", "recommend", "show", "to_dict"]
 
 Kind = Literal["broken", "slow", "unused"]
 
-# What a package gives, and what to install for it.
+# What each package is used for, and what to install to get it.
 PURPOSES = {
     "numpy": ("arrays", "numpy"),
     "scipy": ("the error function, and the BLAS inside the CPU kernels", "scipy"),
@@ -29,58 +29,58 @@ PURPOSES = {
     "jaxtyping": ("shapes in signatures", "jaxtyping"),
     "cupy": ("NVIDIA GPUs", "'compyute-transformer[gpu]'"),
     "tensorboardX": ("TensorBoard files", "'compyute-transformer[tensorboard]'"),
-    "torch": ("proofs against PyTorch", "'compyute-transformer[verify]'"),
+    "torch": ("verification against PyTorch", "'compyute-transformer[verify]'"),
 }
 FAST_BLAS = ("openblas", "mkl", "accelerate", "blis", "nvpl", "armpl", "flexiblas")
 MOST_BLAS_THREADS = 64  # NumPy's wheels build OpenBLAS for so many
 
 
 @dataclass(frozen=True)
-class Advice:
-    """Something to mend. kind: "broken" fails, "slow" costs speed, "unused" lies idle."""
+class Recommendation:
+    """A problem and its remedy. kind: "broken" fails, "slow" costs speed, "unused" is a part that is not used."""
 
     kind: Kind
-    finding: str
+    problem: str
     remedy: str
 
 
-def advise(machine: Machine) -> list[Advice]:
-    """Everything there is to mend, the worst first."""
+def recommend(machine: Machine) -> list[Recommendation]:
+    """Return all recommendations, the most serious first."""
     found = [*_about_packages(machine), *_about_blas(machine), *_about_threads(machine), *_about_gpu(machine)]
-    return sorted(found, key=lambda advice: get_args(Kind).index(advice.kind))
+    return sorted(found, key=lambda recommendation: get_args(Kind).index(recommendation.kind))
 
 
 def to_dict(machine: Machine) -> dict[str, Any]:
-    """The machine, and the advice on it, as plain values."""
-    return {"machine": machine.to_dict(), "advice": [asdict(advice) for advice in advise(machine)]}
+    """Return the machine and the recommendations as plain values."""
+    return {"machine": machine.to_dict(), "recommendations": [asdict(item) for item in recommend(machine)]}
 
 
-def _about_packages(machine: Machine) -> Iterator[Advice]:
+def _about_packages(machine: Machine) -> Iterator[Recommendation]:
     for package in machine.packages:
         purpose, install = PURPOSES[package.name]
         if package.fault:
-            finding = (
+            problem = (
                 f"{package.name} {package.version} ({purpose}) is installed but cannot be imported: {package.fault}"
             )
-            yield Advice("broken", finding, f"pip install --upgrade --force-reinstall {install}")
+            yield Recommendation("broken", problem, f"pip install --upgrade --force-reinstall {install}")
         elif package.version is None and package.name in CORE:
             kind: Kind = "slow" if package.name == "numba" else "broken"
-            yield Advice(kind, f"{package.name} is not installed: {purpose}", f"pip install {install}")
+            yield Recommendation(kind, f"{package.name} is not installed: {purpose}", f"pip install {install}")
 
 
-def _about_blas(machine: Machine) -> Iterator[Advice]:
+def _about_blas(machine: Machine) -> Iterator[Recommendation]:
     if coretype := machine.environment.get("OPENBLAS_CORETYPE"):
-        finding = f"OPENBLAS_CORETYPE={coretype} makes OpenBLAS run its kernels for that processor, not for this one"
-        yield Advice("slow", finding, "Unset OPENBLAS_CORETYPE")
+        problem = f"OPENBLAS_CORETYPE={coretype} makes OpenBLAS run its kernels for that processor, not for this one"
+        yield Recommendation("slow", problem, "Unset OPENBLAS_CORETYPE")
     for blas in machine.blas:
         if not any(name in blas.library.lower() for name in FAST_BLAS):
-            finding = f"{blas.package} uses the BLAS {blas.library}, which is not known to be a fast one"
-            yield Advice(
-                "slow", finding, f"Install {blas.package} from its wheel: pip install --upgrade {blas.package}"
+            problem = f"{blas.package} uses the BLAS {blas.library}, which is not known to be a fast one"
+            yield Recommendation(
+                "slow", problem, f"Install {blas.package} from its wheel: pip install --upgrade {blas.package}"
             )
 
 
-def _about_threads(machine: Machine) -> Iterator[Advice]:
+def _about_threads(machine: Machine) -> Iterator[Recommendation]:
     cores = machine.cores
     pools = [("NumPy's BLAS", blas.threads, "OPENBLAS_NUM_THREADS") for blas in machine.blas if blas.package == "numpy"]
     pools.append(("Numba", machine.numba_threads, "NUMBA_NUM_THREADS"))
@@ -90,24 +90,28 @@ def _about_threads(machine: Machine) -> Iterator[Advice]:
         said = [name for name in (variable, "OMP_NUM_THREADS") if name in machine.environment]
         remedy = f"Unset {said[0]}, or set it to {cores}" if said else f"Set {variable}={cores}"
         if threads < min(cores, MOST_BLAS_THREADS):
-            yield Advice("slow", f"{pool} runs {_count(threads, 'thread')} on {_count(cores, 'core')}", remedy)
+            yield Recommendation("slow", f"{pool} runs {_count(threads, 'thread')} on {_count(cores, 'core')}", remedy)
         elif threads > cores:
-            finding = (
-                f"{pool} runs {_count(threads, 'thread')} on {_count(cores, 'core')}, where they wait for each other"
+            problem = (
+                f"{pool} runs {_count(threads, 'thread')} on {_count(cores, 'core')}, which is more than there are"
             )
-            yield Advice("slow", finding, remedy)
+            yield Recommendation("slow", problem, remedy)
     if machine.environment.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
-        yield Advice("slow", "NUMBA_DISABLE_JIT is set: the kernels run as plain Python", "Unset NUMBA_DISABLE_JIT")
+        yield Recommendation(
+            "slow", "NUMBA_DISABLE_JIT is set: the kernels run as plain Python", "Unset NUMBA_DISABLE_JIT"
+        )
     if machine.load is not None and machine.load > machine.all_cores / 2:
-        finding = f"The machine is busy: a load of {machine.load:.1f} on {_count(machine.all_cores, 'core')}"
-        yield Advice("slow", finding, "Close other programs, or expect timings that say little")
+        problem = f"The machine is busy: a load of {machine.load:.1f} on {_count(machine.all_cores, 'core')}"
+        yield Recommendation("slow", problem, "Close other programs; timings are not reliable meanwhile")
 
 
-def _about_gpu(machine: Machine) -> Iterator[Advice]:
+def _about_gpu(machine: Machine) -> Iterator[Recommendation]:
     cupy = next(package for package in machine.packages if package.name == "cupy")
     if machine.gpu.driver and machine.gpu.fault:
         kind: Kind = "broken" if cupy.version else "unused"
-        yield Advice(kind, f"There is an NVIDIA driver, but no GPU can be used: {machine.gpu.fault}", _install("cupy"))
+        yield Recommendation(
+            kind, f"An NVIDIA driver is installed, but no GPU can be used: {machine.gpu.fault}", _install("cupy")
+        )
 
 
 def _install(name: str) -> str:
@@ -136,12 +140,12 @@ def show(machine: Machine, console: "Console") -> None:
             )
     console.print(table)
     console.print()
-    advice = advise(machine)
+    advice = recommend(machine)
     if not advice:
         console.print(Text("Nothing found that breaks a run or slows it.", style="green"))
     listing = Table(box=None, show_header=False, padding=(0, 3, 0, 0))
     for found in advice:
-        listing.add_row(Text(found.kind, style=STYLES[found.kind]), Text(f"{found.finding}.\n→ {found.remedy}"))
+        listing.add_row(Text(found.kind, style=STYLES[found.kind]), Text(f"{found.problem}.\n→ {found.remedy}"))
     console.print(listing)
 
 

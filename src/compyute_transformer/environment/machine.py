@@ -1,6 +1,6 @@
-"""What this machine is, as far as speed depends on it: facts only. A benchmark prints them beside its numbers.
+"""Machine: collect the facts that speed depends on: processor, cores, memory, packages, BLAS, GPU.
 
-Where a fact cannot be had it is None, never a guess.
+A fact that cannot be determined is None, never a guess.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ from ..arrays import gpu_fault
 
 __all__ = ["VARIABLES", "Blas", "Gpu", "Machine", "Package", "examine"]
 
-# What the environment says about threads and kernels; all of it is read once, when the library in question loads.
+# The environment variables about threads and kernels. Each is read once, when its library loads.
 VARIABLES = (
     "OPENBLAS_CORETYPE",
     "OPENBLAS_NUM_THREADS",
@@ -51,7 +51,7 @@ OPTIONAL = {
 
 @dataclass(frozen=True)
 class Package:
-    """A package that we use. version None: not installed. fault: why importing it fails, though it is installed."""
+    """A package. version None: not installed. fault: why importing it fails although it is installed."""
 
     name: str
     version: str | None
@@ -59,7 +59,7 @@ class Package:
 
     @property
     def usable(self) -> bool:
-        """Installed, and no fault known."""
+        """Whether the package is installed and has no known fault."""
         return self.version is not None and self.fault is None
 
 
@@ -67,7 +67,7 @@ class Package:
 class Blas:
     """The linear algebra library of a package.
 
-    kernel: the processor it runs its code for, such as "SkylakeX"; threads: how many. None where it cannot be asked.
+    kernel: the processor that its code is made for, such as "SkylakeX". threads: their number. None where unknown.
     """
 
     package: str
@@ -78,7 +78,7 @@ class Blas:
 
 @dataclass(frozen=True)
 class Gpu:
-    """The NVIDIA GPUs. driver: its version, None where there is no driver. fault: why none can be used, if none can."""
+    """The NVIDIA GPUs. driver: its version, or None. fault: why no GPU can be used, or None."""
 
     driver: str | None
     fault: str | None
@@ -87,7 +87,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine. cores: those this process may use. load: how many were busy in the last minute, of `all_cores`."""
+    """A machine. cores: those this process may use. load: the load of the last minute, on `all_cores`."""
 
     version: str
     python: str
@@ -105,12 +105,12 @@ class Machine:
     gpu: Gpu
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         return asdict(self)
 
 
 def examine() -> Machine:
-    """Look at the machine. Imports the packages it reports on, so takes a second or two."""
+    """Return the facts about this machine. This imports the packages it reports on and takes a second or two."""
     core = {name: _package(name, distributions, imported=True) for name, distributions in CORE.items()}
     optional = {name: _package(name, distributions, imported=False) for name, distributions in OPTIONAL.items()}
     return Machine(
@@ -180,7 +180,7 @@ def _output(*command: str) -> str:
 
 
 def _cores() -> int:
-    """The cores that this process may use: a container, or taskset, may allow fewer than there are."""
+    """Return the number of cores this process may use. A container or taskset may allow fewer than there are."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with suppress(OSError, ValueError):  # "max 100000", or microseconds of processor time per period
         quota, period = map(int, Path("/sys/fs/cgroup/cpu.max").read_text().split())
@@ -199,10 +199,10 @@ def _memory_bytes() -> int | None:
 
 
 def _blas(package: str) -> Blas:
-    """Which library the package was built with, and, of an OpenBLAS, what it does here."""
+    """Return the BLAS the package was built with, and for OpenBLAS its kernel and number of threads."""
     module = import_module(package)
     built: dict[str, Any] = {}
-    with suppress(Exception):  # show_config's dictionary is as old as NumPy 1.25, and its keys are no promise
+    with suppress(Exception):  # show_config's dictionary exists since NumPy 1.25, and its keys may change
         built = module.show_config(mode="dicts")["Build Dependencies"]["blas"]
     library = f"{built.get('name', 'unknown')} {built.get('version', '')}".strip()
     for path in _openblas_files(Path(module.__file__ or "")):
@@ -218,7 +218,7 @@ def _blas(package: str) -> Blas:
 
 
 def _openblas_files(package: Path) -> Iterator[Path]:
-    """The OpenBLAS that came in the package's wheel, else those that the process has loaded."""
+    """Yield the OpenBLAS files in the wheel of the package, else those that the process has loaded."""
     folders = (package.parent.parent / f"{package.parent.name}.libs", package.parent / ".dylibs")
     bundled = [file for folder in folders if folder.is_dir() for file in sorted(folder.glob("*openblas*"))]
     yield from bundled
@@ -229,13 +229,13 @@ def _openblas_files(package: Path) -> Iterator[Path]:
             yield from map(Path, sorted(file for file in loaded if ".libs/" not in file))
 
 
-def _ask(library: ctypes.CDLL, question: str, answer: Any) -> Any:
-    """Call a function of OpenBLAS, whose name depends on who built it and on the width of its integers."""
+def _ask(library: ctypes.CDLL, function_name: str, result_type: Any) -> Any:
+    """Call a function of OpenBLAS. Its name depends on who built it and on the width of its integers."""
     for prefix in ("scipy_openblas_", "openblas_"):
         for suffix in ("", "64_"):
             with suppress(AttributeError):
-                function = getattr(library, f"{prefix}{question}{suffix}")
-                function.restype = answer
+                function = getattr(library, f"{prefix}{function_name}{suffix}")
+                function.restype = result_type
                 return function()
     return None
 

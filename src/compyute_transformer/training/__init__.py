@@ -16,11 +16,13 @@ from .run.config import RunConfig, load_config
 from .run.folder import Evaluation, LoadedRun, evaluate_run, load_run, resume_run, start_run, unused_name
 from .settings.settings import DataSettings, ModelSettings, Settings, TrainingSettings
 from .tasks.language import LanguageTask
-from .tasks.task import Task
-from .trainer import Trainer
+from .tasks.task import Task, TaskEvaluation
+from .trainer import Callback, EarlyStopping, Trainer
 
 __all__ = [
+    "Callback",
     "DataSettings",
+    "EarlyStopping",
     "Evaluation",
     "JsonReporter",
     "LanguageTask",
@@ -33,6 +35,7 @@ __all__ = [
     "RunResult",
     "Settings",
     "Task",
+    "TaskEvaluation",
     "Trainer",
     "TrainingSettings",
     "evaluate_run",

@@ -1,4 +1,4 @@
-"""Finite: who produced the first NaN or infinity. Costs nothing until a loss or a gradient has gone wrong."""
+"""Finite: find the module that produced the first NaN or infinity. Costs nothing until a loss is not finite."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,20 +11,20 @@ __all__ = ["all_finite", "first_non_finite", "non_finite_parameter"]
 
 
 def all_finite(array: Array) -> bool:
-    """Whether no element is NaN or infinite."""
+    """Return whether no element is NaN or infinite."""
     return bool(array_module(array).isfinite(array).all())
 
 
 def non_finite_parameter(model: Module) -> str | None:
-    """The name of the first parameter whose values are not all finite, or None."""
+    """Return the name of the first parameter with a value that is not finite, or None."""
     return next((name for name, parameter in model.named_parameters() if not all_finite(parameter.data)), None)
 
 
 def first_non_finite(task: Task, state: Mapping[str, Any]) -> str:
-    """What went wrong in a step, as a clause, found by taking the step again under observation.
+    """Return what went wrong in a step, as a clause, by repeating the step under observation.
 
-    state: the task's, from before the step, so that the same batch and the same dropout are drawn. The weights must
-    not have moved since.
+    state: of the task, before the step, so that the batch and the dropout masks are the same. The weights must not
+    have changed since.
     """
     if (name := non_finite_parameter(task.model)) is not None:
         return f"the parameter {name} is not finite"
@@ -37,15 +37,15 @@ def first_non_finite(task: Task, state: Mapping[str, Any]) -> str:
                 task.loss_and_gradient(part, weight)
     except _Found as found:
         return str(found)
-    return "every module's numbers are finite, but the loss or the length of the gradient is not"
+    return "the results of all modules are finite, but the loss or the norm of the gradient is not"
 
 
 class _Found(Exception):
-    """Ends the search."""
+    """Ends the search; its message names the module."""
 
 
 class _Watch(Observer):
-    """Raises `_Found` at the first result that is not finite. A part is called done before the whole it belongs to."""
+    """Raises `_Found` at the first result that is not finite. A submodule is observed before the module around it."""
 
     def after(self, path: str, module: Module, phase: Phase, inputs: tuple[Any, ...], output: Any, *_: Any) -> None:
         own = (p.grad for name, p in module.named_parameters() if "." not in name and phase == "backward")
@@ -56,7 +56,7 @@ class _Watch(Observer):
 
 
 def _arrays(output: Any) -> Iterator[Array]:
-    """The float arrays in what a module returns."""
+    """Yield the float arrays in the output of a module."""
     for value in output if isinstance(output, tuple) else (output,):
         if getattr(getattr(value, "dtype", None), "kind", None) == "f":
             yield value

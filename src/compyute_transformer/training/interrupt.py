@@ -10,7 +10,7 @@ from types import FrameType
 
 __all__ = ["Interrupt", "interruptible"]
 
-NOTICE = b"\nStopping after this step, with a checkpoint. Once more stops at once, without.\n"
+NOTICE = b"\nStopping after this step, with a checkpoint. Press Ctrl-C again to stop at once, without one.\n"
 
 
 class Interrupt:

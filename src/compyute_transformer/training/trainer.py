@@ -1,10 +1,11 @@
-"""Trainer: the loop. Batch, loss, gradient, clip, step; and now and then it looks at itself, and saves.
+"""Trainer: the training loop.
 
-What a step does is a function of (settings, step, state): looking changes nothing, so a run that was interrupted and
-resumed, wherever and however often, ends with the bits of one that was not.
+What a step does is a function of (settings, step, state). Validation, samples and checkpoints change none of them, so a
+run that is interrupted and resumed, however often, ends with the same bits as one that is not.
 """
 
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import fields
 from math import isfinite
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .._version import __version__
-from ..errors import CheckpointError, NonFiniteError, StateError
+from ..errors import CheckpointError, NonFiniteError, RangeError, StateError
 from ..nn.module import Module
 from ..ops.linear import linear_forward
 from ..optim.adamw import AdamW
@@ -23,7 +24,7 @@ from ..optim.optimizer import decay_groups
 from ..optim.sgd import SGD
 from ..threads import on_threads
 from .finite import all_finite, first_non_finite
-from .interrupt import interruptible
+from .interrupt import Interrupt, interruptible
 from .reporting.events import Advanced, Evaluated, Event, Logged, RunResult, Sampled, Saved, Started
 from .reporting.journal import LOG, Journal, read_log
 from .reporting.reporters import Reporter
@@ -32,21 +33,57 @@ from .run.checkpoint import MODEL, OPTIMIZER, TrainerState
 from .settings.settings import TrainingSettings
 from .tasks.task import Task
 
-__all__ = ["Trainer"]
+__all__ = ["Callback", "EarlyStopping", "Trainer"]
 
-EVALUATED = {"event", *(field.name for field in fields(Evaluated))}  # what a record has beside its metrics
+EVALUATED = {"event", *(field.name for field in fields(Evaluated))}  # the fields of a log record that are not metrics
+
+Callback = Callable[["Trainer", Event], object]
+
+
+class EarlyStopping:
+    """A callback that stops a run when the validation loss has not improved for `patience` validations.
+
+    min_delta: by how much the loss must fall to count as an improvement. The validation of the untrained model does
+    not count. Raises RangeError for a patience below 1.
+    """
+
+    def __init__(self, patience: int = 3, min_delta: float = 0.0) -> None:
+        if patience < 1 or not min_delta >= 0:
+            raise RangeError(
+                f"EarlyStopping: patience is at least 1 and min_delta at least 0, got {patience} and {min_delta}."
+            )
+        self.patience, self.min_delta = patience, min_delta
+        self.best: float | None = None
+        self.since = 0
+
+    def __call__(self, trainer: "Trainer", event: Event) -> None:
+        if isinstance(event, Started):
+            self.best, self.since = trainer.best_loss, trainer.validations_since_best()
+        if not isinstance(event, Evaluated) or event.step == 0:
+            return
+        if self.best is None or event.validation_loss < self.best - self.min_delta:
+            self.best, self.since = event.validation_loss, 0
+        else:
+            self.since += 1
+        if self.since >= self.patience:
+            trainer.stop(f"the validation loss has not improved for {self.since} validations")
 
 
 class Trainer:
-    """Trains a task's model by some settings, in the folder of a run.
+    """Trains the model of a task by some settings, in the folder of a run.
 
-    step: optimizer steps taken. best_step, best_loss: of the lowest validation loss so far. loss, metrics: the latest
-    of the training and of the validation that were logged.
+    callbacks: functions, or objects with `__call__`, that are called with (trainer, event) after each event of
+    `reporting.events`. A callback may read the trainer and call `stop`.
+
+    step: optimizer steps taken. best_step, best_loss: of the lowest validation loss since training began. loss,
+    metrics: the latest training loss and the latest validation metrics that were logged.
     """
 
-    def __init__(self, task: Task, settings: TrainingSettings, run: Path) -> None:
+    def __init__(self, task: Task, settings: TrainingSettings, run: Path, callbacks: Sequence[Callback] = ()) -> None:
         self.task, self.settings, self.run = task, settings, run
+        self.callbacks = tuple(callbacks)
         self.model = task.model
+        _ = self.model.flat  # laid before the first step, so that the norm of a resumed run is the same sum
         self.optimizer = _optimizer(settings, self.model)
         self.schedule = settings.schedule()
         self.step = 0
@@ -54,56 +91,44 @@ class Trainer:
         self.best_loss: float | None = None
         self.loss: float | None = None
         self.metrics: dict[str, float] = {}
-        self._first = 0  # the step at which this sitting began
-        self._window = (0, 0.0)  # steps and seconds since the last was logged
+        self.stopped: str | None = None
+        self._first = 0  # the step at which this session began
+        self._evaluated: int | None = None  # the step of the latest validation
+        self._window = (0, 0.0)  # steps and seconds since the last logged step
 
     def train(self, reporter: Reporter) -> RunResult:
-        """Take the steps that are left, tell of them, and close the reporter.
+        """Take the remaining steps, report the events, and close the reporter.
 
-        Raises NonFiniteError for a loss or gradient that is NaN or infinite, and CheckpointError when the disk refuses.
+        Raises NonFiniteError for a loss or gradient that is NaN or infinite, and CheckpointError if the disk refuses.
         """
-        task, settings = self.task, self.settings
-        # NumPy's warnings about overflow would come before our own check, which says more, and stops.
-        quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
         new = not checkpoint.steps(self.run)
-        self.reporter, self._first = reporter, self.step
+        self.reporter, self._first, self.stopped = reporter, self.step, None
         started = self._started(new)  # before the journal is cut back
-        with (
-            closing(reporter),
-            closing(self._journal(new)),
-            interruptible() as interrupt,
-            quiet,
-            on_threads(settings.threads),
-        ):
+        with closing(reporter), closing(self._journal(new)), interruptible() as interrupt, self._environment():
             self._tell(started)
             if new:
                 self._evaluate()
                 self._save()
-            stop = interrupt.requested
-            while self.step < settings.steps and not stop:
-                began, before = perf_counter(), task.state()
-                self.optimizer.zero_grad()
-                loss = sum(task.loss_and_gradient(part, weight) for part, weight in task.batch())
-                norm = self._clip()
-                if not (isfinite(loss) and isfinite(norm)):
-                    raise self._non_finite(f"step {self.step + 1}: loss {loss:g}, gradient norm {norm:g}", before)
-                for group in self.optimizer.param_groups:
-                    group["lr"] = self.schedule(self.step)
-                self.optimizer.step()
-                self.step += 1
-                self._log(loss, norm, perf_counter() - began)
-                improved = self._due(settings.eval_every) and self._evaluate()
-                if settings.sample_every and self._due(settings.sample_every):
+            ends = self._ends(interrupt)
+            while not ends:
+                self._step()
+                improved = self._due(self.settings.eval_every) and self._evaluate()
+                if self.settings.sample_every and self._due(self.settings.sample_every):
                     self._sample()
-                stop = interrupt.requested  # asked once a step: a signal after this line waits for the next
-                if improved or stop or self._due(settings.checkpoint_every):
+                ends = self._ends(interrupt)  # asked once a step: a signal after this line waits for the next step
+                if ends and self.stopped is not None and self._evaluated != self.step:
+                    improved = self._evaluate()
+                if improved or ends or self._due(self.settings.checkpoint_every):
                     self._save()
-            result = self._result(interrupted=self.step < settings.steps)
-            self._tell(result)
+            result = self._finish(interrupt)
         return result
 
+    def stop(self, reason: str = "a callback asked to stop") -> None:
+        """End the run after the current step, with a validation and a checkpoint. `resume_run` can continue it."""
+        self.stopped = reason
+
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint. Raises CheckpointError where it does not fit the model or the optimizer."""
+        """Continue from a checkpoint. Raises CheckpointError if it does not fit the model or the optimizer."""
         state = checkpoint.load_state(path)
         if state.optimizer != self.settings.optimizer:
             raise CheckpointError(
@@ -117,19 +142,59 @@ class Trainer:
             raise CheckpointError(
                 f"Trainer.load: {path} must fit the model of the run's config.json; it does not. {error}"
             ) from error
-        self.task.load_state(state.task)
-        checkpoint.prune(self.run, state)  # only now that the one to go on from is known to be whole
-        self.step, self.best_step, self.best_loss = state.step, state.best_step, state.best_loss
+        try:
+            self.task.load_state(state.task)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"Trainer.load: the state of the task in {path} must be as it was written; it is not: {error}. "
+                "Restore it from a copy, or start a new run."
+            ) from error
+        self.step = state.step
+        if state.best_step:  # earlier versions could call step 0, the untrained model, the best
+            self.best_step, self.best_loss = state.best_step, state.best_loss
+
+    def validations_since_best(self) -> int:
+        """Return how many validations the log holds after the best one."""
+        validations = [values["step"] for values in self.journal.records if "validation_loss" in values]
+        return sum(step > self.best_step for step in validations) if self.best_step is not None else 0
 
     def last_checkpoint(self) -> str:
-        """The step and the folder of the last checkpoint, in words."""
+        """Return the step and the folder of the last checkpoint, in words."""
         steps = checkpoint.steps(self.run)
         return f"step {steps[-1]:,}, {checkpoint.folder_of(self.run, steps[-1])}" if steps else "none"
 
-    # --- what a step consists of ---
+    # --- the loop ---
+
+    def _ends(self, interrupt: Interrupt) -> bool:
+        return self.step >= self.settings.steps or self.stopped is not None or interrupt.requested
+
+    def _step(self) -> None:
+        """Batch, loss, gradient, clip, update."""
+        task = self.task
+        began, before = perf_counter(), task.state()
+        self.optimizer.zero_grad()
+        loss = sum(task.loss_and_gradient(part, weight) for part, weight in task.batch())
+        norm = self._clip()
+        if not (isfinite(loss) and isfinite(norm)):
+            raise self._non_finite(f"step {self.step + 1}: loss {loss:g}, gradient norm {norm:g}", before)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule(self.step)
+        self.optimizer.step()
+        self.step += 1
+        self._log(loss, norm, perf_counter() - began)
+
+    def _finish(self, interrupt: Interrupt) -> RunResult:
+        """Delete old checkpoints, report the end, and return the result."""
+        checkpoint.prune(self.run, self._state({}))
+        interrupted = interrupt.requested and self.step < self.settings.steps
+        if interrupted and self.best_step is None and self._evaluated != self.step:
+            self._report_validation()
+        result = self._result(interrupted)
+        self._tell(result)
+        return result
 
     def _clip(self) -> float:
-        """Shorten the gradient, if the settings say so; its length as it was."""
+        """Clip the gradient, if the settings say so, and return its norm before."""
         parameters, clip = self.optimizer.parameters, self.settings.clip
         return global_norm(*gradients_of(parameters)) if clip is None else clip_grad_norm_(parameters, clip)
 
@@ -147,23 +212,43 @@ class Trainer:
             self._window = (0, 0.0)
 
     def _evaluate(self) -> bool:
-        """Validate; whether the loss is the lowest so far."""
-        metrics = dict(self.task.validate())
+        """Validate, and return whether the loss is the lowest since training began.
+
+        The untrained model of step 0 is validated too, but is never the best: a run that has trained does not answer
+        with its untrained weights.
+        """
+        metrics = self._validate()
         if not metrics:
             return False
         loss = metrics["loss"]
-        if not isfinite(loss):
-            raise self._non_finite(f"after step {self.step}: validation loss {loss:g}", self.task.state())
-        best = self.best_loss is None or loss < self.best_loss
+        best = self.step > 0 and (self.best_loss is None or loss < self.best_loss)
         if best:
             self.best_step, self.best_loss = self.step, loss
-        self.metrics = metrics
-        others = {name: value for name, value in metrics.items() if name != "loss"}
-        self._tell(Evaluated(self.step, loss, best, others, self._seconds()))
+        self._tell(self._evaluation(metrics, best))
         return best
 
+    def _report_validation(self) -> None:
+        """Validate an interrupted run that was never validated since it began to train.
+
+        Only the reporter hears of it: log and checkpoint stay those of a run that is not interrupted.
+        """
+        if metrics := self._validate():
+            self.reporter.report(self._evaluation(metrics, best=False))
+
+    def _validate(self) -> dict[str, float]:
+        metrics = dict(self.task.validate())
+        if metrics and not isfinite(metrics["loss"]):
+            raise self._non_finite(f"after step {self.step}: validation loss {metrics['loss']:g}", self.task.state())
+        if metrics:
+            self.metrics, self._evaluated = metrics, self.step
+        return metrics
+
+    def _evaluation(self, metrics: dict[str, float], best: bool) -> Evaluated:
+        others = {name: value for name, value in metrics.items() if name != "loss"}
+        return Evaluated(self.step, metrics["loss"], best, others, self._seconds())
+
     def _sample(self) -> None:
-        seed = (self.settings.seed + self.step) % 2**64  # another text at each step, the same in each run
+        seed = (self.settings.seed + self.step) % 2**64  # another text at each step, the same in every run
         text = self.task.sample(seed)
         if text is not None:
             self._tell(Sampled(self.step, text))
@@ -188,10 +273,10 @@ class Trainer:
             sha256=sha256,
         )
 
-    # --- what is told ---
+    # --- reporting ---
 
     def _journal(self, new: bool) -> Journal:
-        """The run's journal, cut back to this step; what it says of the steps before is taken up."""
+        """Return the run's journal, cut back to this step, and continue from the losses it holds."""
         self.journal = Journal(self.run, -1 if new else self.step)
         for values in self.journal.records:
             self.loss = values.get("loss", self.loss)
@@ -207,19 +292,21 @@ class Trainer:
     def _tell(self, event: Event) -> None:
         self.journal.report(event)
         self.reporter.report(event)
+        for callback in self.callbacks:
+            callback(self, event)
 
     def _started(self, new: bool) -> Started:
         device, facts = self.model.device, dict(self.task.facts())
         lost = max((values["step"] for values in read_log(self.run)), default=0) if new else 0
         if lost:
-            facts["begins anew"] = f"there is no checkpoint of the {lost:,} steps that {LOG} tells of"
+            facts["begins anew"] = f"there is no checkpoint of the {lost:,} steps in {LOG}"
         return Started(
             folder=self.run,
             step=self.step,
             steps=self.settings.steps,
             parameters=self.model.num_parameters,
             device=device,
-            path=linear_forward.runs(device),  # most of the time goes there
+            path=linear_forward.runs(device),  # where most of the time is spent
             units_per_step=self.task.units_per_step,
             unit=self.task.unit,
             facts=facts,
@@ -236,10 +323,17 @@ class Trainer:
             interrupted=interrupted,
             seconds=self._seconds(),
             taken=self.step - self._first,
+            stopped=self.stopped,
         )
 
+    @contextmanager
+    def _environment(self) -> Iterator[None]:
+        """Set the number of threads, and silence NumPy's overflow warnings: our own check says more, and stops."""
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"), on_threads(self.settings.threads):
+            yield
+
     def _non_finite(self, what: str, state: dict[str, Any]) -> NonFiniteError:
-        """The error that names the step, the culprit and the way on. state: the task's, before the step."""
+        """Return the error that names the step, the module and the remedy. state: of the task, before the step."""
         culprit = first_non_finite(self.task, state)
         rate = self.settings.learning_rate / 10
         flags = f"--learning-rate {rate:g}"
@@ -247,7 +341,8 @@ class Trainer:
             flags += f" --min-learning-rate {rate:g}"
         return NonFiniteError(
             f"Trainer: loss, gradient and weights must be finite, got {what}; {culprit}. Last good checkpoint: "
-            f"{self.last_checkpoint()}. Go on from it in smaller steps: {checkpoint.resume_command(self.run, flags)}"
+            f"{self.last_checkpoint()}. Continue from it with a smaller learning rate: "
+            f"{checkpoint.resume_command(self.run, flags)}"
         )
 
 

@@ -32,9 +32,8 @@ from .._io import replace_text
 from .._version import __version__
 from ..environment.machine import examine
 from ..errors import ConfigError
-from .check import Measured
-from .finding import Finding
 from .ops import Example
+from .result import Measured, Result
 from .slopes import REMARKS
 from .tolerances import LIMITS
 
@@ -53,23 +52,23 @@ DRAWS = {
 }
 
 
-def certificate(findings: Iterable[Finding], examples: dict[str, list[Example]], seed: int) -> dict[str, Any]:
+def certificate(results: Iterable[Result], examples: dict[str, list[Example]], seed: int) -> dict[str, Any]:
     """The certificate of what was found about ops.
 
     Raises:
         ConfigError: nothing was, or something failed: that cannot be certified.
     """
-    about_ops = [finding for finding in findings if finding.name.startswith("ops.")]
-    failed = [finding for finding in about_ops if not finding.passed]
+    about_ops = [result for result in results if result.name.startswith("ops.")]
+    failed = [result for result in about_ops if not result.passed]
     if not about_ops or failed:
         came = f"failed: {failed[0]}" if failed else "none was chosen"
         raise ConfigError(f"verify: a certificate tells of ops whose proofs have passed, but {came}.")
-    worst: dict[tuple[str, ...], Finding] = {}
-    for finding in (finding for finding in about_ops if isinstance(finding.error, Measured)):
-        key = (finding.name, finding.case, finding.method, finding.dtype, finding.argument)
-        if key not in worst or finding.error > worst[key].error:
-            worst[key] = finding
-    proven = {finding.name.removeprefix("ops."): None for finding in about_ops}
+    worst: dict[tuple[str, ...], Result] = {}
+    for result in (result for result in about_ops if isinstance(result.error, Measured)):
+        key = (result.name, result.case, result.method, result.dtype, result.argument)
+        if key not in worst or result.error > worst[key].error:
+            worst[key] = result
+    proven = {result.name.removeprefix("ops."): None for result in about_ops}
     machine = {key: value for key, value in examine().to_dict().items() if key not in PRIVATE}
     return {
         "certificate": f"compyute-transformer {__version__}",
@@ -81,7 +80,7 @@ def certificate(findings: Iterable[Finding], examples: dict[str, list[Example]],
         "ops": {name: about(examples[name], worst) for name in proven},
         "machine": machine,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "rows": [row(finding, example_of(finding, examples)) for finding in worst.values()],
+        "rows": [row(result, example_of(result, examples)) for result in worst.values()],
     }
 
 
@@ -97,7 +96,7 @@ def write_certificate(path: str | Path, values: dict[str, Any]) -> None:
         ) from error
 
 
-def about(examples: list[Example], worst: dict[tuple[str, ...], Finding]) -> dict[str, Any]:
+def about(examples: list[Example], worst: dict[tuple[str, ...], Result]) -> dict[str, Any]:
     """An op: its source, its cases, and which rows there are of each."""
     op = examples[0].op
     cases = {}
@@ -116,24 +115,24 @@ def about(examples: list[Example], worst: dict[tuple[str, ...], Finding]) -> dic
     }
 
 
-def example_of(finding: Finding, examples: dict[str, list[Example]]) -> Example:
-    """The example that a finding is about."""
-    name = finding.name.removeprefix("ops.")
-    return next(example for example in examples[name] if example.case.name == finding.case)
+def example_of(result: Result, examples: dict[str, list[Example]]) -> Example:
+    """The example that a result is about."""
+    name = result.name.removeprefix("ops.")
+    return next(example for example in examples[name] if example.case.name == result.case)
 
 
-def row(finding: Finding, example: Example) -> dict[str, Any]:
-    """A finding as a row."""
-    error: Any = finding.error  # a Measured, or it would not be here
+def row(result: Result, example: Example) -> dict[str, Any]:
+    """A result as a row."""
+    error: Any = result.error  # a Measured, or it would not be here
     return {
         "op": example.op.name,
-        "case": finding.case,
-        "dtype": finding.dtype,
-        "argument": finding.argument,
-        "shape": list(example.shapes[finding.argument]),
-        "method": finding.method,
+        "case": result.case,
+        "dtype": result.dtype,
+        "argument": result.argument,
+        "shape": list(example.shapes[result.argument]),
+        "method": result.method,
         "error": float(error),
-        "bound": finding.limit,
+        "bound": result.limit,
         "ours": error.ours,
         "theirs": error.theirs,
         "scale": error.scale,

@@ -8,9 +8,9 @@ from typing import IO
 from ..errors import ConfigError
 from ..training.run.checkpoint import Which
 from .certificate import certificate, write_certificate
-from .finding import Task
 from .ops import Example, prepare_ops
-from .plan import Verdict, carry_out, choose, everything
+from .plan import Outcome, carry_out, choose, everything
+from .result import Task
 from .runs import is_run, tasks_of_run
 from .table import TableReport, to_json
 
@@ -25,8 +25,8 @@ def verify(
     json: bool = False,
     which: Which = "best",
     stream: IO[str] | None = None,
-) -> Verdict:
-    """Prove what is named, and print the verdict.
+) -> Outcome:
+    """Prove what is named, and print the outcome.
 
     what: parts of names, or the folder of one run; without, everything of the library. save_to: where a certificate is
     written, if all passed. json: one JSON object instead of a table.
@@ -41,23 +41,23 @@ def verify(
     tasks, examples = plan(what, methods, seed, save_to is not None, which)
     stream = stream or sys.stdout
     if json:
-        verdict = carry_out(tasks)
+        outcome = carry_out(tasks)
     else:
         report = TableReport(tasks, stream)
         try:
-            verdict = carry_out(tasks, report.report)
+            outcome = carry_out(tasks, report.report)
         finally:
             report.close()
-        report.conclude(verdict)
-    written = save_to if verdict.passed else None
+        report.conclude(outcome)
+    written = save_to if outcome.passed else None
     if save_to is not None and written is not None:
-        write_certificate(save_to, certificate(verdict.findings, examples, seed))
+        write_certificate(save_to, certificate(outcome.results, examples, seed))
     if json:
-        print(to_json(verdict, seed=seed, certificate=None if written is None else str(written)), file=stream)
+        print(to_json(outcome, seed=seed, certificate=None if written is None else str(written)), file=stream)
     elif save_to is not None:
         said = f"Certificate: {written}" if written else "No certificate is written where a proof has failed."
         print(said, file=stream)
-    return verdict
+    return outcome
 
 
 def plan(

@@ -11,9 +11,9 @@ from ..dispatch import use_kernels
 from ..errors import VerificationError
 from ..nn.module import Module
 from .differences import STEP, directional_error
-from .finding import Finding, Label
 from .function import Function, of_module
 from .registry import cast, cotangent
+from .result import Label, Result
 from .tolerances import limit
 
 __all__ = ["check_module", "check_op"]
@@ -22,7 +22,7 @@ STEPS = (STEP, STEP / 8, STEP / 64)  # a function that curves much, such as a no
 NOISE = 0.1  # added to parameters: where a bias is zero, a slope along it in proportion to its size says nothing
 
 
-def check_module(module: Module, *inputs: Any, seed: int = 0) -> list[Finding]:
+def check_module(module: Module, *inputs: Any, seed: int = 0) -> list[Result]:
     """Verify the backward of a module: the gradients of its inputs and of all its parameters.
 
     A copy of the module is converted to float64, its parameters get some noise, so that none is zero, and it is put into
@@ -58,7 +58,7 @@ def check_module(module: Module, *inputs: Any, seed: int = 0) -> list[Finding]:
 
 def check_op(
     forward: Callable[..., tuple[Array, Any]], backward: Callable[[Array, Any], Any], *inputs: Any, seed: int = 0
-) -> list[Finding]:
+) -> list[Result]:
     """Verify a pair of functions: `forward(*inputs) -> (y, saved)` and `backward(dy, saved) -> gradients`.
 
     inputs: arrays of floats are converted to float64 and differentiated by; others are given as they are. The backward
@@ -93,7 +93,7 @@ def _is_float(x: Any) -> bool:
     return isinstance(x, np.ndarray) and x.dtype.kind == "f"
 
 
-def _verify(name: str, function: Function, seed: int) -> list[Finding]:
+def _verify(name: str, function: Function, seed: int) -> list[Result]:
     with use_kernels("reference"):
         try:
             results = list(_results(name, function, seed))
@@ -111,7 +111,7 @@ def _verify(name: str, function: Function, seed: int) -> list[Finding]:
     return results
 
 
-def _results(name: str, function: Function, seed: int) -> Iterator[Finding]:
+def _results(name: str, function: Function, seed: int) -> Iterator[Result]:
     label, allowed = Label(name, "custom"), limit("differences", np.float64)
     y = function.run(function.inputs)
     dy = cotangent(y, seed)
@@ -120,11 +120,11 @@ def _results(name: str, function: Function, seed: int) -> Iterator[Finding]:
         gradient = gradients.get(path)
         if gradient is None or gradient.shape != x.shape:
             note = "there is no gradient" if gradient is None else f"shape {gradient.shape} instead of {x.shape}"
-            yield label.finding("differences", np.float64, f"d{path}", float("inf"), allowed, note)
+            yield label.result("differences", np.float64, f"d{path}", float("inf"), allowed, note)
             continue
 
         def at(moved: Array, path: str = path) -> Array:
             return function.run({**function.inputs, path: moved})
 
         error = min((directional_error(at, [gradient], [x], dy, seed, step) for step in STEPS), key=_or_infinite)
-        yield label.finding("differences", np.float64, f"d{path}", error, allowed)
+        yield label.result("differences", np.float64, f"d{path}", error, allowed)

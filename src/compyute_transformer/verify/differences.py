@@ -26,9 +26,8 @@ import numpy as np
 
 from ..arrays import Array
 from ..dispatch import use_kernels
-from .check import Check
 from .registry import Case, Op, cotangent
-from .tolerances import limit
+from .result import Label, Result, from_errors
 
 __all__ = ["COEFFICIENTS", "STEP", "check_case", "derivative", "directional_error", "size_of"]
 
@@ -77,7 +76,7 @@ def directional_error(
     return 0.0 if scale == 0.0 else float(abs(numeric - analytic) / scale)
 
 
-def check_case(op: Op, case: Case, seed: int = 0) -> list[Check]:
+def check_case(op: Op, case: Case, seed: int = 0) -> list[Result]:
     """The gradients of one case against differences: of all arguments together, then of each alone."""
     arguments = case.arguments(seed)
     names = [name for name in op.differentiable if arguments[name] is not None]
@@ -97,10 +96,8 @@ def check_case(op: Op, case: Case, seed: int = 0) -> list[Check]:
             return directional_error(function, found, inputs, dy, seed)
 
     groups = [names] if len(names) == 1 else [names, *([name] for name in names)]
-    allowed = limit("differences", y.dtype)
-    return [
-        Check(op.name, case.name, ", ".join(f"d{name}" for name in moved), error(moved), allowed) for moved in groups
-    ]
+    errors = {", ".join(f"d{name}" for name in moved): error(moved) for moved in groups}
+    return from_errors(errors, Label(f"ops.{op.name}", case.name), "differences", np.float64)
 
 
 def size_of(x: Array) -> float:

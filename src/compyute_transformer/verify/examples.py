@@ -33,20 +33,20 @@ from ..ops.attention import NO_MASK, Mask
 from ..ops.multi_head import IMPLEMENTATIONS
 from ..random import DROPOUT, Generator
 from . import torch_ops
-from .finding import Label
 from .function import Function, of_module
+from .result import Label
 from .slopes import INPUT, draw
-from .tolerances import Proof
+from .tolerances import Method
+from .torch.transformer import torch_cross_block, torch_post_norm_block
 from .torch_models import randomize
 from .torch_modules import Tensor, Weights, torch_block, torch_feed_forward, torch_multi_head
 from .torch_ops import dense_mask, import_torch
-from .torch_vaswani import torch_cross_block, torch_post_norm_block
 
 __all__ = ["EXAMPLES", "SLOPES", "Example"]
 
 Drop = Callable[[Tensor], Tensor]
 Build = Callable[[Generator, Generator], Module]
-SLOPES: tuple[Proof, ...] = ("differences", "complex step", "adjoint")
+SLOPES: tuple[Method, ...] = ("differences", "complex step", "adjoint")
 
 B, T, S, C = 2, 5, 7, 12
 LENGTHS = np.array([5, 3])
@@ -67,11 +67,11 @@ class Example:
     inputs: Mapping[str, tuple[int, ...]]
     kernel: Callable[[Weights, list[Tensor], Drop], Tensor]
     call: Callable[..., Array] = lambda module, *inputs: module(*inputs)
-    slopes: tuple[Proof, ...] = SLOPES
+    slopes: tuple[Method, ...] = SLOPES
 
     @property
     def label(self) -> Label:
-        """What its findings are called."""
+        """What its results are called."""
         return Label(f"nn.{self.name}", self.case)
 
     def function(self, dtype: Any, seed: int) -> tuple[Module, Function]:

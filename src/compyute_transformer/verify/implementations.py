@@ -11,9 +11,8 @@ import numpy as np
 
 from ..ops.attention import AttentionSaved, FusedAttentionSaved, fused_attention_weights
 from ..ops.multi_head import IMPLEMENTATIONS, attention_weights
-from .check import gradient_errors, relative_error
-from .finding import Finding, Label, Task, attempt, from_errors
 from .registry import REGISTRY, Case, Op, cotangent
+from .result import Label, Result, Task, attempt, from_errors, gradient_errors, relative_error
 
 __all__ = ["compare_implementations", "tasks"]
 
@@ -29,7 +28,7 @@ def tasks(seed: int) -> Iterator[Task]:
         yield Task(name, ("implementations",), partial(prove, name, seed))
 
 
-def prove(name: str, seed: int) -> Iterator[Finding]:
+def prove(name: str, seed: int) -> Iterator[Result]:
     """All members of a family on all cases, in both dtypes."""
     for case in REGISTRY[FAMILIES[name][0]].cases:
         for dtype in (np.float64, np.float32):
@@ -38,7 +37,7 @@ def prove(name: str, seed: int) -> Iterator[Finding]:
             yield from attempt(label, "implementations", dtype, prover)
 
 
-def compare_implementations(label: Label, case: Case, dtype: Any, seed: int) -> Iterator[Finding]:
+def compare_implementations(label: Label, case: Case, dtype: Any, seed: int) -> Iterator[Result]:
     """The first of a family beside each of the others."""
     first, *others = (REGISTRY[name] for name in FAMILIES[label.name])
     expected = results(first, case, dtype, seed)

@@ -16,8 +16,8 @@ import numpy as np
 
 from ..arrays import Array, Device, to_device, to_numpy
 from ..dispatch import Dispatched, package_fault, use_kernels
-from .check import Check, gradient_errors, relative_error
 from .registry import Case, Op, cotangent, map_arrays
+from .result import Label, Result, from_errors, gradient_errors, relative_error
 from .tolerances import limit
 
 __all__ = ["DEVICES", "compare_devices", "compare_kernel", "packages"]
@@ -30,7 +30,7 @@ def packages() -> list[str]:
     return [package for package in DEVICES if package_fault(package) is None]
 
 
-def compare_kernel(op: Op, case: Case, dtype: Any, package: str, seed: int = 0) -> list[Check]:
+def compare_kernel(op: Op, case: Case, dtype: Any, package: str, seed: int = 0) -> list[Result]:
     """One case on the kernels of a package: y and each gradient, and that the inputs stay as they were.
 
     An empty list says that the op has no kernel there, or none that serves the case.
@@ -63,11 +63,16 @@ def compare_kernel(op: Op, case: Case, dtype: Any, package: str, seed: int = 0) 
     if errors:
         fresh = on_device(case.arguments(seed, dtype), device)
         errors["inputs left alone"] = 0.0 if equal(fresh, arguments) else float("inf")
-    allowed = limit("kernel", dtype)
-    return [Check(op.name, case.name, f"{what} on {package}", error, allowed) for what, error in errors.items()]
+    label = Label(f"ops.{op.name}", case.name)
+    results = []
+    for what, error in errors.items():
+        argument, _, route = what.partition(" ")
+        note = f"{route} on {package}".strip()
+        results.append(label.result("kernel", dtype, argument, error, limit("kernel", dtype), note))
+    return results
 
 
-def compare_devices(op: Op, case: Case, dtype: Any, seed: int = 0) -> list[Check]:
+def compare_devices(op: Op, case: Case, dtype: Any, seed: int = 0) -> list[Result]:
     """One case of the reference on a GPU and on a CPU: y and each gradient.
 
     Raises:
@@ -81,8 +86,7 @@ def compare_devices(op: Op, case: Case, dtype: Any, seed: int = 0) -> list[Check
             results.append((y, op.gradients(to_device(cotangent(y, seed), device), saved)))
     (y, gradients), (expected_y, expected) = results
     errors = {"y": relative_error(y, expected_y)} | gradient_errors(gradients, expected)
-    allowed = limit("device", dtype)
-    return [Check(op.name, case.name, f"{what} on a GPU", error, allowed) for what, error in errors.items()]
+    return from_errors(errors, Label(f"ops.{op.name}", case.name), "device", dtype, "on a GPU")
 
 
 def kernel_of(function: Any, package: str) -> Any:

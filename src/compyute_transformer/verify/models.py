@@ -19,14 +19,13 @@ from ..nn.attention import MultiHeadAttention
 from ..nn.module import Module
 from ..ops.loss import IGNORE_INDEX
 from ..ops.multi_head import IMPLEMENTATIONS
-from .check import gradient_errors, relative_error
 from .differences import directional_error
-from .finding import Finding, Label, Task, attempt, from_errors
 from .function import Function, Gradients, images_of, of_loss, of_module, rewinder
 from .registry import cotangent
-from .slopes import line_of, prove_linearity, prove_slopes
+from .result import Label, Result, Task, attempt, from_errors, gradient_errors, relative_error
+from .slopes import compare_linearity, compare_slopes, line_of
 from .subjects import SUBJECTS, Subject, subject_of
-from .tolerances import Proof, limit
+from .tolerances import Method, limit
 from .torch_models import compare, compare_training, randomize
 
 __all__ = [
@@ -42,13 +41,13 @@ __all__ = [
 STEPS = 10
 STEP = 2.0**-11  # shorter than for an op: what many layers bend bends more
 
-Prover = Callable[[Any, Label, int], Iterable[Finding]]
+Prover = Callable[[Any, Label, int], Iterable[Result]]
 Inputs = Array | tuple[Array, ...]  # of a model's forward, one or several
 
 
 def tasks(seed: int) -> Iterator[Task]:
     """The proofs of every model."""
-    provers: dict[tuple[Proof, ...], Prover] = {
+    provers: dict[tuple[Method, ...], Prover] = {
         ("differences", "complex step"): by_slopes,
         ("adjoint", "linearity"): by_adjoint,
         ("torch",): by_torch,
@@ -57,10 +56,11 @@ def tasks(seed: int) -> Iterator[Task]:
     }
     for subject in SUBJECTS.values():
         for methods, prover in provers.items():
-            yield Task(subject.name, methods, partial(each, subject, methods[0], prover, seed))
+            absent = subject.torch_missing if methods == ("torch",) else None
+            yield Task(subject.name, methods, partial(each, subject, methods[0], prover, seed), absent)
 
 
-def each(subject: Subject, method: Proof, prover: Prover, seed: int) -> Iterator[Finding]:
+def each(subject: Subject, method: Method, prover: Prover, seed: int) -> Iterator[Result]:
     """What a prover finds on each configuration."""
     for case, config in subject.cases.items():
         label = Label(subject.name, case)
@@ -80,7 +80,7 @@ def draw_model(config: Any, dtype: Any, seed: int) -> tuple[Any, tuple[Array, ..
 # --- slopes ----------------------------------------------------------------------------------------------------------
 
 
-def by_slopes(config: Any, label: Label, seed: int) -> Iterator[Finding]:
+def by_slopes(config: Any, label: Label, seed: int) -> Iterator[Result]:
     """The loss: through the flat buffer, through all parameters by one complex step, and by each parameter alone.
 
     No differences where a ReLU bends: they would step over the kink of some hidden unit.
@@ -91,11 +91,11 @@ def by_slopes(config: Any, label: Label, seed: int) -> Iterator[Finding]:
         yield by_flat_buffer(model, inputs, targets, label, seed)
     loss = of_loss(model, inputs, targets)
     yield whole_gradient(loss, label, seed)
-    methods: tuple[Proof, ...] = ("complex step",) if kinked else ("differences", "complex step")
-    yield from prove_slopes(loss, label, seed, methods=methods, step=STEP)
+    methods: tuple[Method, ...] = ("complex step",) if kinked else ("differences", "complex step")
+    yield from compare_slopes(loss, label, seed, methods=methods, step=STEP)
 
 
-def by_flat_buffer(model: Any, inputs: Inputs, targets: Array, label: Label, seed: int) -> Finding:
+def by_flat_buffer(model: Any, inputs: Inputs, targets: Array, label: Label, seed: int) -> Result:
     """One difference of the loss along a random direction of the flat buffer, in float64."""
     flat, start, rewind = model.flat, model.flat.data.copy(), rewinder(model)
     loss = of_loss(model, inputs, targets)
@@ -113,7 +113,7 @@ def by_flat_buffer(model: Any, inputs: Inputs, targets: Array, label: Label, see
         )
         error = directional_error(loss_at, [gradient], [start], seed=seed, step=STEP)
     flat.data[...] = start
-    return label.finding("differences", np.float64, "flat buffer", error, limit("differences", np.float64))
+    return label.result("differences", np.float64, "flat buffer", error, limit("differences", np.float64))
 
 
 def flat_order(model: Module) -> list[str]:
@@ -122,22 +122,22 @@ def flat_order(model: Module) -> list[str]:
     return [paths[id(parameter)] for parameter in model.flat.parameters]
 
 
-def whole_gradient(loss: Function, label: Label, seed: int) -> Finding:
+def whole_gradient(loss: Function, label: Label, seed: int) -> Result:
     """The gradient of all parameters together, by one complex step."""
     with use_kernels("reference"):
         line = line_of(loss, list(loss.inputs), seed)
         dy = cotangent(loss.run(loss.inputs), seed)
         _, (gradients,) = loss.pull(loss.inputs, [dy])
         error = line.against(dy, line.slope_by_complex_step, gradients)
-    return label.finding("complex step", np.float64, "all parameters", error, limit("complex step", np.float64))
+    return label.result("complex step", np.float64, "all parameters", error, limit("complex step", np.float64))
 
 
-def by_adjoint(config: Any, label: Label, seed: int) -> Iterator[Finding]:
+def by_adjoint(config: Any, label: Label, seed: int) -> Iterator[Result]:
     """The logits: the adjoint identity and linearity, by each parameter."""
     model, inputs, _ = draw_model(config, np.float64, seed)
     logits = logits_of(model, inputs)
-    yield from prove_slopes(logits, label, seed, methods=("adjoint",))
-    yield from prove_linearity(logits, label, np.float64, seed)
+    yield from compare_slopes(logits, label, seed, methods=("adjoint",))
+    yield from compare_linearity(logits, label, np.float64, seed)
 
 
 def logits_of(model: Any, inputs: Inputs) -> Function:
@@ -149,7 +149,7 @@ def logits_of(model: Any, inputs: Inputs) -> Function:
 # --- beside others ---------------------------------------------------------------------------------------------------
 
 
-def by_torch(config: Any, label: Label, seed: int) -> Iterator[Finding]:
+def by_torch(config: Any, label: Label, seed: int) -> Iterator[Result]:
     """Logits, loss and every gradient in both dtypes, and the losses of ten training steps in float64.
 
     Not in float32: where a gradient is zero but for rounding, AdamW makes a whole step of its sign, so that two right
@@ -164,18 +164,18 @@ def by_torch(config: Any, label: Label, seed: int) -> Iterator[Finding]:
     yield from from_errors(errors, label, "torch", np.float64)
 
 
-def by_kernels(config: Any, label: Label, seed: int) -> list[Finding]:
+def by_kernels(config: Any, label: Label, seed: int) -> list[Result]:
     """Logits, loss and every gradient in float32."""
     return beside_kernels(*draw_model(config, np.float32, seed), label, seed)
 
 
-def by_implementations(config: Any, label: Label, seed: int) -> Iterator[Finding]:
+def by_implementations(config: Any, label: Label, seed: int) -> Iterator[Result]:
     """The same with one way to build attention beside another, in float64."""
     model, inputs, targets = draw_model(config, np.float64, seed)
     return beside_implementations(model, inputs, targets, label, seed)
 
 
-def beside_kernels(model: Any, inputs: Inputs, targets: Array, label: Label, seed: int) -> list[Finding]:
+def beside_kernels(model: Any, inputs: Inputs, targets: Array, label: Label, seed: int) -> list[Result]:
     """A model as it runs by default beside itself on references alone; a language model also token by token."""
     outcome = outcome_of(model, inputs, targets)
     with use_kernels("reference"):
@@ -197,7 +197,7 @@ def written(model: LanguageModel, ids: Array) -> Array:
     return np.stack(logits, axis=1)
 
 
-def beside_implementations(model: Any, inputs: Inputs, targets: Array, label: Label, seed: int) -> Iterator[Finding]:
+def beside_implementations(model: Any, inputs: Inputs, targets: Array, label: Label, seed: int) -> Iterator[Result]:
     """A model built with each implementation of attention beside the first of them."""
     dtype = model.flat.data.dtype
     before = next(m.implementation for m in model.modules() if isinstance(m, MultiHeadAttention))

@@ -8,20 +8,19 @@ import numpy as np
 
 from ..nn import Dropout, MultiHeadAttention
 from ..random import Generator
-from .check import gradient_errors, relative_error
 from .examples import EXAMPLES, SLOPES, Example
-from .finding import Finding, Task, attempt, from_errors
 from .ops import with_and_without_kernels
 from .registry import cotangent
-from .slopes import prove_linearity, prove_slopes
-from .tolerances import Proof
+from .result import Result, Task, attempt, from_errors, gradient_errors, relative_error
+from .slopes import compare_linearity, compare_slopes
+from .tolerances import Method
 from .torch_models import one_thread
 from .torch_modules import TorchDropout, torch_weights
 from .torch_ops import import_torch
 
 __all__ = ["EXAMPLES", "Example", "tasks"]
 
-Prover = Callable[[Example, int], Iterable[Finding]]
+Prover = Callable[[Example, int], Iterable[Result]]
 
 
 def tasks(seed: int) -> Iterator[Task]:
@@ -29,36 +28,36 @@ def tasks(seed: int) -> Iterator[Task]:
     for name in dict.fromkeys(example.name for example in EXAMPLES):
         examples = [example for example in EXAMPLES if example.name == name]
         yield Task(f"nn.{name}", SLOPES, partial(each, examples, "complex step", by_slopes, seed))
-        provers: dict[Proof, Prover] = {"linearity": by_linearity, "torch": by_torch, "kernel": by_kernels}
+        provers: dict[Method, Prover] = {"linearity": by_linearity, "torch": by_torch, "kernel": by_kernels}
         for method, prover in provers.items():
             yield Task(f"nn.{name}", (method,), partial(each, examples, method, prover, seed))
 
 
-def each(examples: Iterable[Example], method: Proof, prover: Prover, seed: int) -> Iterator[Finding]:
+def each(examples: Iterable[Example], method: Method, prover: Prover, seed: int) -> Iterator[Result]:
     """What a prover finds on each example."""
     for example in examples:
         yield from attempt(example.label, method, np.float64, partial(prover, example, seed))
 
 
-def by_slopes(example: Example, seed: int) -> Iterator[Finding]:
+def by_slopes(example: Example, seed: int) -> Iterator[Result]:
     """Each parameter and each input, in float64."""
-    return prove_slopes(example.function(np.float64, seed)[1], example.label, seed, methods=example.slopes)
+    return compare_slopes(example.function(np.float64, seed)[1], example.label, seed, methods=example.slopes)
 
 
-def by_linearity(example: Example, seed: int) -> Iterator[Finding]:
+def by_linearity(example: Example, seed: int) -> Iterator[Result]:
     """In both dtypes."""
     for dtype in (np.float64, np.float32):
-        yield from prove_linearity(example.function(dtype, seed)[1], example.label, dtype, seed)
+        yield from compare_linearity(example.function(dtype, seed)[1], example.label, dtype, seed)
 
 
-def by_torch(example: Example, seed: int) -> Iterator[Finding]:
+def by_torch(example: Example, seed: int) -> Iterator[Result]:
     """The output and every gradient, in both dtypes."""
     for dtype in (np.float64, np.float32):
         with one_thread():
             yield from from_errors(torch_errors(example, dtype, seed), example.label, "torch", dtype)
 
 
-def by_kernels(example: Example, seed: int) -> list[Finding]:
+def by_kernels(example: Example, seed: int) -> list[Result]:
     """The module as it runs by default beside itself on references alone."""
     errors = with_and_without_kernels(example.function(np.float32, seed)[1], seed)
     return from_errors(errors, example.label, "kernel", np.float32)

@@ -8,23 +8,22 @@ from typing import Any
 import numpy as np
 
 from ..dispatch import Dispatched, use_kernels
-from .check import gradient_errors, relative_error
-from .finding import Finding, Label, Task, attempt, from_checks, from_errors
 from .function import Function, of_op
 from .kernels import compare_devices, compare_kernel, packages
 from .recipes import case_of
 from .registry import REGISTRY, Case, Op, cotangent, map_arrays
+from .result import Label, Result, Task, attempt, from_errors, gradient_errors, relative_error
 from .rounding import Bounds
-from .slopes import prove_linearity, prove_slopes
-from .tolerances import Proof, limit
+from .slopes import compare_linearity, compare_slopes
+from .tolerances import Method, limit
 from .torch_models import one_thread
 from .torch_ops import compare
 
 __all__ = ["Example", "prepare_ops", "tasks"]
 
-Prover = Callable[["Example"], Iterable[Finding]]
+Prover = Callable[["Example"], Iterable[Result]]
 MOST_SEEDS, SEED_STRIDE = 10, 1_000_003
-SLOPES: tuple[Proof, ...] = ("differences", "complex step", "adjoint")
+SLOPES: tuple[Method, ...] = ("differences", "complex step", "adjoint")
 
 
 class Example:
@@ -85,57 +84,56 @@ def tasks(examples: dict[str, list[Example]]) -> Iterator[Task]:
     """The proofs of every op."""
     for name, cases in examples.items():
         yield Task(f"ops.{name}", SLOPES, partial(each, cases, "differences", np.float64, by_slopes))
-        provers: dict[Proof, Prover] = {"linearity": by_linearity, "torch": by_torch, "kernel": by_kernels}
+        provers: dict[Method, Prover] = {"linearity": by_linearity, "torch": by_torch, "kernel": by_kernels}
         for method, prover in (provers | ({"device": by_devices} if "cuda" in packages() else {})).items():
             yield Task(f"ops.{name}", (method,), partial(each, cases, method, np.float32, prover))
 
 
-def each(cases: Sequence[Example], method: Proof, dtype: Any, prover: Prover) -> Iterator[Finding]:
+def each(cases: Sequence[Example], method: Method, dtype: Any, prover: Prover) -> Iterator[Result]:
     """What a prover finds on each of the cases."""
     for case in cases:
         yield from attempt(case.label, method, dtype, partial(within_bounds, prover, case))
 
 
-def within_bounds(prover: Prover, case: Example) -> Iterator[Finding]:
+def within_bounds(prover: Prover, case: Example) -> Iterator[Result]:
     """What a prover finds on a case, held to its bounds."""
-    return (case.bounds.holding(finding) for finding in prover(case))
+    return (case.bounds.holding(result) for result in prover(case))
 
 
-def by_slopes(case: Example) -> Iterator[Finding]:
+def by_slopes(case: Example) -> Iterator[Result]:
     """Differences, complex steps and the adjoint identity."""
-    return prove_slopes(case.function(), case.label, case.seed)
+    return compare_slopes(case.function(), case.label, case.seed)
 
 
-def by_linearity(case: Example) -> Iterator[Finding]:
+def by_linearity(case: Example) -> Iterator[Result]:
     """In float64, and of what runs by default in float32."""
     for dtype in (np.float64, np.float32):
-        yield from prove_linearity(case.function(dtype), case.label, dtype, case.seed)
+        yield from compare_linearity(case.function(dtype), case.label, dtype, case.seed)
 
 
-def by_torch(case: Example) -> Iterator[Finding]:
+def by_torch(case: Example) -> Iterator[Result]:
     """What runs by default in both dtypes, and the reference in float32, where a kernel may have run."""
     for dtype, path in ((np.float64, "auto"), (np.float32, "auto"), (np.float32, "reference")):
         with one_thread(), use_kernels(path):  # type: ignore[arg-type]
-            yield from from_checks(compare(case.op, case.case, dtype, case.seed), case.label, "torch", dtype)
+            yield from compare(case.op, case.case, dtype, case.seed)
 
 
-def by_kernels(case: Example) -> Iterator[Finding]:
-    """Kernels beside references; of an op that is composed of others, the whole with kernels beside the whole without."""
+def by_kernels(case: Example) -> Iterator[Result]:
+    """Compare kernels with references; an op composed of others is compared as a whole, with kernels and without."""
     for package in packages():
         if isinstance(case.op.forward, Dispatched):
             for dtype in (np.float32, np.float64):
-                checks = compare_kernel(case.op, case.case, dtype, package, case.seed)
-                yield from from_checks(checks, case.label, "kernel", dtype)
+                yield from compare_kernel(case.op, case.case, dtype, package, case.seed)
         elif package == "cpu":
             yield from from_errors(
                 with_and_without_kernels(case.function(np.float32), case.seed), case.label, "kernel", np.float32
             )
 
 
-def by_devices(case: Example) -> Iterator[Finding]:
+def by_devices(case: Example) -> Iterator[Result]:
     """The reference on a GPU beside itself on a CPU."""
     for dtype in (np.float32, np.float64):
-        yield from from_checks(compare_devices(case.op, case.case, dtype, case.seed), case.label, "device", dtype)
+        yield from compare_devices(case.op, case.case, dtype, case.seed)
 
 
 def with_and_without_kernels(function: Function, seed: int) -> dict[str, float]:

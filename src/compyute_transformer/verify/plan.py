@@ -1,7 +1,7 @@
 """What is proven, how some of it is chosen, and how it is carried out.
 
 tasks = choose(everything(seed), ["attention"], ["torch"])
-verdict = carry_out(tasks, report)
+outcome = carry_out(tasks, report)
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,10 +15,10 @@ import numpy as np
 from ..dispatch import package_fault
 from ..errors import ConfigError, MissingExtraError
 from . import implementations, models, modules, ops
-from .finding import Finding, Task
-from .tolerances import Proof
+from .result import Result, Task
+from .tolerances import Method
 
-__all__ = ["METHODS", "NotRun", "Verdict", "carry_out", "choose", "everything", "spelled"]
+__all__ = ["METHODS", "NotRun", "Outcome", "carry_out", "choose", "everything", "spelled"]
 
 
 def spelled(method: str) -> str:
@@ -26,7 +26,7 @@ def spelled(method: str) -> str:
     return method.replace(" ", "-")
 
 
-METHODS = tuple(spelled(method) for method in get_args(Proof))
+METHODS = tuple(spelled(method) for method in get_args(Method))
 
 
 @dataclass(frozen=True)
@@ -34,30 +34,30 @@ class NotRun:
     """A proof that could not begin, and why: it has not passed."""
 
     name: str
-    method: Proof
+    method: Method
     reason: str
 
 
 @dataclass
-class Verdict:
+class Outcome:
     """What was found."""
 
-    findings: list[Finding] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
     not_run: list[NotRun] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
-    def failures(self) -> list[Finding]:
+    def failures(self) -> list[Result]:
         """What broke its limit."""
-        return [finding for finding in self.findings if not finding.passed]
+        return [result for result in self.results if not result.passed]
 
     @property
     def passed(self) -> bool:
         """Whether something was proven and nothing failed."""
-        return bool(self.findings) and not self.failures
+        return bool(self.results) and not self.failures
 
 
-Report = Callable[[Task, list[Finding], list[NotRun]], None]
+Report = Callable[[Task, list[Result], list[NotRun]], None]
 
 
 def everything(seed: int, examples: dict[str, list[ops.Example]] | None = None) -> list[Task]:
@@ -91,25 +91,25 @@ def choose(tasks: Iterable[Task], filters: Sequence[str] = (), methods: Sequence
     return chosen
 
 
-def carry_out(tasks: Iterable[Task], report: Report = lambda task, findings, not_run: None) -> Verdict:
+def carry_out(tasks: Iterable[Task], report: Report = lambda task, results, not_run: None) -> Outcome:
     """Prove one task after the other, and tell of each."""
-    began, verdict = perf_counter(), Verdict()
+    began, outcome = perf_counter(), Outcome()
     for task in tasks:
-        findings, not_run = prove(task)
-        verdict.findings += findings
-        verdict.not_run += not_run
-        report(task, findings, not_run)
-    verdict.seconds = perf_counter() - began
-    return verdict
+        results, not_run = prove(task)
+        outcome.results += results
+        outcome.not_run += not_run
+        report(task, results, not_run)
+    outcome.seconds = perf_counter() - began
+    return outcome
 
 
-def prove(task: Task) -> tuple[list[Finding], list[NotRun]]:
-    """A task's findings; or why it could not begin."""
+def prove(task: Task) -> tuple[list[Result], list[NotRun]]:
+    """A task's results; or why it could not begin."""
     reason = task.absent or (package_fault("cpu") if task.methods == ("kernel",) else None)
     if reason is None:
         try:
             with np.errstate(all="ignore"):  # what a damaged op makes of its numbers is found out by their errors
-                return list(task.prove()), []
+                return list(task.run()), []
         except MissingExtraError as error:
             reason = str(error)
     return [], [NotRun(task.name, method, reason) for method in task.methods]

@@ -29,7 +29,7 @@ linearity, torch, kernel
 
 The norms are measured along the lines of the proof itself; nothing is fitted. Measured errors stay from tens to
 thousands of times below these bounds, as roundings seldom conspire. Where a bound is looser than the table of
-tolerances (in float32 nearly always) the table holds; see `Finding.held_to`.
+tolerances (in float32 nearly always) the table holds; see `Result.held_to`.
 
 Source: Higham 2002, "Accuracy and stability of numerical algorithms", 2nd edition, chapters 1 to 4.
 """
@@ -44,9 +44,9 @@ from ..arrays import Array
 from ..dispatch import use_kernels
 from .cases import Arguments
 from .differences import COEFFICIENTS, STEP, size_of
-from .finding import Finding
 from .function import Function
 from .registry import cotangent
+from .result import Result
 from .slopes import WEIGHTS, Line, line_of, other_cotangent
 
 __all__ = ["Bounds", "gamma", "roundings", "unit_roundoff"]
@@ -192,30 +192,30 @@ class Bounds:
             bent_of_other=bent[1],
         )
 
-    def holding(self, finding: Finding) -> Finding:
-        """The finding, held to its bound where that is stricter than the table."""
-        return finding.held_to(self.of(finding))
+    def holding(self, result: Result) -> Result:
+        """The result, held to its bound where that is stricter than the table."""
+        return result.held_to(self.of(result))
 
-    def of(self, finding: Finding) -> float:
-        """The bound of a finding's error."""
-        if finding.method in ("differences", "complex step", "adjoint"):
-            return self._of_slope(finding)
-        if finding.argument != "y" and finding.argument.removeprefix("d") not in self.g:
-            return finding.limit  # not a number that is rounded, such as whether the inputs were left alone
-        results = 1.0 + sum(map(abs, WEIGHTS)) if finding.method == "linearity" else 2.0
-        return results * gamma(self.n, finding.dtype) * self._condition(finding.argument)
+    def of(self, result: Result) -> float:
+        """The bound of a result's error."""
+        if result.method in ("differences", "complex step", "adjoint"):
+            return self._of_slope(result)
+        if result.argument != "y" and result.argument.removeprefix("d") not in self.g:
+            return result.limit  # not a number that is rounded, such as whether the inputs were left alone
+        results = 1.0 + sum(map(abs, WEIGHTS)) if result.method == "linearity" else 2.0
+        return results * gamma(self.n, result.dtype) * self._condition(result.argument)
 
-    def _of_slope(self, finding: Finding) -> float:
-        name = finding.argument.removeprefix("d")
+    def _of_slope(self, result: Result) -> float:
+        name = result.argument.removeprefix("d")
         along = self.along[name]
-        adjoint = finding.method == "adjoint"
+        adjoint = result.method == "adjoint"
         g, bent, dy = (self.g_of_other, along.bent_of_other, self.u) if adjoint else (self.g, along.bent, self.dy)
-        scale = getattr(finding.error, "scale", 0.0)
+        scale = getattr(result.error, "scale", 0.0)
         if not scale:
-            return finding.limit
+            return result.limit
         unit = gamma(self.n, np.float64)
         analytic = unit * (g[name] * along.v + dy * along.slope + sum(self.x[k] * bent[k] for k in self.x))
-        if finding.method != "differences":
+        if result.method != "differences":
             return 5.0 * analytic / scale
         value = unit * (self.dy * self.y + sum(self.x[k] * self.g[k] for k in self.x))
         truncation = 0.0 if self.piecewise_linear else SEVENTH * STEP**6 * along.odd / CAUCHY_RADIUS**7

@@ -21,13 +21,13 @@ from ..training.run.checkpoint import Which
 from ..training.run.config import CONFIG, reload_data
 from ..training.run.folder import LoadedRun, load_run
 from ..training.tasks.images import IMAGES
-from .finding import Finding, Label, Task, attempt, from_errors
 from .function import of_loss
 from .models import STEP, beside_implementations, beside_kernels, by_flat_buffer, whole_gradient, with_d
 from .registry import cast
-from .slopes import prove_slopes
+from .result import Label, Result, Task, attempt, from_errors
+from .slopes import compare_slopes
 from .subjects import subject_of
-from .tolerances import Proof
+from .tolerances import Method
 from .torch_models import compare_model
 
 __all__ = ["is_run", "tasks_of_run"]
@@ -53,14 +53,14 @@ def tasks_of_run(folder: str | Path, which: Which = "best", seed: int = 0) -> li
     inputs, targets = batch_of(run, folder)
     whole = Label(f"run.{Path(folder).resolve().name}", f"step {run.step}, {which}")
 
-    def proof(method: Proof, dtype: Any, prover: Any, label: Label = whole, methods: tuple[Proof, ...] = ()) -> Task:
-        def prove() -> Iterator[Finding]:
+    def proof(method: Method, dtype: Any, prover: Any, label: Label = whole, methods: tuple[Method, ...] = ()) -> Task:
+        def prove() -> Iterator[Result]:
             return prover(model_of(run, dtype, seed), cast(inputs, dtype), targets, label, seed)
 
         return Task(label.name, methods or (method,), partial(attempt, label, method, dtype, prove))
 
     kinked = run.model.config.activation == "relu"
-    slopes: tuple[Proof, ...] = ("complex step",) if kinked else ("differences", "complex step")
+    slopes: tuple[Method, ...] = ("complex step",) if kinked else ("differences", "complex step")
     return [
         replace(proof("differences", np.float64, along_the_buffer), absent=KINKED if kinked else None),
         proof("complex step", np.float64, along_all_parameters),
@@ -103,23 +103,23 @@ def model_of(run: LoadedRun, dtype: Any, seed: int) -> Any:
     return model.train()
 
 
-def along_the_buffer(model: Any, ids: Array, targets: Array, label: Label, seed: int) -> Iterator[Finding]:
+def along_the_buffer(model: Any, ids: Array, targets: Array, label: Label, seed: int) -> Iterator[Result]:
     """One direction through all parameters, by differences."""
     yield by_flat_buffer(model, ids, targets, label, seed)
 
 
-def along_all_parameters(model: Any, ids: Array, targets: Array, label: Label, seed: int) -> Iterator[Finding]:
+def along_all_parameters(model: Any, ids: Array, targets: Array, label: Label, seed: int) -> Iterator[Result]:
     """One direction through all parameters, by a complex step."""
     yield whole_gradient(of_loss(model, ids, targets), label, seed)
 
 
 def along_one_parameter(
-    methods: tuple[Proof, ...], model: Any, ids: Array, targets: Array, label: Label, seed: int
-) -> Iterator[Finding]:
+    methods: tuple[Method, ...], model: Any, ids: Array, targets: Array, label: Label, seed: int
+) -> Iterator[Result]:
     """The parameter whose path is the label's name, alone."""
-    return prove_slopes(of_loss(model, ids, targets), label, seed, [label.name], methods, STEP)
+    return compare_slopes(of_loss(model, ids, targets), label, seed, [label.name], methods, STEP)
 
 
-def beside_torch(model: Any, ids: Array, targets: Array, label: Label, seed: int) -> list[Finding]:
+def beside_torch(model: Any, ids: Array, targets: Array, label: Label, seed: int) -> list[Result]:
     """Logits, loss and the gradient of each parameter."""
     return from_errors(with_d(compare_model(model, ids, targets)), label, "torch", np.float64)

@@ -15,7 +15,7 @@ last digit of anything. It asks that f be analytic, and that its code run on com
                                          orders complex numbers by their real part first, continues each branch
 
 so ReLU is proven away from its kink, by both methods, and its gradient at 0 is a definition: `REMARKS` has it said with
-every verdict.
+every outcome.
 
 Errors are |left − right| over the largest of |left|, |right| and s ‖g‖, the size that <g, v> has over all v of standard
 deviation s (why: see `differences`).
@@ -33,23 +33,22 @@ import numpy as np
 
 from ..arrays import Array
 from ..dispatch import use_kernels
-from .check import Measured, relative_error
 from .differences import STEP, derivative, size_of
-from .finding import Finding, Label
 from .function import Function
 from .registry import cotangent
-from .tolerances import Proof, limit
+from .result import Label, Measured, Result, relative_error
+from .tolerances import Method, limit
 
 __all__ = [
     "COMPLEX_STEP",
     "REMARKS",
     "WEIGHTS",
     "Line",
+    "compare_linearity",
+    "compare_slopes",
     "draw",
     "line_of",
     "other_cotangent",
-    "prove_linearity",
-    "prove_slopes",
 ]
 
 COMPLEX_STEP = 1e-20
@@ -125,14 +124,14 @@ def line_of(function: Function, names: Sequence[str], seed: int, step: float = S
     return Line(function, directions, step)
 
 
-def prove_slopes(
+def compare_slopes(
     function: Function,
     label: Label,
     seed: int = 0,
     names: Sequence[str] | None = None,
-    methods: Sequence[Proof] = ("differences", "complex step", "adjoint"),
+    methods: Sequence[Method] = ("differences", "complex step", "adjoint"),
     step: float = STEP,
-) -> Iterator[Finding]:
+) -> Iterator[Result]:
     """The gradient of each input in turn, or of the named ones, held to slopes of the references in float64."""
     with use_kernels("reference"):
         inputs = function.inputs
@@ -150,8 +149,8 @@ def slopes_along(
     cotangents: tuple[Array, Array],
     gradients: tuple[dict[str, Any], dict[str, Any]],
     label: Label,
-    methods: Sequence[Proof],
-) -> Iterator[Finding]:
+    methods: Sequence[Method],
+) -> Iterator[Result]:
     """The three proofs along one line."""
     (dy, u), (of_dy, of_u) = cotangents, gradients
     for method in methods:
@@ -161,10 +160,10 @@ def slopes_along(
             error = line.against(dy, line.slope_by_complex_step, of_dy)
         else:
             error = line.against(u, line.slope_by_complex_step, of_u)
-        yield label.finding(method, np.float64, argument, error, limit(method, np.float64))
+        yield label.result(method, np.float64, argument, error, limit(method, np.float64))
 
 
-def prove_linearity(function: Function, label: Label, dtype: Any, seed: int = 0) -> Iterator[Finding]:
+def compare_linearity(function: Function, label: Label, dtype: Any, seed: int = 0) -> Iterator[Result]:
     """The backward of a sum beside the sum of the backwards: what is saved is not spent, and dy enters once."""
     a, b = (np.dtype(dtype).type(weight) for weight in WEIGHTS)
     y = function.run(function.inputs)
@@ -176,4 +175,4 @@ def prove_linearity(function: Function, label: Label, dtype: Any, seed: int = 0)
             error = Measured(float("inf"))
         else:
             error = relative_error(together, a * one + b * other)
-        yield label.finding("linearity", dtype, f"d{name}", error, limit("linearity", dtype))
+        yield label.result("linearity", dtype, f"d{name}", error, limit("linearity", dtype))

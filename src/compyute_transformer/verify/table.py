@@ -1,4 +1,4 @@
-"""The verdict in words: a table on a terminal, plain lines in a pipe, JSON for a machine.
+"""The outcome in words: a table on a terminal, plain lines in a pipe, JSON for a machine.
 
 One line tells of one thing and one method: how many comparisons, and which of them came nearest to its limit.
 """
@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 from ..training.reporting.reporters import printable
-from .finding import Finding, Task
-from .plan import NotRun, Verdict, spelled
+from .plan import NotRun, Outcome, spelled
+from .result import Result, Task
 from .slopes import REMARKS
 
 if TYPE_CHECKING:
@@ -20,37 +20,37 @@ if TYPE_CHECKING:
 __all__ = ["Row", "TableReport", "plain_line", "rows_of", "summary", "to_json"]
 
 MOST_TOLD = 5  # failures of one thing by one method
-HEAD = ("what", "method", "checks", "worst", "limit", "verdict")
+HEAD = ("what", "method", "checks", "worst", "limit", "result")
 
 
 @dataclass(frozen=True)
 class Row:
-    """All findings of one thing by one method, by the one that came nearest to its limit; none if it was not run."""
+    """All results of one thing by one method, by the one that came nearest to its limit; none if it was not run."""
 
     name: str
     method: str
     checks: int
-    worst: Finding | None
+    worst: Result | None
     failed: int
 
     @property
-    def verdict(self) -> str:
-        """In a word."""
+    def status(self) -> str:
+        """Say whether all errors are within tolerance."""
         if self.worst is None:
             return "not run"
-        return f"{self.failed} FAIL" if self.failed else "pass"
+        return "EXCEED" if self.failed else "within"
 
     def cells(self) -> tuple[str, ...]:
         """As text."""
         error, limit = (number(self.worst.error), number(self.worst.limit)) if self.worst else ("-", "-")
-        return self.name, spelled(self.method), f"{self.checks:,}", error, limit, self.verdict
+        return self.name, spelled(self.method), f"{self.checks:,}", error, limit, self.status
 
 
-def rows_of(findings: Iterable[Finding], not_run: Iterable[NotRun] = ()) -> list[Row]:
-    """Findings by name and method, in the order in which names first come, what was not run beside what was."""
-    groups: dict[tuple[str, str], list[Finding]] = {}
-    for finding in findings:
-        groups.setdefault((finding.name, finding.method), []).append(finding)
+def rows_of(results: Iterable[Result], not_run: Iterable[NotRun] = ()) -> list[Row]:
+    """Results by name and method, in the order in which names first come, what was not run beside what was."""
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.name, result.method), []).append(result)
     rows = [
         Row(name, method, len(group), max(group, key=lambda f: f.closeness), sum(not f.passed for f in group))
         for (name, method), group in groups.items()
@@ -67,48 +67,48 @@ def number(error: float) -> str:
 
 def plain_line(cells: tuple[str, ...], width: int = 28) -> str:
     """One line of a pipe. width: of the longest name."""
-    name, method, checks, error, limit, verdict = cells
-    return f"{name:<{width}}  {method:<16} {checks:>7} {error:>9} {limit:>9}  {verdict}"
+    name, method, checks, error, limit, outcome = cells
+    return f"{name:<{width}}  {method:<16} {checks:>7} {error:>9} {limit:>9}  {outcome}"
 
 
-def summary(verdict: Verdict) -> list[str]:
-    """What failed, what was not run and why, and the verdict."""
+def summary(outcome: Outcome) -> list[str]:
+    """What failed, what was not run and why, and the outcome."""
     lines = []
-    for row in rows_of(verdict.failures):
-        group = [f for f in verdict.failures if (f.name, f.method) == (row.name, row.method)]
+    for row in rows_of(outcome.failures):
+        group = [f for f in outcome.failures if (f.name, f.method) == (row.name, row.method)]
         worst = sorted(group, key=lambda f: f.closeness, reverse=True)[:MOST_TOLD]
-        lines += [f"FAIL {finding}" for finding in worst]
+        lines += [f"FAIL {result}" for result in worst]
         if len(group) > len(worst):
             lines.append(f"FAIL {row.name}, {row.method}: and {len(group) - len(worst)} more; --json tells of all")
     reasons: dict[str, list[str]] = {}
-    for absent in verdict.not_run:
+    for absent in outcome.not_run:
         reasons.setdefault(absent.reason, []).append(f"{absent.name} ({spelled(absent.method)})")
     for reason, names in reasons.items():
         lines.append(
             f"NOT RUN, so not passed: {names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}. {reason}"
         )
-    proven = {finding.name for finding in verdict.findings}
-    lines += [remark for name, remark in REMARKS.items() if name in proven]
-    return [*lines, _last_line(verdict, list(reasons))]
+    verified = {result.name for result in outcome.results}
+    lines += [remark for name, remark in REMARKS.items() if name in verified]
+    return [*lines, _last_line(outcome, list(reasons))]
 
 
-def _last_line(verdict: Verdict, reasons: Sequence[str]) -> str:
-    """What was proven and what was not, in one line."""
-    total, failed, absent = len(verdict.findings), len(verdict.failures), len(verdict.not_run)
-    passed = "all that ran pass" if absent else "all pass"
-    kept = "NOTHING was proven" if not total else f"{failed:,} FAIL" if failed else passed
-    line = f"{total:,} comparisons in {verdict.seconds:.1f} s: {kept}"
+def _last_line(outcome: Outcome, reasons: Sequence[str]) -> str:
+    """Return what was verified and what was not, in one line."""
+    total, failed, absent = len(outcome.results), len(outcome.failures), len(outcome.not_run)
+    passed = "all that ran are within tolerance" if absent else "all within tolerance"
+    kept = "NOTHING was verified" if not total else f"{failed:,} FAIL" if failed else passed
+    line = f"{total:,} comparisons in {outcome.seconds:.1f} s: {kept}"
     if absent:
         why = reasons[0] if len(reasons) == 1 else "see above"
-        line += f"; {absent:,} proof{'s' if absent > 1 else ''} not run: {why}"
+        line += f"; {absent:,} check{'s' if absent > 1 else ''} not run: {why}"
     return line
 
 
-def to_json(verdict: Verdict, **facts: Any) -> str:
-    """One object, with every finding. A number that JSON cannot say is a string: "inf", "nan"."""
-    findings = [{**asdict(finding), "passed": finding.passed} for finding in verdict.findings]
-    not_run = [asdict(absent) for absent in verdict.not_run]
-    values = {"passed": verdict.passed, "seconds": verdict.seconds, **facts, "not_run": not_run, "findings": findings}
+def to_json(outcome: Outcome, **facts: Any) -> str:
+    """One object, with every result. A number that JSON cannot say is a string: "inf", "nan"."""
+    results = [{**asdict(result), "passed": result.passed} for result in outcome.results]
+    not_run = [asdict(absent) for absent in outcome.not_run]
+    values = {"passed": outcome.passed, "seconds": outcome.seconds, **facts, "not_run": not_run, "results": results}
     return json.dumps(sayable(values), allow_nan=False)
 
 
@@ -145,12 +145,12 @@ class TableReport:
         else:
             self.print(plain_line(HEAD, self.width))
 
-    def report(self, task: Task, findings: list[Finding], not_run: list[NotRun]) -> None:
+    def report(self, task: Task, results: list[Result], not_run: list[NotRun]) -> None:
         """Hear what a task found."""
         if self.terminal:
             self.progress.update(self.bar, advance=1, description=f"{task.name}, {task.methods[-1]}")
         else:
-            for row in rows_of(findings, not_run):
+            for row in rows_of(results, not_run):
                 self.print(plain_line(row.cells(), self.width))
 
     def close(self) -> None:
@@ -158,16 +158,16 @@ class TableReport:
         if self.terminal:
             self.progress.stop()
 
-    def conclude(self, verdict: Verdict) -> None:
+    def conclude(self, outcome: Outcome) -> None:
         """Say how it ended."""
         if not self.terminal:
-            for line in summary(verdict):
+            for line in summary(outcome):
                 self.print(line)
             return
         from rich.text import Text
 
-        self.console.print(table_of(rows_of(verdict.findings, verdict.not_run)))
-        for line in summary(verdict):
+        self.console.print(table_of(rows_of(outcome.results, outcome.not_run)))
+        for line in summary(outcome):
             style = "green"
             if "FAIL" in line or "NOTHING" in line:
                 style = "bold red"
@@ -189,12 +189,12 @@ def table_of(rows: Iterable[Row]) -> "Table":
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))  # 80 columns hold the longest name
     for title in HEAD:
         table.add_column(title, justify="right" if title in HEAD[2:5] else "left", no_wrap=True)
-    styles = {"pass": "green", "not run": "yellow"}
+    styles = {"within": "green", "not run": "yellow"}
     ordered = list(rows)
     for index, row in enumerate(ordered):
-        name, *cells, verdict = row.cells()
+        name, *cells, outcome = row.cells()
         first = index == 0 or ordered[index - 1].name != row.name
         last = index + 1 == len(ordered) or ordered[index + 1].name != row.name
-        styled = Text(verdict, style=styles.get(verdict, "bold red"))
+        styled = Text(outcome, style=styles.get(outcome, "bold red"))
         table.add_row(Text(name, style="bold") if first else "", *cells, styled, end_section=last)
     return table

@@ -16,11 +16,11 @@ import numpy as np
 
 from ..errors import ConfigError
 
-__all__ = ["LIMITS", "Proof", "limit"]
+__all__ = ["LIMITS", "Method", "limit"]
 
-Proof = Literal["differences", "complex step", "adjoint", "linearity", "torch", "kernel", "device", "implementations"]
+Method = Literal["differences", "complex step", "adjoint", "linearity", "torch", "kernel", "device", "implementations"]
 
-LIMITS: dict[Proof, dict[str, float]] = {
+LIMITS: dict[Method, dict[str, float]] = {
     "differences": {"float64": 1e-7},
     "complex step": {"float64": 1e-10},
     "adjoint": {"float64": 1e-10},
@@ -32,7 +32,7 @@ LIMITS: dict[Proof, dict[str, float]] = {
 }
 
 
-def limit(proof: Proof, dtype: Any) -> float:
+def limit(proof: Method, dtype: Any) -> float:
     """The limit of a proof in a dtype.
 
     Raises:

@@ -18,8 +18,8 @@ from ..ops.attention import NO_MASK, Mask
 from ..ops.loss import IGNORE_INDEX, cross_entropy_backward, cross_entropy_forward
 from ..optim import AdamW, clip_grad_norm_, decay_groups
 from ..random import DROPOUT, Generator
-from .check import relative_error
 from .registry import cotangent
+from .result import relative_error
 from .subjects import Batch, subject_of
 from .torch_modules import Tensor, TorchDropout, Weights, torch_multi_head, torch_multi_head_module, torch_weights
 from .torch_ops import dense_mask, import_torch
@@ -83,7 +83,13 @@ def compare_attention(
     torch = import_torch()
 
     ours = MultiHeadAttention(
-        embed_dim, num_heads, num_kv_heads, bias=bias, dropout=dropout, implementation=implementation, dropout_generator=Generator(seed, DROPOUT)
+        embed_dim,
+        num_heads,
+        num_kv_heads,
+        bias=bias,
+        dropout=dropout,
+        implementation=implementation,
+        dropout_generator=Generator(seed, DROPOUT),
     )
     ours.to(dtype=dtype)
     randomize(ours, seed)

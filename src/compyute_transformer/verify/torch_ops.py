@@ -17,9 +17,8 @@ from ..ops.attention import Mask
 from ..ops.multi_head import IMPLEMENTATIONS
 from ..random import RandomKey, keep_mask
 from .cases import Arguments
-from .check import Check, gradient_errors, relative_error
 from .registry import Case, Op, cotangent
-from .tolerances import limit
+from .result import Label, Result, from_errors, gradient_errors, relative_error
 
 __all__ = ["ORACLES", "Oracle", "compare", "import_torch"]
 
@@ -273,7 +272,7 @@ ORACLES: dict[str, tuple[Oracle, ...]] = {
 }
 
 
-def compare(op: Op, case: Case, dtype: Any, seed: int = 0) -> list[Check]:
+def compare(op: Op, case: Case, dtype: Any, seed: int = 0) -> list[Result]:
     """One case beside every PyTorch function that can express it: y, then each gradient.
 
     What runs is what `use` says: kernels where they serve, or the references in `with use_kernels("reference")`.
@@ -285,15 +284,14 @@ def compare(op: Op, case: Case, dtype: Any, seed: int = 0) -> list[Check]:
     y, saved = op.forward(*arguments.values())
     dy = cotangent(y, seed)
     gradients = op.gradients(dy, saved)
-    allowed = limit("torch", dtype)
-    checks = []
+    results: list[Result] = []
     for oracle in ORACLES[op.name]:
         if not oracle.supports(arguments):
             continue
         their_y, their_gradients = autograd(oracle.function, arguments, dy, op.differentiable)
         errors = {"y": relative_error(y, their_y)} | gradient_errors(gradients, their_gradients)
-        checks += [Check(op.name, case.name, f"{what} of {oracle.name}", e, allowed) for what, e in errors.items()]
-    return checks
+        results += from_errors(errors, Label(f"ops.{op.name}", case.name), "torch", dtype, oracle.name)
+    return results
 
 
 def autograd(

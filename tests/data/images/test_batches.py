@@ -151,7 +151,7 @@ def test_other_images_are_shown_as_the_model_was_trained(tmp_path: Path) -> None
         encoder.pixels(large)
     assert replace(encoder, resize=True).pixels(large).shape == (2, 4, 6, 1)
     colored = load_images(folder(tmp_path / "colored", ("a", "b"), (4, 6, 3)))
-    with pytest.raises(DataError, match="gray images are asked for"):
+    with pytest.raises(DataError, match="the images must be gray"):
         encoder.pixels(colored)
     foreign = load_images(folder(tmp_path / "foreign", ("a", "z"), (4, 6)))
     with pytest.raises(DataError, match="knows the classes a, b, c, got z in foreign"):

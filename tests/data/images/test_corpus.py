@@ -74,7 +74,7 @@ def test_color_stays_color_and_gray_among_it_is_said_three_times(animals: Path) 
     pixels = images.pixels()
     assert np.array_equal(pixels[3], color)
     assert (pixels[0] == pixels[0, :, :, :1]).all()
-    with pytest.raises(DataError, match=r"gray images are asked for, but .*3\.png has color"):
+    with pytest.raises(DataError, match=r"the images must be gray, but .*3\.png has color"):
         images.pixels(channels=1)
 
 
@@ -142,7 +142,7 @@ def test_small_classes_keep_an_image_to_train_on(tmp_path: Path) -> None:
 def test_broken_files_are_refused_by_name(animals: Path) -> None:
     whole = (animals / "cat" / "1.png").read_bytes()
     (animals / "cat" / "1.png").write_bytes(whole[: len(whole) // 2])  # its head is whole, its pixels are not
-    with pytest.raises(DataError, match=r"readable as an image; .*cat/1\.png is not: .*truncated.*Mend it"):
+    with pytest.raises(DataError, match=r"readable as an image; .*cat/1\.png is not: .*truncated.*Repair it"):
         load_images(animals)
     (animals / "cat" / "1.png").unlink()
     draw(animals / "cat" / "1.jpg", (40, 40))

@@ -88,7 +88,7 @@ def test_a_line_that_is_no_pair_is_named(tmp_path: Path, content: str, line: int
     assert message.startswith(
         f"load_pairs: a line is a source, one tab and a target, but line {line} of {path} has {came}"
     )
-    assert message.endswith("Mend the line, or delete it.")
+    assert message.endswith("Correct the line, or delete it.")
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compyute_transformer import _io
 from compyute_transformer.data import Corpus, load_corpus, load_corpus_by_name
+from compyute_transformer.data.sources import summary
 from compyute_transformer.data.text import corpus
-from compyute_transformer.errors import CorpusError, DownloadError, RangeError
+from compyute_transformer.errors import CorpusError, DataError, DownloadError, RangeError
 
 
 @pytest.fixture
@@ -94,7 +96,9 @@ def test_a_file_named_like_a_corpus_is_reached_by_its_path(tmp_path: Path, monke
     (tmp_path / "builtin").write_text("mine")
     monkeypatch.chdir(tmp_path)
     assert load_corpus(Path("builtin")).text == load_corpus("./builtin").text == "mine"
-    assert load_corpus("builtin").text != "mine"
+    with pytest.raises(DataError, match=r"Write \./builtin for yours"):
+        load_corpus("builtin")
+    assert load_corpus_by_name("builtin").text != "mine"
 
 
 @pytest.mark.parametrize(
@@ -141,12 +145,33 @@ def test_not_utf8_names_file_and_byte(tmp_path: Path, raw: bytes, where: str) ->
         load_corpus(tmp_path / "odd.txt")
 
 
-def test_a_folder_lists_every_file_that_is_not_text(folder: Path) -> None:
+def test_named_files_that_are_not_text_are_listed(folder: Path) -> None:
     for number in range(7):
         (folder / f"image{number}").write_bytes(b"\x89PNG")
-    with pytest.raises(CorpusError, match=r"image0 \(byte 0 is 0x89\).*image4 \(byte 0 is 0x89\) and 2 more") as caught:
-        load_corpus(folder)
-    assert "image5" not in str(caught.value)
+    named = [folder / f"image{number}" for number in range(7)]
+    with pytest.raises(CorpusError, match=r"image0 \(byte 0 is 0x89\)"):
+        load_corpus(named)
+
+
+def test_files_of_a_folder_that_are_not_text_are_left_out_and_counted(folder: Path, tmp_path: Path) -> None:
+    text = load_corpus(folder).text
+    for number in range(7):
+        (folder / f"image{number}.png").write_bytes(b"\x89PNG")
+    loaded = load_corpus(folder)
+    assert loaded.text == text
+    assert summary(loaded.left_out) == "7 .png (image0.png, image1.png, image2.png and 4 more)"
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/a.png").write_bytes(b"\x89PNG")
+    with pytest.raises(CorpusError, match=r"none of the 1 files in .*pictures is UTF-8 text: .*a\.png"):
+        load_corpus(tmp_path / "pictures")
+
+
+def test_the_runs_below_a_folder_are_not_data(folder: Path) -> None:
+    text = load_corpus(folder).text
+    (folder / "runs/first/checkpoints").mkdir(parents=True)
+    (folder / "runs/first/config.json").write_text("{}")
+    (folder / "runs/first/samples.txt").write_text("not data")
+    assert load_corpus(folder).text == text
 
 
 def test_a_folder_without_text_files(tmp_path: Path) -> None:
@@ -162,7 +187,7 @@ def test_an_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def refuse(path: Path) -> bytes:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)  # permissions do not bind every user who runs the tests
+    monkeypatch.setattr(_io, "read_bytes", refuse)  # permissions do not bind every user who runs the tests
     with pytest.raises(CorpusError, match=r"secret\.txt is not: Permission denied"):
         load_corpus(tmp_path / "secret.txt")
 

@@ -1,4 +1,4 @@
-"""Who was taken for whom: counted, printed, drawn."""
+"""The confusion matrix: counted, printed, drawn."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ ANIMALS = Confusion.of(("cat", "dog", "hippopotamuses"), TRUE, SAID)
 def test_pairs_are_counted_true_by_said() -> None:
     assert ANIMALS.counts.tolist() == [[1, 2, 0], [1, 1, 0], [0, 0, 1]]
     assert ANIMALS.accuracy == pytest.approx(0.5)
-    assert ANIMALS.mistakes() == [("cat", "dog", 2), ("dog", "cat", 1)]
+    assert ANIMALS.errors() == [("cat", "dog", 2), ("dog", "cat", 1)]
     assert ANIMALS.to_dict() == {"classes": list(ANIMALS.classes), "counts": ANIMALS.counts.tolist()}
 
 
@@ -29,7 +29,7 @@ def test_a_class_that_never_came_is_no_division_by_nothing() -> None:
 def test_the_table_has_a_row_for_each_true_class() -> None:
     lines = str(ANIMALS).splitlines()
     assert [line.split() for line in lines] == [
-        ["true", "\\", "said", "cat", "dog", "hippopotamu…", "right"],
+        ["true", "\\", "predicted", "cat", "dog", "hippopotamu…", "recall"],
         ["cat", "1", "2", "·", "33.3%"],
         ["dog", "1", "1", "·", "50.0%"],
         ["hippopotamu…", "·", "·", "1", "100.0%"],
@@ -40,7 +40,7 @@ def test_the_table_has_a_row_for_each_true_class() -> None:
 def test_of_many_classes_the_worst_mistakes_are_listed() -> None:
     names = tuple(f"class {number}" for number in range(21))
     many = Confusion.of(names, np.arange(21), np.r_[1, 1, 2:21])
-    assert str(many).splitlines() == ["the most frequent mistakes", "class 0 taken for class 1: 1"]
+    assert str(many).splitlines() == ["most frequent errors", "class 0 predicted as class 1: 1"]
     assert str(Confusion.of(names, np.arange(21), np.arange(21))).endswith("none")
 
 

@@ -6,7 +6,7 @@ from math import exp, log
 import pytest
 
 from compyute_transformer.errors import MissingExtraError, ShapeError
-from compyute_transformer.training.reporting.metrics import bleu, can_bleu, exact_match
+from compyute_transformer.training.reporting.metrics import bleu, chrf, exact_match, has_sacrebleu
 
 
 def test_exact_match_counts_characters_and_case() -> None:
@@ -28,16 +28,16 @@ def test_bleu_counts_all_answers_together() -> None:
     assert bleu(["1999-03-03"], ["1999-03-03"]) == pytest.approx(100.0)
 
 
-@pytest.mark.parametrize("metric", [exact_match, bleu])
+@pytest.mark.parametrize("metric", [exact_match, bleu, chrf])
 def test_as_many_references_as_answers(metric) -> None:
-    with pytest.raises(ShapeError, match="got 2 answers and 1 references"):
+    with pytest.raises(ShapeError, match="got 2 translations and 1 references"):
         metric(["a", "b"], ["a"])
-    with pytest.raises(ShapeError, match="got 0 answers and 0 references"):
+    with pytest.raises(ShapeError, match="got 0 translations and 0 references"):
         metric([], [])
 
 
 def test_without_sacrebleu_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert can_bleu()
+    assert has_sacrebleu()
     monkeypatch.setitem(sys.modules, "sacrebleu.metrics.bleu", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'compyute-transformer\[translation\]'"):
         bleu(["a"], ["a"])

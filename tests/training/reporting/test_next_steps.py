@@ -18,7 +18,7 @@ def advice(tmp_path: Path, text: str, name: str = "a.txt", preset: str = "cpu", 
     return [line.strip().replace(str(tmp_path), "") for line in lines[1:]]
 
 
-def test_a_run_is_used_judged_and_gone_on_with(tmp_path: Path) -> None:
+def test_a_run_is_used_evaluated_and_continued(tmp_path: Path) -> None:
     assert advice(tmp_path, "The" + TEXT) == [
         "compyute generate '/my run' --prompt The",
         "compyute eval '/my run'",
@@ -30,7 +30,7 @@ def test_a_prompt_that_the_run_cannot_read_is_left_out(tmp_path: Path) -> None:
     assert advice(tmp_path, TEXT)[0] == "compyute generate '/my run'"
 
 
-def test_what_kept_nothing_to_be_judged_by_is_not_judged(tmp_path: Path) -> None:
+def test_what_has_no_validation_split_is_not_evaluated(tmp_path: Path) -> None:
     commands = advice(tmp_path, TEXT, validation_fraction=0)
     assert [command.split()[1] for command in commands] == ["generate", "train"]
 
@@ -64,7 +64,7 @@ def test_a_finished_run_says_that_nothing_is_left(tmp_path: Path) -> None:
     result = resume_run(run)
     assert result.taken == 0
     said = next_steps(result)
-    assert said.startswith("Nothing is left to do: all 2 steps were taken before. To go on, say with --steps")
+    assert said.startswith("Nothing is left to do: all 2 steps were taken before. To continue, give a larger total")
     assert said.endswith(f"compyute train --resume {run} --steps 4")
     assert resume_run(run, steps=5).taken == 3
 

@@ -100,7 +100,7 @@ def test_a_best_checkpoint_that_is_gone_is_named(tmp_path: Path) -> None:
     save(tmp_path, 1, 1)
     save(tmp_path, 2, 1)
     disk.remove_folder(checkpoint.folder_of(tmp_path, 1))
-    with pytest.raises(CheckpointError, match=r"of step 1, .* is gone. Use the last one"):
+    with pytest.raises(CheckpointError, match=r"of step 1, .* does not exist. Use the last one"):
         checkpoint.best(tmp_path)
 
 
@@ -115,16 +115,16 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, how: str) -> None:
     else:
         data[-3] ^= 8
         (path / name).write_bytes({"flipped": data, "shortened": data[:-5], "emptied": b""}[how])
-    with pytest.raises(CheckpointError, match=f"{name} is not: .*Delete {path} to go on from step-00000001"):
+    with pytest.raises(CheckpointError, match=f"{name} is not: .*Delete {path} to continue from step-00000001"):
         load(path)
 
 
 def test_a_later_format_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path, 1)
     values = json.loads((path / "trainer_state.json").read_text())
-    later = values | {"format": 2, "new": 1, "versions": {"compyute-transformer": "9.9"}}
+    later = values | {"format": 3, "new": 1, "versions": {"compyute-transformer": "9.9"}}
     (path / "trainer_state.json").write_text(json.dumps(later))
-    with pytest.raises(CheckpointError, match=r"reads format 1, got format 2 .* compyute-transformer 9.9"):
+    with pytest.raises(CheckpointError, match=r"reads formats up to 2, got format 3 .* compyute-transformer 9.9"):
         checkpoint.load_state(path)
 
 
@@ -135,7 +135,7 @@ def test_a_disk_that_refuses_keeps_what_is_there(tmp_path: Path, monkeypatch: py
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(CheckpointError, match=r"step-00000002 cannot be: No space left on device. Make room"):
+    with pytest.raises(CheckpointError, match=r"step-00000002 cannot be: No space left on device. Free disk space"):
         save(tmp_path, 2)
     assert os.listdir(tmp_path / "checkpoints") == ["step-00000001"]
 

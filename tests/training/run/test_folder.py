@@ -141,7 +141,7 @@ def test_a_folder_with_a_run_is_refused(tmp_path: Path, corpus: str) -> None:
     run = tmp_path / "run"
     start_run([corpus], tiny(steps=1), run)
     before = digests(run)
-    with pytest.raises(RunError, match=f"{run} holds a run. Go on with it, compyute train --resume {run}, or choose"):
+    with pytest.raises(RunError, match=f"{run} holds a run. Continue it, compyute train --resume {run}, or choose"):
         start_run([corpus], tiny(), run)
     assert digests(run) == before
 
@@ -171,17 +171,18 @@ def test_no_run_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("[]", "it is no JSON object"),
+        ("[]", "it is not a JSON object"),
         ("{", "cannot be read: Expecting property name"),
-        ('{"data": "x", "version": "1"}', "it says nothing of settings, shape, sources, sha256"),
-        ("MORE", "it says something of color, which this version does not know"),
-        ("WRONG", "what it says of settings, sources is of the wrong kind"),
+        ('{"data": "x", "version": "1"}', "the fields settings, shape, sources, sha256 are missing"),
+        ("MORE", "the fields color are not known to this version"),
+        ("WRONG", "settings is an object"),
     ],
 )
 def test_a_damaged_config_is_told_in_words(tmp_path: Path, corpus: str, text: str, reason: str) -> None:
     start_run([corpus], tiny(steps=1), tmp_path / "run")
     path = tmp_path / "run/config.json"
     values = json.loads(path.read_text())
+    del values["checksum"]
     changed = {"MORE": {**values, "color": 1}, "WRONG": {**values, "settings": 3, "sources": "words"}}
     path.write_text(json.dumps(changed[text]) if text in changed else text)
     with pytest.raises(RunError, match=f"must be as the run wrote it; it cannot be read: .*{reason.split(': ')[-1]}"):
@@ -282,7 +283,7 @@ def test_a_second_signal_says_where_it_stopped_and_how_to_go_on(tmp_path: Path, 
         start_run([corpus], tiny(checkpoint_every=3, eval_every=0), run, listener)
     assert str(stop.value) == (
         f"Stopped at once, after step 5. Last checkpoint: step 3, {run / 'checkpoints/step-00000003'}. "
-        f"Go on from it with:\n  compyute train --resume {run}"
+        f"Continue from it with:\n  compyute train --resume {run}"
     )
     assert listener.closed == 1
     assert resume_run(run).step == 12
@@ -332,7 +333,7 @@ def test_a_text_may_go_on_with_another_batch_size(tmp_path: Path, corpus: str) -
     assert resume_run(tmp_path / "run", steps=2, overrides={"batch_size": 3}).step == 2
 
 
-def test_the_runs_own_data_are_judged_by_their_validation_part(tmp_path: Path, corpus: str) -> None:
+def test_the_runs_own_data_are_evaluated_by_their_validation_part(tmp_path: Path, corpus: str) -> None:
     start_run([corpus], tiny(steps=1), tmp_path / "run")
     own = evaluate_run(tmp_path / "run").metrics
     assert evaluate_run(tmp_path / "run", corpus).metrics == own
@@ -353,7 +354,7 @@ def test_a_changed_corpus_is_refused(tmp_path: Path, corpus: str) -> None:
     run = tmp_path / "run"
     start_run([corpus], tiny(), run)
     Path(corpus).write_text(TEXT.replace("cat", "dog"))
-    other = f"can still be judged by other data: compyute eval {run} FILE"
+    other = f"can still be evaluated on other data: compyute eval {run} FILE"
     for again in (lambda: resume_run(run, steps=20), lambda: evaluate_run(run)):
         with pytest.raises(CheckpointError, match=f"data of {run} .*{corpus} has changed since: SHA-256.*{other}"):
             again()
@@ -385,10 +386,10 @@ def test_the_weights_of_another_model_are_refused(tmp_path: Path, corpus: str) -
         load_run(tmp_path / "run")
 
 
-def test_a_run_without_validation_cannot_be_judged_by_itself(tmp_path: Path, corpus: str) -> None:
+def test_a_run_without_validation_cannot_be_evaluated_on_its_own_data(tmp_path: Path, corpus: str) -> None:
     run = tmp_path / "run"
     assert start_run([corpus], tiny(steps=1, validation_fraction=0), run).validation_loss is None
-    with pytest.raises(RunError, match=r"kept no text of words to be judged by"):
+    with pytest.raises(RunError, match=r"has no validation split of words"):
         evaluate_run(run)
     other = tmp_path / "other.txt"
     other.write_text(TEXT[:100])

@@ -1,4 +1,4 @@
-"""Images as a task: what is trained on, what judges, and a run from its folder to its accuracy."""
+"""Images as a task: training, evaluation, and a run from its folder to its accuracy."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from compyute_transformer.errors import RunError
 from compyute_transformer.models import ViT
 from compyute_transformer.ops import cross_entropy
 from compyute_transformer.training import Settings, evaluate_run, load_run, resume_run, start_run
-from compyute_transformer.training.tasks.images import IMAGES, ImageTask, judge_images
+from compyute_transformer.training.tasks.images import IMAGES, ImageTask, evaluate_images
 from compyute_transformer.training.tasks.registry import preset_for
 from compyute_transformer.training.tasks.task import split_batch
 
@@ -75,12 +75,12 @@ def test_validation_is_the_mean_over_every_image_however_batched() -> None:
     logits = model(task.encoder.normalize(images.pixels).astype(np.float64))
     model.to(dtype=np.float32)
     for batch_size in (50, 1000):
-        judged = judge_images(model, task.encoder, images, batch_size)
-        assert judged.metrics["images"] == 359
-        assert judged.metrics["loss"] == pytest.approx(float(cross_entropy(logits, images.labels)), rel=1e-5)
-        assert judged.metrics["accuracy"] == (logits.argmax(1) == images.labels).mean()
-        assert judged.confusion is not None
-        assert judged.confusion.counts.sum() == 359
+        evaluated = evaluate_images(model, task.encoder, images, batch_size)
+        assert evaluated.metrics["images"] == 359
+        assert evaluated.metrics["loss"] == pytest.approx(float(cross_entropy(logits, images.labels)), rel=1e-5)
+        assert evaluated.metrics["accuracy"] == (logits.argmax(1) == images.labels).mean()
+        assert evaluated.confusion is not None
+        assert evaluated.confusion.counts.sum() == 359
 
 
 def test_looking_changes_nothing() -> None:
@@ -91,22 +91,22 @@ def test_looking_changes_nothing() -> None:
     assert task.state() == before
     assert task.model.training
     assert sample is not None
-    assert "true \\ said" in sample
-    assert "taken for" not in sample  # the table says so already
+    assert "true \\ predicted" in sample
+    assert "predicted as" not in sample  # the table says so already
 
 
-def test_a_sample_after_a_validation_judges_nothing_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    task, judged = digits(), []
+def test_a_sample_after_a_validation_evaluates_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, evaluated = digits(), []
     monkeypatch.setattr(
-        "compyute_transformer.training.tasks.images.judge_images",
-        lambda *given: judged.append(given) or judge_images(*given),
+        "compyute_transformer.training.tasks.images.evaluate_images",
+        lambda *given: evaluated.append(given) or evaluate_images(*given),
     )
     task.validate()
     after = task.sample(0)
-    assert len(judged) == 1
+    assert len(evaluated) == 1
     task.batch()
     assert task.sample(0) == after
-    assert len(judged) == 2
+    assert len(evaluated) == 2
 
 
 def test_without_a_validation_part_nothing_is_validated() -> None:
@@ -126,12 +126,12 @@ def test_digits_are_learned_in_a_run_that_resumes_bit_for_bit(tmp_path: Path) ->
     assert np.array_equal(*weights)
     assert whole.step == constant.step == 6
     assert whole.metrics["accuracy"] >= 0.0
-    judged = evaluate_run(tmp_path / "whole", which="last")
-    assert judged.metrics["accuracy"] == whole.metrics["accuracy"]
-    assert judged.metrics["loss"] == whole.validation_loss
+    evaluated = evaluate_run(tmp_path / "whole", which="last")
+    assert evaluated.metrics["accuracy"] == whole.metrics["accuracy"]
+    assert evaluated.metrics["loss"] == whole.validation_loss
 
 
-def test_a_folder_of_images_is_trained_on_and_others_are_judged(shades: Path, tmp_path: Path) -> None:
+def test_a_folder_of_images_is_trained_on_and_others_are_evaluated(shades: Path, tmp_path: Path) -> None:
     assert preset_for(None, [str(shades)]) == "images"
     settings = Settings.resolve("images", None, TINY | {"image_size": 8, "steps": 30, "learning_rate": 3e-3})
     start_run([str(shades)], settings, tmp_path / "run")
@@ -141,17 +141,17 @@ def test_a_folder_of_images_is_trained_on_and_others_are_judged(shades: Path, tm
     assert evaluate_run(tmp_path / "run", which="last").metrics["accuracy"] == 1.0
     assert evaluate_run(tmp_path / "run", [str(shades)], "last").metrics["images"] == 2  # its own: the validation part
     (shades / "dark" / "0.png").rename(shades / "dark" / "other.png")
-    judged = evaluate_run(tmp_path / "run", [str(shades)], "last")
-    assert judged.metrics["images"] == 20
-    assert judged.metrics["accuracy"] == 1.0
-    assert judged.confusion is not None
-    assert judged.confusion.counts.tolist() == [[10, 0], [0, 10]]
+    evaluated = evaluate_run(tmp_path / "run", [str(shades)], "last")
+    assert evaluated.metrics["images"] == 20
+    assert evaluated.metrics["accuracy"] == 1.0
+    assert evaluated.confusion is not None
+    assert evaluated.confusion.counts.tolist() == [[10, 0], [0, 10]]
 
 
-def test_a_run_that_kept_no_images_is_judged_by_others_alone(shades: Path, tmp_path: Path) -> None:
+def test_a_run_that_kept_no_images_is_evaluated_by_others_alone(shades: Path, tmp_path: Path) -> None:
     changes = {"image_size": 8, "steps": 1, "validation_fraction": 0.0}
     start_run([str(shades)], Settings.resolve("images", None, TINY | changes), tmp_path / "run")
-    with pytest.raises(RunError, match=r"it kept no images of shades to be judged by\. Give some"):
+    with pytest.raises(RunError, match=r"it has no validation split of shades\. Give images"):
         evaluate_run(tmp_path / "run", which="last")
     (shades / "dark" / "0.png").rename(shades / "dark" / "other.png")
     assert evaluate_run(tmp_path / "run", [str(shades)], "last").metrics["images"] == 20

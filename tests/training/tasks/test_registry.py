@@ -3,14 +3,14 @@ from pathlib import Path
 import pytest
 
 from compyute_transformer.training.settings.presets import DEFAULT_PRESET, PRESETS
-from compyute_transformer.training.tasks.registry import kind_of, name_for, preset_for
+from compyute_transformer.training.tasks.registry import name_for, preset_for, task_record
 
 
 @pytest.mark.parametrize("name", ["language", "translation", "images"])
-def test_every_kind_is_found(name: str) -> None:
-    kind = kind_of(name)
-    assert kind.file.endswith(".json")
-    assert type(kind).__name__.lower() == f"{name.removesuffix('s')}kind"
+def test_every_task_has_a_record(name: str) -> None:
+    record = task_record(name)
+    assert record.file.endswith(".json")
+    assert type(record).__name__.lower() == f"{name.removesuffix('s')}record"
 
 
 def test_the_task_or_else_the_data_choose_the_preset(tmp_path: Path) -> None:

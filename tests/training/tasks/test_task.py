@@ -11,7 +11,7 @@ from compyute_transformer.errors import CorpusError, VocabularyError
 from compyute_transformer.ops import cross_entropy
 from compyute_transformer.training import LanguageTask
 from compyute_transformer.training.settings.presets import DEFAULT_PRESET, PRESETS
-from compyute_transformer.training.tasks.language import validate_language
+from compyute_transformer.training.tasks.language import evaluate_language
 from compyute_transformer.training.tasks.task import split_batch
 
 
@@ -59,7 +59,7 @@ def test_validation_is_the_mean_over_every_target() -> None:
     assert len(nats) == len(tokens) - 1
     assert len(nats) % 16 != 0
     for batch_size in (1, 3, 1000):
-        metrics = validate_language(model, language.tokenizer, tokens, batch_size)
+        metrics = evaluate_language(model, language.tokenizer, tokens, batch_size)
         assert metrics["loss"] == pytest.approx(sum(nats) / len(nats), rel=1e-12)
         assert metrics["bits_per_character"] == pytest.approx(sum(nats) / len(nats) / log(2), rel=1e-12)
         assert metrics["tokens"] == metrics["characters"] == len(nats)
@@ -70,7 +70,7 @@ def test_bits_count_characters_whatever_the_tokens() -> None:
     tokenizer = train_tokenizer("bpe", TEXT, 300)
     model = GPT(settings.model.config({"vocab_size": tokenizer.vocab_size}))
     tokens = tokenizer.encode(TEXT[:500])
-    metrics = validate_language(model, tokenizer, tokens, 4)
+    metrics = evaluate_language(model, tokenizer, tokens, 4)
     characters = 500 - len(tokenizer.decode(tokens[:1]))
     assert metrics["tokens"] == len(tokens) - 1 < metrics["characters"] == characters
     assert metrics["bits_per_character"] == pytest.approx(metrics["loss"] * metrics["tokens"] / characters / log(2))

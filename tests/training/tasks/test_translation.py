@@ -1,4 +1,4 @@
-"""Translation as a task: what a step trains on, how it is judged, a run from pairs in a file to its answers."""
+"""Translation as a task: what a step trains on, how it is evaluated, a run from pairs in a file to its answers."""
 
 from math import exp
 from pathlib import Path
@@ -16,7 +16,7 @@ from compyute_transformer.ops.loss import cross_entropy
 from compyute_transformer.training import Settings, evaluate_run, load_run, resume_run, start_run
 from compyute_transformer.training.reporting.events import Evaluated
 from compyute_transformer.training.tasks import translation as module
-from compyute_transformer.training.tasks.translation import TRANSLATION, TranslationTask, judge_answers
+from compyute_transformer.training.tasks.translation import TRANSLATION, TranslationTask, evaluate_translation
 
 TINY: dict[str, object] = {
     "context_length": 16,
@@ -125,7 +125,7 @@ def test_metrics_are_those_of_each_pair_alone() -> None:
         nats += float(cross_entropy(logits, np.array([[*target, special.end]]))) * (len(target) + 1)
         count += len(target) + 1
     model.train()
-    metrics = judge_answers(model, tokenizer, pairs, 3)
+    metrics = evaluate_translation(model, tokenizer, pairs, 3)
     assert metrics["loss"] == pytest.approx(nats / count, rel=1e-9)
     assert metrics["perplexity"] == pytest.approx(exp(nats / count), rel=1e-9)
     assert (metrics["tokens"], metrics["pairs"]) == (count, 20)
@@ -143,16 +143,16 @@ def test_exact_answers_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(module, "translate", answer)
     assert made.validate()["exact_match"] == 0.5
-    assert judge_answers(made.model, made.tokenizer, made.validation, 4)["exact_match"] == 0.5
+    assert evaluate_translation(made.model, made.tokenizer, made.validation, 4)["exact_match"] == 0.5
     made.batch()  # no longer untrained
-    monkeypatch.setattr(module, "ANSWERED", 1)
+    monkeypatch.setattr(module, "TRANSLATED", 1)
     assert made.validate()["exact_match"] == 1.0
 
 
 def test_bleu_is_left_out_where_sacrebleu_is(monkeypatch: pytest.MonkeyPatch) -> None:
     made = task()
-    monkeypatch.setattr(module, "can_bleu", lambda: False)
-    assert "bleu" not in judge_answers(made.model, made.tokenizer, made.validation, 4)
+    monkeypatch.setattr(module, "has_sacrebleu", lambda: False)
+    assert "bleu" not in evaluate_translation(made.model, made.tokenizer, made.validation, 4)
 
 
 def test_a_sample_shows_answers_beside_the_truth() -> None:
@@ -162,13 +162,13 @@ def test_a_sample_shows_answers_beside_the_truth() -> None:
     assert text != made.sample(4)
     blocks = text.strip().split("\n\n")
     assert len(blocks) == 4
-    assert blocks[0].startswith("source  ten six\nanswer  ")
-    assert "truth" not in blocks[0]
-    truths = {pair.source: pair.target for pair in made.validation}
+    assert blocks[0].startswith("source       ten six\ntranslation  ")
+    assert "target" not in blocks[0]
+    targets = {pair.source: pair.target for pair in made.validation}
     for block in blocks[1:]:
-        source, answer, truth = (line[8:] for line in block.split("\n"))
-        assert truths[source] == truth
-        assert translate(made.model, made.tokenizer, [source])[0].text == answer
+        source, translation, target = (line[13:] for line in block.split("\n"))
+        assert targets[source] == target
+        assert translate(made.model, made.tokenizer, [source])[0].text == translation
 
 
 def test_facts_and_the_size_of_a_step() -> None:
@@ -186,7 +186,7 @@ def test_a_prompt_that_cannot_be_encoded_is_refused_before_training() -> None:
 # A run
 
 
-def test_a_run_trains_resumes_to_the_same_bits_is_judged_and_answers(file: Path, tmp_path: Path) -> None:
+def test_a_run_trains_resumes_to_the_same_bits_is_evaluated_and_answers(file: Path, tmp_path: Path) -> None:
     listener = Listener()
     result = start_run([str(file)], tiny(), tmp_path / "whole", listener)
     assert set(result.metrics) == {"exact_match", "tokens"}
@@ -199,9 +199,9 @@ def test_a_run_trains_resumes_to_the_same_bits_is_judged_and_answers(file: Path,
     run = load_run(tmp_path / "whole", "last")
     assert run.config.shape == {"vocab_size": run.tokenizer.vocab_size + 3}
     assert translate(run.model, run.tokenizer, ["two ten"])[0].text is not None
-    judged = evaluate_run(tmp_path / "whole", which="last").metrics
-    assert judged["loss"] == pytest.approx(result.validation_loss)
-    assert judged["pairs"] == 20
+    evaluated = evaluate_run(tmp_path / "whole", which="last").metrics
+    assert evaluated["loss"] == pytest.approx(result.validation_loss)
+    assert evaluated["pairs"] == 20
     other = tmp_path / "other.tsv"
     other.write_text("one two\ttwo one\n", encoding="utf-8")
     assert evaluate_run(tmp_path / "whole", [str(other)]).metrics["pairs"] == 1
@@ -253,7 +253,7 @@ def test_an_untrained_model_answers_few_pairs_and_no_longer_than_the_longest_tar
         return [type("Translation", (), {"text": ""})] * len(texts)
 
     monkeypatch.setattr(module, "translate", answer)
-    monkeypatch.setattr(module, "ANSWERED_UNTRAINED", 3)
+    monkeypatch.setattr(module, "TRANSLATED_UNTRAINED", 3)
     made = task()
     made.validate()
     made.batch()

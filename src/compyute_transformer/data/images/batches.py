@@ -1,7 +1,7 @@
-"""Images become batches: bytes (B, height, width, channels) become floats of mean 0 and variance 1, class labels (B).
+"""Batches of images: bytes (B, height, width, channels) become floats of mean 0 and variance 1, with labels (B).
 
-Epochs without replacement: in each, every image is seen once, in an order of its own. Epochs join without a gap, so
-that all batches have B images; of 5 images, with B = 3:
+Epochs are without replacement: each sees every image once, in its own order. Epochs join without a gap, so that all
+batches have B images; for 5 images and B = 3:
 
     epoch 0        epoch 1
     3 0 4 1 2      4 0 3 1 2   …
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ... import _io
 from ...errors import DataError, RangeError
 from ...random import BATCHES, RandomKey, random_bits, uniform
 from .corpus import Images
@@ -27,10 +28,10 @@ FORMAT, VERSION = "compyute images", 1
 
 @dataclass(frozen=True)
 class ImageEncoder:
-    """What stands between image files and a model: classes, size, channels, and how bytes become floats.
+    """What turns image files into arrays: classes, size, channels, and how bytes become floats.
 
-    mean, std: of each channel, of the training images, as parts of 255. resize: whether images of another size are
-    resized; else they are refused.
+    mean, std: of each channel of the training images, in units of 255. resize: whether images of another size are
+    resized; otherwise they are refused.
     """
 
     classes: tuple[str, ...]
@@ -43,25 +44,25 @@ class ImageEncoder:
 
     @classmethod
     def measure(cls, images: Images, image_size: int | None = None, validation_fraction: float = 0.1) -> "ImageEncoder":
-        """The encoder of images: mean and variance are those of their training part alone.
+        """Measure the encoder of images: mean and variance are those of their training part alone.
 
-        image_size: the side of the square to which all are resized; None takes them as they are.
+        image_size: the side of the square to which all are resized; None keeps their size.
         """
         pixels = images.pixels(None if image_size is None else (image_size, image_size))
         training, _ = images.split(validation_fraction)
-        counts = np.zeros((pixels.shape[3], 256))  # how often each channel has each shade: exact, and small
+        counts = np.zeros((pixels.shape[3], 256))  # a histogram of each channel: exact, and small
         for image in training:
             for channel, count in enumerate(counts):
                 count += np.bincount(pixels[image, ..., channel].ravel(), minlength=256)
         shades, share = np.arange(256) / 255, counts / counts.sum(axis=1, keepdims=True)
         mean = share @ shades
         variance = (share * (shades - mean[:, None]) ** 2).sum(axis=1)
-        std = np.maximum(np.sqrt(variance), 1 / 255)  # images of one shade have none
+        std = np.maximum(np.sqrt(variance), 1 / 255)  # images of one shade have no deviation
         size = pixels.shape[1], pixels.shape[2], pixels.shape[3]
         return cls(images.classes, *size, tuple(mean.tolist()), tuple(std.tolist()), image_size is not None)
 
     def pixels(self, images: Images) -> np.ndarray:
-        """The bytes of images as the model wants them. Raises DataError for images that it cannot be shown."""
+        """Return the bytes of images in the size of the model. Raises DataError for images that do not fit it."""
         pixels: np.ndarray = images.pixels((self.height, self.width) if self.resize else None, self.channels)
         if pixels.shape[1:3] != (self.height, self.width):
             raise DataError(
@@ -71,7 +72,7 @@ class ImageEncoder:
         return pixels
 
     def labels(self, images: Images) -> np.ndarray:
-        """The class of each image, as the model counts them. Raises DataError for a class it was not trained on."""
+        """Return the class of each image as an index. Raises DataError for a class the model was not trained on."""
         if foreign := [name for name in images.classes if name not in self.classes]:
             raise DataError(
                 f"ImageEncoder: the model knows the classes {', '.join(self.classes)}, got {', '.join(foreign)} in "
@@ -82,13 +83,13 @@ class ImageEncoder:
         return labels
 
     def normalize(self, pixels: np.ndarray) -> np.ndarray:
-        """Bytes as float32, with mean 0 and variance 1 in each channel over the training images."""
+        """Return bytes as float32, with mean 0 and variance 1 in each channel over the training images."""
         mean, std = (np.array(values, dtype=np.float32) * np.float32(255) for values in (self.mean, self.std))
         normalized: np.ndarray = (pixels.astype(np.float32) - mean) / std
         return normalized
 
     def save(self, path: str | Path) -> None:
-        """Write a small JSON file."""
+        """Write a JSON file."""
         state = {"format": FORMAT, "version": VERSION, **asdict(self)}
         Path(path).write_text(json.dumps(state, ensure_ascii=False, indent=2) + "\n", encoding="utf-8", newline="\n")
 
@@ -96,13 +97,13 @@ class ImageEncoder:
     def load(cls, path: str | Path) -> "ImageEncoder":
         """Read what `save` wrote. Raises DataError for any other file."""
         try:
-            state: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+            state: dict[str, Any] = _io.read_json(path)
             known = state.pop("format") == FORMAT and state.pop("version") == VERSION
             fields: Any = {key: tuple(value) if isinstance(value, list) else value for key, value in state.items()}
             encoder = cls(**fields)
             numbers = [float(number) for number in (*encoder.mean, *encoder.std)]
             whole = known and len(numbers) == 2 * encoder.channels and all(isinstance(c, str) for c in encoder.classes)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):  # each a way of not being such a file
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             whole = False
         if not whole:
             raise DataError(
@@ -113,11 +114,13 @@ class ImageEncoder:
 
 
 class ImageBatches:
-    """Batches to train on, as a pure function of (seed, index).
+    """Shuffled batches of training images, as a pure function of (seed, index).
 
     pixels: (number, height, width, channels) bytes. `next()` returns the batches 0, 1, 2, …; `cursor` is the index of
-    the next one and the whole state, so setting it resumes a run. shift: each image is moved by up to so many pixels
-    along both sides, another way each time; see `moved`. normalize: makes floats of bytes.
+    the next one and the whole state, so setting it resumes a run. shift: each image is moved by up to that many pixels
+    along both axes, differently each time; see `moved`. normalize: turns bytes into floats.
+
+    `for x, labels in batches` takes one epoch from the cursor on, `len(batches)` batches; the next loop continues.
 
     Raises RangeError for a batch size below 1, a shift that could move an image away, and a seed outside [0, 2⁶⁴).
     """
@@ -146,7 +149,7 @@ class ImageBatches:
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))  # of the last epoch that was asked for
 
     def batch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """The batch of an index in [0, 2³²), whatever was drawn before: images (B, height, width, channels), labels."""
+        """Return the batch of an index in [0, 2³²): images (B, height, width, channels) and labels (B)."""
         if not 0 <= index < 2**32:
             raise RangeError(f"ImageBatches.batch: an index lies in [0, 2³²), got {index}. Count batches from 0.")
         rows = self._rows(index)
@@ -157,10 +160,17 @@ class ImageBatches:
         return self.normalize(pixels), self.labels[rows]
 
     def next(self) -> tuple[np.ndarray, np.ndarray]:
-        """The batch at the cursor, which moves on by one."""
+        """Return the batch at the cursor, and advance the cursor."""
         batch = self.batch(self.cursor)
         self.cursor += 1
         return batch
+
+    def __len__(self) -> int:
+        return -(-len(self.pixels) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for _ in range(len(self)):
+            yield self.next()
 
     def _rows(self, index: int) -> np.ndarray:
         epochs, places = np.divmod(np.arange(self.batch_size) + index * self.batch_size, len(self.pixels))
@@ -174,9 +184,9 @@ class ImageBatches:
 
 
 def moved(pixels: np.ndarray, moves: np.ndarray) -> np.ndarray:
-    """Images, each moved down and right by its two numbers of `moves` (B, 2), float32, which may be negative.
+    """Move each image down and right by its two numbers of `moves` (B, 2), float32, which may be negative.
 
-    Between two pixels it takes from both, in proportion (bilinear); black comes in. float32, from 0 to 255.
+    Interpolates bilinearly; pixels from outside are black. Returns float32 from 0 to 255.
     """
     for axis in (1, 2):
         whole = np.floor(moves[:, axis - 1])
@@ -186,10 +196,10 @@ def moved(pixels: np.ndarray, moves: np.ndarray) -> np.ndarray:
 
 
 def shifted(pixels: np.ndarray, steps: np.ndarray, axis: int) -> np.ndarray:
-    """Images, each moved along an axis by its whole number of steps (B); black comes in."""
+    """Move each image along an axis by its whole number of steps (B); pixels from outside are black."""
     length, shape = pixels.shape[axis], [len(pixels), 1, 1, 1]
     shape[axis] = length
-    origins = (np.arange(length) - steps[:, None].astype(np.int64)).reshape(shape)  # where each pixel comes from
+    origins = (np.arange(length) - steps[:, None].astype(np.int64)).reshape(shape)  # the source of each pixel
     inside = (origins >= 0) & (origins < length)
     return np.where(inside, np.take_along_axis(pixels, origins % length, axis), 0)
 
@@ -197,7 +207,7 @@ def shifted(pixels: np.ndarray, steps: np.ndarray, axis: int) -> np.ndarray:
 def ordered_batches(
     pixels: np.ndarray, labels: np.ndarray, batch_size: int, normalize: Callable[[np.ndarray], np.ndarray]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Every image once, in order; fewer than batch_size in the last batch."""
+    """Yield every image once, in order; the last batch may be smaller."""
     for start in range(0, len(pixels), batch_size):
         part = slice(start, start + batch_size)
         yield normalize(pixels[part]), labels[part]

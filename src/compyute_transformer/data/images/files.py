@@ -1,4 +1,4 @@
-"""Image files: found below a folder, looked at without being read, and read as 8-bit arrays of one size. By Pillow.
+"""Image files: find them below a folder, inspect their headers, and read them as 8-bit arrays, with Pillow.
 
 any bit depth below 16, gray          -> one channel
 16 bits, gray                         -> one channel, the upper 8 bits
@@ -8,18 +8,26 @@ turned by the camera (EXIF)           -> upright
 """
 
 import os
+import warnings
 from collections.abc import Iterator
 from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ... import _io
 from ...errors import DataError, MissingExtraError
 
 __all__ = ["SUFFIXES", "Look", "images_below", "import_extra", "look_at", "read_image"]
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SUFFIXES = (
+    *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
+)
+# The formats that Pillow may use, whatever the suffix says: others, such as PostScript, would run code in the file.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+MOST_BYTES, MOST_PIXELS = 256 << 20, 64_000_000  # of one image
 GRAY = ("1", "L", "LA", "I;16", "I;16B", "I;16L")
 COLOR = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 ROTATED = (5, 6, 7, 8)  # EXIF orientations that lay an image on its side
@@ -27,7 +35,7 @@ ORIENTATION = 0x0112
 
 
 class Look(NamedTuple):
-    """What the head of a file says. channels: 1 or 3."""
+    """What the header of a file says. channels: 1 or 3."""
 
     height: int
     width: int
@@ -35,10 +43,7 @@ class Look(NamedTuple):
 
 
 def import_extra(module: str, package: str, what: str) -> Any:
-    """A module of an optional package.
-
-    Raises MissingExtraError, which says what to install.
-    """
+    """Import a module of an optional package. Raises MissingExtraError, which says what to install."""
     try:
         return import_module(module)
     except ImportError as error:
@@ -48,7 +53,7 @@ def import_extra(module: str, package: str, what: str) -> Any:
 
 
 def images_below(folder: Path) -> Iterator[Path]:
-    """Every file below a folder whose name ends as an image's does, hidden ones left out, sorted by path."""
+    """Return the image files below a folder by their suffix, sorted by path, without hidden files."""
     found = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]  # os.walk enters those that stay
@@ -58,9 +63,9 @@ def images_below(folder: Path) -> Iterator[Path]:
 
 
 def look_at(file: Path) -> Look:
-    """The size and the channels of an image, upright.
+    """Return the size and the channels of an image, upright.
 
-    Raises DataError for a file that is no image, or of numbers that 8 bits cannot hold.
+    Raises DataError for a file that is not an image, is too large, or has numbers that 8 bits cannot hold.
     """
     with _open(file) as image:
         mode, (width, height) = _mode(image), image.size
@@ -71,16 +76,16 @@ def look_at(file: Path) -> Look:
             )
         try:
             turned = image.getexif().get(ORIENTATION) in ROTATED
-        except Exception as error:  # a decoder meets damage in many ways
+        except Exception as error:  # decoders raise many errors
             raise _damaged(file, error) from error
         height, width = (width, height) if turned else (height, width)
         return Look(height, width, 1 if mode in GRAY else 3)
 
 
 def read_image(file: Path, channels: int, size: tuple[int, int] | None = None) -> np.ndarray:
-    """The pixels (height, width, channels) of an image, uint8, upright; resized where a size (height, width) is given.
+    """Return the pixels (height, width, channels) of an image, uint8, upright, resized to a size (height, width).
 
-    Gray becomes color by saying it three times; color does not become gray: whoever asks for that is refused before.
+    Gray becomes color by repeating the channel. Color is not converted to gray: the caller refuses that before.
 
     Raises DataError for a file that is damaged.
     """
@@ -88,9 +93,9 @@ def read_image(file: Path, channels: int, size: tuple[int, int] | None = None) -
     with _open(file) as opened:
         try:
             mode = _mode(opened)
-            opened.load()  # here, so that damage is met here
+            opened.load()  # here, so that damage is found here
             image = ops.exif_transpose(opened)
-        except Exception as error:  # a decoder meets damage in many ways
+        except Exception as error:  # decoders raise many errors
             raise _damaged(file, error) from error
         if mode.startswith("I;16"):
             image = pillow.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -108,7 +113,7 @@ def _pillow() -> Any:
 
 
 def _mode(image: Any) -> str:
-    """Pillow's mode; of a PGM of more than 8 bits, which Pillow spreads over 16 and calls 32, that of 16 bits."""
+    """Return Pillow's mode. For a PGM of more than 8 bits, which Pillow calls 32-bit, return that of 16 bits."""
     wide = image.format == "PPM" and image.mode == "I"
     return "I;16" if wide else str(image.mode)
 
@@ -116,13 +121,31 @@ def _mode(image: Any) -> str:
 def _open(file: Path) -> Any:
     pillow = _pillow()
     try:
-        return pillow.open(file)
+        content = _io.read_bytes(file, MOST_BYTES)  # refuses pipes and devices
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pillow.DecompressionBombWarning)  # the check below is stricter
+            image = pillow.open(BytesIO(content), formats=FORMATS)
     except Exception as error:
         raise _damaged(file, error) from error
+    if image.width * image.height > MOST_PIXELS:
+        raise DataError(
+            f"load_images: an image has at most {MOST_PIXELS:,} pixels; {file} has {image.width} × {image.height}. "
+            "Make it smaller, or leave it out."
+        )
+    return image
 
 
 def _damaged(file: Path, error: Exception) -> DataError:
-    reason = getattr(error, "strerror", None) or str(error).partition(chr(10))[0] or type(error).__name__
+    reason = getattr(error, "strerror", None) or _reason(error) or type(error).__name__
     return DataError(
-        f"load_images: every image file must be readable as an image; {file} is not: {reason}. Mend it or leave it out."
+        f"load_images: every image file must be readable as an image; {file} is not: {reason}. "
+        "Repair it or leave it out."
+    )
+
+
+def _reason(error: Exception) -> str:
+    return (
+        "its contents are of no format that is read here"
+        if "cannot identify" in str(error)
+        else str(error).partition("\n")[0]
     )

@@ -1,10 +1,10 @@
-"""Pairs of texts become batches: ids, padded to the longest of a batch, with the lengths that say what is no padding.
+"""Batches of pairs: ids padded to the longest of a batch, with the lengths without padding.
 
     source    t₀ t₁ t₂ END  ·          what the encoder reads      (B, S), lengths (B)
-    target    BEGIN u₀ u₁   ·  ·       what the decoder is shown   (B, T), lengths (B)
-    labels    u₀    u₁ END  ×  ×       what it shall say           (B, T), × = IGNORE_INDEX, · = PADDING
+    target    BEGIN u₀ u₁   ·  ·       what the decoder reads      (B, T), lengths (B)
+    labels    u₀    u₁ END  ×  ×       what it predicts            (B, T), × = IGNORE_INDEX, · = PADDING
 
-One tokenizer serves both sides; PADDING, BEGIN and END are the three ids behind its own.
+Both sides have one tokenizer; PADDING, BEGIN and END are the three ids after its own.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,13 +18,21 @@ from ..text.batches import IGNORE_INDEX
 from ..text.tokenizer import Tokenizer
 from .corpus import Pair
 
-__all__ = ["EncodedPairs", "PairBatch", "PairBatches", "SpecialTokens", "pair_batches", "special_tokens"]
+__all__ = [
+    "EncodedPairs",
+    "PairBatch",
+    "PairBatches",
+    "SpecialTokens",
+    "fitting_pairs",
+    "pair_batches",
+    "special_tokens",
+]
 
 POOL = 16  # batches whose pairs are sorted by length among themselves, so that a batch has little padding
 
 
 class SpecialTokens(NamedTuple):
-    """Three ids behind those of a tokenizer. vocab_size: V, of the tokenizer and these together."""
+    """Three ids after those of a tokenizer. vocab_size: V, of the tokenizer and these together."""
 
     padding: int
     begin: int
@@ -33,13 +41,13 @@ class SpecialTokens(NamedTuple):
 
 
 def special_tokens(tokenizer: Tokenizer) -> SpecialTokens:
-    """The ids that no text has: what fills a row up, what a target begins with, and what either side ends with."""
+    """Return the ids that no text has: for padding, for the begin of a target, and for the end of either side."""
     known = tokenizer.vocab_size
     return SpecialTokens(known, known + 1, known + 2, known + 3)
 
 
 class PairBatch(NamedTuple):
-    """A model's three inputs, (source, target, lengths of both), and the labels, as the head of this file draws them.
+    """The inputs of a model, (source, target, lengths of both), and the labels, as shown at the top of this file.
 
     source (B, S), target (B, T), labels (B, T), source_lengths (B), target_lengths (B), all int32.
     """
@@ -52,7 +60,7 @@ class PairBatch(NamedTuple):
 
 
 class EncodedPairs:
-    """The ids of pairs, kept as two long arrays.
+    """The ids of pairs, in two long arrays.
 
     Raises CorpusError, with file and line, for a side that is longer than context_length with the END or BEGIN that
     goes with it, and for no pairs; VocabularyError for a character that the tokenizer lacks.
@@ -81,7 +89,7 @@ class EncodedPairs:
         return len(self.source_lengths)
 
     def batch(self, rows: np.ndarray) -> PairBatch:
-        """The batch of these pairs, as wide as its longest sides."""
+        """Return the batch of these pairs, as wide as its longest sides."""
         padding, begin, end, _ = self.special
         source_lengths, target_lengths = self.source_lengths[rows], self.target_lengths[rows]
         source = np.full((len(rows), source_lengths.max()), padding, np.int32)
@@ -98,17 +106,35 @@ class EncodedPairs:
 
 
 def _encoded(texts: Iterable[str], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """(ids of all texts, where each begins and the last ends)."""
+    """Return the ids of all texts, and the positions where each begins and the last ends."""
     ids = [tokenizer.encode(text) for text in texts]
     return np.concatenate(ids), np.cumsum([0, *map(len, ids)])
 
 
-class PairBatches:
-    """Batches to train on, as a pure function of (seed, index): epochs, in each of which every pair comes once.
+def fitting_pairs(
+    pairs: Sequence[Pair], tokenizer: Tokenizer, context_length: int
+) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
+    """Return (pairs whose sides fit a context with their END or BEGIN, the others)."""
 
-    An epoch is a shuffled order of all pairs; the epochs stand one behind the other and are cut into batches, of which
-    16 at a time are sorted by length among themselves and come in shuffled order. `next()` returns the batches
+    def fits(text: str) -> bool:  # a token has at least one byte, so a short text need not be encoded
+        return len(text.encode()) < context_length or len(tokenizer.encode(text)) < context_length
+
+    kept = [fits(pair.source) and fits(pair.target) for pair in pairs]
+    return (
+        tuple(pair for pair, fit in zip(pairs, kept, strict=True) if fit),
+        tuple(pair for pair, fit in zip(pairs, kept, strict=True) if not fit),
+    )
+
+
+class PairBatches:
+    """Shuffled batches of training pairs, as a pure function of (seed, index). Every pair comes once an epoch.
+
+    An epoch is a shuffled order of all pairs. The epochs follow each other without a gap and are cut into batches; the
+    pairs of 16 batches at a time are sorted by length, and these batches are shuffled. `next()` returns the batches
     0, 1, 2, …; `cursor` is the index of the next one and the whole state, so setting it resumes a run.
+
+    `for x, y in batches` takes one epoch from the cursor on, `len(batches)` batches: x holds the four inputs of the
+    model, as in `model(*x)`, and y the labels. The next loop continues.
 
     Raises what `EncodedPairs` raises, and RangeError for a batch size below 1 or a seed outside [0, 2⁶⁴).
     """
@@ -141,6 +167,14 @@ class PairBatches:
         self.cursor += 1
         return batch
 
+    def __len__(self) -> int:
+        return -(-len(self.encoded) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[tuple[np.ndarray, ...], np.ndarray]]:
+        for _ in range(len(self)):
+            *inputs, labels = self.next()
+            yield tuple(inputs), labels
+
     def _make_pool(self, pool: int) -> np.ndarray:
         """The pairs of 16 batches, (16, B): those of like length share a row, rows in shuffled order."""
         size, count = POOL * self.batch_size, len(self.encoded)
@@ -160,7 +194,7 @@ class PairBatches:
 
 
 def pair_batches(encoded: EncodedPairs, batch_size: int) -> Iterator[PairBatch]:
-    """Every pair once, the shortest first, in batches of batch_size rows, fewer in the last."""
+    """Yield every pair once, the shortest first, in batches of batch_size rows; the last may be smaller."""
     order = np.argsort(encoded.source_lengths + encoded.target_lengths, kind="stable")
     for start in range(0, len(order), batch_size):
         yield encoded.batch(order[start : start + batch_size])

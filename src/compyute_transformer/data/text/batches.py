@@ -1,6 +1,6 @@
-"""Tokens become batches: x of shape (B, T) and its targets y, where y[b, t] is the token after x[b, t].
+"""Batches of tokens: x of shape (B, T) and its targets y, where y[b, t] is the token after x[b, t].
 
-Training draws windows at random, validation walks over all of them:
+Training takes random windows, validation takes every window once:
 
     tokens                t₀ t₁ t₂ t₃ t₄ t₅ t₆           T = 3
     a training window        x  x  x                      starts anywhere in [0, len − T)
@@ -18,7 +18,7 @@ from ...random import BATCHES, RandomKey, integers
 
 __all__ = ["IGNORE_INDEX", "TokenBatches", "validation_windows"]
 
-IGNORE_INDEX = -100  # a target that the loss leaves out; PyTorch's default, so that one habit serves
+IGNORE_INDEX = -100  # a target that the loss leaves out, as in PyTorch
 
 
 class TokenBatches:
@@ -26,6 +26,9 @@ class TokenBatches:
 
     tokens: 1-D integers. `next()` returns the batches 0, 1, 2, …; `cursor` is the index of the next one and the whole
     state, so setting it resumes a run. Batches are int32 where the tokens' dtype fits, else int64.
+
+    `for x, y in batches` takes one epoch from the cursor on: as many batches as it takes to see as many tokens as there
+    are, `len(batches)`. The next loop takes the next epoch.
 
     Raises CorpusError for fewer tokens than one window and its last target, context_length + 1.
     """
@@ -48,7 +51,7 @@ class TokenBatches:
         self.cursor = 0
 
     def batch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """The batch of an index in [0, 2³²), whatever was drawn before: (x, y), each (B, T)."""
+        """Return the batch of an index in [0, 2³²), a function of seed and index alone: (x, y), each (B, T)."""
         if not 0 <= index < 2**32:
             raise RangeError(f"TokenBatches.batch: an index lies in [0, 2³²), got {index}. Count batches from 0.")
         # The last start is len − T − 1: its window's last target is the last token.
@@ -61,19 +64,26 @@ class TokenBatches:
         return x, y
 
     def next(self) -> tuple[np.ndarray, np.ndarray]:
-        """The batch at the cursor, which moves on by one."""
+        """Return the batch at the cursor, and advance the cursor."""
         batch = self.batch(self.cursor)
         self.cursor += 1
         return batch
+
+    def __len__(self) -> int:
+        return max(1, (len(self.tokens) - 1) // (self.batch_size * self.context_length))
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for _ in range(len(self)):
+            yield self.next()
 
 
 def validation_windows(
     tokens: np.ndarray, context_length: int, batch_size: int, split: str = "validation"
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Non-overlapping windows in which each of the len − 1 targets is scored exactly once.
+    """Yield non-overlapping windows in which each of the len − 1 targets is scored exactly once.
 
     tokens: 1-D integers, at least 2. Yields (x, y), each (rows, T) with rows = B, fewer in the last batch. The last
-    window is filled up with inputs 0 and targets IGNORE_INDEX, after its tokens, where a causal model does not look.
+    window is padded after its tokens with inputs 0 and targets IGNORE_INDEX, which a causal model never sees.
 
     Raises CorpusError for fewer than 2 tokens, at the call.
     """

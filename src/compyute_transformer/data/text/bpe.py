@@ -1,7 +1,7 @@
-"""Byte pair encoding: text becomes bytes, and the most frequent neighbors are merged into tokens, again and again.
+"""Byte pair encoding: a text is split into bytes, and the most frequent adjacent pairs are merged into tokens.
 
-Every byte is a token, so every text can be encoded, and decoding gives back exactly that text. The work is done by the
-`tokenizers` library, which is imported when the first tokenizer is made; its `tokenizer.json` files load as they are.
+Every byte is a token, so every text can be encoded, and decoding returns exactly that text. The `tokenizers` library
+does the work. It is imported when the first tokenizer is made; its `tokenizer.json` files can be loaded as they are.
 
 Source: Sennrich, Haddow, Birch, "Neural machine translation of rare words with subword units" (ACL 2016); on bytes:
 Radford et al., "Language models are unsupervised multitask learners" (2019).
@@ -27,13 +27,15 @@ __all__ = ["BytePairTokenizer"]
 BYTES = 256
 PIECE_LENGTH = 1 << 14  # characters; long enough that few pieces are needed, short enough to bound the memory
 PIECES_AT_ONCE = 32
-# GPT-2's rule for cutting text into words looks ahead from white space to what follows. A single line end between two
-# characters that are no white space is a word of its own whatever surrounds it, so cutting behind it changes no token.
+LONGEST_WORD = 256  # characters; a longer word is cut before training
+LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
+# GPT-2's rule for cutting text into words looks ahead from white space. A single line end between two characters that
+# are not white space is a word of its own, so a cut after it changes no token.
 LINE_END = re.compile(r"[!-~\w]\n(?=[!-~\w])")
 
 
 class BytePairTokenizer:
-    """A tokenizer of the `tokenizers` library behind the four members that all our tokenizers have."""
+    """A tokenizer of the `tokenizers` library with the members of `Tokenizer`."""
 
     def __init__(self, tokenizer: "tokenizers.Tokenizer") -> None:
         tokenizer.no_truncation()  # files made for a classifier cut every text at their 512 tokens
@@ -46,9 +48,11 @@ class BytePairTokenizer:
 
     @classmethod
     def train(cls, text: str, vocab_size: int) -> "BytePairTokenizer":
-        """Learn the merges of a text: 256 bytes and the vocab_size − 256 merges that shorten the text most.
+        """Learn the merges of a text: 256 bytes and the vocab_size − 256 most frequent merges.
 
-        The same text gives the same tokenizer. The vocabulary stays smaller where no pair is left that occurs twice.
+        The same text gives the same tokenizer. The vocabulary is smaller if no further pair occurs twice. A word of
+        more than 256 characters, as in a text without spaces, is cut for the training, whose time would otherwise grow
+        with the square of its length.
         Raises RangeError for a vocab_size below 256.
         """
         if vocab_size < BYTES:
@@ -68,7 +72,7 @@ class BytePairTokenizer:
             show_progress=False,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         )
-        tokenizer.train_from_iterator(_pieces(text), trainer=trainer)
+        tokenizer.train_from_iterator(_training_pieces(text), trainer=trainer)
         return cls(tokenizer)
 
     @property
@@ -121,10 +125,12 @@ class BytePairTokenizer:
 
         try:
             return cls(Tokenizer.from_file(str(path)))
-        except Exception as error:  # the library raises nothing more specific
+        except BaseException as error:  # a panic of the library is not an Exception
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
             raise DataError(
                 f"BytePairTokenizer.load: {path} must be a tokenizer.json of the tokenizers library, "
-                f"which says of it: {error}. Give the tokenizer.json that belongs to the model."
+                f"which reports: {str(error)[:300]}. Give the tokenizer.json that belongs to the model."
             ) from error
 
 
@@ -147,8 +153,19 @@ def _pieces(text: str) -> Iterator[str]:
         start = stop
 
 
+def _training_pieces(text: str) -> Iterator[str]:
+    """Yield pieces of a text in which no word has more than LONGEST_WORD characters."""
+    for piece in _pieces(text):
+        start = 0
+        for word in LONG_WORD.finditer(piece):
+            yield piece[start : word.start()]
+            yield from (word[0][at : at + LONGEST_WORD] for at in range(0, len(word[0]), LONGEST_WORD))
+            start = word.end()
+        yield piece[start:]
+
+
 def _splits_at_line_ends(state: dict[str, Any]) -> bool:
-    """Whether a tokenizer gives a text the ids of its pieces: true of GPT-2's rule, if nothing is added to it."""
+    """Whether a text has the ids of its pieces, one after the other: true of GPT-2's rule without additions."""
     rule = state["pre_tokenizer"] or {}
     return (
         state["normalizer"] is None

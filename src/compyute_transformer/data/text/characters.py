@@ -1,7 +1,7 @@
-"""The simplest tokenizer: one token per distinct character, with ids in the order of the code points.
+"""Characters: the tokenizer with one token per distinct character, with ids in the order of the code points.
 
-encode and decode are one look-up each in a table from code point to id, or from id to code point. What the byte pair
-tokenizer needs as well, the check of ids and the reading of JSON, is here too.
+encode and decode are one look-up each, in a table from code point to id or from id to code point. The check of ids and
+the reading of JSON, which the byte pair tokenizer needs too, are here as well.
 """
 
 import json
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ... import _io
 from ...errors import DataError, DtypeError, RangeError, ShapeError, VocabularyError
 
 __all__ = ["CharacterTokenizer", "checked_ids", "read_json"]
@@ -111,7 +112,7 @@ def _name(character: str) -> str:
 
 
 def checked_ids(ids: Sequence[int] | np.ndarray, vocab_size: int, operation: str) -> np.ndarray:
-    """The ids as a 1-D integer array, every one in [0, vocab_size).
+    """Return the ids as a 1-D integer array, each in [0, vocab_size).
 
     Raises ShapeError, DtypeError or RangeError in the name of the operation.
     """
@@ -135,9 +136,9 @@ def checked_ids(ids: Sequence[int] | np.ndarray, vocab_size: int, operation: str
 
 
 def read_json(path: str | Path, operation: str) -> dict[str, Any]:
-    """The JSON object in a file. Raises DataError in the name of the operation if there is none."""
+    """Return the JSON object in a file. Raises DataError, with the name of the operation, if there is none."""
     try:
-        state = json.loads(Path(path).read_text(encoding="utf-8"))
+        state = _io.read_json(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not JSON"
         raise DataError(

@@ -1,9 +1,9 @@
-"""A corpus is one text and a note of where it came from.
+"""Corpus: one text, and a note of where it came from.
 
     names, files, folders -> UTF-8 text with LF line ends -> Corpus -> (training part, validation part)
 
-The built-in corpus is the Python language reference that every Python carries, so a first run needs no network. The
-text of a corpus depends on its files alone, never on the order in which a file system lists them.
+The built-in corpus is the Python language reference, which every Python carries, so a first run needs no network. The
+text of a corpus depends only on its files, not on the order in which a file system lists them.
 """
 
 import hashlib
@@ -15,7 +15,9 @@ from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
+from ... import _io
 from ...errors import CorpusError, DownloadError, RangeError
+from ..sources import Name, is_name
 
 __all__ = ["Corpus", "load_corpus", "load_corpus_by_name"]
 
@@ -23,20 +25,21 @@ SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/da
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 SHAKESPEARE_FILE = "tinyshakespeare.txt"
 TIMEOUT_SECONDS = 30
-LISTED = 5  # how many refused files an error names
+LISTED = 5  # the refused files that an error names
 
 
 @dataclass(frozen=True)
 class Corpus:
     """A text, its short name, and the sources from which `load_corpus` reads it again.
 
-    sources: absolute paths, as given (a folder stays a folder), or the name of a corpus that has one. That the text
-    read again is the same text, `sha256` tells.
+    sources: absolute paths, as given (a folder stays a folder), or the name of a built-in corpus. `sha256` tells
+    whether the text is the same when it is read again. left_out: the files of folders that are not text.
     """
 
     name: str
     text: str = field(repr=False)
     sources: tuple[str, ...]
+    left_out: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     @cached_property
     def sha256(self) -> str:
@@ -44,10 +47,10 @@ class Corpus:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     def split(self, validation_fraction: float = 0.1) -> tuple[str, str]:
-        """Cut the text into (training part, validation part) after ⌊length · (1 − fraction)⌋ characters.
+        """Split the text into (training part, validation part) after ⌊length · (1 − fraction)⌋ characters.
 
-        The parts never overlap and together are the text. Raises RangeError for a fraction outside [0, 1).
-        Source: nanoGPT, data/shakespeare_char/prepare.py, whose cut at 90% this is.
+        The parts do not overlap, and together are the text. Raises RangeError for a fraction outside [0, 1).
+        Source: nanoGPT, data/shakespeare_char/prepare.py, which splits at 90%.
         """
         if not 0 <= validation_fraction < 1:
             raise RangeError(
@@ -62,22 +65,24 @@ def load_corpus(sources: str | Path | Sequence[str | Path] = ()) -> Corpus:
     """Read a corpus from names, UTF-8 files and folders, one after the other; without a source, the built-in one.
 
     A `str` that is exactly "builtin" or "shakespeare" is that corpus; a file of such a name is `Path("shakespeare")`.
-    A folder is every file below it, sorted by path, without hidden files and folders. A byte order mark is dropped,
+    A folder is every text file below it, sorted by path, without hidden files and folders and without the folders of
+    runs. Files in a folder that are not UTF-8 text are left out; see `Corpus.left_out`. A byte order mark is dropped,
     CR LF and CR become LF, and where one file ends without a line end the next starts on a new line.
 
-    Raises CorpusError for a missing path, a file that is not UTF-8 text, a folder without files and a text without
-    characters; DownloadError when a corpus cannot be fetched.
+    Raises CorpusError for a missing path, a named file that is not UTF-8 text, a folder without text files and a text
+    without characters; DataError for a name that is also a path; DownloadError if a corpus cannot be fetched.
     """
     listed = [sources] if isinstance(sources, str | Path) else list(sources)
     given = [_known(source) for source in listed] or ["builtin"]
-    text = _join(text for source in given for text in _texts(source))
+    left_out: list[str] = []
+    text = _join(text for source in given for text in _texts(source, left_out))
     if not text:
         raise CorpusError(
             f"load_corpus: a corpus has at least one character, but {_enumerate(given)} holds none. "
             "Give a text file with text in it."
         )
     name = Path(given[0]).stem + (f"-and-{len(given) - 1}-more" if len(given) > 1 else "")
-    return Corpus(name, text, tuple(str(source) for source in given))
+    return Corpus(name, text, tuple(str(source) for source in given), tuple(left_out))
 
 
 def load_corpus_by_name(name: str) -> Corpus:
@@ -87,16 +92,27 @@ def load_corpus_by_name(name: str) -> Corpus:
             f"load_corpus_by_name: the corpora that have a name are {_enumerate(sorted(NAMED))}, got {name!r}. "
             "Any UTF-8 text file works by its path."
         )
-    return load_corpus(name)
+    return load_corpus(Name(name))
 
 
 def _known(source: str | Path) -> str | Path:
-    """A name as it is, anything else as an absolute path, so that a run can be resumed from any folder."""
-    return source if isinstance(source, str) and source in NAMED else Path(os.path.abspath(source))
+    """Return a name as it is, anything else as an absolute path, so that a run can be resumed from any folder."""
+    return str(source) if is_name(source, NAMED, "load_corpus") else Path(os.path.abspath(source))
 
 
-def _texts(source: str | Path) -> list[str]:
-    return [NAMED[source]()] if isinstance(source, str) else _read(_files(source))
+def _texts(source: str | Path, left_out: list[str]) -> list[str]:
+    if isinstance(source, str):
+        return [NAMED[source]()]
+    files = _files(source)
+    if not source.is_dir():
+        return _read(files)
+    texts = _read(files, left_out)
+    if not texts:
+        raise CorpusError(
+            f"load_corpus: a folder holds at least one text file, but none of the {len(files)} files in {source} is "
+            f"UTF-8 text: {_enumerate(left_out)}. Save them as UTF-8, or give another folder."
+        )
+    return texts
 
 
 def _files(path: Path) -> list[Path]:
@@ -118,17 +134,20 @@ def _files(path: Path) -> list[Path]:
 
 def _files_below(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
+        if "config.json" in names and "checkpoints" in folders:  # the folder of a run is not data
+            folders[:] = []
+            continue
         folders[:] = [name for name in folders if not name.startswith(".")]  # os.walk enters those that stay
         files = (Path(parent, name) for name in names if not name.startswith("."))
         yield from (file for file in files if file.is_file())
 
 
-def _read(files: Sequence[Path]) -> list[str]:
-    """The text of each file. One error names all files that are not text, so that they are mended in one go."""
+def _read(files: Sequence[Path], left_out: list[str] | None = None) -> list[str]:
+    """Return the text of each file. Files that are not text go to `left_out`; without it, one error names them all."""
     texts, refused = [], []
     for file in files:
         try:
-            raw = file.read_bytes()
+            raw = _io.read_bytes(file)
         except OSError as error:
             raise CorpusError(
                 f"load_corpus: every file must be readable; {file} is not: {error.strerror}. "
@@ -137,13 +156,17 @@ def _read(files: Sequence[Path]) -> list[str]:
         try:
             text = raw.decode()
         except UnicodeDecodeError as error:
-            refused.append(f"{file} (byte {error.start} is 0x{raw[error.start]:02X})")
+            refused.append(
+                str(file) if left_out is not None else f"{file} (byte {error.start} is 0x{raw[error.start]:02X})"
+            )
             continue
         if "\0" in text:  # valid UTF-8, but the mark of a binary file, or of UTF-16
-            refused.append(f"{file} (byte {raw.index(0)} is 0x00)")
+            refused.append(str(file) if left_out is not None else f"{file} (byte {raw.index(0)} is 0x00)")
             continue
         texts.append(text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n"))
-    if refused:
+    if left_out is not None:
+        left_out += refused
+    elif refused:
         raise CorpusError(
             f"load_corpus: a corpus is UTF-8 text, which is not true of {_enumerate(refused)}. "
             "Save as UTF-8, or name only the files that are text."

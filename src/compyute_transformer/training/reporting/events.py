@@ -1,4 +1,4 @@
-"""What happens in a run, as plain values: the trainer tells, and a log, a progress bar or a machine listens."""
+"""Events: what happens in a run, as plain values, for the log, the progress bar, callbacks and other programs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -10,9 +10,9 @@ __all__ = ["Advanced", "Evaluated", "Event", "Logged", "RunResult", "Sampled", "
 
 @dataclass(frozen=True)
 class Started:
-    """Training begins, or goes on, at a step.
+    """Training begins, or continues, at a step.
 
-    path: the package of the ops that run, "cpu" or "gpu" for the kernels, or "reference". units_per_step: tokens or
+    path: where the ops run: "cpu" or "gpu" for the kernels, or "reference". units_per_step: tokens or
     images, as `unit` says. facts: what is trained, and on what.
     """
 
@@ -39,10 +39,10 @@ class Advanced:
 
 @dataclass(frozen=True)
 class Logged:
-    """The same, every log_every steps, with all there is to say about the step.
+    """A step was taken, reported in full every log_every steps.
 
-    gradient_norm: before clipping. rate: units (tokens, images) a second, since the last of these. seconds: since the
-    run began, without the time between an interruption and its resumption.
+    gradient_norm: before clipping. rate: units (tokens, images) per second since the last logged step. seconds: since
+    the run began, without the time between an interruption and its resumption.
     """
 
     name: ClassVar[str] = "step"
@@ -57,7 +57,10 @@ class Logged:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The whole validation split was predicted. best: whether no earlier loss was as low. metrics: what else came."""
+    """The validation split was evaluated.
+
+    best: whether the loss is the lowest since training began; never of step 0. metrics: all metrics but the loss.
+    """
 
     name: ClassVar[str] = "evaluation"
     step: int
@@ -69,7 +72,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Sampled:
-    """The model showed what it has learned."""
+    """A sample shows what the model has learned."""
 
     name: ClassVar[str] = "sample"
     step: int
@@ -78,7 +81,7 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Saved:
-    """There is a checkpoint."""
+    """A checkpoint was written."""
 
     name: ClassVar[str] = "checkpoint"
     step: int
@@ -89,10 +92,10 @@ class Saved:
 class RunResult:
     """How a run ended.
 
-    step: steps taken. loss: of the last step that was logged. validation_loss, metrics: of the last evaluation; None
-    and empty without one. best_step: where the validation loss was the lowest. interrupted: Ctrl-C or SIGTERM came
-    first; `resume_run` goes on. seconds: of training, evaluation and sampling, over all sittings. taken: steps of this
-    sitting alone.
+    step: steps taken. loss: of the last logged step. validation_loss, metrics: of the last validation; None and empty
+    without one. best_step: of the lowest validation loss since training began. interrupted: whether Ctrl-C or SIGTERM
+    ended it; `resume_run` continues. seconds: of training, validation and sampling, over all sessions. taken: steps of
+    this session. stopped: why a callback ended it, or None.
     """
 
     name: ClassVar[str] = "finished"
@@ -105,13 +108,17 @@ class RunResult:
     interrupted: bool
     seconds: float
     taken: int
+    stopped: str | None = None
 
 
 Event: TypeAlias = Started | Advanced | Logged | Evaluated | Sampled | Saved | RunResult
 
 
 def record(event: Event) -> dict[str, object]:
-    """An event as one flat object of JSON values: "event", its name, and its fields; a field of fields lies open."""
+    """Return an event as one flat object of JSON values: "event" with its name, and its fields.
+
+    The entries of a field that is a mapping become fields of the object.
+    """
     flat: dict[str, object] = {"event": event.name}
     for field in fields(event):
         value = getattr(event, field.name)

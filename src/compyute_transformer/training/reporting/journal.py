@@ -1,6 +1,7 @@
-"""Journal: what a run leaves to read. `log.jsonl`, one event a line, and `samples.txt`, its samples alone.
+"""Journal: the log of a run, `log.jsonl` with one event a line, and `samples.txt` with its samples alone.
 
-Both are cut back to the checkpoint from which a run goes on, so they tell one story however often it was interrupted.
+A run that continues from a checkpoint drops what was logged after it, so the log tells one story however often the run
+was interrupted. Before anything is dropped, the old file is copied to `log.jsonl.old` or `samples.txt.old`.
 """
 
 import json
@@ -8,45 +9,63 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ... import _io as disk
+from ... import _io
 from .events import Evaluated, Event, Logged, Sampled, record
 
 __all__ = ["LOG", "SAMPLES", "Journal", "read_log"]
 
 LOG, SAMPLES = "log.jsonl", "samples.txt"
+COPY = ".old"
+LATEST = 2**63  # no step comes later
+TEXTS = ("event", "text", "unit")
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """The events of a run's log, in order; none without a log. A line that a kill cut short is passed over."""
+    """Return the events of a run's log, in order; none without a log. A line that is damaged is skipped."""
+    try:
+        lines = _io.read_bytes(run / LOG).decode("utf-8", "replace").splitlines()
+    except FileNotFoundError:
+        return []
     records = []
-    path = run / LOG
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+    for line in lines:
         try:
-            values = json.loads(line)
+            values = _io.parse_json(line)
         except ValueError:
             continue
-        if isinstance(values, dict) and isinstance(values.get("step"), int):
+        if _is_record(values):
             records.append(values)
     return records
 
 
+def _is_record(values: Any) -> bool:
+    """Whether a line holds a step, and numbers and texts where they belong."""
+    if not isinstance(values, dict) or type(values.get("step")) is not int or not 0 <= values["step"] < LATEST:
+        return False
+    if values.get("event") == Sampled.name and "text" not in values:
+        return False
+    return all(
+        isinstance(value, str) if name in TEXTS else isinstance(value, int | float) and abs(value) < 1e300
+        for name, value in values.items()
+    )
+
+
 class Journal:
-    """Writes the events of a run that goes on at a step; what came after that step is forgotten.
+    """Writes the events of a run that continues from a step; later events of the old log are dropped.
 
     records: those kept from before. seconds: how long the run had taken by then.
     """
 
     def __init__(self, run: Path, step: int) -> None:
         self.records = [values for values in read_log(run) if values["step"] <= step]
-        self.seconds = max((values.get("seconds", 0.0) for values in self.records), default=0.0)
+        self.seconds = max((float(values.get("seconds", 0.0)) for values in self.records), default=0.0)
         samples = [values for values in self.records if values.get("event") == Sampled.name]
-        disk.replace_text(run / LOG, "".join(json.dumps(values) + "\n" for values in self.records))
-        disk.replace_text(run / SAMPLES, "".join(_section(values["step"], values["text"]) for values in samples))
+        _rewrite(run / LOG, "".join(json.dumps(values) + "\n" for values in self.records))
+        _rewrite(run / SAMPLES, "".join(_section(values["step"], values["text"]) for values in samples))
         self._log = open(run / LOG, "a", encoding="utf-8", newline="\n")  # noqa: SIM115 - open as long as the journal
         self._samples = open(run / SAMPLES, "a", encoding="utf-8", newline="\n")  # noqa: SIM115
 
     def report(self, event: Event) -> None:
-        """Write an event down, if it is one to be remembered."""
+        """Write an event, if the log keeps events of its kind."""
         if isinstance(event, Logged | Evaluated | Sampled):
             self._log.write(json.dumps(record(event)) + "\n")
             self._log.flush()
@@ -55,7 +74,7 @@ class Journal:
             self._samples.flush()
 
     def sync(self) -> None:
-        """Make the disk hold it all: before a checkpoint, which must never be ahead of its log."""
+        """Flush both files to the disk, before a checkpoint, which must never be ahead of its log."""
         os.fsync(self._log.fileno())
         os.fsync(self._samples.fileno())
 
@@ -63,6 +82,19 @@ class Journal:
         """Close the files."""
         self._log.close()
         self._samples.close()
+
+
+def _rewrite(path: Path, content: str) -> None:
+    """Replace a file; if that drops a part of it, copy it first, unless the copy of an earlier time is longer."""
+    old = path.read_bytes() if path.exists() else b""
+    if old == content.encode("utf-8"):
+        if not path.exists():
+            _io.replace_text(path, content)
+        return
+    copy = path.with_name(path.name + COPY)
+    if old and not (copy.exists() and copy.stat().st_size > len(old)):
+        _io.replace_file(copy, lambda hidden: hidden.write_bytes(old))
+    _io.replace_text(path, content)
 
 
 def _section(step: int, text: str) -> str:

@@ -1,4 +1,4 @@
-"""Advice: what to type after a training, and nothing that would not work."""
+"""Next steps: the commands to run after training; only commands that work are listed."""
 
 from importlib.util import find_spec
 from shlex import quote
@@ -16,26 +16,28 @@ PROMPTS = {"language": "The", "dates": "3 March 1999"}  # by task; a tokenizer m
 
 
 def next_steps(result: RunResult) -> str:
-    """The commands with which to use a run, to judge it, and to go on with it."""
+    """Return the commands that use a run, evaluate it, and continue it."""
     if result.interrupted:
-        return f"Interrupted at step {result.step:,}; nothing is lost. Go on with:\n  {resume_command(result.folder)}"
+        return (
+            f"Interrupted at step {result.step:,}; nothing is lost. Continue with:\n  {resume_command(result.folder)}"
+        )
     more = resume_command(result.folder, f"--steps {2 * result.step}")
     if result.taken == 0:
         return (
-            f"Nothing is left to do: all {result.step:,} steps were taken before. To go on, say with --steps how many "
-            f"there shall be in all:\n  {more}"
+            f"Nothing is left to do: all {result.step:,} steps were taken before. To continue, give a larger total "
+            f"number of steps:\n  {more}"
         )
     commands = _uses(result)
-    if result.validation_loss is not None:  # else there is nothing to judge by
+    if result.validation_loss is not None:  # else there is no validation split
         commands.append(f"compyute eval {quote(str(result.folder))}")
     return "\n  ".join(["Next:", *commands, more])
 
 
 def _uses(result: RunResult) -> list[str]:
-    """What shows what a run has learned; nothing where its files cannot be read any more."""
+    """Return commands that show what a run has learned; none if its files cannot be read any more."""
     try:
         return _shown(result)
-    except CompyuteError:  # the run is finished and kept: no reason to end with an error
+    except CompyuteError:  # the run is finished and saved, so this is no error
         return []
 
 
@@ -49,7 +51,7 @@ def _shown(result: RunResult) -> list[str]:
     prompt = PROMPTS.get(data.task)
     if prompt is None or not _encodes(tokenizer, prompt):
         prompt = None
-        if data.kind == "translation":  # which needs something to translate
+        if data.kind == "translation":  # needs a source text
             pairs: Any = reload_data(result.folder, config)
             prompt = min((pair.source for pair in pairs.pairs), key=len)
     return [f"compyute generate {folder}" + ("" if prompt is None else f" --prompt {quote(prompt)}")]

@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, with what happens meanwhile printed above it."""
+"""Progress: a bar on a terminal; validations and samples are printed above it."""
 
 import sys
 from typing import IO
@@ -14,9 +14,9 @@ __all__ = ["ProgressReporter"]
 
 
 class ProgressReporter:
-    """A bar with step, loss, validation loss, tokens per second and the time left.
+    """Shows a bar with step, loss, validation loss, tokens per second and the time left.
 
-    stream: a terminal. Everything but the steps is printed above the bar, as in a pipe.
+    stream: a terminal. Everything but the steps is printed above the bar.
     """
 
     def __init__(self, stream: IO[str] | None = None) -> None:
@@ -33,7 +33,7 @@ class ProgressReporter:
         )
 
     def report(self, event: Event) -> None:
-        """Move the bar, or print above it; how the run ended stands below, with what the caller has to say."""
+        """Advance the bar, or print above it; the end of the run is printed below it."""
         if isinstance(event, RunResult):
             self.progress.stop()
         if not isinstance(event, Logged) and (text := describe(event)) is not None:
@@ -52,5 +52,5 @@ class ProgressReporter:
                 self.progress.update(self.task, validation=f"{event.validation_loss:.3f}")
 
     def close(self) -> None:
-        """Leave the bar where it is, and give the terminal back."""
+        """Stop the bar and restore the terminal."""
         self.progress.stop()

@@ -1,6 +1,6 @@
-"""Report: a run told to whoever listens: plain lines in a pipe, JSON for a machine. A bar is in `progress`.
+"""Reporters: print the events of a run, as plain lines for a pipe or as JSON for a program. The bar is in `progress`.
 
-A reporter gets every event of `events` in the order in which it happens, and is closed at the end, after an error too.
+A reporter receives every event of `events` in order, and is closed at the end, also after an error.
 """
 
 import errno
@@ -20,15 +20,15 @@ __all__ = [
     "Reporters",
     "describe",
     "describe_metrics",
+    "print_line",
     "printable",
     "reporter_for",
-    "tell",
 ]
 
-TOLD = {  # the metrics that are worth a place in a line, and how they are put
-    "bits_per_character": (".3f", "bits per character"),
-    "exact_match": (".2%", "answered exactly"),
-    "accuracy": (".2%", "recognized"),
+IN_LINE = {  # the metrics shown in the line of a validation
+    "bits_per_character": "{:.3f} bits per character",
+    "exact_match": "exact match {:.2%}",
+    "accuracy": "accuracy {:.2%}",
 }
 
 
@@ -38,25 +38,25 @@ FRACTIONS = ("exact_match", "accuracy")
 
 
 class Reporter(Protocol):
-    """What the trainer tells its events to."""
+    """Receives the events of a run."""
 
     def report(self, event: Event) -> None:
-        """Hear an event."""
+        """Receive an event."""
         ...
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """End the report; no event follows."""
         ...
 
 
 class Reporters:
-    """Several reporters as one; none of them is silence."""
+    """Several reporters as one. Without any, nothing is reported."""
 
     def __init__(self, reporters: Sequence[Reporter] = ()) -> None:
         self.reporters = tuple(reporters)
 
     def report(self, event: Event) -> None:
-        """Tell each."""
+        """Pass the event to each."""
         for reporter in self.reporters:
             reporter.report(event)
 
@@ -67,37 +67,37 @@ class Reporters:
 
 
 class LineReporter:
-    """A line an event: for a pipe, a log file, a terminal without cursor."""
+    """Prints one line per event, for a pipe, a log file or a terminal without cursor control."""
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         self.stream = stream or sys.stdout
 
     def report(self, event: Event) -> None:
-        """Print the event, if it is worth a line."""
+        """Print the event, if it has a line."""
         if (text := describe(event)) is not None:
-            tell(self.stream, printable(text, self.stream))
+            print_line(self.stream, printable(text, self.stream))
 
     def close(self) -> None:
-        """The stream is the caller's."""
+        """Leave the stream open: it belongs to the caller."""
 
 
 class JsonReporter:
-    """One JSON object a line, with the event's name under "event"."""
+    """Prints one JSON object per line, with the event's name under "event"."""
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         self.stream = stream or sys.stdout
 
     def report(self, event: Event) -> None:
-        """Print the event. `Advanced` is left out: it says nothing that `Logged` will not."""
+        """Print the event. `Advanced` is left out, since `Logged` holds the same and more."""
         if not isinstance(event, Advanced):
-            tell(self.stream, json.dumps(record(event)))
+            print_line(self.stream, json.dumps(record(event)))
 
     def close(self) -> None:
-        """The stream is the caller's."""
+        """Leave the stream open: it belongs to the caller."""
 
 
 def reporter_for(stream: IO[str] | None = None, as_json: bool = False) -> Reporter:
-    """What suits a stream, by default the standard output: JSON if asked for, a bar on a terminal, else lines."""
+    """Return a reporter for a stream (default: standard output): JSON on request, a bar on a terminal, else lines."""
     stream = stream or sys.stdout
     if as_json:
         return JsonReporter(stream)
@@ -108,63 +108,61 @@ def reporter_for(stream: IO[str] | None = None, as_json: bool = False) -> Report
     return LineReporter(stream)
 
 
-def tell(stream: IO[str], line: str) -> None:
-    """Print a line at once. From when the reader of a pipe is gone (`| head`), whatever is printed goes nowhere.
+def print_line(stream: IO[str], line: str) -> None:
+    """Print and flush a line. Once the reader of a pipe has gone (`| head`), lines are discarded.
 
-    A run must not end because nobody watches it any more: its log has it all.
+    A run must not end because its output is no longer read; the log holds everything.
     """
     try:
         print(line, file=stream, flush=True)
     except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.EINVAL):  # the second is how Windows says the first
+        if error.errno not in (errno.EPIPE, errno.EINVAL):  # Windows reports a broken pipe as EINVAL
             raise
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())  # the stream still holds what it could not print, and would try again
+        os.dup2(nowhere, stream.fileno())  # the stream still holds the line and would print it again
         os.close(nowhere)
 
 
 def describe(event: Event) -> str | None:
-    """An event in words; None for one that is not worth a line."""
+    """Return an event in words, or None for one that has no line."""
     match event:
         case Started():
             return _head(event)
         case Logged():
             return (
                 f"step {event.step:>6}  loss {event.loss:.4f}  learning rate {event.learning_rate:.2e}  "
-                f"gradient {event.gradient_norm:.3g}  {event.rate:,.0f} {event.unit}/s"
+                f"gradient norm {event.gradient_norm:.3g}  {event.rate:,.0f} {event.unit}/s"
             )
         case Evaluated():
-            told = [f"validation loss {event.validation_loss:.4f}"]
-            told += [
-                f"{event.metrics[name]:{form}} {words}" for name, (form, words) in TOLD.items() if name in event.metrics
-            ]
-            return f"step {event.step:>6}  {'  '.join(told)}" + ("  best so far" if event.best and event.step else "")
+            words = [f"validation loss {event.validation_loss:.4f}"]
+            words += [form.format(event.metrics[name]) for name, form in IN_LINE.items() if name in event.metrics]
+            note = "best so far" if event.best else "" if event.step else "untrained"
+            return f"step {event.step:>6}  {'  '.join(words)}" + (note and f"  {note}")
         case Sampled():
             return f"step {event.step:>6}  sample:\n{_indented(event.text)}"
         case RunResult():
-            how = "stopped" if event.interrupted else "finished"
-            return f"{how} at step {event.step} after {duration(event.seconds)}: {event.folder}"
+            return _end(event)
         case Saved() | Advanced():
             return None
 
 
 def describe_metrics(metrics: Mapping[str, float]) -> str:
-    """Metrics in words, a line each."""
+    """Return metrics in words, one line each."""
     per = next((f" per {unit.removesuffix('s')}" for unit in ("tokens", "images") if unit in metrics), "")
     lines = []
     for name, value in metrics.items():
         if name == "loss":
-            told = f"{value:.4f} nats{per}"
+            shown = f"{value:.4f} nats{per}"
         elif name in FRACTIONS:
-            told = f"{value:.2%}"
+            shown = f"{value:.2%}"
         else:
-            told = f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
-        lines.append(f"{name.replace('_', ' '):<18} {told}")
+            shown = f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+        lines.append(f"{name.replace('_', ' '):<18} {shown}")
     return "\n".join(lines)
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words: "42 s", "3 min 05 s", "2 h 07 min"."""
+    """Return seconds in words: "42 s", "3 min 05 s", "2 h 07 min"."""
     whole = round(seconds)
     if whole < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
@@ -173,20 +171,30 @@ def duration(seconds: float) -> str:
 
 
 def printable(text: str, stream: IO[str]) -> str:
-    """A text that a stream can print: what its encoding lacks, and what would steer a terminal, becomes a mark."""
-    # Control characters, lone surrogates and changes of direction; spaces of other widths and joined emoji are text.
-    harmless = "".join(
-        c
-        if c in "\n\t" or (category(c) not in ("Cc", "Cs") and c not in BIDIRECTIONAL)
-        else "\N{REPLACEMENT CHARACTER}"
-        for c in text
-    )
+    """Return a text that a stream can print.
+
+    Characters that the encoding lacks, or that would control a terminal, are replaced by a mark.
+    """
+    # Control characters, lone surrogates and marks that reverse the direction of writing; other spaces and joined
+    # emoji are ordinary text.
+    harmless = "".join(c if _is_harmless(c) else "\N{REPLACEMENT CHARACTER}" for c in text)
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return harmless.encode(encoding, "replace").decode(encoding)
 
 
+def _is_harmless(character: str) -> bool:
+    return character in "\n\t" or (category(character) not in ("Cc", "Cs") and character not in BIDIRECTIONAL)
+
+
+def _end(event: RunResult) -> str:
+    how = "finished" if event.stopped is None and not event.interrupted else "stopped"
+    best = f"; best checkpoint: step {event.best_step}" if event.best_step is not None else ""
+    why = "" if event.stopped is None else f" ({event.stopped})"
+    return f"{how} at step {event.step} after {duration(event.seconds)}{why}: {event.folder}{best}"
+
+
 def _head(event: Started) -> str:
-    path = "reference ops" if event.path == "reference" else "fast ops"
+    path = "reference ops" if event.path == "reference" else "kernels"
     facts: Mapping[str, object] = {
         "run": event.folder,
         **event.facts,

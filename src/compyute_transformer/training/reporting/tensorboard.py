@@ -1,4 +1,4 @@
-"""TensorBoard: the curves of a run, for `tensorboard --logdir runs`. Needs the extra of that name."""
+"""TensorBoard: the curves of a run, for `tensorboard --logdir runs`. Needs the extra `tensorboard`."""
 
 from pathlib import Path
 from types import ModuleType
@@ -12,9 +12,9 @@ FOLDER = "tensorboard"
 
 
 class TensorBoardReporter:
-    """Writes scalars and samples below RUN/tensorboard.
+    """Writes scalars and samples to RUN/tensorboard.
 
-    step: where the run goes on; what an earlier sitting wrote beyond it is hidden.
+    step: where the run continues; what an earlier session wrote beyond it is hidden.
 
     Raises MissingExtraError without tensorboardX.
     """
@@ -23,8 +23,8 @@ class TensorBoardReporter:
         self.writer = require_tensorboard().SummaryWriter(
             str(run / FOLDER),
             purge_step=step + 1,
-            flush_secs=10,  # as often as a person looks
-            filename_suffix=f".step-{step:08d}",  # a file's name holds the second, in which another may have begun
+            flush_secs=10,
+            filename_suffix=f".step-{step:08d}",  # two files of one second would have one name
         )
 
     def report(self, event: Event) -> None:
@@ -43,17 +43,17 @@ class TensorBoardReporter:
                 self.writer.add_text("sample", event.text, event.step)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close the file."""
         self.writer.close()
 
 
 def require_tensorboard() -> ModuleType:
-    """The package that writes the files. Raises MissingExtraError without it."""
+    """Return the package that writes the files. Raises MissingExtraError if it is not installed."""
     try:
         import tensorboardX
     except ImportError as error:
         raise MissingExtraError(
             "TensorBoardReporter: tensorboard = true needs tensorboardX, which is not installed. "
-            "pip install 'compyute-transformer[tensorboard]', or leave it off: log.jsonl holds the same numbers."
+            "pip install 'compyute-transformer[tensorboard]', or turn it off: log.jsonl holds the same numbers."
         ) from error
     return tensorboardX

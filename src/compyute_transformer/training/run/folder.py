@@ -1,36 +1,38 @@
-"""Run: a folder in which a model is trained, left, taken up again, judged and used.
+"""Folder: the folder of a run, in which a model is trained, interrupted, resumed, evaluated and used.
 
     runs/NAME/
-        config.json      settings, data, their SHA-256 and shape: all that decides what the run becomes
-        tokenizer.json   or what else stands between data and arrays: see `task.Kind`
+        config.json      settings, data, their SHA-256 and shape: everything that decides what the run becomes
+        tokenizer.json   or what else stands between data and arrays; see `tasks.task.TaskRecord`
         checkpoints/     see `checkpoint`
-        log.jsonl        see `journal`
+        log.jsonl        see `reporting.journal`
         samples.txt
 
-A folder is a run once it has a config.json. From then on `resume_run` goes on with it, whatever happened in between.
+A folder is a run once it has a config.json. From then on `resume_run` continues it, whatever happened in between.
 """
 
+import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ... import _io as disk
+from ... import _io
 from ...arrays import Device
 from ...errors import CheckpointError, ConfigError, RunError, StateError
 from ...models.registry import build_model
+from ...nn.module import Module
 from ..reporting.events import RunResult
 from ..reporting.reporters import Reporter, Reporters
 from ..settings.settings import Settings, TrainingSettings
-from ..tasks.registry import kind_of
+from ..tasks.registry import task_record
 from ..tasks.task import Data, Encoder, Task
-from ..trainer import Trainer
+from ..trainer import Callback, Trainer
 from . import checkpoint, lock
-from .checkpoint import MODEL, Which, resume_command
-from .config import CONFIG, RunConfig, load_config, load_run_encoder, reload_data, save_config
+from .checkpoint import Which, resume_command
+from .config import CONFIG, RunConfig, check_size, load_config, load_run_encoder, reload_data, save_config
 
 if TYPE_CHECKING:
     from ...data.text.tokenizer import Tokenizer
@@ -38,14 +40,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Evaluation", "LoadedRun", "Sources", "evaluate_run", "load_run", "resume_run", "start_run", "unused_name"]
 
-Sources = str | Path | Sequence[str | Path]  # what `Kind.load` takes
+Sources: TypeAlias = str | Path | Sequence[str | Path]  # what `TaskRecord.load` takes
+CustomModel: TypeAlias = Module | Callable[[Mapping[str, Any]], Module]
 
-FIXED = ("optimizer", "seed")  # of [training]; the state of a run that has begun was made with them
+FIXED = ("optimizer", "seed")  # of [training]; the state of a run that has begun depends on them
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A trained model, ready to use, in `eval()`. encoder: of its data. step: of the checkpoint it comes from."""
+    """A trained model, ready to use, in `eval()`. encoder: of its data. step: of the checkpoint it was read from."""
 
     model: Any
     encoder: Any
@@ -55,11 +58,11 @@ class LoadedRun:
 
     @property
     def tokenizer(self) -> "Tokenizer":
-        """The encoder of a run that is about text. Raises RunError for one that is not."""
+        """The tokenizer of a run that reads text. Raises RunError for other runs."""
         if self.settings.data.kind == "images":
             raise RunError(
                 "LoadedRun: a tokenizer belongs to a run that reads text, got one that learned images. "
-                "Judge it by images: compyute eval RUN"
+                "Evaluate it on images: compyute eval RUN"
             )
         tokenizer: Tokenizer = self.encoder
         return tokenizer
@@ -67,43 +70,64 @@ class LoadedRun:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good a model is on data it was not trained on, and how long it took to tell.
+    """How good a model is on data it was not trained on, and how long the evaluation took.
 
-    metrics, confusion: see `Judgement`.
+    metrics, confusion: see `TaskEvaluation`. step: of the checkpoint that was evaluated.
     """
 
     metrics: dict[str, float]
     confusion: "Confusion | None"
     seconds: float
+    step: int = 0
 
 
-def start_run(sources: Sources, settings: Settings, folder: str | Path, reporter: Reporter | None = None) -> RunResult:
+def start_run(
+    sources: Sources,
+    settings: Settings,
+    folder: str | Path,
+    reporter: Reporter | None = None,
+    *,
+    model: CustomModel | None = None,
+    task: Task | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> RunResult:
     """Train a model on data, from the beginning, in a new folder.
 
-    sources: what the task of the settings reads: texts, pairs of texts, folders of images; none for its own.
+    sources: what the task of the settings reads: texts, pairs of texts, folders of images; none for its own data.
+    model: a model in place of the one that the settings describe, or a function that makes it from the fields that the
+    data decide ({"vocab_size": 65}). task: a whole task, with its model and its data, in place of everything above;
+    sources are then not read. callbacks: see `Trainer`.
 
-    Raises DataError, MissingExtraError or ConfigError before anything is written, RunError for a folder
-    that holds a run or in which another process is beginning one, NonFiniteError when training fails, CheckpointError
-    when the disk refuses. A second Ctrl-C is a KeyboardInterrupt that says how to go on.
+    Raises DataError, MissingExtraError or ConfigError before anything is written, RunError for a folder that holds a
+    run or in which another process is starting one, NonFiniteError when training fails, and CheckpointError when the
+    disk refuses. A second Ctrl-C is a KeyboardInterrupt that says how to continue.
     """
     folder = Path(folder)
     _refuse_a_run(folder)
-    kind = kind_of(settings.data.kind)
-    data = kind.load(sources)
-    encoder = kind.encoder(data, settings)
-    config = RunConfig(settings, kind.shape(encoder), data.name, data.sources, data.sha256)
-    trainer = Trainer(_task(config, data, encoder), settings.training, folder)
+    record, encoder = task_record(settings.data.kind), None
+    if task is None:
+        data = record.load(sources)
+        encoder = record.encoder(data, settings)
+        config = RunConfig(settings, record.shape(encoder), data.name, data.sources, data.sha256)
+        task = _task(config, data, encoder, model)
+        config = replace(config, custom="" if model is None else "model")
+    else:
+        config = RunConfig(settings, {}, "custom", (), "", custom="task")
+    trainer = Trainer(task, settings.training, folder, callbacks)
     _require_extras(settings.training)
     with ExitStack() as held:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(lock.hold(folder))
-            _refuse_a_run(folder)  # again: another process may have begun one while the data were read
+            _refuse_a_run(folder)  # again: another process may have started one while the data were read
             listeners = _listeners(reporter, settings.training, folder)
-            disk.sync(folder.parent)
-            disk.sweep(folder)
-            disk.replace_file(folder / kind.file, encoder.save)
-            save_config(folder, config)  # the last: it makes the folder a run
+            _io.sync(folder.parent)
+            _io.sweep(folder)
+            if encoder is not None:
+                _io.replace_file(folder / record.file, encoder.save)
+                digest = hashlib.sha256((folder / record.file).read_bytes()).hexdigest()
+                config = replace(config, encoder_sha256=digest)
+            save_config(folder, config)  # last, since it makes the folder a run
         except OSError as error:
             raise RunError(
                 f"start_run: the folder of a run must be writable; {folder} is not: {error.strerror or error}. "
@@ -117,20 +141,24 @@ def resume_run(
     reporter: Reporter | None = None,
     steps: int | None = None,
     overrides: Mapping[str, object] | None = None,
+    *,
+    model: CustomModel | None = None,
+    task: Task | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> RunResult:
-    """Go on with a run from its last checkpoint, or from the beginning where there is none yet.
+    """Continue a run from its last checkpoint, or from the beginning if there is none yet.
 
-    Without steps and overrides the run ends with the bits of one that was never interrupted.
+    Without steps and overrides the run ends with the same bits as one that was never interrupted.
 
-    steps: how many steps there shall be in all; the learning rate then falls over that many. overrides: other settings
-    of training, by name. Both are saved with the run.
+    steps: the total number of steps; the learning rate then decays over that many. overrides: other settings of
+    training, by name. Both are saved with the run. model, task: those that the run was started with, if it was started
+    with the caller's own. callbacks: see `Trainer`.
 
-    Raises RunError where there is no run, or another process trains it, CheckpointError for a damaged checkpoint or
-    data that have changed, ConfigError for settings that cannot change any more, and what `start_run` raises in
-    training.
+    Raises RunError if there is no run or another process trains it, CheckpointError for a damaged checkpoint or data
+    that have changed, ConfigError for settings that cannot change any more, and what `start_run` raises in training.
     """
     folder = Path(folder)
-    load_config(folder)  # refuses a folder without a run, which there is nothing to lock in
+    load_config(folder)  # refuses a folder without a run, in which there is nothing to lock
     if not os.access(folder, os.W_OK):
         raise RunError(
             f"resume_run: the folder of a run must be writable; {folder} is not. Copy it, or give permission."
@@ -139,16 +167,21 @@ def resume_run(
         config = load_config(folder)
         changed = _changed(config, {**(overrides or {}), **({} if steps is None else {"steps": steps})})
         settings = changed.settings.training
-        disk.sweep(folder)
-        disk.sweep(folder / checkpoint.FOLDER)
-        task = _task(changed, reload_data(folder, config), load_run_encoder(folder, config))
-        trainer = Trainer(task, settings, folder)
-        if checkpoint.steps(folder):
+        _require_custom("resume_run", folder, config, model, task)
+        _io.sweep(folder)
+        _io.sweep(folder / checkpoint.FOLDER)
+        begun = bool(checkpoint.steps(folder))
+        if begun and not config.custom:
+            check_size(folder, config, checkpoint.shapes(checkpoint.latest(folder)))
+        if task is None:
+            task = _task(changed, reload_data(folder, config), load_run_encoder(folder, config), model)
+        trainer = Trainer(task, settings, folder, callbacks)
+        if begun:
             trainer.load(checkpoint.latest(folder))
         if settings.steps < trainer.step:
             raise ConfigError(
-                f"resume_run: steps counts all steps, those taken too, got {settings.steps} for a run that has taken "
-                f"{trainer.step}. Give more."
+                f"resume_run: steps counts all steps, including those already taken, got {settings.steps} for a run "
+                f"that has taken {trainer.step}. Give more."
             )
         listeners = _listeners(reporter, settings, folder, trainer.step)
         if changed != config:
@@ -156,45 +189,54 @@ def resume_run(
         return _train(trainer, listeners)
 
 
-def load_run(folder: str | Path, which: Which = "best", device: Device = "cpu") -> LoadedRun:
-    """Read a trained model and its encoder: of the best checkpoint, or of the last.
+def load_run(
+    folder: str | Path, which: Which = "best", device: Device = "cpu", *, model: CustomModel | None = None
+) -> LoadedRun:
+    """Read a trained model and its encoder, from the best checkpoint or from the last.
 
-    Raises RunError where there is no run, CheckpointError where there is no checkpoint or one that does not fit.
+    The best checkpoint is the one with the lowest validation loss since training began; before the first validation it
+    is the last one. model: the one that the run was started with, if it was the caller's own.
+
+    Raises RunError if there is no run, and CheckpointError if there is no checkpoint, or one that does not fit.
     """
     folder = Path(folder)
     config = load_config(folder)
-    encoder = load_run_encoder(folder, config)
-    path = checkpoint.find(folder, which)
-    state = checkpoint.load_state(path)
-    model = build_model(config.model)
+    _require_custom("load_run", folder, config, model, None if model is None else model)
+    encoder = None if config.custom == "task" else load_run_encoder(folder, config)
+    state, (arrays,) = checkpoint.read(folder, which)
+    if model is None:
+        check_size(folder, config, {name: array.shape for name, array in arrays.items()})
+        loaded = build_model(config.model)
+    else:
+        loaded = _custom(model, config)
     try:
-        model.load_state_dict(checkpoint.load_arrays(path, state, MODEL))
+        loaded.load_state_dict(arrays)
     except StateError as error:
         raise CheckpointError(
-            f"load_run: {path} must fit the model of {folder / CONFIG}; it does not. {error}"
+            f"load_run: step {state.step} must fit the model of {folder / CONFIG}; it does not. {error}"
         ) from error
-    return LoadedRun(model.to(device).eval(), encoder, config.settings, config, state.step)
+    return LoadedRun(loaded.to(device).eval(), encoder, config.settings, config, state.step)
 
 
 def evaluate_run(
     folder: str | Path, sources: Sources = (), which: Which = "best", device: Device = "cpu"
 ) -> Evaluation:
-    """Judge a model by the run's own validation split, or by all of other data.
+    """Evaluate a model on the run's own validation split, or on all of other data.
 
-    sources: other data; where they hold what the run was trained on, it is judged by its validation split all the same.
+    sources: other data. If they are the data that the run was trained on, their validation split is used all the same.
 
-    Raises what `load_run` and `Kind.load` raise, and RunError for a run that kept nothing for validation.
+    Raises what `load_run` and `TaskRecord.load` raise, and RunError for a run without a validation split.
     """
     began = perf_counter()
     run = load_run(folder, which, device)
-    kind = run.config.kind
-    data = kind.load(sources) if sources else reload_data(folder, run.config)
-    judged = kind.judge(run.model, run.encoder, data, run.settings, whole=data.sha256 != run.config.sha256)
-    return Evaluation(judged.metrics, judged.confusion, perf_counter() - began)
+    record = run.config.record
+    data = record.load(sources) if sources else reload_data(folder, run.config)
+    found = record.evaluate(run.model, run.encoder, data, run.settings, whole=data.sha256 != run.config.sha256)
+    return Evaluation(found.metrics, found.confusion, perf_counter() - began, run.step)
 
 
 def unused_name(parent: str | Path, base: str) -> Path:
-    """A folder that is not there yet: parent/base, parent/base-2, parent/base-3, …"""
+    """Return a folder that does not exist yet: parent/base, parent/base-2, parent/base-3, …"""
     path, number = Path(parent) / base, 1
     while path.exists():
         number += 1
@@ -202,17 +244,32 @@ def unused_name(parent: str | Path, base: str) -> Path:
     return path
 
 
-def _task(config: RunConfig, data: Data, encoder: Encoder) -> Task:
+def _task(config: RunConfig, data: Data, encoder: Encoder, model: CustomModel | None = None) -> Task:
     settings = config.settings
-    model = build_model(config.model, settings.training.seed).to(settings.training.device)
-    return config.kind.task(model, encoder, data, settings)
+    made = build_model(config.model, settings.training.seed) if model is None else _custom(model, config)
+    return config.record.task(made.to(settings.training.device), encoder, data, settings)
+
+
+def _custom(model: CustomModel, config: RunConfig) -> Any:
+    """Return the caller's own model."""
+    return model if isinstance(model, Module) else model(config.shape)
+
+
+def _require_custom(operation: str, folder: Path, config: RunConfig, model: object, task: object) -> None:
+    """Raise RunError if a run was started with a custom model or task that is not given again."""
+    if (config.custom == "model" and model is None) or (config.custom == "task" and task is None):
+        word = "model" if operation == "load_run" else config.custom
+        raise RunError(
+            f"{operation}: {folder} was started with its own {config.custom}, which cannot be rebuilt from its files. "
+            f"Give it again: {operation}(folder, {word}=...)."
+        )
 
 
 def _refuse_a_run(folder: Path) -> None:
     if (folder / CONFIG).exists() or checkpoint.steps(folder):
         raise RunError(
             f"start_run: a new run needs a folder without one, but {folder} holds a run. "
-            f"Go on with it, {resume_command(folder)}, or choose another name."
+            f"Continue it, {resume_command(folder)}, or choose another folder."
         )
 
 
@@ -222,7 +279,7 @@ def _train(trainer: Trainer, listeners: Reporter) -> RunResult:
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(
             f"Stopped at once, after step {trainer.step:,}. Last checkpoint: {trainer.last_checkpoint()}. "
-            f"Go on from it with:\n  {resume_command(trainer.run)}"
+            f"Continue from it with:\n  {resume_command(trainer.run)}"
         ) from stop
 
 
@@ -236,7 +293,7 @@ def _require_extras(settings: TrainingSettings) -> None:
 def _listeners(reporter: Reporter | None, settings: TrainingSettings, folder: Path, step: int = 0) -> Reporter:
     reporters = [] if reporter is None else [reporter]
     if settings.tensorboard:
-        from ..reporting.tensorboard import TensorBoardReporter  # an extra, which most do without
+        from ..reporting.tensorboard import TensorBoardReporter  # an optional dependency
 
         reporters.append(TensorBoardReporter(folder, step))
     return Reporters(reporters)
@@ -247,14 +304,14 @@ def _changed(config: RunConfig, overrides: Mapping[str, object]) -> RunConfig:
     fixed = any(getattr(before.training, name) != getattr(after.training, name) for name in FIXED)
     if fixed or (before.data, before.model) != (after.data, after.model):
         raise ConfigError(
-            f"resume_run: of a run that has begun only [training] can change, and of that not {' and '.join(FIXED)}, "
+            f"resume_run: once a run has begun, only settings of [training] but {' and '.join(FIXED)} can change, "
             f"got {', '.join(overrides)}. Start a new run to change them."
         )
     rows = [settings.training.batch_size * settings.training.accumulation for settings in (before, after)]
-    if rows[0] != rows[1] and before.data.kind != "language":  # a text has no epochs: its windows lie anywhere
+    if rows[0] != rows[1] and before.data.kind != "language":  # a text has no epochs, only random windows
         raise ConfigError(
-            f"resume_run: batch_size · accumulation stays {rows[0]} in a run of {before.data.kind}, whose place in the "
-            f"epoch is counted in batches, got {rows[1]}: some data would be seen twice, other not at all. "
-            "Change both so that their product stays, or start a new run."
+            f"resume_run: batch_size · accumulation must stay {rows[0]} in a run of {before.data.kind}, whose position "
+            f"in the epoch is counted in batches, got {rows[1]}: some data would be seen twice, some not at all. "
+            "Change both so that their product stays the same, or start a new run."
         )
     return replace(config, settings=after)

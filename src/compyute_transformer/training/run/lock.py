@@ -1,8 +1,8 @@
-"""Lock: one process at a time trains a run.
+"""Lock: only one process at a time trains a run.
 
-The lock is `flock` on the open folder itself, so it leaves no file behind, and the system frees it when the process
-ends, however that happens. There is none on Windows, which has no `flock`, nor on a network file system that cannot
-lock folders: there, nothing keeps two processes from training the same run.
+The lock is `flock` on the open folder itself. It leaves no file behind, and the system releases it when the process
+ends for any reason. Windows has no `flock`, and some network file systems cannot lock folders: there, nothing keeps
+two processes from training the same run.
 """
 
 import os
@@ -18,9 +18,9 @@ __all__ = ["hold"]
 
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Keep every other process from training the run of a folder, within a `with` block.
+    """Keep other processes from training the run of a folder, within a `with` block.
 
-    Raises RunError where another one has it, OSError for a folder that cannot be opened.
+    Raises RunError if another process holds the lock, OSError for a folder that cannot be opened.
     """
     if sys.platform == "win32":
         yield
@@ -33,8 +33,8 @@ def hold(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RunError(
-                f"train: one process at a time trains a run, but another process is training {folder}. "
-                "Wait for it, or choose another --name."
+                f"train: only one process at a time trains a run, but another process is training {folder}. "
+                "Wait for it, or choose another folder."
             ) from error
         except OSError:
             pass  # a file system without locks on folders; a run on it must still be possible

@@ -1,4 +1,4 @@
-"""Images: say which class an image is of."""
+"""Images: predict the class of an image."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,14 +9,15 @@ import numpy as np
 from ...arrays import to_device, to_numpy
 from ...data.images.batches import ImageBatches, ImageEncoder, ordered_batches
 from ...data.images.corpus import Images, load_images
+from ...data.sources import summary
 from ...errors import RunError
 from ...generation.decode import evaluating
 from ...ops.loss import cross_entropy
 from ..reporting.confusion import Confusion
 from ..settings.settings import Settings, TrainingSettings
-from .task import Judgement, SupervisedTask
+from .task import SupervisedTask, TaskEvaluation
 
-__all__ = ["IMAGES", "ImageTask", "Labeled", "judge_images"]
+__all__ = ["IMAGES", "ImageTask", "Labeled", "evaluate_images"]
 
 
 class Labeled(NamedTuple):
@@ -27,10 +28,10 @@ class Labeled(NamedTuple):
 
 
 class ImageTask(SupervisedTask):
-    """Say which class an image is of: shuffled epochs to train on, every validation image to be judged by.
+    """Predict the class of an image: shuffled epochs of training images, evaluated on every validation image.
 
-    model: ViT, or another that turns images into one row of logits each. validation None: nothing is validated. shift:
-    up to so many pixels each training image is moved, another way each time.
+    model: ViT, or another that turns images into one row of logits each. validation None: there is no validation.
+    shift: each training image is moved by up to that many pixels, differently each time.
     """
 
     unit = "images"
@@ -52,26 +53,26 @@ class ImageTask(SupervisedTask):
         self.units_per_step = rows
         self.training, self.validation = training, validation
         self._facts = dict(facts or {})
-        self._judged: tuple[int, Judgement] | None = None  # the latest, and after how many batches
+        self._latest: tuple[int, TaskEvaluation] | None = None  # the latest evaluation, and after how many batches
 
     def validate(self) -> Mapping[str, float]:
-        """Loss, accuracy and how many images there were; see `judge_images`."""
+        """Return loss, accuracy and the number of images; see `evaluate_images`."""
         if self.validation is None:
             return {}
-        judgement = self._judge(self.validation)
-        self._judged = self.batches.cursor, judgement
-        return judgement.metrics
+        evaluation = self._evaluate(self.validation)
+        self._latest = self.batches.cursor, evaluation
+        return evaluation.metrics
 
     def sample(self, seed: int) -> str | None:
-        """What each class is taken for; see `Confusion`."""
-        if self._judged is not None and self._judged[0] == self.batches.cursor:  # validated a moment ago
-            judgement = self._judged[1]
+        """Return the confusion matrix; see `Confusion`."""
+        if self._latest is not None and self._latest[0] == self.batches.cursor:  # the model has not changed since
+            evaluation = self._latest[1]
         else:
-            judgement = self._judge(self.training if self.validation is None else self.validation)
-        return str(judgement.confusion)
+            evaluation = self._evaluate(self.training if self.validation is None else self.validation)
+        return str(evaluation.confusion)
 
     def facts(self) -> Mapping[str, object]:
-        """Images and classes."""
+        """Return the numbers of images and classes."""
         validation = 0 if self.validation is None else len(self.validation.labels)
         return self._facts | {
             "training_images": len(self.training.labels),
@@ -79,25 +80,25 @@ class ImageTask(SupervisedTask):
             "classes": len(self.encoder.classes),
         }
 
-    def _judge(self, images: Labeled) -> Judgement:
-        return judge_images(self.model, self.encoder, images, self.settings.batch_size)
+    def _evaluate(self, images: Labeled) -> TaskEvaluation:
+        return evaluate_images(self.model, self.encoder, images, self.settings.batch_size)
 
 
-def judge_images(model: Any, encoder: ImageEncoder, images: Labeled, batch_size: int) -> Judgement:
-    """How well a model tells images apart, in `eval()`: loss, the mean in nats an image; accuracy; images, how many."""
-    nats, said = 0.0, []
+def evaluate_images(model: Any, encoder: ImageEncoder, images: Labeled, batch_size: int) -> TaskEvaluation:
+    """Evaluate a model on images, in `eval()`: loss in nats per image, accuracy, and the number of images."""
+    nats, predicted = 0.0, []
     with evaluating(model):
         for x, labels in ordered_batches(*images, batch_size, encoder.normalize):
             logits = model(to_device(x, model.device))
             nats += len(labels) * float(cross_entropy(logits, to_device(labels, model.device)))
-            said.append(to_numpy(logits.argmax(axis=1)))
-    confusion = Confusion.of(encoder.classes, images.labels, np.concatenate(said))
+            predicted.append(to_numpy(logits.argmax(axis=1)))
+    confusion = Confusion.of(encoder.classes, images.labels, np.concatenate(predicted))
     number = len(images.labels)
-    return Judgement({"loss": nats / number, "accuracy": confusion.accuracy, "images": number}, confusion)
+    return TaskEvaluation({"loss": nats / number, "accuracy": confusion.accuracy, "images": number}, confusion)
 
 
-class ImageKind:
-    """Images by class, how bytes become floats, and the class of an image."""
+class ImageRecord:
+    """The record of image classification: images by class, how bytes become floats, the class of an image."""
 
     file = "images.json"
 
@@ -106,7 +107,7 @@ class ImageKind:
         return load_images(sources)
 
     def encoder(self, data: Images, settings: Settings) -> ImageEncoder:
-        """Classes, size and channels; mean and variance are those of the training images alone."""
+        """Measure classes, size and channels; mean and variance are those of the training images alone."""
         return ImageEncoder.measure(data, settings.data.image_size, settings.data.validation_fraction)
 
     def load_encoder(self, path: Path) -> ImageEncoder:
@@ -114,7 +115,7 @@ class ImageKind:
         return ImageEncoder.load(path)
 
     def shape(self, encoder: ImageEncoder) -> dict[str, Any]:
-        """The size of the images, and the number of classes."""
+        """Return the size of the images and the number of classes."""
         return {
             "image_height": encoder.height,
             "image_width": encoder.width,
@@ -123,30 +124,38 @@ class ImageKind:
         }
 
     def task(self, model: Any, encoder: ImageEncoder, data: Images, settings: Settings) -> ImageTask:
-        """The images, split and shuffled."""
+        """Split and shuffle the images."""
         training, validation = self.split(encoder, data, settings)
-        facts = {"data": data.name, "image_size": f"{encoder.height} × {encoder.width} × {encoder.channels}"}
+        facts: dict[str, object] = {
+            "data": data.name,
+            "image_size": f"{encoder.height} × {encoder.width} × {encoder.channels}",
+        }
+        if data.left_out:
+            facts["left out"] = summary(data.left_out)
         return ImageTask(model, encoder, training, validation, settings.training, settings.data.shift, facts)
 
-    def judge(self, model: Any, encoder: ImageEncoder, data: Images, settings: Settings, whole: bool) -> Judgement:
-        """Name images; see `judge_images`."""
+    def evaluate(
+        self, model: Any, encoder: ImageEncoder, data: Images, settings: Settings, whole: bool
+    ) -> TaskEvaluation:
+        """Evaluate on images; see `evaluate_images`."""
         if whole:
             images: Labeled | None = Labeled(encoder.pixels(data), encoder.labels(data))
         else:
             _, images = self.split(encoder, data, settings)
         if images is None:
             raise RunError(
-                f"judge: the run was trained with validation_fraction 0, so it kept no images of {data.name} to be "
-                "judged by. Give some: compyute eval RUN FOLDER"
+                "evaluate: the run was trained with validation_fraction 0, so it has no validation split of "
+                f"{data.name}. "
+                "Give images: compyute eval RUN FOLDER"
             )
-        return judge_images(model, encoder, images, settings.training.batch_size)
+        return evaluate_images(model, encoder, images, settings.training.batch_size)
 
     def split(self, encoder: ImageEncoder, data: Images, settings: Settings) -> tuple[Labeled, Labeled | None]:
-        """What is trained on, and what judges; see `Images.split`."""
+        """Return the training and the validation images; see `Images.split`."""
         pixels, labels = encoder.pixels(data), encoder.labels(data)
         training, validation = data.split(settings.data.validation_fraction)
         held = Labeled(pixels[validation], labels[validation]) if len(validation) else None
         return Labeled(pixels[training], labels[training]), held
 
 
-IMAGES = ImageKind()
+IMAGES = ImageRecord()

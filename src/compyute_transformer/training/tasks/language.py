@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ...data.sources import summary
 from ...data.text.batches import TokenBatches, validation_windows
 from ...data.text.corpus import Corpus, load_corpus
 from ...data.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -15,22 +16,22 @@ from ...generation.sampling import Sampling
 from ...generation.text import generate
 from ..settings.presets import PRESETS
 from ..settings.settings import Settings, TrainingSettings
-from .task import Judgement, SupervisedTask, mean_loss
+from .task import SupervisedTask, TaskEvaluation, mean_loss
 
-__all__ = ["LANGUAGE", "LanguageTask", "validate_language"]
+__all__ = ["LANGUAGE", "LanguageTask", "evaluate_language"]
 
-# What samples begin with where nobody has chosen it.
+# The prompts of samples that nobody has chosen.
 PROMPTS_OF_PRESETS = {preset["training"].get("sample_prompt") for preset in PRESETS.values()}
 
 
 class LanguageTask(SupervisedTask):
-    """Predict the next token: random windows to train on, the whole validation text to be judged by.
+    """Predict the next token: random windows of the training text, evaluated on the whole validation text.
 
     model: GPT, or another that turns ids (B, T) into logits (B, T, V). training_tokens, validation_tokens: 1-D
-    integers. validation_tokens None: nothing is validated.
+    integers. validation_tokens None: there is no validation.
 
-    A sample prompt that comes from a preset is left out where the tokenizer cannot encode it, as in a text of another
-    alphabet. Raises CorpusError for texts too short, VocabularyError for any other prompt that cannot be encoded.
+    A sample prompt of a preset that the tokenizer cannot encode, as for a text of another alphabet, is left out.
+    Raises CorpusError for texts too short, VocabularyError for any other prompt that cannot be encoded.
     """
 
     unit = "tokens"
@@ -52,22 +53,26 @@ class LanguageTask(SupervisedTask):
         self.training_tokens, self.validation_tokens = training_tokens, validation_tokens
         self._facts = dict(facts or {})
         if validation_tokens is not None:
-            validation_windows(validation_tokens, length, settings.batch_size)  # refuses a short one now
-        self.prompt = _prompt(tokenizer, settings.sample_prompt)  # likewise
+            validation_windows(
+                validation_tokens, length, settings.batch_size
+            )  # refuses one that is too short before training
+        self.prompt = _prompt(tokenizer, settings.sample_prompt)
 
     def validate(self) -> Mapping[str, float]:
-        """See `validate_language`."""
+        """See `evaluate_language`."""
         if self.validation_tokens is None:
             return {}
-        return validate_language(self.model, self.tokenizer, self.validation_tokens, self.settings.batch_size)
+        return evaluate_language(self.model, self.tokenizer, self.validation_tokens, self.settings.batch_size)
 
     def sample(self, seed: int) -> str | None:
-        """What the model writes after the sample prompt, with the prompt."""
+        """Return the sample prompt and what the model generates after it."""
         length = self.settings.sample_tokens
-        return self.prompt + generate(self.model, self.tokenizer, self.prompt, max_new_tokens=length, sampling=Sampling(seed=seed))
+        return self.prompt + generate(
+            self.model, self.tokenizer, self.prompt, max_new_tokens=length, sampling=Sampling(seed=seed)
+        )
 
     def facts(self) -> Mapping[str, object]:
-        """Corpus, tokens and vocabulary."""
+        """Return the corpus, and the numbers of tokens and of the vocabulary."""
         validation = 0 if self.validation_tokens is None else len(self.validation_tokens)
         return self._facts | {
             "training_tokens": len(self.training_tokens),
@@ -86,11 +91,12 @@ def _prompt(tokenizer: Tokenizer, prompt: str) -> str:
     return prompt
 
 
-def validate_language(model: Any, tokenizer: Tokenizer, tokens: np.ndarray, batch_size: int) -> dict[str, float]:
-    """How surprised a model is by a text, in `eval()`: every token but the first is predicted exactly once.
+def evaluate_language(model: Any, tokenizer: Tokenizer, tokens: np.ndarray, batch_size: int) -> dict[str, float]:
+    """Evaluate a model on a text, in `eval()`: every token but the first is predicted exactly once.
 
-    Returns loss, the mean in nats a token; bits_per_character, which compares models with different tokenizers;
-    perplexity, the loss as a number of equally likely tokens; tokens and characters, how many were predicted.
+    Returns loss, the mean negative log-likelihood in nats per token; bits_per_character, which compares models with
+    different tokenizers; perplexity, the loss as a number of equally likely tokens; tokens and characters, the numbers
+    that were predicted.
     """
     loss, count = mean_loss(model, validation_windows(tokens, model.config.context_length, batch_size))
     characters = len(tokenizer.decode(tokens[1:]))
@@ -103,8 +109,8 @@ def validate_language(model: Any, tokenizer: Tokenizer, tokens: np.ndarray, batc
     }
 
 
-class LanguageKind:
-    """A corpus, its tokenizer, and the next token."""
+class LanguageRecord:
+    """The record of language modeling: a corpus, its tokenizer, the next token."""
 
     file = "tokenizer.json"
 
@@ -113,7 +119,7 @@ class LanguageKind:
         return load_corpus(sources)
 
     def encoder(self, data: Corpus, settings: Settings) -> Tokenizer:
-        """Characters must be known in the validation text too; merges are learned from the training text alone."""
+        """Train the tokenizer: characters of the whole text, or merges learned from the training text alone."""
         kind = settings.data.tokenizer
         text = data.text if kind == "characters" else data.split(settings.data.validation_fraction)[0]
         return train_tokenizer(kind, text, settings.data.vocab_size)
@@ -123,25 +129,28 @@ class LanguageKind:
         return load_tokenizer(path)
 
     def shape(self, encoder: Any) -> dict[str, Any]:
-        """The size of the vocabulary."""
+        """Return the size of the vocabulary."""
         return {"vocab_size": encoder.vocab_size}
 
     def task(self, model: Any, encoder: Tokenizer, data: Corpus, settings: Settings) -> LanguageTask:
-        """The text, cut in two and encoded."""
+        """Split and encode the text."""
         fraction = settings.data.validation_fraction
         training, validation = (encoder.encode(part) for part in data.split(fraction))
-        facts = {"corpus": data.name, "characters": len(data.text)}
+        facts: dict[str, object] = {"corpus": data.name, "characters": len(data.text)}
+        if data.left_out:
+            facts["left out"] = f"{summary(data.left_out)}, not UTF-8 text"
         return LanguageTask(model, encoder, training, validation if fraction else None, settings.training, facts)
 
-    def judge(self, model: Any, encoder: Tokenizer, data: Corpus, settings: Settings, whole: bool) -> Judgement:
-        """Predict a text; see `validate_language`."""
+    def evaluate(self, model: Any, encoder: Tokenizer, data: Corpus, settings: Settings, whole: bool) -> TaskEvaluation:
+        """Evaluate on a text; see `evaluate_language`."""
         text = data.text if whole else data.split(settings.data.validation_fraction)[1]
         if not text:
             raise RunError(
-                f"judge: the run was trained with validation_fraction 0, so it kept no text of {data.name} to be "
-                "judged by. Give one: compyute eval RUN FILE"
+                "evaluate: the run was trained with validation_fraction 0, so it has no validation split of "
+                f"{data.name}. "
+                "Give a text: compyute eval RUN FILE"
             )
-        return Judgement(validate_language(model, encoder, encoder.encode(text), settings.training.batch_size))
+        return TaskEvaluation(evaluate_language(model, encoder, encoder.encode(text), settings.training.batch_size))
 
 
-LANGUAGE = LanguageKind()
+LANGUAGE = LanguageRecord()

@@ -1,16 +1,16 @@
-"""Kinds: which kind of task a run is about, by name, and by what it is given to train on; and its name, likewise."""
+"""Registry: find the record of a task by name, and a preset and a name for a run by what the data look like."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..settings.presets import DEFAULT_PRESET, PRESETS
-from .task import Kind
+from .task import TaskRecord
 
-__all__ = ["kind_of", "name_for", "preset_for"]
+__all__ = ["name_for", "preset_for", "task_record"]
 
 
-def kind_of(name: str) -> Kind:
-    """The kind of that name, see `DataSettings.kind`; imported now, for images bring what language does not."""
+def task_record(name: str) -> TaskRecord:
+    """Return the record of a task, by `DataSettings.kind`. It is imported now, since tasks need different packages."""
     match name:
         case "translation":
             from .translation import TRANSLATION
@@ -27,7 +27,7 @@ def kind_of(name: str) -> Kind:
 
 
 def preset_for(task: str | None, sources: Sequence[str]) -> str:
-    """The preset where settings start when none is named: that of the task, else what the first source looks like.
+    """Return the preset to start from if none is named: that of the task, or one that fits the first source.
 
     A .tsv file holds pairs of texts; a folder may hold classes of images, see `holds_images`; all else is text.
     """
@@ -46,7 +46,7 @@ def preset_for(task: str | None, sources: Sequence[str]) -> str:
 
 
 def name_for(sources: Sequence[str], preset: str) -> str:
-    """What a run is called when nobody says: as its first file, without the ending, or folder; else as its preset."""
+    """Return the default name of a run: its first file without the suffix, or its folder; else its preset."""
     if not sources:
         return preset
     first = Path(sources[0]).resolve()

@@ -1,10 +1,10 @@
-"""Task: what a batch, a loss and a metric are. The trainer knows time, a task knows language, translation or images.
+"""Task: what a batch, a loss and a metric are. The trainer counts steps; a task knows language, translation or images.
 
 A step of the trainer is   for part, weight in task.batch(): loss += task.loss_and_gradient(part, weight)
 
-    Kind            what the folder of a run asks of a kind of task: how its data are read, and what is made of them
-    Task            what the trainer asks of a task
-    SupervisedTask  what the kinds there are share: batches end with targets, and the loss is cross-entropy
+    TaskRecord      what the folder of a run needs to know: how data are read, and what is made of them
+    Task            what the trainer needs of a task
+    SupervisedTask  what the tasks of this library share: batches end with targets, and the loss is cross-entropy
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,11 +28,11 @@ __all__ = [
     "Batches",
     "Data",
     "Encoder",
-    "Judgement",
-    "Kind",
     "Parts",
     "SupervisedTask",
     "Task",
+    "TaskEvaluation",
+    "TaskRecord",
     "mean_loss",
     "split_batch",
 ]
@@ -42,92 +42,92 @@ Parts = Sequence[tuple[Any, float]]
 
 
 class Task(Protocol):
-    """What the trainer asks of a task. All of it is a function of the settings, the step and `state`."""
+    """What the trainer needs of a task. All of it is a function of the settings, the step and `state`."""
 
     unit: str  # what is counted: "tokens", "images"
 
     @property
     def model(self) -> Module:
-        """What is trained."""
+        """The model that is trained."""
         ...
 
     @property
     def units_per_step(self) -> int:
-        """How much a step sees, for the rate."""
+        """How many units a step sees, for the rate."""
         ...
 
     def batch(self) -> Parts:
-        """The next batch in parts, each with its weight in the loss of the step; the weights sum to one."""
+        """Return the next batch in parts, each with its weight in the loss of the step; the weights sum to one."""
         ...
 
     def loss_and_gradient(self, part: Any, weight: float) -> float:
-        """Add weight times the gradient of a part's mean loss to the model's gradients; weight times that loss."""
+        """Add weight times the gradient of a part's mean loss to the model's gradients, and return weight · loss."""
         ...
 
     def validate(self) -> Mapping[str, float]:
-        """Metrics of the whole validation split, "loss" among them; empty where there is none. Changes no state."""
+        """Return metrics of the validation split, "loss" among them; empty without a split. Changes no state."""
         ...
 
     def sample(self, seed: int) -> str | None:
-        """Something that shows a person what the model has learned, or None. Changes no state."""
+        """Return a text that shows what the model has learned, or None. Changes no state."""
         ...
 
     def facts(self) -> Mapping[str, object]:
-        """What is trained on what, for the head of a report."""
+        """Return what is trained on what, for the head of a report."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """Plain values from which `load_state` goes on: where in the data, and where in the random numbers."""
+        """Return plain values from which `load_state` continues: the position in the data and the random state."""
         ...
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken."""
+        """Continue where `state` was taken. Raises ValueError, KeyError or TypeError for other values."""
         ...
 
 
-# --- kinds of tasks ---
+# --- the record of a task ---
 
 
 class Data(Protocol):
-    """What a task is trained on: a text, pairs of texts, images; and a note of where it came from.
+    """What a task is trained on: a text, pairs of texts or images, with a note of where it came from.
 
-    sources: from which `Kind.load` reads it again. sha256: of its content, which tells that it is the same.
+    sources: from which `TaskRecord.load` reads it again. sha256: of its content, in hexadecimal.
     """
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """A short name."""
         ...
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Where it came from."""
+        """Names, files and folders."""
         ...
 
     @property
     def sha256(self) -> str:
-        """In hexadecimal."""
+        """The SHA-256 of the content."""
         ...
 
 
 class Encoder(Protocol):
-    """What stands between data and arrays, fixed before training: a tokenizer, a list of classes."""
+    """What turns data into arrays, fixed before training: a tokenizer, or a list of classes."""
 
     def save(self, path: str | Path) -> None:
-        """Write the file that `Kind.load_encoder` reads."""
+        """Write the file that `TaskRecord.load_encoder` reads."""
         ...
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """How good a model is on data. metrics: "loss" among them. confusion: of a classifier, who was taken for whom."""
+class TaskEvaluation:
+    """How good a model is on data. metrics: "loss" among them. confusion: the confusion matrix of a classifier."""
 
     metrics: dict[str, float]
     confusion: "Confusion | None" = None
 
 
-class Kind(Protocol):
-    """A kind of task. `run` knows how a run lives in its folder; a kind knows what the run is about.
+class TaskRecord(Protocol):
+    """Everything that the library must know about a task: one record each for language, translation and images.
 
     file: the name of the encoder's file.
     """
@@ -135,29 +135,29 @@ class Kind(Protocol):
     file: str
 
     def load(self, sources: Any) -> Data:
-        """Read data from names, files and folders; without a source, those that are always there."""
+        """Read data from names, files and folders; without a source, the task's built-in data."""
         ...
 
     def encoder(self, data: Any, settings: Settings) -> Any:
-        """Make the encoder that the data ask for."""
+        """Make the encoder for some data."""
         ...
 
     def load_encoder(self, path: Path) -> Any:
-        """Read what an encoder saved. Raises DataError for another file."""
+        """Read the file of an encoder. Raises DataError for any other file."""
         ...
 
     def shape(self, encoder: Any) -> dict[str, Any]:
-        """The fields of the model's configuration that the data decide, as plain values."""
+        """Return the fields of the model's configuration that the data decide, as plain values."""
         ...
 
     def task(self, model: Any, encoder: Any, data: Any, settings: Settings) -> Task:
-        """The task: the data split, encoded, in batches."""
+        """Make the task: split and encode the data, and make batches."""
         ...
 
-    def judge(self, model: Any, encoder: Any, data: Any, settings: Settings, whole: bool) -> Judgement:
-        """Judge a model by the validation split of its data, or by the whole of other data.
+    def evaluate(self, model: Any, encoder: Any, data: Any, settings: Settings, whole: bool) -> TaskEvaluation:
+        """Evaluate a model on the validation split of its data, or on the whole of other data.
 
-        Raises RunError where there is no validation split.
+        Raises RunError if there is no validation split.
         """
         ...
 
@@ -166,12 +166,12 @@ class Kind(Protocol):
 
 
 class Batches(Protocol):
-    """Batches by a cursor: `next` is a pure function of (seed, cursor), and moves the cursor on."""
+    """Batches by a cursor: `next` is a pure function of (seed, cursor), and advances the cursor."""
 
     cursor: int
 
     def next(self) -> tuple[np.ndarray, ...]:
-        """The inputs of the model, then the targets; each has as many rows."""
+        """Return the inputs of the model, then the targets, with equal numbers of rows."""
         ...
 
 
@@ -187,19 +187,19 @@ class SupervisedTask:
         self.settings = settings
 
     def batch(self) -> Parts:
-        """The next batch in parts, weighted by how many targets of each are scored."""
+        """Return the next batch in parts, weighted by how many targets of each are scored."""
         arrays = [to_device(array, self.model.device) for array in self.batches.next()]
         return split_batch(arrays, self.settings.accumulation)
 
     def loss_and_gradient(self, part: Part, weight: float) -> float:
-        """Cross-entropy, its targets smoothed as the settings say."""
+        """Compute the cross-entropy with label smoothing, and add its gradient."""
         *inputs, targets = part
         loss, saved = cross_entropy_forward(self.model(*inputs), targets, label_smoothing=self.settings.label_smoothing)
         self.model.backward(cross_entropy_backward(weight, saved, overwrite=True))
         return weight * float(loss)
 
     def state(self) -> dict[str, Any]:
-        """The index of the next batch, and the next draw of dropout."""
+        """Return the index of the next batch and the random state of dropout."""
         dropout = self.model.generator
         return {
             "batch": self.batches.cursor,
@@ -207,16 +207,22 @@ class SupervisedTask:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken."""
-        dropout, self.batches.cursor = self.model.generator, state["batch"]
-        dropout.seed, dropout.stream, dropout.offset = (state["dropout"][key] for key in ("seed", "stream", "offset"))
+        """Continue where `state` was taken. Raises ValueError for values out of range."""
+        batch, saved = state["batch"], state["dropout"]
+        limits = {"seed": 2**64, "stream": 2**32, "offset": 2**64}
+        values = {"batch": batch, **{name: saved[name] for name in limits}}
+        for name, limit in {"batch": 2**32, **limits}.items():
+            if type(values[name]) is not int or not 0 <= values[name] < limit:
+                raise ValueError(f"{name} is a whole number in [0, {limit}), got {str(values[name])[:40]!r}")
+        dropout, self.batches.cursor = self.model.generator, batch
+        dropout.seed, dropout.stream, dropout.offset = (values[name] for name in limits)
 
 
 def split_batch(arrays: Sequence[Array], parts: int) -> Sequence[tuple[Part, float]]:
-    """A batch, arrays of B rows with the targets last, in equal parts, each with its share of the scored targets.
+    """Split a batch, arrays of B rows with the targets last, into equal parts with weights.
 
-    The mean over a batch is the mean of its parts' means only where all parts score equally many targets; with these
-    weights it always is, and so is the gradient.
+    The weight of a part is its fraction of the scored targets. The mean loss over a batch is then the weighted sum of
+    the parts' mean losses, even if the parts score different numbers of targets, and so is the gradient.
     """
     rows = len(arrays[-1]) // parts
     cut = [tuple(array[start : start + rows] for array in arrays) for start in range(0, rows * parts, rows)]
@@ -225,7 +231,7 @@ def split_batch(arrays: Sequence[Array], parts: int) -> Sequence[tuple[Part, flo
 
 
 def mean_loss(model: Module, batches: Iterable[Sequence[np.ndarray]]) -> tuple[float, int]:
-    """Mean cross-entropy in nats over batches, (*inputs, targets) each, in `eval()`; and how many targets it is of."""
+    """Return the mean cross-entropy in nats over batches (*inputs, targets), in `eval()`, and the number of targets."""
     nats, count = 0.0, 0
     with evaluating(model):
         for arrays in batches:

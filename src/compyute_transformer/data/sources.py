@@ -1,0 +1,40 @@
+"""Sources: the names of built-in data, and a summary of the files that were left out of a folder."""
+
+import os
+from collections import Counter
+from collections.abc import Container, Sequence
+from pathlib import Path
+
+from ..errors import DataError
+
+__all__ = ["Name", "is_name", "summary"]
+
+LISTED = 3  # the files that a summary names
+
+
+class Name(str):
+    """The name of built-in data, never a path: what a saved run was trained on."""
+
+
+def is_name(source: str | Path, names: Container[str], operation: str) -> bool:
+    """Return whether a source is the name of built-in data.
+
+    Raises DataError for a text that is such a name and also a file or folder here.
+    """
+    if not isinstance(source, str) or source not in names:
+        return False
+    if not isinstance(source, Name) and os.path.exists(source):
+        raise DataError(
+            f"{operation}: {source!r} is the name of built-in data, and there is a file or folder of that name here. "
+            f"Write ./{source} for yours; for the built-in data, run the command in another folder."
+        )
+    return True
+
+
+def summary(left_out: Sequence[str]) -> str:
+    """Return how many files were left out, by suffix, with the first names."""
+    kinds = Counter(Path(name).suffix.lower() or "without suffix" for name in left_out)
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(LISTED))
+    rest = len(left_out) - LISTED
+    names = ", ".join(Path(name).name for name in left_out[:LISTED]) + (f" and {rest} more" if rest > 0 else "")
+    return f"{counts} ({names})"
