@@ -22,14 +22,14 @@ SMALLEST = 1 << 18  # bytes; below, the C library recycles well enough by itself
 _free: dict[int, list[Array]] = {}
 
 
-class _Lent:
-    """Return how many bytes are in use."""
+class _InUse:
+    """How many bytes are in use."""
 
     nbytes = 0
 
 
-class _Loan:
-    """Stands between an array and its memory, which is free again when the array and all its views are gone."""
+class _Borrowed:
+    """Owns the memory of an array, and returns it when the array and all its views are gone."""
 
     def __init__(self, memory: Array) -> None:
         self.memory = memory
@@ -39,7 +39,7 @@ class _Loan:
         free = _free.get(self.memory.nbytes)  # at the interpreter's end there may be nowhere to return it to
         if free is not None:
             free.append(self.memory)
-            _Lent.nbytes -= self.memory.nbytes
+            _InUse.nbytes -= self.memory.nbytes
 
 
 def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
@@ -53,11 +53,11 @@ def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
     try:
         memory = free.pop()
     except IndexError:
-        if _idle() > _Lent.nbytes:
+        if _idle() > _InUse.nbytes:
             release()
         memory = np.empty(room, np.uint8)
-    _Lent.nbytes += room
-    array: Array = np.asarray(_Loan(memory))[:size].view(dtype).reshape(shape)
+    _InUse.nbytes += room
+    array: Array = np.asarray(_Borrowed(memory))[:size].view(dtype).reshape(shape)
     return array
 
 
