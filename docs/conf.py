@@ -32,7 +32,7 @@ extensions = [
     "_ext.generated",  # tables of what the code says of itself
     "_ext.mathml",  # formulas the browser draws by itself
     "_ext.mutants",  # what the mutation run found
-    "_ext.proofs",  # the proofs of an op, run as the site is built
+    "_ext.checks",  # the checks of an op, run as the site is built
 ]
 exclude_patterns = ["_build", "_ext"]
 

@@ -9,7 +9,7 @@ A test that takes `op` and `case` runs once for each case of the registry.
 A check that needs a GPU (marker `gpu`) is left out where there is none, and the last line says how many were.
 
 Compiled kernels older than any kernel's source are dropped first: Numba compares a kernel with the file it stands in,
-but kernels call kernels of other files, and a test of what was compiled before the change would prove nothing.
+but kernels call kernels of other files, and a test of what was compiled before the change would test nothing.
 """
 
 import sys

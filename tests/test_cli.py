@@ -515,7 +515,7 @@ def test_images_are_learned_judged_and_their_confusion_is_drawn(run: Run, tmp_pa
     picture = tmp_path / "confusion.png"
     done = run("eval", tmp_path / "digits", "--picture", picture)
     assert "accuracy" in done.out
-    assert "true \\ said" in done.out
+    assert "true \\ predicted" in done.out
     assert picture.read_bytes().startswith(b"\x89PNG")
     as_json = json.loads(run("eval", tmp_path / "digits", "--json").out)
     assert as_json["images"] == sum(map(sum, as_json["confusion"]["counts"])) == 359
@@ -575,7 +575,7 @@ def test_other_texts_can_be_judged(run: Run, trained: Path, tmp_path: Path) -> N
 def test_the_doctor_tells_people_and_programs(run: Run) -> None:
     report = json.loads(run("doctor", "--json").out)
     assert report["machine"]["version"] == __version__
-    assert isinstance(report["advice"], list)
+    assert isinstance(report["recommendations"], list)
     done = run("doctor")
     assert done.code == 0
     assert report["machine"]["processor"].split()[0] in done.out
@@ -598,7 +598,7 @@ def test_the_doctor_tells_people_and_programs(run: Run) -> None:
         (["generate", "RUN", "--prompt", "FILE:no-such-file"], "there is no .*no-such-file"),
         (["generate", "RUN", "--top-k", "0"], "top_k is a whole number of at least 1"),
         (["generate", "RUN", "--prompt", "FILE:"], "there is no file ''"),
-        (["generate", "RUN", "--attention", "no-such-folder/map.png"], "a folder that is there"),
+        (["generate", "RUN", "--attention", "no-such-folder/map.png"], "the folder of a figure exists"),
         (["generate", "RUN", "--temperature", "-1"], "temperature is a finite number"),
         (["generate", "RUN", "--min-p", "2"], "min_p lies in"),
         (["generate", "RUN", "--repetition-penalty", "0"], "repetition_penalty is a finite number above 0"),

@@ -1,7 +1,7 @@
 """The site builds without a warning, every op has its page, and whatever a page shows to paste runs.
 
 The site is built once, as strictly as Sphinx can: every warning is an error, and so is a reference that leads nowhere.
-Its pages run the proofs of the ops, so a proof that fails is a warning too.
+Its pages run the checks of the ops, so a check that fails is a warning too.
 """
 
 import csv
@@ -25,7 +25,7 @@ from compyute_transformer.verify.registry import REGISTRY
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.glob("*.md"), *DOCS.glob("ops/*.md")])
-PARTS = ["Formula", "The gradient, derived", "The code", "What is saved", "Check it", "Proofs"]
+PARTS = ["Formula", "The gradient, derived", "The code", "What is saved", "Check it", "Checks"]
 LOADS = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src", "object": "data"}
 
 
@@ -54,7 +54,7 @@ def test_a_page_of_an_op_has_every_part(name: str) -> None:
     assert re.findall(r"^## (.*)", text, re.MULTILINE) == PARTS
     for function in (f"{name}_forward", f"{name}_backward"):
         assert f":pyobject: {function}\n" in text
-    assert f"```{{proofs}} {name}\n" in text
+    assert f"```{{checks}} {name}\n" in text
     check = text.partition("## Check it")[2]
     assert "assert abs(numeric - analytic) <" in check
 
@@ -132,11 +132,11 @@ def test_every_formula_is_drawn(site: Path) -> None:
 
 
 @pytest.mark.parametrize("name", REGISTRY)
-def test_an_op_shows_its_proofs(site: Path, name: str) -> None:
+def test_an_op_shows_its_checks(site: Path, name: str) -> None:
     html = (site / "ops" / f"{name}.html").read_text(encoding="utf-8")
-    verdicts = re.findall(r"<p>(passes|<strong>FAILS)", html)
-    assert len(verdicts) >= 3  # differences in float64, PyTorch in two dtypes
-    assert set(verdicts) == {"passes"}
+    shown = re.findall(r"<p>(passes|<strong>FAILS)", html)
+    assert len(shown) >= 3  # differences in float64, PyTorch in two dtypes
+    assert set(shown) == {"passes"}
 
 
 def test_the_page_of_mutants_says_what_the_table_says(site: Path) -> None:

@@ -36,7 +36,7 @@ def test_python_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         exec(compile(block, "README.md", "exec"), {})
 
 
-@pytest.mark.usefixtures("validation_only")  # as at run time: a proof hands complex numbers to ops
+@pytest.mark.usefixtures("validation_only")  # as at run time: a check hands complex numbers to ops
 def test_every_command_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,9 +24,9 @@ LAYERS = (
     ("cpu", "gpu"),
     ("ops", "optim"),
     ("environment",),
-    ("dispatch",),
+    ("dispatch", "_io"),
     ("arrays", "random", "threads"),
-    ("_io", "_version", "errors"),
+    ("_version", "errors"),
 )
 ALONE = ("cpu", "gpu")  # nobody imports them: `dispatch` loads them by name
 RANK = {name: len(LAYERS) - depth for depth, names in enumerate(LAYERS) for name in names}

@@ -2,7 +2,7 @@
 
 ```{curves} dates        a log: loss by step, and how good the model was at each validation
 :metric: exact_match     which of the log's metrics
-:label: answered exactly
+:label: exact match
 :goal: 0.99              a dotted line
 :where: two CPU cores    the machine of the log
 """
@@ -41,28 +41,34 @@ class Curves(SphinxDirective):
         self.env.note_dependency(str(log))
         events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
         steps = [event for event in events if event["event"] == "step"]
-        judged = [event for event in events if event["event"] == "evaluation"]
+        evaluations = [event for event in events if event["event"] == "evaluation"]
         metric, label, where = (self.options[name] for name in ("metric", "label", "where"))
-        last = judged[-1]
+        last = evaluations[-1]
         words = f"{last['step']:,} steps in {last['seconds']:.0f} s on {where}, {label} {last[metric]:.2%}."
-        picture = draw(steps, judged, metric, label, self.options["goal"])
-        said = escape(f"Loss and share {label}, by step")
+        picture = draw(steps, evaluations, metric, label, self.options["goal"])
+        said = escape(f"Loss and {label}, by step")
         shown = f'<figure role="img" aria-label="{said}">{picture}</figure>'
         return [nodes.raw("", shown, format="html"), nodes.paragraph(words, words)]
 
 
-def draw(steps: list[Any], judged: list[Any], metric: str, label: str, goal: float) -> str:
+def draw(steps: list[Any], evaluations: list[Any], metric: str, label: str, goal: float) -> str:
     """Loss by step on the left, the metric of each validation on the right: SVG."""
     figure = Figure(figsize=(9, 3), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot([e["step"] for e in steps], [e["loss"] for e in steps], color=PALE, linewidth=1, label="training")
-    left.plot([e["step"] for e in judged], [e["validation_loss"] for e in judged], "o-", color=BLUE, label="validation")
+    left.plot(
+        [e["step"] for e in evaluations],
+        [e["validation_loss"] for e in evaluations],
+        "o-",
+        color=BLUE,
+        label="validation",
+    )
     left.set(xlabel="step", ylabel="loss (nats)", yscale="log")
     left.legend(frameon=False)
-    right.plot([e["step"] for e in judged], [e[metric] for e in judged], "o-", color=BLUE)
+    right.plot([e["step"] for e in evaluations], [e[metric] for e in evaluations], "o-", color=BLUE)
     right.axhline(goal, color="gray", linewidth=1, linestyle=":")
     right.set(xlabel="step", ylabel=label, ylim=(0, 1.02))
-    last = judged[-1]
+    last = evaluations[-1]
     right.annotate(
         f"{last[metric]:.2%}", (last["step"], last[metric]), (-6, -16), textcoords="offset points", ha="right"
     )

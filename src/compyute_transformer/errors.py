@@ -7,7 +7,7 @@ CompyuteError
 │   ├── DeviceError       arrays on different devices
 │   └── RangeError        a value outside its range: a probability, a window, a token id, a position
 ├── BackwardError         a backward pass without the forward pass it belongs to
-├── BackendError          a kernel was asked for and none serves; no GPU; a missing array library
+├── BackendError          a kernel was asked for and there is none; no GPU; a missing array library
 ├── StateError            a state dict that does not fit the module
 ├── ConfigError           a setting that does not exist or cannot hold
 ├── DataError             a corpus that cannot be used
@@ -77,7 +77,7 @@ class BackwardError(CompyuteError, RuntimeError):
 
 
 class BackendError(CompyuteError, RuntimeError):
-    """A kernel or a device was asked for by name and cannot serve."""
+    """A kernel or a device was asked for by name and cannot be used."""
 
 
 class StateError(CompyuteError, ValueError):

@@ -54,9 +54,9 @@ def test_arrays_are_what_was_asked_for() -> None:
 
 
 def test_release_gives_back_what_is_not_lent() -> None:
-    lent, returned = empty(LARGE), empty(LARGE)
+    used, returned = empty(LARGE), empty(LARGE)
     del returned
-    assert release() == lent.nbytes
+    assert release() == used.nbytes
     assert release() == 0
 
 
@@ -69,17 +69,17 @@ def test_sizes_that_do_not_come_again_are_not_kept() -> None:
     """Batches of ever other lengths, as pairs of texts are: memory is bounded by what a step needs, not by how many."""
     for length in range(100, 1000, 9):
         arrays = [empty((length * (1 + part), 1024)) for part in range(4)]
-        lent = sum(array.nbytes for array in arrays)
+        used = sum(array.nbytes for array in arrays)
         del arrays
-        assert sum(memory.nbytes for free in _buffers._free.values() for memory in free) <= 2.5 * lent
+        assert sum(memory.nbytes for free in _buffers._free.values() for memory in free) <= 2.5 * used
 
 
 def test_a_little_larger_uses_the_same_memory() -> None:
-    lent = empty((3000, 1024))  # more than lies free, so that nothing is given back to the system in between
+    used = empty((3000, 1024))  # more than lies free, so that nothing is given back to the system in between
     first = empty((1000, 1024))
     where = address(first)
     del first
     second = empty((1001, 1024))
     assert address(second) == where
     assert second.shape == (1001, 1024)
-    assert lent.shape == (3000, 1024)
+    assert used.shape == (3000, 1024)

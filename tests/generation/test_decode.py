@@ -74,7 +74,7 @@ def test_cached_equals_uncached_at_every_position(
     build: Callable[..., LanguageModel], options: dict[str, Any], implementation: Implementation, dtype: type
 ) -> None:
     model, ids = build(dtype, attn_implementation=implementation, **options), draw_ids(2, 12)
-    with evaluating(model):
+    with evaluating():
         every = model(ids)
     for read_at_once in (1, 4):
         cache = KeyValueCache(model, batch_size=2)

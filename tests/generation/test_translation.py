@@ -33,7 +33,7 @@ def log_p(made: Transformer, tokenizer: CharacterTokenizer, text: str, answer: l
     """Log-probabilities (len(answer) + 1, V) by the model's plain forward: of each token, and of the next."""
     special = special_tokens(tokenizer)
     source = np.array([[*tokenizer.encode(text).tolist(), special.end]], np.int32)
-    with evaluating(made):
+    with evaluating():
         target = [special.begin, *answer][: made.config.context_length]
         logits = made(source, np.array([target], np.int32))[0]
     return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -214,7 +214,7 @@ def test_a_repeated_token_is_punished() -> None:
     )
     assert "".join(plain) != "".join(punished)
     source = np.array([[*LETTERS.encode(text).tolist(), special.end]], np.int32)
-    with evaluating(made):
+    with evaluating():
         logits = made(source, np.array([[special.begin, *punished.ids]], np.int32)[:, : made.config.context_length])[0]
     logits[:, [special.padding, special.begin]] = -np.inf
     for n, token in enumerate(punished.ids):

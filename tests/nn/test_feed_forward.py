@@ -1,4 +1,4 @@
-"""FeedForward: up, bend, down."""
+"""FeedForward: up, activation, down."""
 
 import numpy as np
 import pytest
@@ -13,20 +13,20 @@ from compyute_transformer.random import Generator
 from compyute_transformer.verify import relative_error
 from compyute_transformer.verify.torch_models import randomize
 
-BENDS = {
+ACTIVATIONS = {
     "gelu_tanh": torch.nn.GELU("tanh"),
     "gelu": torch.nn.GELU(),
     "relu": torch.nn.ReLU(),
 }
 
 
-@pytest.mark.parametrize("activation", BENDS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("bias", [True, False])
 def test_output_and_gradients_are_those_of_torch(activation: Activation, bias: bool) -> None:
     ours = FeedForward(5, 7, bias=bias, activation=activation).to(dtype=np.float64)
     randomize(ours)
     up, down = (torch.nn.Linear(*widths, bias, dtype=torch.float64) for widths in ((5, 7), (7, 5)))
-    theirs = torch.nn.Sequential(up, BENDS[activation], down)
+    theirs = torch.nn.Sequential(up, ACTIVATIONS[activation], down)
     names = {path: path.replace("up", "0").replace("down", "2") for path in ours.state_dict()}
     theirs.load_state_dict({names[path]: torch.from_numpy(array) for path, array in ours.state_dict().items()})
     x, dy = np.random.default_rng(0).normal(size=(2, 2, 4, 5))

@@ -100,5 +100,5 @@ def test_the_error_is_at_most_twice_pytorchs(name: str) -> None:
     ours = [y, *(gradients if isinstance(gradients, tuple) else (gradients,))]
     truth, single = theirs(run, inputs, dy, torch.float64), theirs(run, inputs, dy, torch.float32)
     for what, (mine, their, true) in enumerate(zip(ours, single, truth, strict=True)):
-        floor = np.finfo(np.float32).eps / 8 * rms(true)  # a result that happens to be exact allows no ratio
-        assert rms(mine - true) <= TIMES * max(rms(their - true), floor), f"output {what}"
+        smallest = np.finfo(np.float32).eps / 8 * rms(true)  # a result that happens to be exact allows no ratio
+        assert rms(mine - true) <= TIMES * max(rms(their - true), smallest), f"output {what}"

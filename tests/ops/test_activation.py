@@ -1,4 +1,4 @@
-"""The bends between the linear maps, and softmax."""
+"""ReLU, GELU and softmax."""
 
 from math import erf, exp, pi, sqrt, tanh
 

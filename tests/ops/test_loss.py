@@ -1,4 +1,4 @@
-"""How surprised the model was."""
+"""Cross-entropy from logits."""
 
 from math import log
 

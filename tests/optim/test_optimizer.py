@@ -232,8 +232,11 @@ def test_a_reshaped_parameter_and_a_wrong_gradient_are_refused() -> None:
 def test_data_of_two_parameters_in_one_memory_are_refused() -> None:
     one, other = Linear(3, 3), Linear(3, 3)
     one.weight.data = other.weight.data
+    with pytest.raises(StateError, match="memory of its own"):
+        AdamW([one.weight, other.weight])
+    one, other = Linear(3, 3), Linear(3, 3)
     optimizer = AdamW([one.weight, other.weight])
-    one.weight.grad = other.weight.grad = np.ones((3, 3), np.float32)
+    one.weight.data = other.weight.data
     with pytest.raises(StateError, match="memory of its own"):
         optimizer.step()
 

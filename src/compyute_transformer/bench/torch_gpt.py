@@ -46,7 +46,7 @@ class Block(nn.Module):  # type: ignore[misc]
         self.attention_norm, self.feed_forward_norm = (nn.LayerNorm(C, bias=config.bias) for _ in range(2))
         self.attention = Attention(config, causal)
         self.up, self.down = nn.Linear(C, hidden, config.bias), nn.Linear(hidden, C, config.bias)
-        self.bend = (
+        self.activation = (
             nn.ReLU() if config.activation == "relu" else nn.GELU("tanh" if "tanh" in config.activation else "none")
         )
         self.attention_dropout, self.feed_forward_dropout = (nn.Dropout(config.dropout) for _ in range(2))
@@ -54,7 +54,7 @@ class Block(nn.Module):  # type: ignore[misc]
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         x = x + self.attention_dropout(self.attention(self.attention_norm(x)))
-        return x + self.feed_forward_dropout(self.down(self.bend(self.up(self.feed_forward_norm(x)))))
+        return x + self.feed_forward_dropout(self.down(self.activation(self.up(self.feed_forward_norm(x)))))
 
 
 class TorchGPT(nn.Module):  # type: ignore[misc]

@@ -58,7 +58,7 @@ class Block(nn.Module):  # type: ignore[misc]
         self.attention = Attention(config)
         self.cross_attention = Attention(config, cross=True) if cross else None
         self.up, self.down = nn.Linear(C, hidden, config.bias), nn.Linear(hidden, C, config.bias)
-        self.bend = (
+        self.activation = (
             nn.ReLU() if config.activation == "relu" else nn.GELU("tanh" if "tanh" in config.activation else "none")
         )
 
@@ -69,7 +69,7 @@ class Block(nn.Module):  # type: ignore[misc]
         x = self.add("attention", x, y)
         if self.cross_attention is not None:
             x = self.add("cross_attention", x, self.cross_attention(x, memory, seen))
-        return self.add("feed_forward", x, self.down(self.bend(self.up(x))))
+        return self.add("feed_forward", x, self.down(self.activation(self.up(x))))
 
     def add(self, name: str, x: Tensor, y: Tensor) -> Tensor:
         """norm(x + dropout(y))."""

@@ -92,7 +92,7 @@ def _option(section: type, entry: "Field[Any]", first: Sequence[str]) -> inspect
     help = entry.metadata["help"]
     if group is None and "group" not in entry.metadata and entry.default not in (None, ()):
         help += f" Default: {entry.default}."  # settings have the defaults of the preset
-    declared = Annotated[value if value is Any else value | None, panel(group)(help, **more)]
+    declared = Annotated[value if value is Any else value | None, panel(group)(help, **more)]  # type: ignore[valid-type]
     return inspect.Parameter(entry.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=declared)
 
 

@@ -93,7 +93,7 @@ def train(
     given = {key: value for key, value in settings.items() if value is not None}
     sources = text or ([corpus] if corpus else [])
     if resume is not None:
-        if sources or preset or config or not (out is name is None):
+        if sources or preset or config or out is not None or name is not None:
             raise typer.BadParameter("--resume takes data, preset, config and folder from the run: leave them out.")
         chosen = load_config(resume).settings.with_overrides(given)
     else:

@@ -1,6 +1,6 @@
 """Shared: the float32 matrix product of SciPy's BLAS, callable from inside a kernel on any rows of any array.
 
-Matrices are given as addresses; `pointer` and `prefetch` serve kernels that look at what lies there themselves.
+Matrices are given as addresses; `pointer` and `prefetch` are for kernels that read memory themselves.
 
 SciPy exports its BLAS to compiled code (`scipy.linalg.cython_blas`). The address is passed to a kernel as a number, so
 that the compiled kernel can be kept on disk. Each call runs on the thread that made it: `single_threaded` sees to that,

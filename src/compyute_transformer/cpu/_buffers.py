@@ -6,7 +6,7 @@ returns here when the last view of it is gone, and is handed out again for an ar
 rounded up to an eighth of a power of two, and what is not used is never touched, so it takes no memory.
 
 Batches of ever other lengths would fill this with sizes that do not come again. So when none fits and more lies here
-than is lent, all that lies here goes back to the system first.
+than is in use, all that lies here goes back to the system first.
 """
 
 from math import prod
@@ -22,14 +22,14 @@ SMALLEST = 1 << 18  # bytes; below, the C library recycles well enough by itself
 _free: dict[int, list[Array]] = {}
 
 
-class _Lent:
-    """How many bytes are lent."""
+class _InUse:
+    """How many bytes are in use."""
 
     nbytes = 0
 
 
-class _Loan:
-    """Stands between an array and the memory it was lent: when the array and all its views are gone, so is the loan."""
+class _Borrowed:
+    """Owns the memory of an array, and returns it when the array and all its views are gone."""
 
     def __init__(self, memory: Array) -> None:
         self.memory = memory
@@ -39,7 +39,7 @@ class _Loan:
         free = _free.get(self.memory.nbytes)  # at the interpreter's end there may be nowhere to return it to
         if free is not None:
             free.append(self.memory)
-            _Lent.nbytes -= self.memory.nbytes
+            _InUse.nbytes -= self.memory.nbytes
 
 
 def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
@@ -53,11 +53,11 @@ def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
     try:
         memory = free.pop()
     except IndexError:
-        if _idle() > _Lent.nbytes:
+        if _idle() > _InUse.nbytes:
             release()
         memory = np.empty(room, np.uint8)
-    _Lent.nbytes += room
-    array: Array = np.asarray(_Loan(memory))[:size].view(dtype).reshape(shape)
+    _InUse.nbytes += room
+    array: Array = np.asarray(_Borrowed(memory))[:size].view(dtype).reshape(shape)
     return array
 
 
@@ -67,7 +67,7 @@ def empty_like(array: Array) -> Array:
 
 
 def release() -> int:
-    """Give the memory that is not lent back to the system. Returns how many bytes that was."""
+    """Give the memory that is not in use back to the system. Return how many bytes that was."""
     size = _idle()
     for free in _free.values():
         free.clear()

@@ -1,7 +1,7 @@
 """Shared: how a kernel is compiled, how its work is divided, and what a kernel says of the arguments it supports.
 
 One pool of threads does everything, Numba's: the matrix products inside a kernel are single-threaded BLAS calls, one
-for each share of the rows. Two pools, Numba's and the BLAS's own, would each spin for work while the other has it.
+for each slice of the rows. Two pools, Numba's and the BLAS's own, would each spin for work while the other has it.
 
 A thread of the pool that has no work spins for some 0.1 ms, then sleeps (OMP_WAIT_POLICY=passive, GOMP_SPINCOUNT=10000)
 once `threads.configure_threads` was called, as the command does. Spinning until there is work again takes the time of whatever it waits for: beside another
@@ -13,7 +13,7 @@ thread alone (`pool_for`): for one token of GPT-2's shape GELU fell from 57 to 7
 pool takes 3 µs to be told, so what generation runs for each token has a kernel without threads beside it
 (`worth_threads`).
 
-Work is divided into shares that do not depend on the number of threads where a sum crosses them, so that the results do
+Work is divided into slices that do not depend on the number of threads where a sum crosses them, so that the results do
 not depend on it either.
 
 A loop that is to vectorize runs from 0 over a slice, `part = x[start:stop]; for i in range(part.size)`, never over

@@ -83,7 +83,7 @@ P, A1, A2, A3, A4, A5 = (
 
 @inline
 def normal_cdf_and_pdf(x):
-    """Φ(x) and φ(x) of a float32: one exponential serves both. Absolute error below 3e-7.
+    """Φ(x) and φ(x) of a float32: one exponential gives both. Absolute error below 3e-7.
 
     Source: Hastings' approximation of erf, Abramowitz and Stegun 1964, 7.1.26.
     """

@@ -1,5 +1,7 @@
 """Activation on a CPU: one sweep each way, with an exponential that vectorizes.
 
+Optimization history:
+
 1. NumPy: GELU on (4096, 1536) is nine passes and a call of the C library's tanh or erf for each element.
 2. One sweep with np.exp: the call remains. 3. One sweep with `_vector.exp`: 12.2 ms on one core.
 4. The loop over a slice (see `_kernel`), so that it loads where it gathered before, and ½ (1 + tanh u) as the logistic

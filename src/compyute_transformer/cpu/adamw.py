@@ -1,5 +1,7 @@
 """AdamW on a CPU: one sweep over weight, gradient and both moments, seven streams, bound by memory.
 
+Optimization history:
+
 1. NumPy: fourteen passes over the flat buffers, six of them with temporaries. 2. One sweep: 26 ms for 10.8 million
 weights on one core. 3. Decay in a loop of its own over what is in cache, so that the other has no condition and
 vectorizes, over slices: 7.6 ms, 40 GB/s (one core of a Zen 4, 2026-11-24).

@@ -1,5 +1,7 @@
 """Embedding on a CPU: the gradients of equal ids are added without collisions.
 
+Optimization history:
+
 1. NumPy: np.add.at, one thread, an index at a time. 2. Each thread owns some columns of dweight and adds every row's
 part to them, so that no two threads write to one place and the order of a sum is the order of the rows.
 3. Over slices (see `_kernel`): 0.86 -> 0.27 ms for 4096 rows of 384 (one core of a Zen 4, 2026-11-24).
@@ -23,10 +25,10 @@ IN_CACHE = 1 << 20  # bytes
 
 
 @compile_parallel
-def _backward(ids, dy, dweight, shares):
+def _backward(ids, dy, dweight, slices):
     C = dy.shape[1]
-    for share in prange(shares):
-        first, last = C * share // shares, C * (share + 1) // shares
+    for index in prange(slices):
+        first, last = C * index // slices, C * (index + 1) // slices
         for v in range(dweight.shape[0]):
             dweight[v, first:last] = ZERO
         for n in range(ids.size):
@@ -36,10 +38,10 @@ def _backward(ids, dy, dweight, shares):
 
 
 @compile_parallel
-def _backward_in_cache(ids, dy, dweight, shares):
+def _backward_in_cache(ids, dy, dweight, slices):
     C = dy.shape[1]
-    for share in prange(shares):
-        first, last = C * share // shares, C * (share + 1) // shares
+    for index in prange(slices):
+        first, last = C * index // slices, C * (index + 1) // slices
         sums = np.zeros((dweight.shape[0], last - first), np.float32)
         for n in range(ids.size):
             row, added = dy[n, first:last], sums[ids[n]]

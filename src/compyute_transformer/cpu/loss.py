@@ -1,7 +1,9 @@
 """Loss on a CPU: each row of logits is read twice from cache, for its logsumexp, and once more for its gradient.
 
+Optimization history:
+
 1. NumPy: five passes over (N, V), three temporaries of the size of the logits, which for a vocabulary of 50,257 are the
-   largest arrays of all. 2. One sweep a row, nothing kept but the logsumexp; the gradient is one more sweep.
+   largest arrays of all. 2. One sweep a row, nothing saved but its maximum and log-sum; the gradient is one more sweep.
 3. The gradient over the logits themselves, where the caller lets them go: no second array of their size.
 """
 

@@ -1,5 +1,7 @@
 """Norm on a CPU: each row is read once from memory and stays in the first-level cache for its second and third use.
 
+Optimization history:
+
 1. NumPy: eight passes over (N, C), six of them writing temporaries.
 2. One sweep a row: mean, then variance around it (two short loops over a row that is already in cache; the textbook's
    mean of squares would cancel), then the output. The backward rebuilds x̂ and adds to partial sums of dweight and

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from ..arrays import Array
 from ..data.text.tokenizer import Tokenizer
 from ..models.output import record_forward
-from ..nn.module import Module
-from .decode import evaluating
+from ..nn.module import Module, evaluating
 
 __all__ = ["attention_maps", "named_attention_maps", "token_labels"]
 
@@ -28,7 +27,7 @@ def attention_maps(model: Module, *inputs: Array | None) -> list[Array]:
 
 def named_attention_maps(model: Module, *inputs: Array | None) -> dict[str, Array]:
     """Return `attention_maps` by the path of each attention: "blocks.0.attention", "decoder.1.cross_attention"."""
-    with evaluating(model):
+    with evaluating():
         return record_forward(model, True, *inputs)[1].attentions
 
 

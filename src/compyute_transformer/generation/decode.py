@@ -10,15 +10,14 @@ input at every position, so the cache is filled anew: each token past the end of
 a `stride` above 1 the window moves that many tokens at once, and between two moves every token is a step.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 
 from ..arrays import Array, to_device
 from ..errors import RangeError, ShapeError
 from ..models.language import LanguageModel, check_context
-from ..nn.module import Module
+from ..nn.module import evaluating
 from .cache import KeyValueCache
 from .fused_decoder import FusedDecoder
 
@@ -65,7 +64,7 @@ def prefill(
         row[width - len(context) :] = context
     pads = to_device(padding, model.device) if padding.any() else None
     if cache is None:
-        with evaluating(model):
+        with evaluating():
             logits: Array = model(to_device(ids, model.device), padding=pads, logits_to_keep=1)[:, 0]
             return logits
     cache.clear(pads)
@@ -82,7 +81,7 @@ def step(model: LanguageModel, tokens: Sequence[int], cache: KeyValueCache, fuse
 
 def _extend(model: LanguageModel, ids: Array, cache: KeyValueCache, fused: FusedDecoder | None = None) -> Array:
     ids = to_device(ids, model.device)
-    with evaluating(model):
+    with evaluating():
         if fused is not None:
             check_context(type(model).__name__, "ids", ids, model.config.context_length, cache.length)
             if (logits := fused(ids, cache)) is not None:
@@ -103,7 +102,7 @@ class Reader:
         self._model, self._stride, self._cached = model, stride, cached
         self._capacity = min(longest or model.config.context_length, model.config.context_length)
         self._cache: KeyValueCache | None = None
-        with evaluating(model):
+        with evaluating():
             self._fused = FusedDecoder.from_model(model) if cached else None
         self._read: list[Sequence[int]] = []  # what the cache holds
         window_start(0, model.config.context_length, stride)  # raises for a wrong stride at once
@@ -123,16 +122,3 @@ class Reader:
             logits = prefill(self._model, windows, self._cache, self._fused)
         self._read = windows
         return logits
-
-
-@contextmanager
-def evaluating(model: Module) -> Iterator[None]:
-    """Put a model in `eval()` within a `with` block, and then every module back into the mode it was in."""
-    trained = [module for module in model.modules() if module.training]
-    for module in trained:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in trained:
-            module.training = True

@@ -20,10 +20,10 @@ from ..data.pairs.batches import SpecialTokens, special_tokens
 from ..data.text.tokenizer import Tokenizer
 from ..errors import ConfigError, NonFiniteError, RangeError
 from ..models.transformer import Transformer
+from ..nn.module import evaluating
 from ..random import SAMPLING, Generator
 from .beam import Beam, BeamOptions, Hypothesis
 from .cache import KeyValueCache
-from .decode import evaluating
 from .detokenize import StopTexts, WholeCharacters
 from .sampling import Sampling, sample
 from .text import DEFAULT_SAMPLING, TextStream
@@ -165,7 +165,7 @@ class _Reader:
             row[: len(source)] = source
         self._model, self._special = model, special
         self._lengths = to_device(lengths, model.device)
-        with evaluating(model):
+        with evaluating():
             self._memory = model.encode(to_device(ids, model.device), self._lengths)
         self._cache = KeyValueCache(model, len(sources)) if cached else None
         self.rows = len(sources)
@@ -177,7 +177,7 @@ class _Reader:
         if cache is not None:
             targets = targets[:, cache.length :]  # BEGIN the first time, then the one token that is new
         ids = to_device(targets, self._model.device)
-        with evaluating(self._model):
+        with evaluating():
             logits = self._model.decode(ids, self._memory, self._lengths, cache=cache, logits_to_keep=1)[:, 0]
         return to_numpy(logits).astype(np.float64)
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ..arrays import Array
 from ..errors import ConfigError
-from ..nn import Module, ModuleList, MultiHeadAttention, Observer, observe
+from ..nn import Module, ModuleList, MultiHeadAttention, Observer, evaluating, observe
 
 __all__ = ["Model", "ModelOutput", "record_forward"]
 
@@ -115,11 +115,8 @@ def weights_of(path: str, module: Any, inputs: tuple[Any, ...]) -> Array:
     owner = {name: _owner(type(module), name) for name in ("forward", "forward_with_weights")}
     if owner["forward_with_weights"] is None or _derives(owner["forward"], owner["forward_with_weights"]):
         raise unknown_weights(path, module)
-    training, module.training = module.training, False
-    try:
+    with evaluating():
         weights: Array = module.forward_with_weights(*inputs)[1]
-    finally:
-        module.training = training
     return weights
 
 

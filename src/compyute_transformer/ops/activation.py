@@ -1,4 +1,4 @@
-"""Activation: the bends between the linear maps, and softmax, which turns scores into shares."""
+"""Activation: the nonlinear functions between linear maps, and softmax, which turns scores into probabilities."""
 
 from collections.abc import Callable
 from functools import partial
@@ -111,7 +111,7 @@ def gelu_forward(
     Raises:
         RangeError: an unknown form. DtypeError: x does not hold floats.
     Source:
-        Hendrycks, Gimpel 2016, "Gaussian error linear units". GPT-2 uses "tanh", ViT and nanoGPT "none". The words
+        Hendrycks, Gimpel 2016, "Gaussian error linear units". GPT-2 uses "tanh", ViT and nanoGPT "none". The names
         are those of torch.nn.functional.gelu.
     """
     if approximate == "tanh":
@@ -145,7 +145,7 @@ def gelu_backward(dy: Float[Array, "*shape"], saved: GeluSaved) -> Float[Array, 
 gelu = output_of("gelu", gelu_forward)
 
 
-# what a feed-forward bends with, by the name that configurations give it: "gelu_tanh" is GPT-2's, "gelu" the exact one
+# The activations of a feed-forward, by their names in a configuration: "gelu_tanh" is GPT-2's, "gelu" the exact one.
 ACTIVATIONS: dict[Activation, tuple[Callable[..., tuple[Array, Any]], Callable[..., Array]]] = {
     "gelu_tanh": (partial(gelu_forward, approximate="tanh"), gelu_backward),
     "gelu": (partial(gelu_forward, approximate="none"), gelu_backward),
@@ -154,7 +154,7 @@ ACTIVATIONS: dict[Activation, tuple[Callable[..., tuple[Array, Any]], Callable[.
 
 
 class SoftmaxSaved(NamedTuple):
-    """y: the shares."""
+    """y: the probabilities."""
 
     y: Array
 
@@ -166,12 +166,12 @@ def check_softmax(x: Any) -> None:
 
 @dispatched(validate=check_softmax)
 def softmax_forward(x: Float[Array, "*rows C"]) -> tuple[Float[Array, "*rows C"], SoftmaxSaved]:
-    """Turn each row of scores into shares that sum to one.
+    """Turn each row of scores into probabilities that sum to one.
 
     yᵢ = exp(xᵢ − max x) / Σⱼ exp(xⱼ − max x)
     dx = y · (dy − Σⱼ dyⱼ yⱼ)
 
-    A score of −inf gives a share of exactly zero; a row of nothing but −inf gives zeros, and zero gradients.
+    A score of −inf gives a probability of exactly zero. A row of nothing but −inf gives zeros, and zero gradients.
 
     Shapes:
         x, y (*rows, C) float, over the last axis.

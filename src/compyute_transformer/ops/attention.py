@@ -1,4 +1,4 @@
-"""Attention: every query looks at the keys it may see and takes home a weighted mean of their values."""
+"""Attention: each query gets the mean of the values, weighted by how well their keys match it."""
 
 from math import sqrt
 from typing import Any, NamedTuple
@@ -179,7 +179,7 @@ def attention_forward(
         q, k, v, no copies; weights, B·H·T·S floats.
     Raises:
         ShapeError: shapes do not fit each other or the mask. RangeError: a window below 1, a probability outside
-        [0, 1), a key length past S, dropout without a draw. DtypeError: dtypes differ; a mask of integers.
+        [0, 1), a key length past S, dropout without a key. DtypeError: dtypes differ; a mask of integers.
     Source:
         Vaswani et al. 2017, section 3.2.1: D, the width of a head, is their d_k. Ainslie et al. 2023, "GQA".
     """
@@ -350,7 +350,7 @@ def apply_mask(scores: Float[Array, "B H T S"], mask: Mask) -> None:
 
 
 def visible_keys(mask: Mask, T: int, S: int, xp: Any) -> Bool[Array, "*broadcast T S"] | None:
-    """Where the flags and the boolean array of a mask let a query see a key; None where they hide nothing."""
+    """Return where the flags and the array of a mask let a query see a key; None where they hide nothing."""
     positions, keys = xp.arange(S - T, S)[:, None], xp.arange(S)[None, :]
     conditions = []
     if mask.causal:

@@ -149,7 +149,7 @@ def blocks_step(
 ) -> Float[Array, "B T C"]:
     """Transform the T positions that follow S − T others, whose keys and values every block knows.
 
-    In each block, where attention looks from the T positions to all S, and feed_forward(a) = down(activation(up(a))):
+    In each block, where the T positions attend to all S, and feed_forward(a) = down(activation(up(a))):
 
         norm_first:  a = x + attention(norm(x)), y = a + feed_forward(norm(a))
         else:        a = norm(x + attention(x)), y = norm(a + feed_forward(a))

@@ -1,4 +1,4 @@
-"""Dropout: elements are silenced at random, and the same ones again in the backward pass."""
+"""Dropout: elements are set to zero at random, and their gradients with them."""
 
 from typing import Any, NamedTuple
 
@@ -32,11 +32,11 @@ def dropout_forward(
 ) -> tuple[Float[Array, "*shape"], DropoutSaved]:
     """Drop each element with the given probability and scale up the rest, so that the expectation stays.
 
-    y = keep · x / (1 − p), keep drawn by `random.keep_mask(key, p, x.shape)`
+    y = keep · x / (1 − p), keep = `random.keep_mask(key, p, x.shape)`
     dx = keep · dy / (1 − p)
 
     Shapes:
-        x, y any shape, float. Four axes (B, H, T, S) are drawn head by head (see `random`).
+        x, y any shape, float. The mask of four axes (B, H, T, S) is drawn head by head (see `random`).
     Saves:
         five numbers.
     Raises:

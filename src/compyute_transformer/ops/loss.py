@@ -1,4 +1,4 @@
-"""Loss: how surprised the model was, and the gradient with which everything begins."""
+"""Loss: the mean negative log-likelihood of the targets, and the gradient that every backward pass starts from."""
 
 from typing import Any, NamedTuple
 
@@ -81,7 +81,7 @@ def cross_entropy_forward(
         ShapeError: no classes; targets have not the shape of the rows. RangeError: a target outside [0, V), or ε
         outside [0, 1). DtypeError: targets are not integers.
     Source:
-        torch.nn.functional.cross_entropy, whose words these are; Szegedy et al. 2016 for label smoothing ε.
+        torch.nn.functional.cross_entropy, whose argument names these are; Szegedy et al. 2016 for label smoothing ε.
         Nothing is added inside the logarithm: a loss of 100 is reported as 100.
     """
     xp = array_module(logits)

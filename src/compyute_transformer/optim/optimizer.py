@@ -120,6 +120,7 @@ class Optimizer:
             parameter.optimizers.add(self)
         self._write_back_steps()
         self._layout = None
+        settle(self.parameters)  # already now, so that the first step sums in the same order as all others
 
     def _as_list(self, params: Any) -> list[Any]:
         if hasattr(params, "parameters") and not isinstance(params, Mapping):

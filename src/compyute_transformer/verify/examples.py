@@ -37,10 +37,10 @@ from .function import Function, of_module
 from .result import Label
 from .slopes import INPUT, draw
 from .tolerances import Method
+from .torch.transformer import torch_cross_block, torch_post_norm_block
 from .torch_models import randomize
 from .torch_modules import Tensor, Weights, torch_block, torch_feed_forward, torch_multi_head
 from .torch_ops import dense_mask, import_torch
-from .torch_vaswani import torch_cross_block, torch_post_norm_block
 
 __all__ = ["EXAMPLES", "SLOPES", "Example"]
 

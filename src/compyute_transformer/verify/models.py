@@ -56,7 +56,8 @@ def tasks(seed: int) -> Iterator[Task]:
     }
     for subject in SUBJECTS.values():
         for methods, prover in provers.items():
-            yield Task(subject.name, methods, partial(each, subject, methods[0], prover, seed))
+            absent = subject.torch_missing if methods == ("torch",) else None
+            yield Task(subject.name, methods, partial(each, subject, methods[0], prover, seed), absent)
 
 
 def each(subject: Subject, method: Method, prover: Prover, seed: int) -> Iterator[Result]:

@@ -38,7 +38,7 @@ class Row:
         """Say whether all errors are within tolerance."""
         if self.worst is None:
             return "not run"
-        return "EXCEEDS" if self.failed else "within"
+        return "EXCEED" if self.failed else "within"
 
     def cells(self) -> tuple[str, ...]:
         """As text."""

@@ -83,7 +83,13 @@ def compare_attention(
     torch = import_torch()
 
     ours = MultiHeadAttention(
-        embed_dim, num_heads, num_kv_heads, bias=bias, dropout=dropout, implementation=implementation, dropout_generator=Generator(seed, DROPOUT)
+        embed_dim,
+        num_heads,
+        num_kv_heads,
+        bias=bias,
+        dropout=dropout,
+        implementation=implementation,
+        dropout_generator=Generator(seed, DROPOUT),
     )
     ours.to(dtype=dtype)
     randomize(ours, seed)

@@ -9,12 +9,10 @@ from dataclasses import replace
 from math import sqrt
 from typing import Any, TypeAlias
 
-from ..models.gpt import GPTConfig
 from ..nn.feed_forward import Activation
 from ..nn.module import Module
-from ..ops.attention import Mask
 from ..random import Generator, keep_mask
-from .torch_ops import dense_mask, import_torch
+from .torch_ops import import_torch
 
 __all__ = [
     "Tensor",
@@ -22,7 +20,6 @@ __all__ = [
     "Weights",
     "torch_block",
     "torch_feed_forward",
-    "torch_gpt",
     "torch_multi_head",
     "torch_multi_head_module",
     "torch_weights",
@@ -135,18 +132,3 @@ def torch_block(
     x = x + drop(torch_multi_head(part(weights, "attention"), normed, normed, heads, added, drop)[0])
     normed = torch_norm(part(weights, "feed_forward_norm"), x)
     return x + drop(torch_feed_forward(part(weights, "feed_forward"), normed, activation))
-
-
-def torch_gpt(weights: Weights, config: GPTConfig, ids: Tensor, drop: Callable[[Tensor], Tensor]) -> Tensor:
-    """The logits (B, T, V) of a GPT."""
-    functional = import_torch().nn.functional
-
-    T = ids.shape[1]
-    heads = config.num_heads, config.num_kv_heads or config.num_heads
-    x = functional.embedding(ids, weights["token_embedding.weight"]) + weights["position.weight"][:T]
-    added = dense_mask(Mask(causal=True, window=config.window), T, T, x.dtype)
-    x = drop(x)
-    for index in range(config.num_layers):
-        x = torch_block(part(weights, f"blocks.{index}"), x, heads, added, drop, config.activation)
-    head = weights["token_embedding.weight" if config.tie_word_embeddings else "head.weight"]
-    return functional.linear(torch_norm(part(weights, "norm"), x), head)

@@ -87,7 +87,7 @@ class ImageTask(SupervisedTask):
 def evaluate_images(model: Any, encoder: ImageEncoder, images: Labeled, batch_size: int) -> TaskEvaluation:
     """Evaluate a model on images, in `eval()`: loss in nats per image, accuracy, and the number of images."""
     nats, predicted = 0.0, []
-    with evaluating(model):
+    with evaluating():
         for x, labels in ordered_batches(*images, batch_size, encoder.normalize):
             logits = model(to_device(x, model.device))
             nats += len(labels) * float(cross_entropy(logits, to_device(labels, model.device)))

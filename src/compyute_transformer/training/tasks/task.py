@@ -233,7 +233,7 @@ def split_batch(arrays: Sequence[Array], parts: int) -> Sequence[tuple[Part, flo
 def mean_loss(model: Module, batches: Iterable[Sequence[np.ndarray]]) -> tuple[float, int]:
     """Return the mean cross-entropy in nats over batches (*inputs, targets), in `eval()`, and the number of targets."""
     nats, count = 0.0, 0
-    with evaluating(model):
+    with evaluating():
         for arrays in batches:
             *inputs, targets = (to_device(array, model.device) for array in arrays)
             scored = int((targets != IGNORE_INDEX).sum())

@@ -1,10 +1,10 @@
-"""The proofs of an op, run as the site is built: a page cannot claim what does not hold.
+"""The checks of an op, run when the site is built, so that a page shows only what holds.
 
-    ```{proofs} layer_norm        its table
-    ```{proof-summary}            one line a proof, over all ops
+    ```{checks} layer_norm        its table
+    ```{check-summary}            one line a method, over all ops
 
 Each case of the registry is held to differences (float64), to PyTorch (float64 and float32) and, where it has a fast
-kernel, to the reference. A proof that fails is a warning, and so an error of the build.
+kernel, to the reference. A check that fails is a warning, and so an error of the build.
 """
 
 from collections.abc import Callable
@@ -22,22 +22,22 @@ from .markdown import MarkdownDirective, table
 
 logger = logging.getLogger(__name__)
 
-Prover = Callable[[Op, Case, Any], list[Result]]
+Checker = Callable[[Op, Case, Any], list[Result]]
 
 
-class Proof(NamedTuple):
-    """One way to prove an op, in the dtypes in which it is run."""
+class Method(NamedTuple):
+    """One method to verify an op, in the dtypes in which it is run."""
 
     name: str
-    prover: Prover
+    checker: Checker
     dtypes: tuple[str, ...]
 
 
-PROOFS = (
-    Proof("directional differences", lambda op, case, dtype: check_case(op, case), ("float64",)),
-    Proof("PyTorch", compare, ("float64", "float32")),
+METHODS = (
+    Method("directional differences", lambda op, case, dtype: check_case(op, case), ("float64",)),
+    Method("PyTorch", compare, ("float64", "float32")),
     *(
-        Proof(
+        Method(
             f"kernel on the {package.upper()}",
             lambda op, case, dtype, f=package: compare_kernel(op, case, dtype, f),
             ("float32",),
@@ -53,10 +53,10 @@ def nearness(check: Result) -> float:
 
 
 class Line(NamedTuple):
-    """What a proof found in one dtype, over all cases of an op."""
+    """What a method found in one dtype, over all cases of an op."""
 
     op: str
-    proof: str
+    method: str
     dtype: str
     cases: int
     checks: tuple[Result, ...]
@@ -73,16 +73,16 @@ class Line(NamedTuple):
 
 
 @cache
-def prove(name: str) -> tuple[Line, ...]:
-    """All proofs of one op."""
+def check_all(name: str) -> tuple[Line, ...]:
+    """Return the results of all methods for one op."""
     op = REGISTRY[name]
     lines = []
-    for proof in PROOFS:
-        for dtype in proof.dtypes:
-            found = [proof.prover(op, case, np.dtype(dtype)) for case in op.cases]
+    for method in METHODS:
+        for dtype in method.dtypes:
+            found = [method.checker(op, case, np.dtype(dtype)) for case in op.cases]
             checks = tuple(check for checks in found for check in checks)
-            if checks:  # an op without a kernel has no such proof
-                lines.append(Line(name, proof.name, dtype, sum(map(bool, found)), checks))
+            if checks:  # an op without a kernel has no such method
+                lines.append(Line(name, method.name, dtype, sum(map(bool, found)), checks))
     return tuple(lines)
 
 
@@ -103,36 +103,36 @@ def summarize(lines: list[Line]) -> list[object]:
     ]
 
 
-class Proofs(MarkdownDirective):
+class Checks(MarkdownDirective):
     """The table of one op."""
 
     required_arguments = 1
 
     def markdown(self) -> str:
-        """One row a proof and dtype."""
-        lines = prove(self.arguments[0])
+        """Return one row for each method and dtype."""
+        lines = check_all(self.arguments[0])
         for check in [check for line in lines for check in line.checks if not check.passed]:
-            logger.warning("a proof fails: %s", check, location=self.get_location())
-        head = ["proof", "dtype", "cases", "comparisons", "worst error", "limit", "verdict"]
-        return table(head, [[line.proof, line.dtype, *summarize([line])] for line in lines])
+            logger.warning("a check fails: %s", check, location=self.get_location())
+        head = ["method", "dtype", "cases", "comparisons", "worst error", "limit", "result"]
+        return table(head, [[line.method, line.dtype, *summarize([line])] for line in lines])
 
 
-class ProofSummary(MarkdownDirective):
-    """One row a proof and dtype, over all ops."""
+class CheckSummary(MarkdownDirective):
+    """Return one row for each method and dtype, over all ops."""
 
     def markdown(self) -> str:
-        """One row a proof and dtype."""
-        every = [line for name in REGISTRY for line in prove(name)]
-        kinds = list(dict.fromkeys((line.proof, line.dtype) for line in every))
+        """Return one row for each method and dtype."""
+        every = [line for name in REGISTRY for line in check_all(name)]
+        kinds = list(dict.fromkeys((line.method, line.dtype) for line in every))
         rows = []
         for kind in kinds:
-            lines = [line for line in every if (line.proof, line.dtype) == kind]
+            lines = [line for line in every if (line.method, line.dtype) == kind]
             rows.append([*kind, len(lines), *summarize(lines)])
-        return table(["proof", "dtype", "ops", "cases", "comparisons", "worst error", "limit", "verdict"], rows)
+        return table(["method", "dtype", "ops", "cases", "comparisons", "worst error", "limit", "result"], rows)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
-    app.add_directive("proofs", Proofs)
-    app.add_directive("proof-summary", ProofSummary)
+    app.add_directive("checks", Checks)
+    app.add_directive("check-summary", CheckSummary)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

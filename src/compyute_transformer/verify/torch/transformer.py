@@ -4,14 +4,13 @@ from collections.abc import Callable
 from math import sqrt
 from typing import Any
 
-from ..models.transformer import TransformerConfig
-from ..models.transformer_lm import TransformerLMConfig
-from ..nn.feed_forward import Activation
-from ..ops.attention import Mask
-from .torch_modules import Tensor, Weights, part, torch_feed_forward, torch_multi_head, torch_norm
-from .torch_ops import dense_mask, import_torch, sinusoidal_position
+from ...models.transformer import TransformerConfig
+from ...nn.feed_forward import Activation
+from ...ops.attention import Mask
+from ..torch_modules import Tensor, Weights, part, torch_feed_forward, torch_multi_head, torch_norm
+from ..torch_ops import dense_mask, import_torch, sinusoidal_position
 
-__all__ = ["torch_cross_block", "torch_encoder_decoder", "torch_post_norm_block", "torch_vaswani"]
+__all__ = ["logits", "torch_cross_block", "torch_post_norm_block"]
 
 Drop = Callable[[Tensor], Tensor]
 Heads = tuple[int, int]
@@ -60,17 +59,7 @@ def heads_of(config: Any) -> Heads:
     return config.num_heads, config.num_kv_heads or config.num_heads
 
 
-def torch_vaswani(weights: Weights, config: TransformerLMConfig, ids: Tensor, drop: Drop) -> Tensor:
-    """The logits (B, T, V) of a TransformerLM."""
-    T, x = ids.shape[1], embedded(weights, ids, drop)
-    added = dense_mask(Mask(causal=True, window=config.window), T, T, x.dtype)
-    for index in range(config.num_layers):
-        block = part(weights, f"blocks.{index}")
-        x = torch_post_norm_block(block, x, heads_of(config), added, drop, config.activation)
-    return x @ weights["token_embedding.weight"].T
-
-
-def torch_encoder_decoder(
+def logits(
     weights: Weights,
     config: TransformerConfig,
     source: Tensor,
@@ -79,7 +68,7 @@ def torch_encoder_decoder(
     target_lengths: Tensor,
     drop: Drop,
 ) -> Tensor:
-    """The logits (B, T, V) of an Transformer."""
+    """Return the logits (B, T, V) of a Transformer."""
     (S, T), heads = (source.shape[1], target.shape[1]), heads_of(config)
     memory, source_mask = embedded(weights, source, drop), Mask(key_lengths=source_lengths.numpy())
     added = dense_mask(source_mask, S, S, memory.dtype)
