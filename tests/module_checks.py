@@ -49,6 +49,8 @@ def module_error(
     u = cotangent(y, seed)
     found: Any = module.backward(u)
     dinputs = [d for d in (found if isinstance(found, tuple) else (found,)) if d is not None]
+    if not inputs:  # a model of ids returns the gradients of its embedded tokens, which test_output verifies
+        dinputs = []
     error = directional_error(run, [flat.grad.copy(), *dinputs], [start, *inputs], u, seed)
     module.clear_saved()
     return error
