@@ -228,9 +228,7 @@ def test_arguments_are_validated_before_a_kernel_or_the_reference_sees_them() ->
 )
 def test_a_call_that_does_not_fit_the_signature_is_named(args: Any, kwargs: Any, message: str) -> None:
     for call in (made_up(), made_up().reference):
-        with pytest.raises(
-            InputError, match=rf"^made_up_forward: the arguments are x, scale, .*{message}"
-        ):
+        with pytest.raises(InputError, match=rf"^made_up_forward: the arguments are x, scale, .*{message}"):
             call(*args, **kwargs)
 
 

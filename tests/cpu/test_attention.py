@@ -8,8 +8,8 @@ from compyute_transformer.cpu.attention import FEW
 from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.ops.attention import Mask, fused_attention_backward, fused_attention_forward
 from compyute_transformer.verify import cases as examples
-from compyute_transformer.verify.result import relative_error
 from compyute_transformer.verify.registry import cast
+from compyute_transformer.verify.result import relative_error
 from compyute_transformer.verify.tolerances import limit
 
 SEEN = np.random.default_rng(1).random((2, 1, 2 * QUERIES + 3, 2 * KEYS + 5)) < 0.3

@@ -1,6 +1,5 @@
 """A script of PyTorch's and ours, which differ in imports and backward, train alike from equal weights."""
 
-
 import numpy as np
 from habits import compyute_script, torch_script
 

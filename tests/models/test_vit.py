@@ -17,9 +17,9 @@ from compyute_transformer.nn import LayerNorm, MultiHeadAttention
 from compyute_transformer.nn.attention import Implementation
 from compyute_transformer.ops.loss import cross_entropy_backward, cross_entropy_forward
 from compyute_transformer.verify import relative_error
+from compyute_transformer.verify.torch.vit import logits as torch_vit
 from compyute_transformer.verify.torch_models import compare, compare_training, randomize
 from compyute_transformer.verify.torch_modules import TorchDropout, torch_weights
-from compyute_transformer.verify.torch.vit import logits as torch_vit
 
 SMALL = ViTConfig(4, 6, 3, 5, patch_size=2, embed_dim=12, num_heads=3, num_layers=2)
 

@@ -56,7 +56,9 @@ def test_a_backward_damaged_by_hand_is_red_and_named(
     assert all(
         line.startswith("FAIL ops.layer_norm") and " dweight, " in line for line in failures if " more; " not in line
     )
-    assert "EXCEED" in next(line for line in out.splitlines() if line.startswith("ops.layer_norm") and "adjoint" in line)
+    assert "EXCEED" in next(
+        line for line in out.splitlines() if line.startswith("ops.layer_norm") and "adjoint" in line
+    )
     assert all("EXCEED" not in line for line in out.splitlines() if line.startswith("ops.linear"))
 
 

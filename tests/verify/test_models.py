@@ -61,7 +61,9 @@ def test_the_subject_of_a_model_is_that_of_its_configuration() -> None:
         config = subject.cases["plain"]
         assert type(config) is kind
         assert subject_of(config) is subject_of(subject.model(config)) is subject
-    with pytest.raises(ConfigError, match=r"its record in models/registry.py, and int has none\. There are models\.GPT, "):
+    with pytest.raises(
+        ConfigError, match=r"its record in models/registry.py, and int has none\. There are models\.GPT, "
+    ):
         subject_of(3)
 
 

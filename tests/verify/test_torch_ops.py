@@ -82,7 +82,11 @@ def test_a_wrong_op_is_found(op: Op, which: str, how: Any) -> None:
 def test_a_missing_gradient_is_found() -> None:
     op = REGISTRY["linear"]
     without = replace(op, backward=lambda dy, saved: (*op.backward(dy, saved)[:2], None))
-    broken = [f"{check.argument} of {check.note}" for check in compare(without, case_of("linear", "rows"), np.float64) if not check.passed]
+    broken = [
+        f"{check.argument} of {check.note}"
+        for check in compare(without, case_of("linear", "rows"), np.float64)
+        if not check.passed
+    ]
     assert broken == ["dbias of functional.linear"]
 
 
