@@ -128,7 +128,7 @@ def test_the_gradient_of_the_class_token_is_added_to() -> None:
 
 
 def test_the_class_token_sees_every_patch() -> None:
-    made, images = model(replace(SMALL, num_layers=1)), draw_images(number=1)
+    made, images = model(replace(SMALL, num_layers=1)).eval(), draw_images(number=1)
     logits = made(images)
     for row, column in np.ndindex(4, 6):
         changed = images.copy()

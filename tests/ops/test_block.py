@@ -33,7 +33,7 @@ def as_module(weights: BlockWeights, given: dict[str, Any]) -> PreNormBlock | Po
     F, H = len(weights.up_weight), given["num_heads"]
     bias, kind = weights.up_bias is not None, PreNormBlock if given.get("norm_first", True) else PostNormBlock
     first, last = (LayerNorm(C, norm.eps, bias=bias) for norm in (weights.attention_norm, weights.feed_forward_norm))
-    attention = MultiHeadAttention(C, H, K, bias, implementation="parallel")
+    attention = MultiHeadAttention(C, H, K, bias=bias, implementation="parallel")
     feed_forward = FeedForward(C, F, bias=bias, activation=given.get("activation", "gelu_tanh"))
     parts = (
         (first, attention, Dropout(0.5), last, feed_forward, Dropout(0.5))

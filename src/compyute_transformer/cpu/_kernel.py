@@ -63,7 +63,7 @@ def compiler(**options: Any) -> Callable[[F], F]:
     def compile(function: F) -> F:
         global _no_cache_said
         try:
-            return numba.njit(cache=True, **options)(function)  # type: ignore[no-any-return]
+            return numba.njit(cache=True, **options)(function)
         except RuntimeError:  # Numba finds no folder for its cache
             if not _no_cache_said:
                 _no_cache_said = True
@@ -71,7 +71,7 @@ def compiler(**options: Any) -> Callable[[F], F]:
                     "No folder for compiled kernels can be written, so they are compiled at each start. "
                     "Set NUMBA_CACHE_DIR to a folder that can be written."
                 )
-            return numba.njit(**options)(function)  # type: ignore[no-any-return]
+            return numba.njit(**options)(function)
 
     return compile
 

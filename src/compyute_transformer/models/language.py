@@ -73,7 +73,11 @@ class ModelCache(Protocol):
 
     length: int
     padding: Array | None
-    blocks: Sequence[Any]
+
+    @property
+    def blocks(self) -> Sequence[Any]:
+        """The part of each block."""
+        ...
 
     def advance(self, count: int) -> None:
         """Count positions that every block has appended."""

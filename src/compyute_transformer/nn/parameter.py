@@ -81,7 +81,7 @@ class Parameter:
     def path(self) -> str:
         """The name in the model, "blocks.0.up.weight"; "Parameter" where no module has it."""
         module = self.owner and self.owner[0]()
-        if not module:
+        if not module or not self.owner:
             return "Parameter"
         return f"{module.path}.{self.owner[1]}" if module.path else self.owner[1]
 

@@ -79,11 +79,12 @@ class AdamW(Optimizer):
             )
 
     def _update(self, part: Range, step: int) -> None:
-        options = part.group
+        options, (first_moment, second_moment) = part.group, part.state
         adamw_update(
             part.data,
             part.grad,
-            *part.state,
+            first_moment,
+            second_moment,
             step,
             options["lr"],
             options["betas"],

@@ -67,7 +67,7 @@ def clip_grad_norm_(parameters: Iterable[Any], max_norm: float) -> float:
 
 def gradients_of(parameters: Iterable[Any]) -> list[Array]:
     """Return the gradients of some parameters, those that lie side by side in a buffer as one array."""
-    given = [parameters] if hasattr(parameters, "requires_grad") else list(parameters)
+    given: list[Any] = [parameters] if hasattr(parameters, "requires_grad") else list(parameters)
     buffer = given[0].place.buffer if given and given[0].place is not None else None
     if buffer is not None and len(given) == len(buffer.parameters):  # the usual case, a whole model, fast
         if all((place := p.place) is not None and place.buffer is buffer and p.grad is place.grad for p in given):

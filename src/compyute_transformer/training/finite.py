@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..arrays import Array, array_module
-from ..nn.module import Module, Observer, Phase, observe
+from ..nn.module import Module
+from ..nn.observer import Observer, Phase, observe
 from .tasks.task import Task
 
 __all__ = ["all_finite", "first_non_finite", "non_finite_parameter"]

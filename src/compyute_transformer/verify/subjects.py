@@ -35,7 +35,7 @@ class Subject:
     @property
     def model(self) -> Callable[..., Any]:
         """The class, built from a configuration and a seed."""
-        return self.record.model  # type: ignore[no-any-return]
+        return self.record.model
 
     @property
     def cases(self) -> Mapping[str, Any]:

@@ -122,9 +122,9 @@ def _renamed(sections: Mapping[str, Any]) -> dict[str, Any]:
     for old, new in RENAMED_SETTINGS.items():
         if old in model and old not in KINDS["model"] and new in KINDS["model"]:
             model[new] = model.pop(old)
-    old = model.get("architecture")
-    if isinstance(old, str) and old not in MODELS and old in RENAMED_ARCHITECTURES:
-        model["architecture"] = RENAMED_ARCHITECTURES[old]
+    name = model.get("architecture")
+    if isinstance(name, str) and name not in MODELS and name in RENAMED_ARCHITECTURES:
+        model["architecture"] = RENAMED_ARCHITECTURES[name]
     return {**sections, "model": model} if "model" in sections else dict(sections)
 
 
