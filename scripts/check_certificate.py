@@ -1,8 +1,8 @@
 """Derive the figures of a gradient certificate anew: python scripts/check_certificate.py FILE
 
-Imports nothing of the library but the functions under test and the two types they take, Mask and RandomKey. Inputs are drawn
-by the certificate's recipes, slopes are central differences, written here; every op that the library has must be there,
-with the source that was proven. Prints a line an op, and exits with 1 at any fault. A row is accepted where
+Imports nothing of the library but the functions under test and the two types they take, Mask and RandomKey. Inputs are
+drawn by the certificate's recipes, slopes are central differences, written here; every op that the library has must be
+there, with the source that was proven. Prints a line an op, and exits with 1 at any fault. A row is accepted where
 
     error = |ours − theirs| / scale, and error ≤ bound ≤ the limit of its method
     ours and theirs are what is found here: theirs of a slope to 1e-7 of scale, all others to twice the bound

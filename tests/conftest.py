@@ -1,8 +1,8 @@
 """What every test runs under.
 
 The shapes written in the signatures of the ops are enforced: jaxtyping and beartype check each call of each op, so an
-annotation that is wrong fails the tests that run it. A test of the validation's own errors asks for the fixture `validation_only`,
-since the annotations would refuse the same input first.
+annotation that is wrong fails the tests that run it. A test of the validation's own errors asks for the fixture
+`validation_only`, since the annotations would refuse the same input first.
 
 A test that takes `op` and `case` runs once for each case of the registry.
 

@@ -31,7 +31,7 @@ def damage(monkeypatch: pytest.MonkeyPatch, op: str, argument: str, how: Callabl
 
 @contextmanager
 def annotations_off() -> Iterator[None]:
-    """As the fixture `validation_only`, for longer than a test: a complex step is not what the annotations of an op allow."""
+    """As the fixture `validation_only`, for longer than a test: the annotations of an op allow no complex step."""
     before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     yield

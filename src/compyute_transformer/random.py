@@ -94,7 +94,7 @@ def default_generator(stream: int = INITIALIZATION) -> Generator:
 
 
 def default_seed(seed: int | None = None) -> int:
-    """Return a seed as it is, and for None the one that `seed()` set, 0 before: what a model built without one takes."""
+    """Return a seed as it is; for None, which a model built without one has, what `seed()` set, 0 before."""
     return _defaults[INITIALIZATION].seed if seed is None else seed
 
 

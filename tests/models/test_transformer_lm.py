@@ -193,9 +193,9 @@ def test_float32_stays_float32() -> None:
 def test_positions_past_the_context_are_refused_although_sinusoids_go_on() -> None:
     with pytest.raises(RangeError, match=r"TransformerLM: positions of ids lie in \[0, 8\), the context length"):
         model()(draw_ids(length=9))
+    full = KeyValueCache(model())
+    full.advance(8)
     with pytest.raises(RangeError, match="the context length, got 1 positions from 8 on"):
-        full = KeyValueCache(model())
-        full.advance(8)
         model().eval()(draw_ids(length=1), full)
 
 

@@ -631,9 +631,13 @@ def test_a_pickled_part_does_not_take_the_model_along(tower: Tower, x: Array) ->
 def test_forwards_without_a_backward_are_bounded_and_warn_once(tower: Tower, x: Array) -> None:
     tower(x)
     once = saved_count(tower)
-    with pytest.warns(UserWarning, match="without a backward") as caught:
+
+    def many() -> None:
         for _ in range(MAX_FORWARDS + 4):
             tower(x)
+
+    with pytest.warns(UserWarning, match="without a backward") as caught:
+        many()
     assert len(caught) == 1
     assert saved_count(tower) <= MAX_FORWARDS * once
 

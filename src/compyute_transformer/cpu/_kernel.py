@@ -4,9 +4,10 @@ One pool of threads does everything, Numba's: the matrix products inside a kerne
 for each slice of the rows. Two pools, Numba's and the BLAS's own, would each spin for work while the other has it.
 
 A thread of the pool that has no work spins for some 0.1 ms, then sleeps (OMP_WAIT_POLICY=passive, GOMP_SPINCOUNT=10000)
-once `threads.configure_threads` was called, as the command does. Spinning until there is work again takes the time of whatever it waits for: beside another
-busy process a step took up to eight times as long. Not to spin at all costs a waking, 50 µs, at every kernel: a small
-model's step took 34.6 ms instead of 31.6, a token of GPT-2's shape 20 to 22 ms instead of 13 to 18.
+once `threads.configure_threads` was called, as the command does. Spinning until there is work again takes the time of
+whatever it waits for: beside another busy process a step took up to eight times as long. Not to spin at all costs a
+waking, 50 µs, at every kernel: a small model's step took 34.6 ms instead of 31.6, a token of GPT-2's shape 20 to 22 ms
+instead of 13 to 18.
 
 Waking a sleeping thread takes some 50 µs, as long as a sweep over 100 000 numbers. What is smaller runs on the calling
 thread alone (`pool_for`): for one token of GPT-2's shape GELU fell from 57 to 7 µs, and layer norm from 65 to 10. The

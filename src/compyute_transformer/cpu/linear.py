@@ -4,7 +4,8 @@ Optimization history:
 
 1. NumPy: x @ W.T with the BLAS's own threads, then y += b: a second pass over y, and a second pool of threads.
 2. One pool, whose threads take slices of rows. The bias is laid into y first and the product adds to it (beta = 1),
-   which costs nothing: with beta = 0 the BLAS writes zeros in its place. The backward sums db beside its part of dW's rows.
+   which costs nothing: with beta = 0 the BLAS writes zeros in its place. The backward sums db beside its part of dW's
+   rows.
 3. For up to 16 rows, as in generation, the time is that of reading the weight once, and the BLAS, made for matrices,
    reads at a fraction of the speed of memory. A plain loop of dot products vectorizes: 24 GB/s on one core where
    the BLAS read 4 to 11 (384 to 768 wide, one row). Small weights are not worth waking the other threads for.
@@ -15,8 +16,8 @@ Optimization history:
    not divided, and the weight is the larger then: the same products for 32 rows 130 -> 51 ms, for 128 rows 207 -> 130.
 6. Slices by the shape alone, in multiples of 16 and powers of two: the BLAS gives other last bits for other shapes, so
    slices that followed the threads gave results that did. dW is cut along its longer side; db is summed in
-   up to 128 partial sums in the same tasks. (1024, 768) by (3072, 768), 2 cores of a Zen 3, 2026-11-28: forward 35.0 -> 34.8 ms, backward
-   65.6 -> 64.0; (768, 128) by (384, 128): 0.69 -> 0.53 and 1.92 -> 1.18.
+   up to 128 partial sums in the same tasks. (1024, 768) by (3072, 768), 2 cores of a Zen 3, 2026-11-28: forward 35.0 ->
+   34.8 ms, backward 65.6 -> 64.0; (768, 128) by (384, 128): 0.69 -> 0.53 and 1.92 -> 1.18.
 
 A core of a Zen 4 (2026-11-24) then gives 100 to 105 GFLOP/s in y and dx and 84 to 95 in dW, whose two operands are
 both packed anew for each 4096 rows. Tried for dW and no better: computing its transpose, dividing it by columns.

@@ -1,4 +1,4 @@
-"""TransformerLM: the decoder of Vaswani et al. 2017 as a language model, with post-norm blocks and sinusoidal positions.
+"""TransformerLM: the decoder of Vaswani et al. 2017 as a language model, post-norm, with sinusoidal positions.
 
 The whole model of the paper, with its encoder, is `transformer`.
 """
@@ -29,8 +29,8 @@ __all__ = ["TransformerLM", "TransformerLMConfig"]
 class TransformerLMConfig:
     """The configuration of a TransformerLM, saved with a run.
 
-    mlp_dim None means 4 · embed_dim, as in the paper. num_kv_heads None means num_heads. window: the number of positions
-    up to its own that a query attends to; None for all. attn_bias None means bias.
+    mlp_dim None means 4 · embed_dim, as in the paper. num_kv_heads None means num_heads. window: the number of
+    positions up to its own that a query attends to; None for all. attn_bias None means bias.
     """
 
     vocab_size: int
@@ -63,9 +63,9 @@ class TransformerLM(LanguageModel):
     One matrix is both the embedding, multiplied by √embed_dim, and the head (Vaswani et al. 2017, section 3.4). Dropout
     follows the embedding and every sublayer (5.4), and drops attention weights too.
 
-    The paper does not say how weights are initialized. Here the shared matrix is normal with std 1/√embed_dim, as in the authors'
-    tensor2tensor, so that vectors and logits both have variance 1; all other matrices are Xavier uniform, as in
-    torch.nn.Transformer.
+    The paper does not say how weights are initialized. Here the shared matrix is normal with std 1/√embed_dim, as in
+    the authors' tensor2tensor, so that vectors and logits both have variance 1; all other matrices are Xavier uniform,
+    as in torch.nn.Transformer.
 
     generator: of the random numbers of dropout; part of the state of a run.
     """

@@ -69,9 +69,9 @@ class ViT(Model):
 
     The head reads the class token alone.
 
-    Matrices of blocks are initialized Xavier uniform, as in the authors' code. Embedded patches have a variance of about
-    1 at first (see `PatchEmbedding`); positions and the class token are normal with std 0.5, which is of the same order:
-    with a std of 0.02 a small model is slow to learn the position of a patch. The head is normal with std 0.02.
+    Matrices of blocks are initialized Xavier uniform, as in the authors' code. Embedded patches have a variance of
+    about 1 at first (see `PatchEmbedding`); positions and the class token are normal with std 0.5, which is of the same
+    order: with a std of 0.02 a small model is slow to learn the position of a patch. The head is normal with std 0.02.
 
     generator: of the random numbers of dropout; part of the state of a run.
     """

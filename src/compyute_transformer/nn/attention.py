@@ -67,8 +67,8 @@ class MultiHeadAttention(Module):
     """Self-attention, or cross-attention when given a memory.
 
     num_heads: H, divides embed_dim. num_kv_heads: K, divides H; with fewer than H, groups of heads share keys and
-    values. dropout: of the attention weights. implementation: the algorithm, which may be changed at any time; "auto" is
-    the fastest.
+    values. dropout: of the attention weights. implementation: the algorithm, which may be changed at any time; "auto"
+    is the fastest.
 
     in_weight: ((H + 2K)·D, C), the query, key and value projections of all heads below each other. in_bias: its bias.
     out_weight: (C, C), out_bias: the output projection. Biases start at zero.

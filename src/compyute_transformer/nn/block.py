@@ -117,7 +117,8 @@ class CrossCache(AttentionCache, Protocol):
 class CrossBlock(Module):
     """A `PostNormBlock` with attention to a memory between the two: x ← norm(x + dropout(cross_attention(x, memory))).
 
-    Queries come from x, keys and values from the memory, the encoder's output for the source (Vaswani et al. 2017, sections 3.1 and 3.2.3).
+    Queries come from x, keys and values from the memory, the encoder's output for the source (Vaswani et al. 2017,
+    sections 3.1 and 3.2.3).
     """
 
     def __init__(
@@ -154,8 +155,8 @@ class CrossBlock(Module):
         """Return x (B, T, C) after the block, given a memory (B, S, C).
 
         mask: for the attention of x to itself. memory_mask: for its attention to the memory. cache: see
-        `MultiHeadAttention.forward`; it also stores the keys and values of the memory at its first use, and from then on
-        the memory is not read.
+        `MultiHeadAttention.forward`; it also stores the keys and values of the memory at its first use, and from then
+        on the memory is not read.
         """
         x = self.attention_norm(x + self.attention_dropout(self.attention(x, None, mask, cache)))
         source = memory if cache is None else self._project_once(memory, cache)

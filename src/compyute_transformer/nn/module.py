@@ -162,7 +162,8 @@ class Module:
         elif self._trainer not in (None, here):
             raise StateError(
                 f"{type(self).__name__}: one thread at a time trains a model, got a forward in training mode while "
-                "the backward of another thread's forward is due. Call model.eval() to generate, or copy.deepcopy the model."
+                "the backward of another thread's forward is due. Call model.eval() to generate, or copy.deepcopy the "
+                "model."
             )
         self._waiting += 1
         if self._waiting > MAX_FORWARDS:
@@ -286,8 +287,8 @@ class Module:
             ]
             if outer and self._parent is not None:
                 raise StateError(
-                    f"{self.path or type(self).__name__}.flat: some parameters lie in the flat buffer of another module. "
-                    "Ask the outermost module for its flat."
+                    f"{self.path or type(self).__name__}.flat: some parameters lie in the flat buffer of another "
+                    "module. Ask the outermost module for its flat."
                 )
             self._flat = FlatBuffer(own)
         return self._flat

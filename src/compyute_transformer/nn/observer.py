@@ -16,8 +16,8 @@ Phase = Literal["forward", "backward"]
 class Observer:
     """Sees every module's forward and backward. Override what you need: a trace, a profiler, a check.
 
-    `path` names the module as the state dict does ("blocks.0.attention"; "" for the observed module itself). `inputs` are
-    the positional arguments and `keywords` those given by name.
+    `path` names the module as the state dict does ("blocks.0.attention"; "" for the observed module itself). `inputs`
+    are the positional arguments and `keywords` those given by name.
     """
 
     def before(

@@ -1,12 +1,13 @@
 """Flat buffers: many parameters in one array, so that an optimizer makes one sweep instead of hundreds.
 
 A buffer is an optimization that users cannot break. A parameter remembers its place, the views of its data and of its
-gradient in the buffer, but `parameter.data` and `parameter.grad` stay ordinary attributes that anyone may replace. Before
-it uses the buffer, an optimizer calls `settle`, which copies replaced arrays back into their places, and lays a new
-buffer for the parameters that do not fit their places any more.
+gradient in the buffer, but `parameter.data` and `parameter.grad` stay ordinary attributes that anyone may replace.
+Before it uses the buffer, an optimizer calls `settle`, which copies replaced arrays back into their places, and lays a
+new buffer for the parameters that do not fit their places any more.
 """
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -168,9 +169,9 @@ def _refuse_shared_memory(parameters: Iterable[Any]) -> None:
             low, high = np.lib.array_utils.byte_bounds(parameter.data)
             spans.append((low, high, parameter))
     spans.sort(key=lambda span: span[:2])
-    for (_, high, one), (low, _, other) in zip(spans, spans[1:], strict=False):
+    for (_, high, one), (low, _, other) in pairwise(spans):
         if low < high:
             raise StateError(
-                f"{other.path}: every parameter has memory of its own, got data that {one.path} has too. To tie weights, "
-                "assign the Parameter itself: module.weight = other.weight."
+                f"{other.path}: every parameter has memory of its own, got data that {one.path} has too. To tie "
+                "weights, assign the Parameter itself: module.weight = other.weight."
             )
