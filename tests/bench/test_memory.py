@@ -40,5 +40,5 @@ def test_a_process_of_its_own_does_not_count_ours() -> None:
 
 
 def test_a_process_that_fails_says_why() -> None:
-    with pytest.raises(CompyuteError, match=r"attention:run_step_alone .* a size is one of"):
+    with pytest.raises(CompyuteError, match=r"attention:run_step_alone .* a preset must be one of"):
         peak_memory("attention:run_step_alone", size="huge", overrides={}, algorithm="parallel")

@@ -39,5 +39,5 @@ def test_the_cache_is_where_it_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_a_process_that_fails_says_why() -> None:
-    with pytest.raises(CompyuteError, match=r"it ended with: .*a size is one of"):
+    with pytest.raises(CompyuteError, match=r"it ended with: .*a preset must be one of"):
         startup._run("huge", None)

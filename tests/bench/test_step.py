@@ -123,7 +123,7 @@ def test_gpt2_has_its_size() -> None:
 
 
 def test_a_size_that_there_is_not_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"a size is one of nano, .* got 'huge'"):
+    with pytest.raises(ConfigError, match=r"a preset must be one of nano, .* got 'huge'"):
         workload("huge")
 
 
@@ -199,7 +199,7 @@ def test_padding_is_in_the_race() -> None:
 
 
 def test_grouped_heads_are_no_race_of_an_encoder_decoder() -> None:
-    with pytest.raises(ConfigError, match="every head has its own keys, got num_kv_heads 1"):
+    with pytest.raises(ConfigError, match="supports num_kv_heads = num_heads, got num_kv_heads 1"):
         TorchTransformer(TransformerConfig(5, 8, 16, 2, 1, num_kv_heads=1))
 
 

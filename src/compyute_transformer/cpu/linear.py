@@ -179,8 +179,9 @@ def _backward(address, dy, x, weight, dx, dweight, sums, slices):
                 address, AS_IT_IS, TRANSPOSED, right - left, last - first, N,
                 ONE, x_at + 4 * left, I, dy_at + 4 * first, O, ZERO, dweight_at + 4 * (first * I + left), I,
             )  # fmt: skip
-        for partial in range(num_partials * index // slices, num_partials * (index + 1) // slices):
-            _partial_sum(dy, partial, sums)
+        begin, end = num_partials * index // slices, num_partials * (index + 1) // slices
+        for step in range(end - begin):
+            _partial_sum(dy, begin + step, sums)
 
 
 def _forward_supports(x: Array, weight: Array, bias: Array | None = None) -> bool:
