@@ -26,8 +26,8 @@ def proven() -> dict[str, Any]:
     with annotations_off():
         every = prepare_ops(0).items()
         examples = {name: [e for e in several if "large" not in e.case.name][:9] for name, several in every}
-        findings = carry_out(choose(everything(0, examples), ["ops."])).findings
-    values: dict[str, Any] = json.loads(json.dumps(certificate(findings, examples, 0)))
+        results = carry_out(choose(everything(0, examples), ["ops."])).results
+    values: dict[str, Any] = json.loads(json.dumps(certificate(results, examples, 0)))
     return values
 
 

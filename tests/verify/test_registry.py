@@ -186,7 +186,8 @@ def test_a_gpu_gives_what_a_cpu_gives(op: Op, case: Case, dtype: Any) -> None:
 
 WRONG = """
 from jaxtyping import Float
-from compyute_transformer.backend import Array, dispatched
+from compyute_transformer.arrays import Array
+from compyute_transformer.dispatch import dispatched
 
 @dispatched
 def wrong_forward(x: Float[Array, "A B"]) -> Float[Array, "B A"]:
@@ -216,8 +217,9 @@ def test_a_wrong_annotation_fails(tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 
 def test_the_annotations_of_every_op_are_enforced(op: Op, case: Case) -> None:
     arguments = case.arguments()
+    reference = getattr(op.forward, "_trusted", op.forward)  # what the validation, with errors of its own, lets run
     for name in op.differentiable:
         if arguments[name] is not None:
             wrong = arguments | {name: np.ones(arguments[name].shape, np.int64)}
             with pytest.raises(jaxtyping.TypeCheckError, match=f"parameter '{name}'"):
-                op.forward(*wrong.values())
+                reference(*wrong.values())

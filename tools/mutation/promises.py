@@ -35,7 +35,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "sinusoidal_position": {"start": 0},
     "linear": {"bias": None},
     "layer_norm": {"bias": None, "eps": 1e-5},
-    "gelu": {"approximate": "tanh"},
+    "gelu": {"approximate": "none"},
     "attention": HEADS,
     "fused_attention": HEADS,
     **{f"{name}_multi_head": {"num_kv_heads": None, **HEADS} for name in IMPLEMENTATIONS},
