@@ -29,6 +29,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
+from .. import _io
 from ..arrays import Array, Device, device_of, to_device, to_numpy
 from ..errors import BackwardError, DtypeError, StateError
 from ..optim.flat import FlatBuffer
@@ -389,12 +390,9 @@ class Module:
         Raises:
             StateError: the file cannot be written.
         """
-        import safetensors
-        import safetensors.numpy
-
         try:
-            safetensors.numpy.save_file(self.state_dict(), str(path))
-        except (OSError, safetensors.SafetensorError) as error:
+            _io.write_arrays(path, self.state_dict())
+        except OSError as error:
             raise StateError(
                 f"{type(self).__name__}.save: {path} must be a file that can be written; it cannot: {error}. "
                 "Make its folder first, or choose another."

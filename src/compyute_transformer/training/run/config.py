@@ -28,7 +28,11 @@ CHECKSUM = "checksum"
 
 # Names that earlier versions wrote into [model] of config.json, and what they are called now.
 RENAMED_SETTINGS = {"attention": "attn_implementation", "tie_head": "tie_word_embeddings"}
-RENAMED_ARCHITECTURES = {"vaswani": "transformer_lm", "encoder_decoder": "transformer"}
+RENAMED_ARCHITECTURES = {
+    "vaswani": "transformer_lm",
+    "vaswani_decoder": "transformer_lm",
+    "encoder_decoder": "transformer",
+}
 
 
 @dataclass(frozen=True)

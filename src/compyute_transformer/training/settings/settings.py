@@ -127,7 +127,7 @@ def _following(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, o
     rate = given.get("learning_rate", before["learning_rate"])
     if 0 < rate < before["learning_rate"]:
         follow["min_learning_rate"] = before["min_learning_rate"] * rate / before["learning_rate"]
-    if "steps" in given and before["warmup"] > 0:
+    if given.get("steps", before["steps"]) < before["steps"] and before["warmup"] > 0:
         follow["warmup"] = min(before["warmup"], max(1, given["steps"] // 4))
     return follow
 
