@@ -1,4 +1,4 @@
-"""What the tests of the proofs share: ops whose gradients are made wrong by hand, and passed off as right."""
+"""What the tests of the checks share: ops whose gradients are made wrong by hand, and passed off as right."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,1 +1,1 @@
-"""What this site needs beside Sphinx: formulas, proofs, and tables made from the code."""
+"""What this site needs beside Sphinx: formulas, checks, and tables made from the code."""

@@ -3,8 +3,8 @@
 ```{mutant-summary}       how many mutants, how many of them killed, where and when
 ```{mutant-rules}         every rule, with an example and its count
 ```{mutant-files}         every file, with its count
-```{mutant-survivors}     mutants that no proof kills and that change behavior
-```{mutant-equivalents}   mutants that no proof kills and that change nothing, with the reason
+```{mutant-survivors}     mutants that no check kills and that change behavior
+```{mutant-equivalents}   mutants that no check kills and that change nothing, with the reason
 """
 
 import csv
@@ -46,7 +46,7 @@ class Summary(MutantDirective):
         took = f" It took {int(first['seconds']) / 60:.0f} minutes." if first.get("seconds") else ""
         return (
             f"The committed run planted **{len(rows)}** mutants in {functions(rows)} functions. "
-            f"**{changing}** of them change behavior, and the proofs reject {words['killed']}: a kill rate of "
+            f"**{changing}** of them change behavior, and the checks reject {words['killed']}: a kill rate of "
             f"**{words['killed'] / changing:.2%}**, where at least {ENOUGH:.0%} is asked for. The other "
             f"{words['equivalent']} are equivalent: they change nothing that anyone could see.\n\n"
             f"It ran on {first['date']} with version {first['version']} on {first['machine']}.{took}"
@@ -78,11 +78,11 @@ class Files(MutantDirective):
 
 
 class Survivors(MutantDirective):
-    """What no proof noticed."""
+    """What no check noticed."""
 
     def markdown(self) -> str:
         """One row a mutant."""
-        rows = [row for row in self.rows() if row["verdict"] == "survived"]
+        rows = [row for row in self.rows() if result(row) == "survived"]
         if not rows:
             return "None survived."
         return table(["mutant", "why"], [[told(row), row["why"]] for row in rows])
@@ -93,7 +93,7 @@ class Equivalents(MutantDirective):
 
     def markdown(self) -> str:
         """One row a reason."""
-        rows = [row for row in self.rows() if row["verdict"] == "equivalent"]
+        rows = [row for row in self.rows() if result(row) == "equivalent"]
         reasons = grouped(rows, lambda row: row["why"].partition("; the same results in")[0])
         lines = [[why, "<br>".join(dict.fromkeys(map(told, of_reason)))] for why, of_reason in reasons.items()]
         return table(["why nothing changes", "mutants"], lines)
@@ -107,13 +107,18 @@ def grouped(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, list[Ro
     return found
 
 
+def result(row: Row) -> str:
+    """Return the result of a mutant: the one value of its row that is a word for a result."""
+    return next(value for value in row.values() if value in WORDS)
+
+
 def count(rows: Iterable[Row]) -> Counter[str]:
-    """How many met with each verdict."""
-    return Counter(row["verdict"] for row in rows)
+    """How many met with each result."""
+    return Counter(result(row) for row in rows)
 
 
 def counts(rows: list[Row]) -> list[int]:
-    """How many were made, and how many met with each verdict."""
+    """How many were made, and how many met with each result."""
     words = count(rows)
     return [len(rows), *(words[word] for word in WORDS)]
 

@@ -424,7 +424,7 @@ def process(run: Path, corpus: str = "", **changes: object) -> "subprocess.Popen
 
 
 def until_step(running: "subprocess.Popen[str]", steps: int) -> None:
-    """Read events until so many steps were taken in this sitting."""
+    """Read events until so many steps were taken by this process."""
     assert running.stdout is not None
     taken = 0
     while taken < steps:
