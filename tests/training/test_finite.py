@@ -67,6 +67,6 @@ def test_the_search_draws_the_same_dropout_and_batch() -> None:
         language.model.zero_grad()
     after = language.state()
     found = first_non_finite(language, before)
-    assert found.startswith("every module's numbers are finite")
+    assert found.startswith("the results of all modules are finite")
     first_non_finite(language, {**before, "batch": 1, "dropout": language.state()["dropout"]})
     assert language.state() == after

@@ -18,7 +18,7 @@ def test_the_first_asks_and_the_second_stops(number: signal.Signals, capfd: pyte
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-    assert capfd.readouterr().err.count("Once more stops at once") == 1
+    assert capfd.readouterr().err.count("Press Ctrl-C again to stop at once") == 1
 
 
 def test_handlers_come_back_after_an_error() -> None:

@@ -57,6 +57,8 @@ def observed(function: Callable[..., Any], phase: Phase) -> Callable[..., Any]:
     def wrapped(self: "Module", *args: Any, **kwargs: Any) -> Any:
         if phase == "forward" and self._parent is None and self._modules and self.training:
             self._count_forward()
+        elif phase == "backward" and self._parent is None and self._waiting:
+            self._waiting -= 1
         if not self._observers:  # the usual case costs one attribute
             return function(self, *args, **kwargs)
         observers = self._observers

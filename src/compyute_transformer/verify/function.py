@@ -78,7 +78,9 @@ def of_module(
                 dinputs = backward(dy)
                 several = dinputs if isinstance(dinputs, tuple) else (dinputs,)
                 given = dict(zip(inputs, several, strict=False))  # attention's dmemory is None without a memory
-                found.append({path: parameter.grad for path, parameter in parameters.items()} | given)
+                # copies: the gradients of the next dy are written into the same buffer
+                own = {path: p.grad if p.grad is None else p.grad.copy() for path, p in parameters.items()}
+                found.append(own | given)
         return y, found
 
     return Function({path: p.data for path, p in parameters.items()} | dict(inputs), run, pull)

@@ -18,7 +18,7 @@ from compyute_transformer.training.reporting.reporters import describe, describe
 FACTS = {"corpus": "words", "characters": 12345, "vocab_size": 65}
 STORY: list[Event] = [
     Started(Path("runs/a"), 0, 2000, 804_096, "cpu", "cpu", 768, "tokens", FACTS),
-    Evaluated(0, 4.1744, True, {"bits_per_character": 6.0224, "tokens": 1000}, 0.5),
+    Evaluated(0, 4.1744, False, {"bits_per_character": 6.0224, "tokens": 1000}, 0.5),
     Saved(0, Path("runs/a/checkpoints/step-00000000")),
     Advanced(1, 4.2),
     Logged(1, 4.2, 1e-5, 2.5, 20_000.4, "tokens", 0.7),
@@ -47,7 +47,7 @@ def test_lines() -> None:
         "device             cpu, kernels\n"
         "tokens per step    768\n"
         "steps              2,000\n"
-        "step      0  validation loss 4.1744  6.022 bits per character\n"
+        "step      0  validation loss 4.1744  6.022 bits per character  untrained\n"
         "step      1  loss 4.2000  learning rate 1.00e-05  gradient norm 2.5  20,000 tokens/s\n"
         "step      1  sample:\n"
         "    one [bold]line[/bold]\n"
@@ -55,7 +55,7 @@ def test_lines() -> None:
         "    two\n"
         "step      2  validation loss 4.0000  5.800 bits per character  best so far\n"
         "step      3  validation loss 4.1000  accuracy 50.00%\n"
-        "stopped at step 3 after 1 min 15 s: runs/a\n"
+        "stopped at step 3 after 1 min 15 s: runs/a; best checkpoint: step 2\n"
     )
 
 
@@ -120,7 +120,7 @@ def test_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
         assert text in bar
     bar_left, _, last = shown.rpartition("\x1b[?25h")  # the cursor is back, and the bar is left for good
     assert "step 1/2,000" in bar_left
-    assert last.strip() == "stopped at step 3 after 1 min 15 s: runs/a"
+    assert last.strip() == "stopped at step 3 after 1 min 15 s: runs/a; best checkpoint: step 2"
 
 
 def test_closing_a_bar_that_never_began_is_quiet() -> None:

@@ -55,7 +55,7 @@ def test_validation_is_the_mean_over_every_target() -> None:
     for start in range(0, len(tokens) - 1, 16):  # window by window, the last one short and not padded
         x, y = tokens[start : start + 16][: len(tokens) - 1 - start], tokens[start + 1 : start + 17]
         logits = model(x[None])[0]
-        nats += [float(cross_entropy(logits[t], y[t])) for t in range(len(y))]
+        nats += [float(cross_entropy(logits[t], np.asarray(y[t]))) for t in range(len(y))]
     assert len(nats) == len(tokens) - 1
     assert len(nats) % 16 != 0
     for batch_size in (1, 3, 1000):

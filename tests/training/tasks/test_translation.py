@@ -1,5 +1,6 @@
 """Translation as a task: what a step trains on, how it is evaluated, a run from pairs in a file to its answers."""
 
+import re
 from math import exp
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from compyute_transformer.generation import translate
 from compyute_transformer.models.transformer import Transformer
 from compyute_transformer.ops.loss import cross_entropy
 from compyute_transformer.training import Settings, evaluate_run, load_run, resume_run, start_run
-from compyute_transformer.training.reporting.events import Evaluated
+from compyute_transformer.training.reporting.events import Evaluated, Started
 from compyute_transformer.training.tasks import translation as module
 from compyute_transformer.training.tasks.translation import TRANSLATION, TranslationTask, evaluate_translation
 
@@ -226,10 +227,11 @@ def test_a_run_without_validation_pairs_says_so(file: Path, tmp_path: Path) -> N
         evaluate_run(tmp_path / "run")
 
 
-def test_a_pair_that_is_too_long_is_refused_before_anything_is_written(file: Path, tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"swap.tsv, line \d+, has"):
-        start_run([str(file)], tiny(context_length=10), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+def test_pairs_that_are_too_long_are_left_out_and_counted(file: Path, tmp_path: Path) -> None:
+    listener = Listener()
+    start_run([str(file)], tiny(context_length=10), tmp_path / "run", listener)
+    [started] = listener.of(Started)
+    assert re.search(r"\d+ pairs? longer", str(started.facts)), started.facts
 
 
 def test_a_few_steps_learn(file: Path, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ class Settings:
         idle, training = settings.without_effect(), settings.training
         for values in given.values():
             for key, value in values.items():
-                if key in idle:
+                if key in idle and value:  # what is off already may be said to be off
                     raise ConfigError(f"Settings: {key} has no effect {idle[key]}, got {value}. Leave it out.")
         if "warmup" in given.get("training", {}) and training.warmup > training.steps:
             raise ConfigError(
@@ -126,7 +126,8 @@ def _following(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, o
     before, follow = {**defaults, **base}, {}
     rate = given.get("learning_rate", before["learning_rate"])
     if 0 < rate < before["learning_rate"]:
-        follow["min_learning_rate"] = before["min_learning_rate"] * rate / before["learning_rate"]
+        lowest = before["min_learning_rate"] * rate / before["learning_rate"]
+        follow["min_learning_rate"] = float(f"{lowest:.12g}")  # 1e-4, and not 9.999999999999999e-05
     if given.get("steps", before["steps"]) < before["steps"] and before["warmup"] > 0:
         follow["warmup"] = min(before["warmup"], max(1, given["steps"] // 4))
     return follow
