@@ -44,6 +44,8 @@ def tiny(**changes: object) -> Settings:
     """Settings of a run that takes a fraction of a second, with dropout and accumulation on."""
     chosen = {**TINY, **changes}
     chosen["warmup"] = changes.get("warmup", min(3, int(chosen["steps"])))  # type: ignore[call-overload]
+    if chosen.get("decay") == "constant":
+        chosen.pop("min_learning_rate")
     if chosen["sample_every"] == 0:
         chosen.pop("sample_tokens")
     return Settings.resolve("cpu", None, chosen)

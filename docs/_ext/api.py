@@ -65,7 +65,8 @@ class Names(MarkdownDirective):
             value = getattr(module, name)
             role = "py:mod" if inspect.ismodule(value) else "py:obj"
             home = value.__name__ if inspect.ismodule(value) else f"{value.__module__}.{name}"
-            if package := getattr(module, "_DEFINED_IN", {}).get(name):  # documented where it is public
+            package = getattr(module, "_DEFINED_IN", {}).get(name)
+            if package and inspect.isfunction(value):  # documented where it is public
                 home = f"{module.__name__}.{package}.{name}"
             rows.append([f"{{{role}}}`{name} <{home}>`", (inspect.getdoc(value) or "").split("\n")[0]])
         docstring = f"```{{eval-rst}}\n.. automodule:: {module.__name__}\n```\n\n"

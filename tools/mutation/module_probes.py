@@ -72,7 +72,14 @@ def _drops(probability: float = 0.3) -> Dropout:
 
 def _attention(implementation: Implementation, H: int, K: int, bias: bool, dropout: float) -> MultiHeadAttention:
     return MultiHeadAttention(
-        C, H, K, bias, dropout, implementation, generator=Generator(1), dropout_generator=Generator(4, DROPOUT)
+        C,
+        H,
+        K,
+        bias=bias,
+        dropout=dropout,
+        implementation=implementation,
+        generator=Generator(1),
+        dropout_generator=Generator(4, DROPOUT),
     )
 
 
@@ -93,7 +100,7 @@ MODULES: dict[str, Callable[[], Module]] = {
     "Dropout": _drops,
     "Dropout of nothing": lambda: _drops(0.0),
     **{
-        f"FeedForward {name}": partial(FeedForward, C, 11, name != "relu", name, generator=Generator(1))
+        f"FeedForward {name}": partial(FeedForward, C, 11, bias=name != "relu", activation=name, generator=Generator(1))
         for name in get_args(Activation)
     },
     **{

@@ -26,9 +26,9 @@ REASONS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("sequential_multi_head_forward", "k_rows", "v_rows"),
     ),
     "the validation lets a draw be missing only where the probability is 0": (
-        ("drop_weights", "probability == 0.0 or draw is None", "draw is None"),
-        ("drop_weights", "probability == 0.0 or draw is None", "probability == 0.0"),
-        ("drop_weights", "probability == 0.0 or draw is None", "probability == 0.0 and draw is None"),
+        ("drop_weights", "probability == 0.0 or key is None", "key is None"),
+        ("drop_weights", "probability == 0.0 or key is None", "probability == 0.0"),
+        ("drop_weights", "probability == 0.0 or key is None", "probability == 0.0 and key is None"),
     ),
     "the branch only saves a pass over the array": (
         ("_keep_and_scale", "if probability == 0.0:", "if False:"),

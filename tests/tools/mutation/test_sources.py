@@ -19,7 +19,7 @@ def test_every_forward_and_backward_is_mutated_and_what_they_call() -> None:
     for op in REGISTRY.values():
         for function in (op.forward, op.backward):
             assert (function.reference if isinstance(function, Dispatched) else function).__name__ in TARGETS
-    helpers = ("visible_keys", "hide", "sum_heads", "repeat_heads", "split_heads", "merge_heads", "drop_weights")
+    helpers = ("visible_keys", "apply_mask", "sum_heads", "repeat_heads", "split_heads", "merge_heads", "drop_weights")
     assert set(TARGETS) >= {*helpers, "project_forward", "adamw_update", "Parameter.accumulate", "Mask.for_head"}
     assert not set(TARGETS) & {"check_linear", "check_mask", "check_shape", "check_floats", "Module.forward"}
     assert not set(TARGETS) & {"blocks_step", "run_blocks"}  # which tests hold to the modules they stand in for

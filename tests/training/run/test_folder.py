@@ -421,7 +421,7 @@ def process(run: Path, corpus: str = "", **changes: object) -> "subprocess.Popen
     """Start a run in another process, or resume it where no corpus is given. Its events come as lines of JSON."""
     settings = {**TINY, **changes}
     if settings.get("decay") == "constant":
-        del settings["min_learning_rate"]  # which has no effect then
+        settings.pop("min_learning_rate")  # which has no effect then
     arguments = [sys.executable, "-c", SCRIPT, str(run), corpus, repr(settings)]
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
