@@ -1,8 +1,8 @@
 """The certificate: what it says, and that it is always the same. tests/test_check_certificate.py derives it again."""
 
-import re
 import inspect
 import json
+import re
 from hashlib import sha256
 from pathlib import Path
 from typing import Any

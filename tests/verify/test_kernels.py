@@ -17,7 +17,7 @@ LINEAR = REGISTRY["linear"]
 BATCH = next(case for case in LINEAR.cases if case.name == "batch")
 
 
-# --- the kernels there are ---------------------------------------------------------------------------------------------
+# --- the kernels there are -------------------------------------------------------------------------------------------
 
 
 def supported(op: Op, case: Case, dtype: Any) -> bool:
@@ -61,7 +61,7 @@ def test_kernels_on_a_gpu_equal_the_references(op: Op, case: Case, dtype: Any) -
     assert [str(check) for check in compare_kernel(op, case, dtype, "cuda") if not check.passed] == []
 
 
-# --- a wrong kernel would be found -------------------------------------------------------------------------------------
+# --- a wrong kernel would be found -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_a_kernel_that_declines_is_not_compared(linear_kernel: Callable[..., lis
     assert linear_kernel(lambda y, saved: (y * 2, saved), supports=lambda *args: False) == []
 
 
-# --- packages and devices ----------------------------------------------------------------------------------------------
+# --- packages and devices --------------------------------------------------------------------------------------------
 
 
 def test_packages_are_those_that_can_run(monkeypatch: pytest.MonkeyPatch) -> None:

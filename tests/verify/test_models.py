@@ -103,7 +103,7 @@ def test_the_flat_buffer_is_left_as_it_was() -> None:
     result = by_flat_buffer(model, ids, targets, Label("models.GPT", "dropout"), 0)
     assert result.passed
     assert np.array_equal(model.flat.data, before)
-    assert model.flat.holds(model.parameters())
+    assert model.flat.holds_exactly(list(model.parameters()))
     model.generator.offset = offset
     assert flat_order(model)[-1].endswith("bias")
 

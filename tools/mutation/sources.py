@@ -3,9 +3,8 @@
 What is mutated is found, not listed: every `NAME_forward` and `NAME_backward` in `ops/`, the `forward` and `backward`
 of every module in `nn/` and of every model in `models/`, the update of AdamW, the sum of gradients in `Parameter`, and
 each function of these files that one of those calls, however far down. So a new op, module or model is mutated as soon
-as its file is there. Left out are the validation, since a check that refuses wrong input computes nothing, and the short cut
-through a stack of blocks: it has no gradient, and like a kernel it is held, by tests, to the modules it stands in
-for.
+as its file is there. Left out are the validation, since a check that refuses wrong input computes nothing, and the
+fused decoder: it has no gradient, and like a kernel it is held, by tests, to the modules it stands in for.
 
 The body is replaced in the function object itself, by its code and its defaults. So every module that imported the
 function runs the new body, through `@dispatched` and through whatever else wraps it, and restoring it is exact.

@@ -198,8 +198,8 @@ class Optimizer:
         for slot in self._slots:
             if slot.parameter.data.size != slot.size:
                 raise StateError(
-                    f"{type(self).__name__}.step: {slot.name or slot.parameter.path} must keep its {slot.size} elements, "
-                    f"got {slot.parameter.data.size}. Make the optimizer after a parameter was reshaped."
+                    f"{type(self).__name__}.step: {slot.name or slot.parameter.path} must keep its {slot.size} "
+                    f"elements, got {slot.parameter.data.size}. Make the optimizer after a parameter was reshaped."
                 )
         settle([slot.parameter for slot in self._slots])
         active = [slot for slot in self._slots if slot.parameter.requires_grad and slot.parameter.grad is not None]
@@ -343,8 +343,8 @@ class Optimizer:
             waiting.append((parameter_ref, module_ref))
             if parameter.requires_grad and parameter.grad is not None:
                 raise StateError(
-                    f"{type(self).__name__}.step: {parameter.path} was put into the model after the optimizer was made, "
-                    "so no optimizer trains it. Make the optimizer after the model is complete, call "
+                    f"{type(self).__name__}.step: {parameter.path} was put into the model after the optimizer was "
+                    "made, so no optimizer trains it. Make the optimizer after the model is complete, call "
                     'optimizer.add_param_group({"params": [parameter]}), or freeze it: parameter.requires_grad = False.'
                 )
         self._newcomers = waiting

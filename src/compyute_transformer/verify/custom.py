@@ -25,8 +25,8 @@ NOISE = 0.1  # added to parameters: where a bias is zero, a slope along it in pr
 def check_module(module: Module, *inputs: Any, seed: int = 0) -> list[Result]:
     """Verify the backward of a module: the gradients of its inputs and of all its parameters.
 
-    A copy of the module is converted to float64, its parameters get some noise, so that none is zero, and it is put into
-    training mode; dropout drops the same elements each time.
+    A copy of the module is converted to float64, its parameters get some noise, so that none is zero, and it is put
+    into training mode; dropout drops the same elements each time.
     Its output is weighted by a random dy, and each gradient is compared with the slope of the weighted output along a
     random direction. So a wrong gradient is found whatever it is, and named.
 

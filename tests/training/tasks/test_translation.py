@@ -10,7 +10,7 @@ import pytest
 from training_helpers import Listener, digests
 
 from compyute_transformer.data import IGNORE_INDEX, Pair, load_pairs, special_tokens, train_tokenizer
-from compyute_transformer.errors import CorpusError, RunError, VocabularyError
+from compyute_transformer.errors import RunError, VocabularyError
 from compyute_transformer.generation import translate
 from compyute_transformer.models.transformer import Transformer
 from compyute_transformer.ops.loss import cross_entropy

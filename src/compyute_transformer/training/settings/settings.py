@@ -123,7 +123,8 @@ SECTION_OF = {key: name for name, kinds in KINDS.items() for key in kinds}
 def _following(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, object]:
     """Return what follows from the given values: a lower rate has a lower minimum, fewer steps a shorter warm-up."""
     defaults = {entry.name: entry.default for entry in fields(TrainingSettings)}
-    before, follow = {**defaults, **base}, {}
+    before: dict[str, Any] = {**defaults, **base}
+    follow: dict[str, object] = {}
     rate = given.get("learning_rate", before["learning_rate"])
     if 0 < rate < before["learning_rate"]:
         lowest = before["min_learning_rate"] * rate / before["learning_rate"]
