@@ -9,8 +9,9 @@ interrupt  Ctrl-C ends a run after the current step, with a checkpoint
 finite     find the module that produced the first NaN or infinity
 """
 
+from .reporting.choose import reporter_for
 from .reporting.events import RunResult
-from .reporting.reporters import JsonReporter, LineReporter, Reporter, Reporters, reporter_for
+from .reporting.reporters import JsonReporter, LineReporter, Reporter, Reporters
 from .run.checkpoint import resume_command
 from .run.config import RunConfig, load_config
 from .run.folder import Evaluation, LoadedRun, evaluate_run, load_run, resume_run, start_run, unused_name

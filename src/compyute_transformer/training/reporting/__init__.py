@@ -3,6 +3,7 @@
 events       what happens in a run, as plain values
 journal      log.jsonl and samples.txt
 reporters    plain lines for a pipe, JSON lines for a program
+choose       which reporter suits a stream
 progress     a progress bar for a terminal
 tensorboard  TensorBoard files, on request
 metrics      exact match, BLEU and chrF of translations

@@ -22,7 +22,6 @@ __all__ = [
     "describe_metrics",
     "print_line",
     "printable",
-    "reporter_for",
 ]
 
 IN_LINE = {  # the metrics shown in the line of a validation
@@ -94,18 +93,6 @@ class JsonReporter:
 
     def close(self) -> None:
         """Leave the stream open: it belongs to the caller."""
-
-
-def reporter_for(stream: IO[str] | None = None, as_json: bool = False) -> Reporter:
-    """Return a reporter for a stream (default: standard output): JSON on request, a bar on a terminal, else lines."""
-    stream = stream or sys.stdout
-    if as_json:
-        return JsonReporter(stream)
-    if stream.isatty():
-        from .progress import ProgressReporter  # brings rich, which a pipe does not need
-
-        return ProgressReporter(stream)
-    return LineReporter(stream)
 
 
 def print_line(stream: IO[str], line: str) -> None:
