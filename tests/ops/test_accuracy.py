@@ -8,25 +8,24 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from compyute_transformer.ops.activation import (  # noqa: E402
+from compyute_transformer.ops.activation import (
     gelu_backward,
     gelu_forward,
     softmax_backward,
     softmax_forward,
 )
-from compyute_transformer.ops.attention import (  # noqa: E402
+from compyute_transformer.ops.attention import (
     Mask,
     attention_backward,
     attention_forward,
     fused_attention_backward,
     fused_attention_forward,
 )
-from compyute_transformer.ops.linear import linear_backward, linear_forward  # noqa: E402
-from compyute_transformer.ops.loss import cross_entropy_backward, cross_entropy_forward  # noqa: E402
-from compyute_transformer.ops.norm import layer_norm_backward, layer_norm_forward  # noqa: E402
+from compyute_transformer.ops.linear import linear_backward, linear_forward
+from compyute_transformer.ops.loss import cross_entropy_backward, cross_entropy_forward
+from compyute_transformer.ops.norm import layer_norm_backward, layer_norm_forward
 
 F = torch.nn.functional
 RNG = np.random.default_rng(0)
