@@ -2,12 +2,12 @@
 
 Imports nothing of the library but the functions under test and the two types they take, Mask and RandomKey. Inputs are
 drawn by the certificate's recipes, slopes are central differences, written here; every op that the library has must be
-there, with the source that was proven. Prints a line an op, and exits with 1 at any fault. A row is accepted where
+there, with the source that was verified. Prints a line an op, and exits with 1 at any fault. A row is accepted where
 
     error = |ours − theirs| / scale, and error ≤ bound ≤ the limit of its method
     ours and theirs are what is found here: theirs of a slope to 1e-7 of scale, all others to twice the bound
     the slope found here is that of the backward, to 1e-7; a float32 number is that of float64, to 1e-4
-Each gradient of each case must have its slopes, and each proof that a case names its row.
+Each gradient of each case must have its slopes, and each check that a case names its row.
 """
 
 import inspect
@@ -110,14 +110,14 @@ def check_op(name, entry, rows, functions):
     for side, function in zip(SIDES, functions, strict=True):
         source = inspect.getsource(getattr(function, "reference", function))
         if sha256(source.encode()).hexdigest() != entry[side]["sha256"]:
-            yield f"the source of {name}_{side} is not what was proven"
+            yield f"the source of {name}_{side} is not what was verified"
     for title, told in entry["cases"].items():
         kinds = ("f8", "f8"), ("f4", "f4"), ("f8", "f4")
         double, single, exact = (Case(told, functions, entry["differentiable"], *kind) for kind in kinds)
         lines = {what[1:]: double.line(what[1:]) for what in double.of_dy if what != "y"}
         given = [row for row in rows if row["case"] == title]
         keys = [(row["method"], row["dtype"], row["argument"]) for row in given]
-        named = [(*proof.split(", "), what) for proof, whats in told["proofs"].items() for what in whats]
+        named = [(*method.split(", "), what) for method, whats in told["checks"].items() for what in whats]
         needed = {(method, "float64", f"d{argument}") for method in SLOPES for argument in lines}
         if sorted(keys) != sorted(named) or not needed <= set(keys):
             yield f"[{title}] rows are missing, or too many"
@@ -134,7 +134,7 @@ def main(path):
     for file in {*certificate["files"], *(f"ops/{found.name}.py" for found in iter_modules(ops.__path__))}:
         text = (Path(ops.__file__).parents[1] / file).read_text("utf-8")
         if sha256(text.encode()).hexdigest() != certificate["files"].get(file):
-            faults[file] = ["is not what was proven"]
+            faults[file] = ["is not what was verified"]
     for name in sorted(pairs.keys() | certificate["ops"].keys() | {row["op"] for row in certificate["rows"]}):
         rows, entry = [row for row in certificate["rows"] if row["op"] == name], certificate["ops"].get(name)
         faults[name] = ["is missing"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from proof_helpers import annotations_off, damage
+from verify_helpers import annotations_off, damage
 
 from compyute_transformer.verify import registry
 from compyute_transformer.verify.certificate import certificate, write_certificate
@@ -21,7 +21,7 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "check_certificate.py"
 
 
 @pytest.fixture(scope="module")
-def proven() -> dict[str, Any]:
+def certified() -> dict[str, Any]:
     """Of all ops, on their smaller cases, written and read."""
     with annotations_off():
         every = prepare_ops(0).items()
@@ -39,11 +39,11 @@ def check(values: dict[str, Any], folder: Path) -> tuple[int, list[str]]:
     return done.returncode, done.stdout.splitlines()
 
 
-def test_every_figure_is_found_again(proven: dict[str, Any], tmp_path: Path) -> None:
-    code, lines = check(proven, tmp_path)
+def test_every_figure_is_found_again(certified: dict[str, Any], tmp_path: Path) -> None:
+    code, lines = check(certified, tmp_path)
     assert code == 0, lines
     assert lines[-1] == "Every figure was found again."
-    assert len(lines) == len(proven["ops"]) + 1
+    assert len(lines) == len(certified["ops"]) + 1
     assert all(line.endswith(" ok") for line in lines[:-1])
 
 
@@ -80,7 +80,7 @@ def change(op: str, method: str, **values: float | Callable[[float], float]) -> 
     return apply
 
 
-# One change for each op, so that one run of the checker judges them all.
+# One change for each op, so that one run of the script looks at them all.
 TAMPERED: dict[str, Change] = {
     "linear": change("linear", "differences", error=lambda e: e * 3),
     "layer_norm": change("layer_norm", "torch", error=0.0),
@@ -94,7 +94,7 @@ TAMPERED: dict[str, Change] = {
     "cross_entropy": lambda c: c["rows"].append(dict(row_of(c, "cross_entropy", "torch"))),
     "sinusoidal_position": lambda c: c["ops"].pop("sinusoidal_position"),
     "fused_attention": lambda c: (
-        [c["ops"]["fused_attention"]["cases"]["causal"].update(proofs={})]
+        [c["ops"]["fused_attention"]["cases"]["causal"].update(checks={})]
         and c.update(rows=[r for r in c["rows"] if (r["op"], r["case"]) != ("fused_attention", "causal")])
     ),
     "random.py": lambda c: c["files"].update({"random.py": "0" * 64}),
@@ -102,18 +102,18 @@ TAMPERED: dict[str, Change] = {
 }
 
 
-def test_whatever_is_tampered_with_is_rejected_by_name(proven: dict[str, Any], tmp_path: Path) -> None:
-    values = json.loads(json.dumps(proven))
+def test_whatever_is_tampered_with_is_rejected_by_name(certified: dict[str, Any], tmp_path: Path) -> None:
+    values = json.loads(json.dumps(certified))
     for apply in TAMPERED.values():
         apply(values)
     code, lines = check(values, tmp_path)
     assert code == 1
     assert {line.split()[1] for line in lines if line.startswith("FAULT ")} == set(TAMPERED)
-    assert {line.split()[0] for line in lines if line.endswith(" ok")} == set(proven["ops"]) - set(TAMPERED)
+    assert {line.split()[0] for line in lines if line.endswith(" ok")} == set(certified["ops"]) - set(TAMPERED)
 
 
-def test_one_change_alone_is_enough(proven: dict[str, Any], tmp_path: Path) -> None:
-    values = json.loads(json.dumps(proven))
+def test_one_change_alone_is_enough(certified: dict[str, Any], tmp_path: Path) -> None:
+    values = json.loads(json.dumps(certified))
     TAMPERED["linear"](values)
     assert check(values, tmp_path)[0] == 1
 
@@ -122,7 +122,7 @@ def test_one_change_alone_is_enough(proven: dict[str, Any], tmp_path: Path) -> N
     ("op", "argument"), [("linear", "weight"), ("softmax", "x"), ("attention", "k"), ("cross_entropy", "logits")]
 )
 def test_figures_of_a_backward_that_has_changed_since_are_not_found_again(
-    op: str, argument: str, proven: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    op: str, argument: str, certified: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = spec_from_file_location("check_certificate", SCRIPT)
     assert spec is not None
@@ -131,7 +131,7 @@ def test_figures_of_a_backward_that_has_changed_since_are_not_found_again(
     spec.loader.exec_module(script)
     damage(monkeypatch, op, argument, lambda g: 1.0001 * g)
     functions = tuple(getattr(registry.REGISTRY[op], side) for side in ("forward", "backward"))
-    rows = [row for row in proven["rows"] if row["op"] == op]
-    faults = list(script.check_op(op, proven["ops"][op], rows, functions))
+    rows = [row for row in certified["rows"] if row["op"] == op]
+    faults = list(script.check_op(op, certified["ops"][op], rows, functions))
     assert any(f"d{argument}" in fault and "differ" in fault for fault in faults)
     assert any(f"the source of {op}_backward" in fault for fault in faults)

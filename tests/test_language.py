@@ -33,6 +33,9 @@ def files() -> list[Path]:
         "tests": ["*.py"],
         "docs": ["*.md", "*.py"],
         "notebooks": ["*.ipynb"],
+        "tools": ["*.py"],
+        "scripts": ["*"],
+        "benchmarks": ["*.py", "*.md"],
     }.items():
         found += [path for pattern in patterns for path in sorted((ROOT / folder).rglob(pattern))]
     return [path for path in found if "_build" not in path.parts and path.parent != ROOT / "docs" / "notebooks"]

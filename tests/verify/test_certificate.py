@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from proof_helpers import annotations_off, damage
+from verify_helpers import annotations_off, damage
 
 import compyute_transformer
 from compyute_transformer.errors import ConfigError
@@ -23,20 +23,20 @@ from compyute_transformer.verify.tolerances import LIMITS
 pytestmark = pytest.mark.usefixtures("validation_only")
 
 
-def prove(*names: str, seed: int = 0) -> dict[str, Any]:
+def make_certificate(*names: str, seed: int = 0) -> dict[str, Any]:
     examples = prepare_ops(seed)
     outcome = carry_out(choose(everything(seed, examples), [f"ops.{name}" for name in names]))
     return certificate(outcome.results, examples, seed)
 
 
 @pytest.fixture(scope="module")
-def proven() -> dict[str, Any]:
+def certified() -> dict[str, Any]:
     with annotations_off():
-        return prove("layer_norm", "gelu")
+        return make_certificate("layer_norm", "gelu")
 
 
-def test_each_op_case_dtype_argument_and_method_has_one_row(proven: dict[str, Any]) -> None:
-    keys = [tuple(row[k] for k in ("op", "case", "dtype", "argument", "method")) for row in proven["rows"]]
+def test_each_op_case_dtype_argument_and_method_has_one_row(certified: dict[str, Any]) -> None:
+    keys = [tuple(row[k] for k in ("op", "case", "dtype", "argument", "method")) for row in certified["rows"]]
     assert len(set(keys)) == len(keys)
     for name in ("layer_norm", "gelu"):
         op = REGISTRY[name]
@@ -50,21 +50,21 @@ def test_each_op_case_dtype_argument_and_method_has_one_row(proven: dict[str, An
             assert (name, case.name, "float64", "y", "torch") in keys
 
 
-def test_a_row_says_what_it_is_held_to_and_by_which_numbers(proven: dict[str, Any]) -> None:
-    for row in proven["rows"]:
+def test_a_row_says_what_it_is_held_to_and_by_which_numbers(certified: dict[str, Any]) -> None:
+    for row in certified["rows"]:
         assert 0.0 <= row["error"] <= row["bound"] <= LIMITS[row["method"]][row["dtype"]]
         assert row["error"] == pytest.approx(abs(row["ours"] - row["theirs"]) / row["scale"], rel=1e-9)
         assert len(row["at"]) == (
             0 if row["method"] in ("differences", "complex step", "adjoint") else len(row["shape"])
         )
-    tighter = [row for row in proven["rows"] if row["bound"] < LIMITS[row["method"]][row["dtype"]]]
-    assert len(tighter) > len(proven["rows"]) / 3
+    tighter = [row for row in certified["rows"] if row["bound"] < LIMITS[row["method"]][row["dtype"]]]
+    assert len(tighter) > len(certified["rows"]) / 3
 
 
-def test_the_row_is_the_worst_of_several_comparisons(proven: dict[str, Any]) -> None:
+def test_the_row_is_the_worst_of_several_comparisons(certified: dict[str, Any]) -> None:
     (row,) = [
         r
-        for r in proven["rows"]
+        for r in certified["rows"]
         if r["op"] == "gelu" and r["case"] == "tanh" and r["method"] == "kernel" and r["argument"] == "dx"
     ]
     example = next(e for e in prepare_ops(0)["gelu"] if e.case.name == "tanh")
@@ -74,50 +74,52 @@ def test_the_row_is_the_worst_of_several_comparisons(proven: dict[str, Any]) -> 
     assert row["error"] == max(errors)
 
 
-def test_sources_are_hashed(proven: dict[str, Any]) -> None:
-    op = proven["ops"]["layer_norm"]
+def test_sources_are_hashed(certified: dict[str, Any]) -> None:
+    op = certified["ops"]["layer_norm"]
     source = inspect.getsource(layer_norm_backward.reference)
     assert re.match(r"@dispatched\(validate=\w+\)\ndef layer_norm_backward\(", source)
     assert op["backward"] == {"name": "layer_norm_backward", "sha256": sha256(source.encode()).hexdigest()}
     assert op["module"] == "compyute_transformer.ops.norm"
     package = Path(compyute_transformer.__file__).parent
-    assert {"ops/norm.py", "ops/attention.py", "cpu/norm.py", "random.py", "dispatch.py"} <= set(proven["files"])
-    for path, digest in proven["files"].items():
+    assert {"ops/norm.py", "ops/attention.py", "cpu/norm.py", "random.py", "dispatch.py"} <= set(certified["files"])
+    for path, digest in certified["files"].items():
         assert digest == sha256((package / path).read_text(encoding="utf-8").encode()).hexdigest()
 
 
-def test_versions_machine_and_inputs_are_told_but_nobodys_folders(proven: dict[str, Any]) -> None:
-    assert proven["certificate"] == f"compyute-transformer {compyute_transformer.__version__}"
-    versions = {package["name"]: package["version"] for package in proven["machine"]["packages"]}
+def test_versions_machine_and_inputs_are_told_but_nobodys_folders(certified: dict[str, Any]) -> None:
+    assert certified["certificate"] == f"compyute-transformer {compyute_transformer.__version__}"
+    versions = {package["name"]: package["version"] for package in certified["machine"]["packages"]}
     assert versions["torch"].startswith("2.13.0")
     assert versions["numpy"]
-    assert not set(PRIVATE) & set(proven["machine"])
-    assert proven["ops"]["gelu"]["cases"]["exact"]["inputs"]["approximate"] == "none"
-    assert proven["ops"]["layer_norm"]["differentiable"] == ["x", "weight", "bias"]
-    assert proven["seed"] == 0
+    assert not set(PRIVATE) & set(certified["machine"])
+    assert certified["ops"]["gelu"]["cases"]["exact"]["inputs"]["approximate"] == "none"
+    assert certified["ops"]["layer_norm"]["differentiable"] == ["x", "weight", "bias"]
+    assert certified["seed"] == 0
 
 
-def test_it_is_the_same_each_time_but_for_machine_and_date(proven: dict[str, Any], tmp_path: Path) -> None:
+def test_it_is_the_same_each_time_but_for_machine_and_date(certified: dict[str, Any], tmp_path: Path) -> None:
     paths = [tmp_path / "one.json", tmp_path / "two.json"]
-    for path, values in zip(paths, (proven, prove("layer_norm", "gelu")), strict=True):
+    for path, values in zip(paths, (certified, make_certificate("layer_norm", "gelu")), strict=True):
         write_certificate(path, {**values, "machine": None, "date": None})
     assert paths[0].read_bytes() == paths[1].read_bytes()
-    assert prove("layer_norm", seed=1)["rows"] != [row for row in proven["rows"] if row["op"] == "layer_norm"]
+    assert make_certificate("layer_norm", seed=1)["rows"] != [
+        row for row in certified["rows"] if row["op"] == "layer_norm"
+    ]
 
 
-def test_it_is_json_with_a_row_a_line(proven: dict[str, Any], tmp_path: Path) -> None:
+def test_it_is_json_with_a_row_a_line(certified: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "certificate.json"
-    write_certificate(path, proven)
+    write_certificate(path, certified)
     text = path.read_text(encoding="utf-8")
-    assert json.loads(text) == json.loads(json.dumps(proven))
+    assert json.loads(text) == json.loads(json.dumps(certified))
     lines = [line.rstrip(",") for line in text.splitlines() if line.startswith('{"op"')]
-    assert [json.loads(line) for line in lines] == proven["rows"]
+    assert [json.loads(line) for line in lines] == certified["rows"]
 
 
 def test_what_failed_is_not_certified(monkeypatch: pytest.MonkeyPatch) -> None:
     damage(monkeypatch, "gelu", "x", lambda g: -g)
-    with pytest.raises(ConfigError, match=r"proofs have passed, but failed: ops\.gelu"):
-        prove("gelu")
+    with pytest.raises(ConfigError, match=r"checks have passed, but failed: ops\.gelu"):
+        make_certificate("gelu")
 
 
 def test_what_could_not_be_run_is_not_certified() -> None:
@@ -132,9 +134,9 @@ def test_without_ops_there_is_nothing_to_certify() -> None:
         certificate([], {}, 0)
 
 
-def test_a_folder_that_cannot_be_written_to_is_one_message(proven: dict[str, Any], tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_to_is_one_message(certified: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="must be written to"):
-        write_certificate(tmp_path / "none" / "certificate.json", proven)
+        write_certificate(tmp_path / "none" / "certificate.json", certified)
 
 
 def test_shapes_are_those_of_results() -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from proof_helpers import damage
 from training_helpers import TEXT, tiny
+from verify_helpers import damage
 
 from compyute_transformer import cli
 from compyute_transformer.training import start_run
@@ -117,8 +117,8 @@ def test_json_is_one_object_and_nothing_else(verify: Verify, monkeypatch: pytest
         (["ops.relu", "--certificate", "/none/c.json"], "into a folder that exists"),
         (["models", "--certificate", "c.json", "--method", "adjoint"], "but none was chosen"),
         (["runs/none"], "there is none in runs/none"),
-        (["runs/none", "linear"], "a run is proven on its own"),
-        (["runs/none", "--certificate", "c.json"], "a run is proven on its own"),
+        (["runs/none", "linear"], "a run is verified on its own"),
+        (["runs/none", "--certificate", "c.json"], "a run is verified on its own"),
     ],
 )
 def test_what_cannot_be_is_one_message(
@@ -144,7 +144,7 @@ def test_a_certificate_is_written_only_where_all_passed(
     damage(monkeypatch, "relu", "x", lambda g: -g)
     code, out, _ = verify("ops.relu", "--certificate", path)
     assert code == 1
-    assert out.endswith("No certificate is written where a proof has failed.\n")
+    assert out.endswith("No certificate is written where a check has failed.\n")
     assert not path.exists()
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from proof_helpers import damage
+from verify_helpers import damage
 
 from compyute_transformer.verify.implementations import FAMILIES, tasks
 from compyute_transformer.verify.registry import REGISTRY
@@ -12,13 +12,13 @@ from compyute_transformer.verify.result import Result
 pytestmark = pytest.mark.usefixtures("validation_only")
 
 
-def prove(name: str) -> list[Result]:
+def results_of(name: str) -> list[Result]:
     return [result for task in tasks(0) if task.name == name for result in task.run()]
 
 
 def test_all_agree_on_outputs_weights_and_gradients_in_every_case() -> None:
     for name, family in FAMILIES.items():
-        results = prove(name)
+        results = results_of(name)
         assert [str(result) for result in results if not result.passed] == []
         assert {result.case for result in results} == {case.name for case in REGISTRY[family[0]].cases}
         assert {result.note for result in results} == {f"{other} beside {family[0]}" for other in family[1:]}
@@ -34,7 +34,9 @@ def test_every_op_of_attention_is_in_a_family() -> None:
 
 def test_one_that_differs_is_found_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
     damage(monkeypatch, "fused_attention", "k", lambda g: 2 * g)
-    failed = [result for result in prove("attention.multi_head") if not result.passed and result.dtype == "float64"]
+    failed = [
+        result for result in results_of("attention.multi_head") if not result.passed and result.dtype == "float64"
+    ]
     assert {result.note for result in failed} == {"fused_multi_head beside sequential_multi_head"}
     assert {"din_weight", "dx"} <= {result.argument for result in failed}
 
@@ -44,4 +46,4 @@ def test_one_that_raises_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ValueError("axes")
 
     damage(monkeypatch, "attention", "k", how)
-    assert all(result.argument == "call" for result in prove("attention.heads") if result.dtype == "float64")
+    assert all(result.argument == "call" for result in results_of("attention.heads") if result.dtype == "float64")

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("validation_only")
 CONFIGS = SUBJECTS[GPTConfig].cases
 
 
-def prove(*methods: str, model: str = "models.GPT") -> list[Result]:
+def results_of(*methods: str, model: str = "models.GPT") -> list[Result]:
     chosen = [task for task in tasks(0) if task.name == model and (not methods or set(methods) & set(task.methods))]
     return [result for task in chosen for result in task.run()]
 
@@ -31,7 +31,7 @@ def red(results: list[Result]) -> set[tuple[str, str]]:
 
 @pytest.mark.parametrize("subject", SUBJECTS.values(), ids=lambda subject: subject.name)
 def test_every_model_passes_by_every_method(subject: Subject) -> None:
-    results = prove(model=subject.name)
+    results = results_of(model=subject.name)
     assert [str(result) for result in results if not result.passed] == []
     by_case = {(f.case, f.method): set[str]() for f in results}
     for result in results:
@@ -78,11 +78,11 @@ def test_a_damaged_gradient_is_found_and_named(monkeypatch: pytest.MonkeyPatch) 
         return dx
 
     monkeypatch.setattr(LayerNorm, "backward", wrong)
-    found = red(prove("differences", "adjoint"))
+    found = red(results_of("differences", "adjoint"))
     named = {("differences", "dnorm.weight"), ("complex step", "dnorm.weight"), ("adjoint", "dnorm.weight")}
     assert named <= found
     assert found - named <= {("differences", "flat buffer"), ("complex step", "all parameters")}
-    assert ("torch", "dnorm.weight") in red(prove("torch"))
+    assert ("torch", "dnorm.weight") in red(results_of("torch"))
 
 
 def test_a_residual_that_is_forgotten_in_the_backward_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +91,7 @@ def test_a_residual_that_is_forgotten_in_the_backward_is_found(monkeypatch: pyte
         return self.attention_norm.backward(self.attention.backward(self.attention_dropout.backward(dx))[0])
 
     monkeypatch.setattr(PreNormBlock, "backward", wrong)
-    found = red(prove("differences"))
+    found = red(results_of("differences"))
     assert ("differences", "flat buffer") in found
     assert ("differences", "dposition.weight") in found
     assert ("differences", "dblocks.1.feed_forward.down.weight") not in found
@@ -124,7 +124,7 @@ def test_a_memory_whose_gradient_is_forgotten_is_found_in_the_encoder(monkeypatc
         return dx, dmemory * (self.path != "decoder.0")
 
     monkeypatch.setattr(CrossBlock, "backward", wrong)
-    found = {name for _, name in red(prove("torch", model="models.Transformer"))}
+    found = {name for _, name in red(results_of("torch", model="models.Transformer"))}
     assert "dencoder.0.attention.in_weight" in found
     assert "ddecoder.0.attention.in_weight" not in found
 
@@ -141,5 +141,5 @@ def test_seed_bug_3_attention_that_drops_nothing_is_found(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(MultiHeadAttention, "_run", wrong)
     for model in ("models.TransformerLM", "models.Transformer"):
-        results = prove("torch", model=model)
+        results = results_of("torch", model=model)
         assert {f.case for f in results if not f.passed and f.argument == "logits"} == {"dropout", "everything"}

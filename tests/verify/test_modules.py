@@ -18,7 +18,7 @@ HOLDERS = {"Module", "ModuleList", "Observer", "Parameter", "evaluating", "obser
 LOSSES = {"CrossEntropyLoss"}  # whose backward is that of an op, and takes no dy
 
 
-def prove(name: str) -> list[Result]:
+def results_of(name: str) -> list[Result]:
     return [result for task in tasks(0) if task.name == f"nn.{name}" for result in task.run()]
 
 
@@ -38,7 +38,7 @@ def test_every_implementation_of_attention_is_proven() -> None:
 
 @pytest.mark.parametrize("name", dict.fromkeys(example.name for example in EXAMPLES))
 def test_a_module_passes_by_every_method(name: str) -> None:
-    results = prove(name)
+    results = results_of(name)
     assert [str(result) for result in results if not result.passed] == []
     assert {f.method for f in results} == {"differences", "complex step", "adjoint", "linearity", "torch", "kernel"}
     module, _ = next(example for example in EXAMPLES if example.name == name).function(np.float64, 0)
@@ -69,12 +69,12 @@ def test_a_damaged_module_is_found_with_its_parameter(
     monkeypatch.setattr("compyute_transformer.verify.modules.EXAMPLES", tuple(examples))
     damage(monkeypatch, kind, parameter)
     methods = ("differences", "complex step", "adjoint", "torch")
-    assert red(prove(kind.__name__)) == {(method, f"d{parameter}") for method in methods}
+    assert red(results_of(kind.__name__)) == {(method, f"d{parameter}") for method in methods}
 
 
 def test_a_block_names_the_parameter_of_its_part(monkeypatch: pytest.MonkeyPatch) -> None:
     damage(monkeypatch, LayerNorm, "weight")
-    names = {argument for _, argument in red(prove("PreNormBlock"))}
+    names = {argument for _, argument in red(results_of("PreNormBlock"))}
     assert names == {"dattention_norm.weight", "dfeed_forward_norm.weight"}
 
 
@@ -84,4 +84,4 @@ def test_dropout_that_drops_others_in_its_backward_is_found(monkeypatch: pytest.
         return self.__class__(self.p, generator=self.generator)(dy) if saved is not None else dy
 
     monkeypatch.setattr(Dropout, "backward", wrong)
-    assert {"differences", "torch"} <= {method for method, _ in red(prove("Dropout"))}
+    assert {"differences", "torch"} <= {method for method, _ in red(results_of("Dropout"))}

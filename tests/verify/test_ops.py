@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from proof_helpers import damage
+from verify_helpers import damage
 
 from compyute_transformer.ops.activation import softmax_backward
 from compyute_transformer.verify.ops import Example, prepare_ops, tasks
@@ -15,7 +15,7 @@ from compyute_transformer.verify.result import Result
 pytestmark = pytest.mark.usefixtures("validation_only")
 
 
-def prove(*names: str, seed: int = 0) -> list[Result]:
+def results_of(*names: str, seed: int = 0) -> list[Result]:
     """All results about some ops, on their small cases."""
     small = {name: [Example(REGISTRY[name], case, seed) for case in REGISTRY[name].cases[:4]] for name in names}
     return [result for task in tasks(small) for result in task.run()]
@@ -34,7 +34,7 @@ def test_every_case_of_the_registry_is_prepared() -> None:
 
 @pytest.mark.parametrize("name", REGISTRY)
 def test_an_op_passes_by_every_method(name: str) -> None:
-    results = prove(name)
+    results = results_of(name)
     assert [str(result) for result in results if not result.passed] == []
     methods = {result.method for result in results}
     assert methods >= {"differences", "complex step", "adjoint", "linearity", "torch"}
@@ -74,7 +74,7 @@ def test_a_damaged_backward_is_found_with_its_argument(
     name: str, argument: str, how: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     damage(monkeypatch, name, argument, how)
-    found = red(prove(name))
+    found = red(results_of(name))
     assert {(method, f"d{argument}") for method in ("differences", "complex step", "adjoint", "torch")} <= found
     assert {what for _, what in found} == {f"d{argument}"}
 
@@ -82,8 +82,8 @@ def test_a_damaged_backward_is_found_with_its_argument(
 def test_a_damaged_part_is_found_in_all_that_is_built_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     damage(monkeypatch, "attention", "q", SIGN)
     for name in ("sequential", "semiparallel", "parallel"):
-        assert ("differences", "din_weight") in red(prove(f"{name}_multi_head"))
-    assert not red(prove("fused_multi_head"))
+        assert ("differences", "din_weight") in red(results_of(f"{name}_multi_head"))
+    assert not red(results_of("fused_multi_head"))
 
 
 def test_a_damaged_kernel_is_found_by_kernels_and_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,7 @@ def test_a_damaged_kernel_is_found_by_kernels_and_by_torch(monkeypatch: pytest.M
 
     wrong.supports = kernel.supports  # type: ignore[attr-defined]
     monkeypatch.setitem(softmax_backward._kernels, "cpu", wrong)
-    found = red(prove("softmax"))
+    found = red(results_of("softmax"))
     assert found == {("kernel", "dx"), ("torch", "dx")}
 
 
@@ -104,7 +104,7 @@ def test_a_backward_that_raises_has_failed(monkeypatch: pytest.MonkeyPatch) -> N
         raise IndexError("no such row")
 
     damage(monkeypatch, "gelu", "x", how)
-    results = [result for result in prove("gelu") if not result.passed]
+    results = [result for result in results_of("gelu") if not result.passed]
     assert {result.argument for result in results} == {"call"}
     assert all("IndexError: no such row" in result.note for result in results)
 

@@ -38,7 +38,7 @@ def test_what_there_is_not_is_refused_with_what_there_is() -> None:
         choose(TASKS, ["lineer"])
     with pytest.raises(ConfigError, match=r"a method is one of differences, complex-step, .*, got 'magic'"):
         choose(TASKS, (), ["magic"])
-    with pytest.raises(ConfigError, match="nn has no proof by differences"):
+    with pytest.raises(ConfigError, match="nn has no check by differences"):
         choose(TASKS, ["nn"], ["differences"])
     assert choose([task("ops.x", "complex step")], (), ["complex-step"])
 
@@ -48,7 +48,7 @@ def test_everything_is_every_package() -> None:
     assert packages == {"ops", "nn", "attention", "models"}
 
 
-def test_the_verdict_gathers_and_tells_of_each() -> None:
+def test_the_summary_gathers_and_tells_of_each() -> None:
     told: list[str] = []
 
     def report(task: Task, results: list[Result], not_run: list[NotRun]) -> None:

@@ -84,7 +84,7 @@ def test_a_case_draws_the_same_numbers_for_every_dtype(op: Op, case: Case) -> No
 
 
 def test_no_case_passes_by_luck(op: Op, case: Case) -> None:
-    """A case proves nothing where y or a gradient is zero, a weight is one, or dy is x."""
+    """A case verifies nothing where y or a gradient is zero, a weight is one, or dy is x."""
     arguments = case.arguments()
     y, _, dy, gradients = run(op, arguments)
     for array in (y, dy, *(gradient for gradient in gradients.values() if gradient is not None)):
@@ -164,7 +164,7 @@ def test_arrays_on_two_devices_are_refused(op: Op, case: Case, monkeypatch: pyte
             op.forward(*moved.values())
 
 
-# --- the proofs ------------------------------------------------------------------------------------------------------
+# --- the checks ------------------------------------------------------------------------------------------------------
 
 
 def test_gradients_are_the_slopes_of_the_forward(op: Op, case: Case) -> None:

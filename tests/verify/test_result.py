@@ -1,4 +1,4 @@
-"""What a proof finds."""
+"""What a check finds."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""A user's own trained model, proven on its own text; and a damaged one found."""
+"""A user's own trained model, verified on its own text; and a damaged one found."""
 
 import os
 from pathlib import Path
@@ -154,5 +154,5 @@ def test_a_trained_classifier_of_images_is_proven_on_its_own_images(tmp_path: Pa
     outcome = carry_out(tasks_of_run(tmp_path / "digits", "last"))
     assert outcome.passed
     assert not outcome.not_run
-    proven = {result.argument for result in outcome.results if result.method == "differences"}
-    assert proven == {f"d{path}" for path, _ in loaded.model.named_parameters()} | {"flat buffer"}
+    compared = {result.argument for result in outcome.results if result.method == "differences"}
+    assert compared == {f"d{path}" for path, _ in loaded.model.named_parameters()} | {"flat buffer"}

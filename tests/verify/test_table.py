@@ -71,11 +71,11 @@ def test_a_terminal_gets_a_table() -> None:
     assert "2 comparisons in 1.5 s: 1 FAIL" in text
 
 
-def test_the_last_line_is_the_verdict() -> None:
+def test_the_last_line_is_the_summary() -> None:
     assert summary(Outcome([NEAR, FAR], [], 61.04)) == ["2 comparisons in 61.0 s: all within tolerance"]
 
 
-def test_the_verdict_says_what_was_not_run() -> None:
+def test_the_summary_says_what_was_not_run() -> None:
     other = NotRun("ops.gelu", "kernel", "Numba is not installed.")
     last = "2 comparisons in 0.0 s: all that ran are within tolerance; {}"
     absent = [ABSENT, ABSENT]

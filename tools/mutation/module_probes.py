@@ -1,7 +1,7 @@
 """Probes of modules, of models and of AdamW: run twice, backward twice, and once more in `eval()`.
 
 Every example of `verify/modules.py` is one too, and every configuration of `verify/subjects.py`, so a new module or
-model has a probe as soon as it has a proof.
+model has a probe as soon as it has a check.
 """
 
 import zlib
@@ -38,7 +38,7 @@ from compyute_transformer.verify.registry import cotangent
 from compyute_transformer.verify.subjects import SUBJECTS, Subject
 from compyute_transformer.verify.torch_models import randomize
 
-from .module_promises import Grown
+from .module_properties import Grown
 from .probes import Probe
 
 __all__ = ["module_probes"]
@@ -141,7 +141,7 @@ def _run_module(build: Callable[[], Module], seed: int) -> Any:
 
 
 def _run_example(example: modules.Example, seed: int) -> Any:
-    """The example of the proofs with other weights, inputs and draws."""
+    """The example of the checks with other weights, inputs and draws."""
     module, function = example.function(np.float64, seed)
     inputs = [function.inputs[name] for name in example.inputs]
     calls = [inputs, [x[:, ::-1] for x in inputs]]
@@ -162,7 +162,7 @@ def _options(module: Module, rng: Rng, T: int) -> dict[str, Any]:
 
 
 def _run_model(subject: Subject, case: str, seed: list[int]) -> Any:
-    """A configuration of the proofs with other weights and other inputs, of another number of rows."""
+    """A configuration of the checks with other weights and other inputs, of another number of rows."""
     config, rng = subject.cases[case], np.random.default_rng(seed)
     model = subject.model(config, 1).to(dtype=np.float64)
     randomize(model, seed[-1] + 2)

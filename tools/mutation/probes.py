@@ -1,6 +1,6 @@
 """Probes: what a mutant must compute alike, before it is called equivalent.
 
-They are none of the cases the proofs run on. Shapes, options, masks and sizes of numbers are drawn at random, from
+They are none of the cases the checks run on. Shapes, options, masks and sizes of numbers are drawn at random, from
 other ranges: single rows and keys, wide and narrow heads, scores that overflow an exponential, float32 beside float64,
 arrays laid out by columns. Each probe returns everything a caller can see: outputs, gradients, attention weights,
 parameters after a step.

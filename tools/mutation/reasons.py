@@ -1,6 +1,6 @@
-"""Why mutants that no proof kills do no harm: what the probes found, in words.
+"""Why mutants that no check kills do no harm: what the probes found, in words.
 
-A reason is an explanation, never an excuse: the verdict is that of the probes. A mutant without one is listed with what
+A reason is an explanation, never an excuse: the probes decide the status. A mutant without one is listed with what
 the probes say.
 """
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from compyute_transformer._version import __version__
 from compyute_transformer.environment.machine import examine
 
-from .judge import Verdict
+from .evaluator import Status
 from .make import Mutant
 from .reasons import reason
 from .rewrites import Rewrite
@@ -20,23 +20,23 @@ __all__ = ["ENOUGH", "Outcome", "print_report", "write_csv"]
 ENOUGH = 0.99
 WORDS = ("killed", "survived", "equivalent")
 COLUMNS = (
-    "rule", "file", "function", "line", "before", "after", "verdict", "killer", "why",
+    "rule", "file", "function", "line", "before", "after", "status", "killer", "why",
     "version", "machine", "date", "seed", "seconds",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run found. refusals: rewrites that a proof refused. faults: proofs that fail with no mutant about."""
+    """What a run found. refusals: rewrites that a check refused. faults: checks that fail with no mutant about."""
 
-    verdicts: list[tuple[Mutant, Verdict]]
+    statuses: list[tuple[Mutant, Status]]
     rewrites: int
     refusals: list[tuple[Rewrite, str]]
     faults: list[str]
 
     def count(self, word: str) -> int:
-        """How many mutants met with this verdict."""
-        return sum(verdict.word == word for _, verdict in self.verdicts)
+        """How many mutants have this status."""
+        return sum(status.word == word for _, status in self.statuses)
 
     @property
     def kill_rate(self) -> float:
@@ -46,22 +46,22 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        """Whether the proofs are good enough."""
+        """Whether the checks are good enough."""
         return self.kill_rate >= ENOUGH and not self.refusals and not self.faults
 
 
 def print_report(outcome: Outcome, seconds: float) -> None:
-    """Tables by rule, by file and by proof; every survivor and every equivalent mutant with its reason; the rate."""
+    """Tables by rule, by file and by check; every survivor and every equivalent mutant with its reason; the rate."""
     _print_table("rule", outcome, lambda mutant: mutant.rule)
     _print_table("file", outcome, lambda mutant: mutant.target.file)
-    killers = Counter(verdict.by.partition(":")[0] for _, verdict in outcome.verdicts if verdict.word == "killed")
-    raised = sum(verdict.raised for _, verdict in outcome.verdicts)
+    killers = Counter(status.by.partition(":")[0] for _, status in outcome.statuses if status.word == "killed")
+    raised = sum(status.raised for _, status in outcome.statuses)
     print("killed first by  " + ", ".join(f"{kind} {count}" for kind, count in killers.most_common()))
     print(f"{raised} of these mutants raised an error; the others computed something else\n")
     for word in ("equivalent", "survived"):
-        for mutant, verdict in outcome.verdicts:
-            if verdict.word == word:
-                print(f"{word}: {mutant}\n    {_why(mutant, verdict)}")
+        for mutant, status in outcome.statuses:
+            if status.word == word:
+                print(f"{word}: {mutant}\n    {_why(mutant, status)}")
     for rewrite, why in outcome.refusals:
         print(f"REFUSED: {rewrite}\n    {why}")
     for fault in outcome.faults:
@@ -69,7 +69,7 @@ def print_report(outcome: Outcome, seconds: float) -> None:
     changing = outcome.count("killed") + outcome.count("survived")
     quiet = changing - raised
     print(
-        f"\n{len(outcome.verdicts)} mutants, {outcome.count('equivalent')} equivalent, {changing} change behavior: "
+        f"\n{len(outcome.statuses)} mutants, {outcome.count('equivalent')} equivalent, {changing} change behavior: "
         f"{outcome.count('killed')} killed, {outcome.kill_rate:.2%} (at least {ENOUGH:.0%} asked for)\n"
         f"of those that raise nothing: {quiet - outcome.count('survived')} of {quiet} killed\n"
         f"{outcome.rewrites} rewrites that preserve behavior, {outcome.rewrites - len(outcome.refusals)} accepted\n"
@@ -79,8 +79,8 @@ def print_report(outcome: Outcome, seconds: float) -> None:
 
 def _print_table(title: str, outcome: Outcome, key: Callable[[Mutant], str]) -> None:
     counts: dict[str, Counter[str]] = {}
-    for mutant, verdict in outcome.verdicts:
-        counts.setdefault(key(mutant), Counter())[verdict.word] += 1
+    for mutant, status in outcome.statuses:
+        counts.setdefault(key(mutant), Counter())[status.word] += 1
     counts["all"] = sum(counts.values(), Counter())
     print(f"{title:24}{'made':>8}" + "".join(f"{word:>12}" for word in WORDS))
     for name, count in counts.items():
@@ -88,10 +88,10 @@ def _print_table(title: str, outcome: Outcome, key: Callable[[Mutant], str]) -> 
     print()
 
 
-def _why(mutant: Mutant, verdict: Verdict) -> str:
-    """What the proof or the probes said; of a mutant that no proof killed why, where somebody has put it in words."""
-    words = None if verdict.word == "killed" else reason(mutant)
-    return verdict.why if words is None else f"{words}; {verdict.why}"
+def _why(mutant: Mutant, status: Status) -> str:
+    """What the check or the probes said; of a mutant that no check killed why, where somebody has put it in words."""
+    words = None if status.word == "killed" else reason(mutant)
+    return status.why if words is None else f"{words}; {status.why}"
 
 
 def write_csv(path: Path, outcome: Outcome, seed: int, seconds: float) -> None:
@@ -108,7 +108,7 @@ def write_csv(path: Path, outcome: Outcome, seed: int, seconds: float) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for mutant, verdict in outcome.verdicts:
+        for mutant, status in outcome.statuses:
             place = mutant.target.file, mutant.target.name, mutant.lines.start
-            said = verdict.word, verdict.by, _why(mutant, verdict)
+            said = status.word, status.by, _why(mutant, status)
             writer.writerow((mutant.rule, *place, mutant.before, mutant.after, *said, *where))

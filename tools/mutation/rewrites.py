@@ -1,4 +1,4 @@
-"""Rewrites: other ways to write the same function, which the proofs must accept.
+"""Rewrites: other ways to write the same function, which the checks must accept.
 
 A suite that refuses every change kills all mutants and proves nothing. So the same machinery plants functions that are
 written differently and compute the same: by hand, from the list below, and every function once more in another hand,

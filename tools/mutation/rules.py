@@ -292,7 +292,7 @@ RULES: dict[str, Rule] = {
 
 
 def wrong_name(names: list[str]) -> Rule:
-    """The rule that was held back while the others were used to mend the proofs: a variable for another one beside it.
+    """The rule that was held back while the others were used to mend the checks: a variable for another one beside it.
 
     names: the function's variables, in the order of their first use.
     """

@@ -1,6 +1,6 @@
-"""The proofs a mutant must survive, and which lines of the mutated files each of them runs.
+"""The checks a mutant must survive, and which lines of the mutated files each of them runs.
 
-They are the proofs of `compyute verify` and of the tests, cut into single cases, so that a mutant is judged by the
+They are the checks of `compyute verify` and of the tests, cut into single cases, so that a mutant is evaluated by the
 first that notices it. All run on the references: those are what is mutated.
 """
 
@@ -26,11 +26,11 @@ from compyute_transformer.verify.result import Label
 from compyute_transformer.verify.slopes import compare_linearity, compare_slopes
 from compyute_transformer.verify.torch_ops import compare
 
-from .module_promises import module_promises
-from .promises import op_promises
+from .module_properties import module_properties
+from .properties import op_properties
 from .sources import poisoned
 
-__all__ = ["Fault", "Lines", "Proof", "lines_run", "make_suite"]
+__all__ = ["Check", "Fault", "Lines", "lines_run", "make_suite"]
 
 Lines = frozenset[tuple[str, int]]
 DTYPES = (np.float64, np.float32)
@@ -44,8 +44,8 @@ class Fault(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Proof:
-    """One proof on one case.
+class Check:
+    """One check on one case.
 
     call: yields what it measured, each of which can say `passed`. with_kernels: it runs kernels too, whose compiler
     must find NumPy as it is.
@@ -57,7 +57,7 @@ class Proof:
     with_kernels: bool = False
 
     def fault(self) -> Fault | None:
-        """The first thing that is wrong; None when the proof holds. A warning is wrong, as it is in the tests."""
+        """The first thing that is wrong; None when the check holds. A warning is wrong, as it is in the tests."""
         try:
             memory = nullcontext() if self.with_kernels else poisoned()
             with memory, use_kernels("reference"), warnings.catch_warnings(action="error"):
@@ -71,8 +71,8 @@ def _raised(found: Any) -> bool:
     return getattr(found, "argument", None) == "call"
 
 
-def make_suite() -> Iterator[Proof]:
-    """All proofs."""
+def make_suite() -> Iterator[Check]:
+    """All checks."""
     for op in REGISTRY.values():
         for case in op.cases:
             yield from _of_case(ops.Example(op, case, seed=0))
@@ -80,46 +80,46 @@ def make_suite() -> Iterator[Proof]:
         for case in REGISTRY[first].cases:
             for dtype in DTYPES:
                 compared = partial(compare_implementations, Label(family, case.name), case, dtype, 0)
-                yield Proof("implementations", _name(family, case.name, dtype), compared)
+                yield Check("implementations", _name(family, case.name, dtype), compared)
     for example in modules.EXAMPLES:
         yield from _of_module(example)
     yield from _of_models()
-    for name, promise in (*op_promises(), *module_promises()):
-        yield Proof("promise", name, promise, with_kernels=name.startswith("implementation"))
+    for name, hold in (*op_properties(), *module_properties()):
+        yield Check("property", name, hold, with_kernels=name.startswith("implementation"))
 
 
 def _name(name: str, case: str, dtype: Any) -> str:
     return f"{name} [{case}] {np.dtype(dtype).name}"
 
 
-def _of_case(example: ops.Example) -> Iterator[Proof]:
+def _of_case(example: ops.Example) -> Iterator[Check]:
     op, case = example.op, example.case
 
-    def bounded(prove: Callable[..., Iterable[Any]], *arguments: Any) -> Iterator[Any]:
-        return map(example.bounds.holding, prove(*arguments))
+    def bounded(check: Callable[..., Iterable[Any]], *arguments: Any) -> Iterator[Any]:
+        return map(example.bounds.holding, check(*arguments))
 
-    yield Proof("differences", _name(op.name, case.name, np.float64), partial(check_case, op, case))
+    yield Check("differences", _name(op.name, case.name, np.float64), partial(check_case, op, case))
     slopes = partial(bounded, compare_slopes, example.function(), example.label)
-    yield Proof("slopes", _name(op.name, case.name, np.float64), slopes)
+    yield Check("slopes", _name(op.name, case.name, np.float64), slopes)
     for dtype in DTYPES:
         name = _name(op.name, case.name, dtype)
-        yield Proof("torch", name, partial(compare, op, case, dtype))
-        yield Proof("linearity", name, partial(compare_linearity, example.function(dtype), example.label, dtype))
+        yield Check("torch", name, partial(compare, op, case, dtype))
+        yield Check("linearity", name, partial(compare_linearity, example.function(dtype), example.label, dtype))
         if isinstance(op.forward, Dispatched):
-            yield Proof("kernel", name, partial(compare_kernel, op, case, dtype, "cpu"), with_kernels=True)
+            yield Check("kernel", name, partial(compare_kernel, op, case, dtype, "cpu"), with_kernels=True)
 
 
-def _of_module(example: modules.Example) -> Iterator[Proof]:
-    yield Proof("slopes", str(example.label), partial(modules.by_slopes, example, 0))
-    yield Proof("linearity", str(example.label), partial(modules.by_linearity, example, 0))
-    yield Proof("torch", str(example.label), partial(modules.by_torch, example, 0))
+def _of_module(example: modules.Example) -> Iterator[Check]:
+    yield Check("slopes", str(example.label), partial(modules.by_slopes, example, 0))
+    yield Check("linearity", str(example.label), partial(modules.by_linearity, example, 0))
+    yield Check("torch", str(example.label), partial(modules.by_torch, example, 0))
 
 
-def _of_models() -> Iterator[Proof]:
+def _of_models() -> Iterator[Check]:
     """Those of `compyute verify`, of every model, but for the kernels'."""
     for task in everything(seed=0, examples={}):
         if task.name.startswith("models.") and task.methods != ("kernel",):
-            yield Proof(task.methods[0], task.name, task.run)
+            yield Check(task.methods[0], task.name, task.run)
 
 
 def lines_run(call: Callable[[], Any], files: frozenset[str]) -> Lines:

@@ -1,4 +1,4 @@
-"""The certificate: what was proven of each op, in figures that others can derive again.
+"""The certificate: what was verified of each op, in figures that others can derive again.
 
     compyute verify --certificate FILE          writes it
     python scripts/check_certificate.py FILE    derives its figures anew, by code of its own
@@ -16,7 +16,7 @@ JSON, with one row for each op, case, dtype, argument and method, that of the la
     at        the index of that element: where the two are furthest apart
 
 The inputs of each case stand beside the rows as recipes (see `recipes`), and in words under "draws" the random numbers
-of the proofs, where seed is that of the case; so do the SHA-256 of the source text of each forward and backward, and of
+of the checks, where seed is that of the case; so do the SHA-256 of the source text of each forward and backward, and of
 each file that they rest on. Apart from machine and date, equal code on an equal machine gives an equal certificate.
 """
 
@@ -62,22 +62,22 @@ def certificate(results: Iterable[Result], examples: dict[str, list[Example]], s
     failed = [result for result in about_ops if not result.passed]
     if not about_ops or failed:
         came = f"failed: {failed[0]}" if failed else "none was chosen"
-        raise ConfigError(f"verify: a certificate tells of ops whose proofs have passed, but {came}.")
+        raise ConfigError(f"verify: a certificate tells of ops whose checks have passed, but {came}.")
     worst: dict[tuple[str, ...], Result] = {}
     for result in (result for result in about_ops if isinstance(result.error, Measured)):
         key = (result.name, result.case, result.method, result.dtype, result.argument)
         if key not in worst or result.error > worst[key].error:
             worst[key] = result
-    proven = {result.name.removeprefix("ops."): None for result in about_ops}
+    chosen = {result.name.removeprefix("ops."): None for result in about_ops}
     machine = {key: value for key, value in examine().to_dict().items() if key not in PRIVATE}
     return {
         "certificate": f"compyute-transformer {__version__}",
         "seed": seed,
         "draws": DRAWS,
         "limits": LIMITS,
-        "remarks": {name: remark for name, remark in REMARKS.items() if name.removeprefix("ops.") in proven},
+        "remarks": {name: remark for name, remark in REMARKS.items() if name.removeprefix("ops.") in chosen},
         "files": {path: file_sha256(PACKAGE / path) for path in source_files()},
-        "ops": {name: about(examples[name], worst) for name in proven},
+        "ops": {name: about(examples[name], worst) for name in chosen},
         "machine": machine,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "rows": [row(result, example_of(result, examples)) for result in worst.values()],
@@ -102,10 +102,10 @@ def about(examples: list[Example], worst: dict[tuple[str, ...], Result]) -> dict
     cases = {}
     for example in examples:
         keys = [key[2:] for key in worst if key[:2] == (example.label.name, example.case.name)]
-        proofs: dict[str, list[str]] = {}
+        methods: dict[str, list[str]] = {}
         for method, dtype, argument in keys:
-            proofs.setdefault(f"{method}, {dtype}", []).append(argument)
-        cases[example.case.name] = {"seed": example.seed, "inputs": example.recipe, "proofs": proofs}
+            methods.setdefault(f"{method}, {dtype}", []).append(argument)
+        cases[example.case.name] = {"seed": example.seed, "inputs": example.recipe, "checks": methods}
     return {
         "module": reference(op.forward).__module__,
         "forward": {"name": reference(op.forward).__name__, "sha256": source_sha256(op.forward)},

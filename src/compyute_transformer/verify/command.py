@@ -1,4 +1,4 @@
-"""`compyute verify`: chooses what to prove, proves it, and says what came of it."""
+"""`compyute verify`: chooses what to verify, verifies it, and says what came of it."""
 
 import sys
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def verify(
     which: Which = "best",
     stream: IO[str] | None = None,
 ) -> Outcome:
-    """Prove what is named, and print the outcome.
+    """Verify what is named, and print the outcome.
 
     what: parts of names, or the folder of one run; without, everything of the library. save_to: where a certificate is
     written, if all passed. json: one JSON object instead of a table.
@@ -55,7 +55,7 @@ def verify(
     if json:
         print(to_json(outcome, seed=seed, certificate=None if written is None else str(written)), file=stream)
     elif save_to is not None:
-        said = f"Certificate: {written}" if written else "No certificate is written where a proof has failed."
+        said = f"Certificate: {written}" if written else "No certificate is written where a check has failed."
         print(said, file=stream)
     return outcome
 
@@ -70,7 +70,7 @@ def plan(
         return choose(everything(seed, examples), what, methods), examples
     if len(what) > 1 or certified:
         raise ConfigError(
-            f"verify: a run is proven on its own, without filters and without a certificate, got {', '.join(what)}"
+            f"verify: a run is verified on its own, without filters and without a certificate, got {', '.join(what)}"
             f"{' and --certificate' if certified else ''}."
         )
     return choose(tasks_of_run(runs[0], which, seed), (), methods), {}

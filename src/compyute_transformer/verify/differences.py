@@ -101,6 +101,6 @@ def check_case(op: Op, case: Case, seed: int = 0) -> list[Result]:
 
 
 def size_of(x: Array) -> float:
-    """How far to move x: by its root mean square, over what is finite, but by no more than 1, as exponentials bend."""
+    """Return how far to move x: its root mean square over what is finite, at most 1, as exponentials are curved."""
     finite = x[np.isfinite(x)]
     return min(1.0, float(np.sqrt(np.mean(finite**2)))) if finite.any() else 1.0

@@ -1,7 +1,7 @@
 """Examples of every module of `nn`: how it is built, what it is shown, and the same in PyTorch.
 
 Weights are drawn anew, so that no scale is 1 and no bias 0. Dropout is on, and drops the same each time. A module that
-has an example here is proven by every method of `modules`.
+has an example here is verified by every method of `modules`.
 """
 
 from collections.abc import Callable, Mapping
@@ -55,7 +55,7 @@ IDS = np.array([[1, 4, 1, 0, 2], [4, 4, 3, 1, 0]])  # repeated, so that gradient
 
 @dataclass(frozen=True)
 class Example:
-    """A module to prove.
+    """A module to verify.
 
     build: from a generator of weights and one of dropout. inputs: shapes, by name. call: runs the module. kernel: the
     same in PyTorch, from the weights by path, the inputs and what drops as the module will.
@@ -75,7 +75,7 @@ class Example:
         return Label(f"nn.{self.name}", self.case)
 
     def function(self, dtype: Any, seed: int) -> tuple[Module, Function]:
-        """The module with weights of its own, and as the proofs see it."""
+        """The module with weights of its own, and as the checks see it."""
         module = self.build(Generator(seed), Generator(seed, DROPOUT)).to(dtype=dtype)
         randomize(module, seed)
         inputs = {name: draw(seed, INPUT, name, shape).astype(dtype) for name, shape in self.inputs.items()}

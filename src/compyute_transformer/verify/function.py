@@ -1,4 +1,4 @@
-"""An op, a module and a whole model as the proofs see them: named inputs in, one array out, and a backward."""
+"""An op, a module and a whole model as the checks see them: named inputs in, one array out, and a backward."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

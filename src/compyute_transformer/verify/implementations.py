@@ -23,18 +23,18 @@ FAMILIES = {
 
 
 def tasks(seed: int) -> Iterator[Task]:
-    """One proof for each family: the two attentions on heads, the four on whole inputs."""
+    """One check for each family: the two attentions on heads, the four on whole inputs."""
     for name in FAMILIES:
-        yield Task(name, ("implementations",), partial(prove, name, seed))
+        yield Task(name, ("implementations",), partial(check_family, name, seed))
 
 
-def prove(name: str, seed: int) -> Iterator[Result]:
+def check_family(name: str, seed: int) -> Iterator[Result]:
     """All members of a family on all cases, in both dtypes."""
     for case in REGISTRY[FAMILIES[name][0]].cases:
         for dtype in (np.float64, np.float32):
             label = Label(name, case.name)
-            prover = partial(compare_implementations, label, case, dtype, seed)
-            yield from attempt(label, "implementations", dtype, prover)
+            check = partial(compare_implementations, label, case, dtype, seed)
+            yield from attempt(label, "implementations", dtype, check)
 
 
 def compare_implementations(label: Label, case: Case, dtype: Any, seed: int) -> Iterator[Result]:

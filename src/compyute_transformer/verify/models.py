@@ -1,6 +1,6 @@
 """Whole models, with dropout on, by every method, and ten steps of their training beside PyTorch.
 
-A model's gradient is proven in one direction through its flat buffer, which all parameters share, and then for each
+A model's gradient is verified in one direction through its flat buffer, which all parameters share, and then for each
 parameter alone, so that a failure has a name.
 """
 
@@ -39,15 +39,15 @@ __all__ = [
 ]
 
 STEPS = 10
-STEP = 2.0**-11  # shorter than for an op: what many layers bend bends more
+STEP = 2.0**-11  # shorter than for an op: the output of many layers is more curved
 
-Prover = Callable[[Any, Label, int], Iterable[Result]]
+Check = Callable[[Any, Label, int], Iterable[Result]]
 Inputs = Array | tuple[Array, ...]  # of a model's forward, one or several
 
 
 def tasks(seed: int) -> Iterator[Task]:
-    """The proofs of every model."""
-    provers: dict[tuple[Method, ...], Prover] = {
+    """The checks of every model."""
+    checks: dict[tuple[Method, ...], Check] = {
         ("differences", "complex step"): by_slopes,
         ("adjoint", "linearity"): by_adjoint,
         ("torch",): by_torch,
@@ -55,16 +55,16 @@ def tasks(seed: int) -> Iterator[Task]:
         ("implementations",): by_implementations,
     }
     for subject in SUBJECTS.values():
-        for methods, prover in provers.items():
+        for methods, check in checks.items():
             absent = subject.torch_missing if methods == ("torch",) else None
-            yield Task(subject.name, methods, partial(each, subject, methods[0], prover, seed), absent)
+            yield Task(subject.name, methods, partial(each, subject, methods[0], check, seed), absent)
 
 
-def each(subject: Subject, method: Method, prover: Prover, seed: int) -> Iterator[Result]:
-    """What a prover finds on each configuration."""
+def each(subject: Subject, method: Method, check: Check, seed: int) -> Iterator[Result]:
+    """What a check finds on each configuration."""
     for case, config in subject.cases.items():
         label = Label(subject.name, case)
-        yield from attempt(label, method, np.float64, partial(prover, config, label, seed))
+        yield from attempt(label, method, np.float64, partial(check, config, label, seed))
 
 
 def draw_model(config: Any, dtype: Any, seed: int) -> tuple[Any, tuple[Array, ...], Array]:
@@ -83,7 +83,7 @@ def draw_model(config: Any, dtype: Any, seed: int) -> tuple[Any, tuple[Array, ..
 def by_slopes(config: Any, label: Label, seed: int) -> Iterator[Result]:
     """The loss: through the flat buffer, through all parameters by one complex step, and by each parameter alone.
 
-    No differences where a ReLU bends: they would step over the kink of some hidden unit.
+    No differences through a ReLU: they would step over the kink of some hidden unit.
     """
     model, inputs, targets = draw_model(config, np.float64, seed)
     kinked = config.activation == "relu"

@@ -20,23 +20,23 @@ from .torch_ops import import_torch
 
 __all__ = ["EXAMPLES", "Example", "tasks"]
 
-Prover = Callable[[Example, int], Iterable[Result]]
+Check = Callable[[Example, int], Iterable[Result]]
 
 
 def tasks(seed: int) -> Iterator[Task]:
-    """The proofs of every module."""
+    """The checks of every module."""
     for name in dict.fromkeys(example.name for example in EXAMPLES):
         examples = [example for example in EXAMPLES if example.name == name]
         yield Task(f"nn.{name}", SLOPES, partial(each, examples, "complex step", by_slopes, seed))
-        provers: dict[Method, Prover] = {"linearity": by_linearity, "torch": by_torch, "kernel": by_kernels}
-        for method, prover in provers.items():
-            yield Task(f"nn.{name}", (method,), partial(each, examples, method, prover, seed))
+        checks: dict[Method, Check] = {"linearity": by_linearity, "torch": by_torch, "kernel": by_kernels}
+        for method, check in checks.items():
+            yield Task(f"nn.{name}", (method,), partial(each, examples, method, check, seed))
 
 
-def each(examples: Iterable[Example], method: Method, prover: Prover, seed: int) -> Iterator[Result]:
-    """What a prover finds on each example."""
+def each(examples: Iterable[Example], method: Method, check: Check, seed: int) -> Iterator[Result]:
+    """What a check finds on each example."""
     for example in examples:
-        yield from attempt(example.label, method, np.float64, partial(prover, example, seed))
+        yield from attempt(example.label, method, np.float64, partial(check, example, seed))
 
 
 def by_slopes(example: Example, seed: int) -> Iterator[Result]:

@@ -21,13 +21,13 @@ from .torch_ops import compare
 
 __all__ = ["Example", "prepare_ops", "tasks"]
 
-Prover = Callable[["Example"], Iterable[Result]]
+Check = Callable[["Example"], Iterable[Result]]
 MOST_SEEDS, SEED_STRIDE = 10, 1_000_003
 SLOPES: tuple[Method, ...] = ("differences", "complex step", "adjoint")
 
 
 class Example:
-    """One case of an op as it is proven: drawn by its recipe, which a certificate can state.
+    """One case of an op as it is verified: drawn by its recipe, which a certificate can state.
 
     seed: that of its numbers; the first from the given one on that float32 can be asked about. It cannot where a
     gradient is what little is left of larger numbers that cancel, such as that of a share of nearly 1.
@@ -54,7 +54,7 @@ class Example:
             use_kernels("reference"),
             suppress(Exception),
             np.errstate(all="ignore"),
-        ):  # a damaged op is for the proofs to judge
+        ):  # a damaged op is for the checks to find
             dy = cotangent(single.run(single.inputs), self.seed)
             y, (gradients,) = single.pull(single.inputs, [dy])
             exact_y, (exact,) = double.pull(rounded, [dy.astype(np.float64)])
@@ -81,23 +81,23 @@ def prepare_ops(seed: int) -> dict[str, list[Example]]:
 
 
 def tasks(examples: dict[str, list[Example]]) -> Iterator[Task]:
-    """The proofs of every op."""
+    """The checks of every op."""
     for name, cases in examples.items():
         yield Task(f"ops.{name}", SLOPES, partial(each, cases, "differences", np.float64, by_slopes))
-        provers: dict[Method, Prover] = {"linearity": by_linearity, "torch": by_torch, "kernel": by_kernels}
-        for method, prover in (provers | ({"device": by_devices} if "cuda" in packages() else {})).items():
-            yield Task(f"ops.{name}", (method,), partial(each, cases, method, np.float32, prover))
+        checks: dict[Method, Check] = {"linearity": by_linearity, "torch": by_torch, "kernel": by_kernels}
+        for method, check in (checks | ({"device": by_devices} if "cuda" in packages() else {})).items():
+            yield Task(f"ops.{name}", (method,), partial(each, cases, method, np.float32, check))
 
 
-def each(cases: Sequence[Example], method: Method, dtype: Any, prover: Prover) -> Iterator[Result]:
-    """What a prover finds on each of the cases."""
+def each(cases: Sequence[Example], method: Method, dtype: Any, check: Check) -> Iterator[Result]:
+    """What a check finds on each of the cases."""
     for case in cases:
-        yield from attempt(case.label, method, dtype, partial(within_bounds, prover, case))
+        yield from attempt(case.label, method, dtype, partial(within_bounds, check, case))
 
 
-def within_bounds(prover: Prover, case: Example) -> Iterator[Result]:
-    """What a prover finds on a case, held to its bounds."""
-    return (case.bounds.holding(result) for result in prover(case))
+def within_bounds(check: Check, case: Example) -> Iterator[Result]:
+    """What a check finds on a case, held to its bounds."""
+    return (case.bounds.holding(result) for result in check(case))
 
 
 def by_slopes(case: Example) -> Iterator[Result]:

@@ -1,4 +1,4 @@
-"""What is proven, how some of it is chosen, and how it is carried out.
+"""What is verified, how some of it is chosen, and how it is carried out.
 
 tasks = choose(everything(seed), ["attention"], ["torch"])
 outcome = carry_out(tasks, report)
@@ -31,7 +31,7 @@ METHODS = tuple(spelled(method) for method in get_args(Method))
 
 @dataclass(frozen=True)
 class NotRun:
-    """A proof that could not begin, and why: it has not passed."""
+    """A check that could not begin, and why: it has not passed."""
 
     name: str
     method: Method
@@ -53,7 +53,7 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        """Whether something was proven and nothing failed."""
+        """Whether something was verified and nothing failed."""
         return bool(self.results) and not self.failures
 
 
@@ -61,7 +61,7 @@ Report = Callable[[Task, list[Result], list[NotRun]], None]
 
 
 def everything(seed: int, examples: dict[str, list[ops.Example]] | None = None) -> list[Task]:
-    """All proofs. examples: those of the ops, if they were prepared already."""
+    """All checks. examples: those of the ops, if they were prepared already."""
     prepared = ops.prepare_ops(seed) if examples is None else examples
     return list(chain(ops.tasks(prepared), modules.tasks(seed), implementations.tasks(seed), models.tasks(seed)))
 
@@ -81,21 +81,21 @@ def choose(tasks: Iterable[Task], filters: Sequence[str] = (), methods: Sequence
         if not any(text.lower() in task.name.lower() for task in given):
             names = ", ".join(dict.fromkeys(task.name for task in given))
             raise ConfigError(
-                f"verify: a filter is a part of a name of what can be proven, or the folder of a run, got {text!r}. "
+                f"verify: a filter is a part of a name of what can be verified, or the folder of a run, got {text!r}. "
                 f"There are: {names}."
             )
     chosen = [task for task in given if not filters or any(text.lower() in task.name.lower() for text in filters)]
     chosen = [task for task in chosen if not wanted or set(map(spelled, task.methods)) & set(wanted)]
     if not chosen:
-        raise ConfigError(f"verify: {', '.join(filters)} has no proof by {', '.join(wanted)}. Leave one of them out.")
+        raise ConfigError(f"verify: {', '.join(filters)} has no check by {', '.join(wanted)}. Leave one of them out.")
     return chosen
 
 
 def carry_out(tasks: Iterable[Task], report: Report = lambda task, results, not_run: None) -> Outcome:
-    """Prove one task after the other, and tell of each."""
+    """Verify one task after the other, and tell of each."""
     began, outcome = perf_counter(), Outcome()
     for task in tasks:
-        results, not_run = prove(task)
+        results, not_run = run_task(task)
         outcome.results += results
         outcome.not_run += not_run
         report(task, results, not_run)
@@ -103,7 +103,7 @@ def carry_out(tasks: Iterable[Task], report: Report = lambda task, results, not_
     return outcome
 
 
-def prove(task: Task) -> tuple[list[Result], list[NotRun]]:
+def run_task(task: Task) -> tuple[list[Result], list[NotRun]]:
     """A task's results; or why it could not begin."""
     reason = task.absent or (package_fault("cpu") if task.methods == ("kernel",) else None)
     if reason is None:

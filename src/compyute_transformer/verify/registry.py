@@ -1,4 +1,4 @@
-"""The contract: one list of every op, with cases to prove it on.
+"""The registry: one list of every op, with cases to verify it on.
 
 An op is a pair of pure functions,
 
@@ -90,7 +90,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Op:
-    """A forward, its backward, and the cases they are proven on.
+    """A forward, its backward, and the cases they are verified on.
 
     differentiable: the arguments that have a gradient, in the order in which `backward` returns them.
     """

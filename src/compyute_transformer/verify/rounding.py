@@ -27,7 +27,7 @@ linearity, torch, kernel
                for ‖J‖: over random v, N ‖J v‖²/‖v‖² has the expectation ‖J‖² (Frobenius). Linearity has 1 + |a| + |b|
                results, and so that many in the place of 2.
 
-The norms are measured along the lines of the proof itself; nothing is fitted. Measured errors stay from tens to
+The norms are measured along the lines of the check itself; nothing is fitted. Measured errors stay from tens to
 thousands of times below these bounds, as roundings seldom conspire. Where a bound is looser than the table of
 tolerances (in float32 nearly always) the table holds; see `Result.held_to`.
 
@@ -138,7 +138,7 @@ CHAINS: dict[str, Callable[[Arguments], int]] = {
 
 
 def roundings(op: str, arguments: Arguments) -> int:
-    """The n of an op at arguments of these shapes, with the scalar product that the proofs take of its result."""
+    """The n of an op at arguments of these shapes, with the scalar product that the checks take of its result."""
     return CHAINS[op](arguments) + SCALAR_PRODUCT
 
 
@@ -152,8 +152,8 @@ class Along(NamedTuple):
     slope: float  # ‖J v‖
     stretch: float  # ‖x‖/‖v‖
     odd: float
-    bent: dict[str, float]  # ‖ġ‖ of each gradient
-    bent_of_other: dict[str, float]  # the same for u
+    curvature: dict[str, float]  # ‖ġ‖ of each gradient
+    curvature_of_other: dict[str, float]  # the same for u
 
 
 class Bounds:
@@ -179,7 +179,7 @@ class Bounds:
         (name, v), *_ = line.directions.items()
         dy, r = self.cotangents[0], CAUCHY_RADIUS
         ahead, behind = (line.function.pull(line.values(t), self.cotangents)[1] for t in (STEP, -STEP))
-        bent = [{k: bend(a[k], b[k]) for k in self.x} for a, b in zip(ahead, behind, strict=True)]
+        curvature = [{k: curvature_of(a[k], b[k]) for k in self.x} for a, b in zip(ahead, behind, strict=True)]
         odd = abs(np.sum(dy * line.at(r)) - np.sum(dy * line.at(-r))) / 2.0
         across = abs(np.imag(np.sum(dy * line.at(1j * r))))
         length = norm(v)
@@ -188,8 +188,8 @@ class Bounds:
             slope=norm(line.slope_by_complex_step),
             stretch=self.x[name] / length if length else 0.0,
             odd=max(float(odd), float(across)),
-            bent=bent[0],
-            bent_of_other=bent[1],
+            curvature=curvature[0],
+            curvature_of_other=curvature[1],
         )
 
     def holding(self, result: Result) -> Result:
@@ -209,12 +209,14 @@ class Bounds:
         name = result.argument.removeprefix("d")
         along = self.along[name]
         adjoint = result.method == "adjoint"
-        g, bent, dy = (self.g_of_other, along.bent_of_other, self.u) if adjoint else (self.g, along.bent, self.dy)
+        g, curvature, dy = (
+            (self.g_of_other, along.curvature_of_other, self.u) if adjoint else (self.g, along.curvature, self.dy)
+        )
         scale = getattr(result.error, "scale", 0.0)
         if not scale:
             return result.limit
         unit = gamma(self.n, np.float64)
-        analytic = unit * (g[name] * along.v + dy * along.slope + sum(self.x[k] * bent[k] for k in self.x))
+        analytic = unit * (g[name] * along.v + dy * along.slope + sum(self.x[k] * curvature[k] for k in self.x))
         if result.method != "differences":
             return 5.0 * analytic / scale
         value = unit * (self.dy * self.y + sum(self.x[k] * self.g[k] for k in self.x))
@@ -228,8 +230,8 @@ class Bounds:
             total, most = self.y + N * sum(a.slope * a.stretch for a in self.along.values()), self.y_max
         else:
             name = argument.removeprefix("d")
-            bends = sum(a.bent[name] * a.stretch for a in self.along.values())
-            total, most = self.g[name] * (1.0 + sqrt(self.y_size)) + N * bends, self.g_max[name]
+            curved = sum(a.curvature[name] * a.stretch for a in self.along.values())
+            total, most = self.g[name] * (1.0 + sqrt(self.y_size)) + N * curved, self.g_max[name]
         return total / most if most else float("inf")
 
 
@@ -245,6 +247,6 @@ def largest(x: Array | None) -> float:
     return float("nan") if x is None else float(np.abs(x).max(initial=0.0))
 
 
-def bend(ahead: Array | None, behind: Array | None) -> float:
+def curvature_of(ahead: Array | None, behind: Array | None) -> float:
     """‖ġ‖ by the gradients a step ahead and a step behind; a difference of two points is near enough for a norm."""
     return float("nan") if ahead is None or behind is None else norm(ahead - behind) / (2.0 * STEP)

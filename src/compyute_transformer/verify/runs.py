@@ -1,4 +1,4 @@
-"""A user's own trained model, proven on its own validation text: `compyute verify runs/NAME`.
+"""A user's own trained model, verified on its own validation text: `compyute verify runs/NAME`.
 
 The gradients that trained it, of the loss on that text with the run's dropout on, in float64: along the flat buffer
 and by each parameter against slopes; logits, loss and every gradient beside PyTorch; every way to build its attention
@@ -45,7 +45,7 @@ def is_run(text: str) -> bool:
 
 
 def tasks_of_run(folder: str | Path, which: Which = "best", seed: int = 0) -> list[Task]:
-    """The proofs of a run.
+    """The checks of a run.
 
     Raises RunError, CheckpointError or CorpusError where the run or its text cannot be read.
     """
@@ -53,24 +53,24 @@ def tasks_of_run(folder: str | Path, which: Which = "best", seed: int = 0) -> li
     inputs, targets = batch_of(run, folder)
     whole = Label(f"run.{Path(folder).resolve().name}", f"step {run.step}, {which}")
 
-    def proof(method: Method, dtype: Any, prover: Any, label: Label = whole, methods: tuple[Method, ...] = ()) -> Task:
-        def prove() -> Iterator[Result]:
-            return prover(model_of(run, dtype, seed), cast(inputs, dtype), targets, label, seed)
+    def task(method: Method, dtype: Any, check: Any, label: Label = whole, methods: tuple[Method, ...] = ()) -> Task:
+        def results() -> Iterator[Result]:
+            return check(model_of(run, dtype, seed), cast(inputs, dtype), targets, label, seed)
 
-        return Task(label.name, methods or (method,), partial(attempt, label, method, dtype, prove))
+        return Task(label.name, methods or (method,), partial(attempt, label, method, dtype, results))
 
     kinked = run.model.config.activation == "relu"
     slopes: tuple[Method, ...] = ("complex step",) if kinked else ("differences", "complex step")
     return [
-        replace(proof("differences", np.float64, along_the_buffer), absent=KINKED if kinked else None),
-        proof("complex step", np.float64, along_all_parameters),
+        replace(task("differences", np.float64, along_the_buffer), absent=KINKED if kinked else None),
+        task("complex step", np.float64, along_all_parameters),
         *(
-            proof("complex step", np.float64, partial(along_one_parameter, slopes), Label(path, whole.case), slopes)
+            task("complex step", np.float64, partial(along_one_parameter, slopes), Label(path, whole.case), slopes)
             for path, _ in run.model.named_parameters()
         ),
-        proof("torch", np.float64, beside_torch),
-        proof("implementations", np.float64, beside_implementations),
-        proof("kernel", np.float32, beside_kernels),
+        task("torch", np.float64, beside_torch),
+        task("implementations", np.float64, beside_implementations),
+        task("kernel", np.float32, beside_kernels),
     ]
 
 

@@ -14,8 +14,8 @@ last digit of anything. It asks that f be analytic, and that its code run on com
     ReLU                                 is not analytic at 0. It is on either side, where NumPy's maximum, which
                                          orders complex numbers by their real part first, continues each branch
 
-so ReLU is proven away from its kink, by both methods, and its gradient at 0 is a definition: `REMARKS` has it said with
-every outcome.
+so ReLU is verified away from its kink, by both methods, and its gradient at 0 is a definition: `REMARKS` has it said
+with every outcome.
 
 Errors are |left − right| over the largest of |left|, |right| and s ‖g‖, the size that <g, v> has over all v of standard
 deviation s (why: see `differences`).
@@ -53,11 +53,11 @@ __all__ = [
 
 COMPLEX_STEP = 1e-20
 REMARKS = {
-    "ops.relu": "ReLU is not analytic at 0, where its gradient is a definition: it is proven on either side of it.",
+    "ops.relu": "ReLU is not analytic at 0, where its gradient is a definition: it is verified on either side of it.",
 }
 WEIGHTS = (2.0, -0.5)  # a and b of linearity: powers of two, so that a u₁ + b u₂ rounds but once
 
-# What a number is drawn for; 1 is the cotangent of `contract.cotangent`.
+# What a number is drawn for; 1 is the cotangent of `registry.cotangent`.
 INPUT, DIRECTION, OTHER, FIRST, SECOND = 0, 2, 3, 4, 5
 
 
@@ -151,7 +151,7 @@ def slopes_along(
     label: Label,
     methods: Sequence[Method],
 ) -> Iterator[Result]:
-    """The three proofs along one line."""
+    """The three checks along one line."""
     (dy, u), (of_dy, of_u) = cotangents, gradients
     for method in methods:
         if method == "differences":

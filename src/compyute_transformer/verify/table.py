@@ -124,7 +124,7 @@ def sayable(value: Any) -> Any:
 
 
 class TableReport:
-    """Tells of proofs as they are carried out: a bar on a terminal and a table at the end, or line after line.
+    """Tells of checks as they are carried out: a bar on a terminal and a table at the end, or line after line.
 
     tasks: those that will be. stream: where to.
     """

@@ -1,4 +1,4 @@
-"""The one table of tolerances: the largest relative error of each proof, by the dtype it runs in.
+"""The one table of tolerances: the largest relative error of each check, by the dtype it runs in.
 
 differences        float64 only; the six-point difference itself errs by at most about 1e-11 on the registry's cases
 complex step       float64 only; exact but for rounding
@@ -32,13 +32,13 @@ LIMITS: dict[Method, dict[str, float]] = {
 }
 
 
-def limit(proof: Method, dtype: Any) -> float:
-    """The limit of a proof in a dtype.
+def limit(method: Method, dtype: Any) -> float:
+    """The limit of a check in a dtype.
 
     Raises:
-        ConfigError: the proof does not run in that dtype.
+        ConfigError: the check does not run in that dtype.
     """
     name = np.dtype(dtype).name
-    if name not in LIMITS[proof]:
-        raise ConfigError(f"limit: {proof!r} runs in {', '.join(LIMITS[proof])}, got {name}.")
-    return LIMITS[proof][name]
+    if name not in LIMITS[method]:
+        raise ConfigError(f"limit: {method!r} runs in {', '.join(LIMITS[method])}, got {name}.")
+    return LIMITS[method][name]

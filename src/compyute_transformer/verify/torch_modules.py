@@ -92,7 +92,7 @@ def torch_multi_head_module(
 
 
 def torch_activation(name: Activation, x: Tensor) -> Tensor:
-    """The bend of a feed-forward."""
+    """Return the activation of a feed-forward."""
     functional = import_torch().nn.functional
 
     if name == "relu":
@@ -111,7 +111,7 @@ def torch_norm(weights: Weights, x: Tensor) -> Tensor:
 
 
 def torch_feed_forward(weights: Weights, x: Tensor, activation: Activation) -> Tensor:
-    """Up, bend, down."""
+    """Return down(activation(up(x)))."""
     functional = import_torch().nn.functional
 
     up, down = part(weights, "up"), part(weights, "down")

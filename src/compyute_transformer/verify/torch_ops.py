@@ -26,7 +26,7 @@ Tensor = Any  # torch.Tensor, which cannot be named before torch is imported
 
 
 def import_torch() -> Any:
-    """PyTorch, imported when a proof first needs it.
+    """PyTorch, imported when a check first needs it.
 
     Raises:
         MissingExtraError: PyTorch is not installed.
@@ -35,7 +35,7 @@ def import_torch() -> Any:
         import torch
     except ImportError as error:
         raise MissingExtraError(
-            "verify: the proofs compare with PyTorch, which is not installed: "
+            "verify: the checks compare with PyTorch, which is not installed: "
             "pip install 'compyute-transformer[verify]'."
         ) from error
     return torch

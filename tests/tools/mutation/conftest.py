@@ -1,12 +1,12 @@
-"""Mutants are made once for all tests, and a small judge is prepared once."""
+"""Mutants are made once for all tests, and a small evaluator is prepared once."""
 
 from collections.abc import Iterator
 
 import pytest
 from mutation_helpers import TARGETS
-from proof_helpers import annotations_off
+from verify_helpers import annotations_off
 
-from mutation.judge import Judge
+from mutation.evaluator import Evaluator
 from mutation.make import Mutant, make_mutants
 
 
@@ -22,9 +22,9 @@ def mutants() -> list[Mutant]:
 
 
 @pytest.fixture(scope="session")
-def judge() -> Judge:
+def evaluator() -> Evaluator:
     """Of layer norm and of dropout alone."""
-    prepared = Judge()
+    prepared = Evaluator()
     with annotations_off():
         assert prepared.prepare(list(TARGETS.values()), only=("layer_norm", "dropout")) == []
     return prepared

@@ -1,4 +1,4 @@
-"""The command: its exit status is the verdict. `scripts/mutate` runs it on all mutants."""
+"""The command: its exit status says whether the checks are good enough. `scripts/mutate` runs it on all mutants."""
 
 import csv
 from collections import Counter
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mutation import command
-from mutation.judge import Verdict
+from mutation.evaluator import Status
 from mutation.make import Mutant
 from mutation.report import COLUMNS, Outcome
 from mutation.rewrites import Rewrite
@@ -16,11 +16,11 @@ from mutation.rewrites import Rewrite
 
 def outcome(mutants: list[Mutant], killed: int, survived: int, **others: Any) -> Outcome:
     words = ["killed"] * killed + ["survived"] * survived + ["equivalent"]
-    verdicts = [(mutant, Verdict(word, "torch: linear", "why")) for mutant, word in zip(mutants, words, strict=False)]
-    return Outcome(verdicts, **{"rewrites": 1, "refusals": [], "faults": []} | others)
+    statuses = [(mutant, Status(word, "torch: linear", "why")) for mutant, word in zip(mutants, words, strict=False)]
+    return Outcome(statuses, **{"rewrites": 1, "refusals": [], "faults": []} | others)
 
 
-def test_the_exit_status_is_the_verdict(
+def test_the_exit_status_tells_whether_the_checks_suffice(
     mutants: list[Mutant], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     rewrite = Rewrite("another way", mutants[0].target, mutants[0].code)
@@ -37,7 +37,7 @@ def test_the_exit_status_is_the_verdict(
     with (tmp_path / "mutants.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
-    assert Counter(row["verdict"] for row in rows) == {"killed": 100, "equivalent": 1}
+    assert Counter(row["status"] for row in rows) == {"killed": 100, "equivalent": 1}
     assert {row["seed"] for row in rows} == {"3"}
 
 

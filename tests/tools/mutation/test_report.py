@@ -22,7 +22,7 @@ def rows() -> list[dict[str, str]]:
 
 
 def test_nearly_all_that_change_behavior_are_killed(rows: list[dict[str, str]]) -> None:
-    words = Counter(row["verdict"] for row in rows)
+    words = Counter(row["status"] for row in rows)
     changing = words["killed"] + words["survived"]
     assert changing >= 300
     assert words["killed"] >= ENOUGH * changing
@@ -30,7 +30,7 @@ def test_nearly_all_that_change_behavior_are_killed(rows: list[dict[str, str]]) 
 
 
 def test_whatever_no_proof_kills_has_a_reason(rows: list[dict[str, str]]) -> None:
-    for row in (row for row in rows if row["verdict"] != "killed"):
+    for row in (row for row in rows if row["status"] != "killed"):
         said = any(row["why"].startswith(f"{words}; ") for words in REASONS)
         mutant = f"{row['file']} {row['function']}: {row['before']} -> {row['after']}"
         assert said, f"{mutant}: say why in tools/mutation/reasons.py, then {AGAIN}"

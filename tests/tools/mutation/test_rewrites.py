@@ -3,18 +3,18 @@
 import pytest
 from mutation_helpers import TARGETS
 
-from mutation.judge import Judge
+from mutation.evaluator import Evaluator
 from mutation.rewrites import REWRITES, make_rewrites
 
 
-def test_rewrites_are_other_code_and_are_accepted(judge: Judge) -> None:
+def test_rewrites_are_other_code_and_are_accepted(evaluator: Evaluator) -> None:
     rewrites = list(make_rewrites(list(TARGETS.values())))
     assert len(rewrites) >= 100
     assert {name for name in REWRITES if name in TARGETS} == set(REWRITES)
     assert all(rewrite.code.code != rewrite.target.function.__code__ for rewrite in rewrites)
     chosen = [r for r in rewrites if r.target.name in ("layer_norm_forward", "layer_norm_backward", "_keep_and_scale")]
     assert len(chosen) == 3 + 3 + 2
-    assert [str(r) for r in chosen if judge.killer(r.target, r.code, r.target.lines) is not None] == []
+    assert [str(r) for r in chosen if evaluator.killer(r.target, r.code, r.target.lines) is not None] == []
 
 
 def test_a_rewrite_of_what_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The proofs a mutant must survive are those of the registries: what is registered is proven here too."""
+"""The checks a mutant must survive are those of the registries: what is registered is verified here too."""
 
 from mutation_helpers import kinds_of
 
@@ -9,18 +9,18 @@ from mutation.suite import make_suite
 
 
 def test_every_op_module_and_model_has_its_proofs() -> None:
-    proofs = {(proof.kind, proof.name) for proof in make_suite()}
+    checks = {(check.kind, check.name) for check in make_suite()}
     for op in REGISTRY.values():
         for case in op.cases:
             for kind in ("differences", "slopes", "torch", "linearity"):
-                assert (kind, f"{op.name} [{case.name}] float64") in proofs
+                assert (kind, f"{op.name} [{case.name}] float64") in checks
     for example in modules.EXAMPLES:
-        assert {("slopes", str(example.label)), ("torch", str(example.label))} <= proofs
+        assert {("slopes", str(example.label)), ("torch", str(example.label))} <= checks
     for kind in kinds_of(models):
-        methods = {method for method, name in proofs if name == f"models.{kind.__name__}"}
-        assert methods >= {"differences", "adjoint", "torch"}, f"{kind.__name__} is not proven: {methods}"
+        methods = {method for method, name in checks if name == f"models.{kind.__name__}"}
+        assert methods >= {"differences", "adjoint", "torch"}, f"{kind.__name__} is not verified: {methods}"
 
 
 def test_the_proofs_of_models_hold() -> None:
-    proofs = [proof for proof in make_suite() if proof.name.startswith("models.")]
-    assert [f"{proof.name}: {fault.text}" for proof in proofs if (fault := proof.fault()) is not None] == []
+    checks = [check for check in make_suite() if check.name.startswith("models.")]
+    assert [f"{check.name}: {fault.text}" for check in checks if (fault := check.fault()) is not None] == []

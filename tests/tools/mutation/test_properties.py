@@ -4,13 +4,13 @@ from inspect import Parameter, signature
 
 from compyute_transformer.dispatch import Dispatched, use_kernels
 from compyute_transformer.verify.registry import REGISTRY
-from mutation.module_promises import module_promises
-from mutation.promises import DEFAULTS, op_promises
+from mutation.module_properties import module_properties
+from mutation.properties import DEFAULTS, op_properties
 
 
 def test_every_promise_holds() -> None:
     with use_kernels("reference"):
-        checks = [check for _, call in (*op_promises(), *module_promises()) for check in call()]
+        checks = [check for _, call in (*op_properties(), *module_properties()) for check in call()]
     assert len(checks) >= 500
     assert [str(check) for check in checks if not check.passed] == []
 
@@ -20,4 +20,4 @@ def test_every_argument_that_may_be_left_out_has_its_documented_value() -> None:
         function = op.forward.reference if isinstance(op.forward, Dispatched) else op.forward
         given = signature(function).parameters.values()
         optional = {argument.name: argument.default for argument in given if argument.default is not Parameter.empty}
-        assert optional == DEFAULTS.get(op.name, {}), f"{op.name}: see DEFAULTS in tools/mutation/promises.py"
+        assert optional == DEFAULTS.get(op.name, {}), f"{op.name}: see DEFAULTS in tools/mutation/properties.py"

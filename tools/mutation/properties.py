@@ -1,4 +1,4 @@
-"""What the library promises beyond right gradients, as proofs a mutant must survive: the ops, and AdamW.
+"""What the library keeps beyond right gradients, as checks a mutant must survive: the ops, and AdamW.
 
 names       the short name of an op is its forward without what it saves
 defaults    an option that is left out is the documented one
@@ -25,9 +25,9 @@ from compyute_transformer.verify.registry import REGISTRY, Case, Op, cast, cotan
 from compyute_transformer.verify.result import Result, relative_error
 from compyute_transformer.verify.torch_ops import import_torch
 
-__all__ = ["Promise", "check_that", "measured", "op_promises"]
+__all__ = ["Property", "check_that", "measured", "op_properties"]
 
-Promise: TypeAlias = tuple[str, Callable[[], Iterable[Result]]]
+Property: TypeAlias = tuple[str, Callable[[], Iterable[Result]]]
 
 HEADS = {"mask": NO_MASK, "dropout": 0.0, "key": None}
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -50,8 +50,8 @@ OPTIMIZERS: tuple[dict[str, Any], ...] = (
 )
 
 
-def op_promises() -> Iterator[Promise]:
-    """Every promise of the ops and of AdamW, with its name."""
+def op_properties() -> Iterator[Property]:
+    """Every property of the ops and of AdamW, with its name."""
     for name, options in DEFAULTS.items():
         yield f"defaults {name}", partial(_defaults, REGISTRY[name], options)
     for op in REGISTRY.values():

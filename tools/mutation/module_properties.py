@@ -1,4 +1,4 @@
-"""What the modules promise beyond right gradients, as proofs a mutant must survive.
+"""What the modules keep beyond right gradients, as checks a mutant must survive.
 
 twice             a module that runs twice goes back last in, first out, and its gradients add up
 eval              nothing is dropped, drawn or kept
@@ -37,9 +37,9 @@ from compyute_transformer.verify.torch_models import compare_attention, randomiz
 from compyute_transformer.verify.torch_modules import torch_weights
 from compyute_transformer.verify.torch_ops import import_torch
 
-from .promises import Promise, check_that, measured
+from .properties import Property, check_that, measured
 
-__all__ = ["Grown", "module_promises"]
+__all__ = ["Grown", "module_properties"]
 
 SAME = 1e-12  # other products, or the same in another order
 WEIGHED: tuple[dict[str, Any], ...] = (
@@ -49,8 +49,8 @@ WEIGHED: tuple[dict[str, Any], ...] = (
 )
 
 
-def module_promises() -> Iterator[Promise]:
-    """Every promise of the modules, with its name."""
+def module_properties() -> Iterator[Property]:
+    """Every property of the modules, with its name."""
     for example in modules.EXAMPLES:
         yield f"twice {example.name} [{example.case}]", partial(_twice, example)
         yield f"eval {example.name} [{example.case}]", partial(_eval, example)
