@@ -147,8 +147,8 @@ REWRITES: dict[str, dict[str, tuple[Change, ...]]] = {
     "sequential_multi_head_backward": {
         "heads in the other order": (("reversed(range(len(heads)))", "range(len(heads))"),)
     },
-    "semiparallel_multi_head_backward": {
-        "heads in the other order": (("reversed(range(num_heads))", "range(num_heads)"),)
+    "head_by_head_backward": {
+        "heads in the other order": (("reversed(range(H))", "range(H)"),)
     },
     "cross_entropy_forward": {"a sum divided": (("shifted.mean(-1)", "shifted.sum(-1) / shifted.shape[-1]"),)},
     "cross_entropy_backward": {

@@ -7,15 +7,25 @@ this order. It reads `cache.length`, the position of its first query, and calls 
 
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
-from ..arrays import Array, array_module
+from ..arrays import Array
 from ..errors import ConfigError
 from ..ops._checks import check_heads, check_probability, check_shape
-from ..ops.attention import NO_MASK, Mask, attention, fused_attention_forward
+from ..ops.attention import NO_MASK, Mask, fused_attention_forward
 from ..ops.linear import linear
-from ..ops.multi_head import IMPLEMENTATIONS, attention_weights, merge_heads, project_forward, split_heads
+from ..ops.multi_head import (
+    ATTENTIONS,
+    IMPLEMENTATIONS,
+    MultiHeadOptions,
+    Needs,
+    attention_weights,
+    merge_heads,
+    project_forward,
+    split_heads,
+)
 from ..random import DROPOUT, Generator, default_generator
 from . import init
-from .module import Module, Parameter
+from .module import Module
+from .parameter import Parameter, is_trained
 
 __all__ = ["AttentionCache", "Implementation", "MultiHeadAttention", "ProjectedMemory"]
 
@@ -47,20 +57,6 @@ class ProjectedMemory(NamedTuple):
 
     k: Array
     v: Array
-
-
-def attend(implementation: str, q: Array, k: Array, v: Array, mask: Mask) -> Array:
-    """Return the heads' outputs (B, H, T, D) by one of the algorithms; without dropout, and without saving."""
-    if implementation == "fused":
-        return fused_attention_forward(q, k, v, mask)[0]
-    if implementation == "parallel":
-        return attention(q, k, v, mask)
-    group = q.shape[1] // k.shape[1]
-    per_head = [
-        attention(q[:, h : h + 1], k[:, h // group][:, None], v[:, h // group][:, None], mask.for_head(h))
-        for h in range(q.shape[1])
-    ]
-    return array_module(q).concatenate(per_head, axis=1)
 
 
 class MultiHeadAttention(Module):
@@ -146,8 +142,8 @@ class MultiHeadAttention(Module):
         q, k, v = self._project(x, memory, cache)
         if mask.array is not None:  # the mask is of all positions, and a cache may return the last of them only
             mask = mask._replace(array=mask.array[..., -k.shape[2] :])
-        y = attend(self._algorithm(x), q, k, v, mask)
-        return linear(merge_heads(y), self.out_weight.data, self.out_bias.data if self.out_bias else None)
+        heads, _ = ATTENTIONS[self._algorithm(x)](q, k, v, mask, 0.0, None)
+        return linear(merge_heads(heads), self.out_weight.data, self.out_bias.data if self.out_bias else None)
 
     def _project(
         self, x: Array, memory: Array | ProjectedMemory | None, cache: AttentionCache | None
@@ -200,6 +196,7 @@ class MultiHeadAttention(Module):
         name = self._algorithm(x)
         forward, _ = IMPLEMENTATIONS[name]
         dropout = self.dropout if self.training else 0.0
+        key = self.generator.next() if dropout else None
         y, saved = forward(
             x,
             memory,
@@ -207,20 +204,21 @@ class MultiHeadAttention(Module):
             self.in_bias.data if self.in_bias else None,
             self.out_weight.data,
             self.out_bias.data if self.out_bias else None,
-            self.num_heads,
-            self.num_kv_heads,
-            mask,
-            dropout,
-            self.generator.next() if dropout else None,
+            MultiHeadOptions(self.num_heads, self.num_kv_heads, mask, dropout, key),
         )
         self.save_for_backward((name, saved))
         return y, saved
 
     def backward(self, dy: Array) -> tuple[Array, Array | None]:
-        """Return the gradients of x and of the memory, the latter None in self-attention."""
+        """Return the gradients of x and of the memory, the latter None in self-attention.
+
+        A frozen parameter costs nothing.
+        """
         name, saved = self.pop_saved()
         _, backward = IMPLEMENTATIONS[name]
-        dx, dmemory, din_weight, din_bias, dout_weight, dout_bias = backward(dy, saved)
+        parameters = self.in_weight, self.in_bias, self.out_weight, self.out_bias
+        needs = Needs(*map(is_trained, parameters))
+        dx, dmemory, din_weight, din_bias, dout_weight, dout_bias = backward(dy, saved, needs)
         self.in_weight.accumulate(din_weight)
         self.out_weight.accumulate(dout_weight)
         if self.in_bias:

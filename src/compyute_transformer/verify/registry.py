@@ -16,7 +16,7 @@ was None. Differences, kernels, PyTorch parity, the documentation and the benchm
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ from ..ops.embedding import (
 )
 from ..ops.linear import linear_backward, linear_forward
 from ..ops.loss import cross_entropy_backward, cross_entropy_forward
-from ..ops.multi_head import IMPLEMENTATIONS
+from ..ops.multi_head import IMPLEMENTATIONS, MultiHeadOptions
 from ..ops.norm import layer_norm_backward, layer_norm_forward
 from ..ops.position import (
     learned_position_backward,
@@ -114,6 +114,26 @@ class Op:
 def case(name: str, build: Callable[..., Arguments], **options: Any) -> Case:
     """A case that draws from one of the examples with these options."""
     return Case(name, partial(build, **options))
+
+
+def with_options(forward: Callable[..., tuple[Array, Any]]) -> Callable[..., tuple[Array, Any]]:
+    """Return a multi-head forward that takes each of its options by its own name, as the cases state them."""
+
+    @wraps(forward)
+    def call(
+        x: Array,
+        memory: Any,
+        in_weight: Array,
+        in_bias: Any,
+        out_weight: Array,
+        out_bias: Any,
+        *heads: Any,
+        **named: Any,
+    ) -> tuple[Array, Any]:
+        options = MultiHeadOptions(*heads, **named)
+        return forward(x, memory, in_weight, in_bias, out_weight, out_bias, options)
+
+    return call
 
 
 ATTENTION_CASES = (
@@ -297,7 +317,7 @@ OPS = (
     *(
         Op(
             f"{name}_multi_head",
-            forward,
+            with_options(forward),
             backward,
             ("x", "memory", "in_weight", "in_bias", "out_weight", "out_bias"),
             MULTI_HEAD_CASES,
