@@ -14,7 +14,8 @@ from compyute_transformer.verify.result import Result
 
 pytestmark = pytest.mark.usefixtures("validation_only")
 
-HOLDERS = {"Module", "ModuleList", "Observer", "Parameter", "evaluating", "observe"}  # without a backward of their own
+# without a backward of their own
+HOLDERS = {"Module", "ModuleList", "Observer", "Parameter", "evaluating", "observe", "share_generator"}
 LOSSES = {"CrossEntropyLoss"}  # whose backward is that of an op, and takes no dy
 
 

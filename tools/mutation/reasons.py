@@ -40,7 +40,6 @@ REASONS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("cross_entropy_backward", "if label_smoothing:", "if True:"),
         ("cross_entropy_backward", "label_smoothing", "V"),
         ("adamw_update", "if weight_decay:", "if True:"),
-        ("adamw_update", "weight_decay", "num_decayed"),
     ),
     "a product for each batch: the same sums, more slowly": (("linear_forward", "x.reshape(-1, x.shape[-1])", "x"),),
     "small integers are exact, and become float64 in the next operation": (

@@ -177,8 +177,7 @@ REWRITES: dict[str, dict[str, tuple[Change, ...]]] = {
             ("first_moment += (1.0 - beta1) * gradient", "first_moment += (1.0 - beta1) * (gradient - first_moment)"),
         ),
         "the decay inside the step": (
-            ("weight[:num_decayed] *= 1.0 - learning_rate * weight_decay",
-             "weight[:num_decayed] -= learning_rate * weight_decay * weight[:num_decayed]"),
+            ("weight *= 1.0 - lr * weight_decay", "weight -= lr * weight_decay * weight"),
         ),
     },
 }  # fmt: skip

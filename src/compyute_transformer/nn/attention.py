@@ -68,6 +68,10 @@ class MultiHeadAttention(Module):
 
     in_weight: ((H + 2K)·D, C), the query, key and value projections of all heads below each other. in_bias: its bias.
     out_weight: (C, C), out_bias: the output projection. Biases start at zero.
+
+    weight_init: of both weights, or a pair: of in_weight and of out_weight.
+
+    generator: of the random numbers of dropout; see `share_generator`. The argument of this name draws the weights.
     """
 
     def __init__(
@@ -79,10 +83,8 @@ class MultiHeadAttention(Module):
         bias: bool = True,
         dropout: float = 0.0,
         implementation: Implementation = "auto",
-        weight_init: init.Init | None = None,
-        out_init: init.Init | None = None,
+        weight_init: init.Inits | None = None,
         generator: Generator | None = None,
-        dropout_generator: Generator | None = None,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -91,13 +93,13 @@ class MultiHeadAttention(Module):
         check_probability("MultiHeadAttention", dropout)
         self.dropout = dropout
         self.implementation = implementation
-        self.generator = dropout_generator or default_generator(DROPOUT)
+        self.generator = default_generator(DROPOUT)
         generator = generator or default_generator()
         rows = embed_dim // num_heads * (num_heads + 2 * self.num_kv_heads)
-        weight_init = weight_init or init.normal()
-        self.in_weight = Parameter(weight_init((rows, embed_dim), generator))
+        in_init, out_init = init.both(weight_init)
+        self.in_weight = Parameter(in_init((rows, embed_dim), generator))
         self.in_bias = Parameter(init.zeros((rows,))) if bias else None
-        self.out_weight = Parameter((out_init or weight_init)((embed_dim, embed_dim), generator))
+        self.out_weight = Parameter(out_init((embed_dim, embed_dim), generator))
         self.out_bias = Parameter(init.zeros((embed_dim,))) if bias else None
 
     @property

@@ -7,6 +7,7 @@ has an example here is verified by every method of `modules`.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from ..nn import (
     PostNormBlock,
     PreNormBlock,
     SinusoidalPosition,
+    share_generator,
 )
 from ..nn.feed_forward import Activation
 from ..ops.attention import NO_MASK, Mask
@@ -135,29 +137,24 @@ def attention(case: str, mask: Mask = NO_MASK, memory: bool = False, H: int = 3,
     return Example(
         "MultiHeadAttention",
         case,
-        lambda weights, drops: MultiHeadAttention(C, H, K, generator=weights, dropout_generator=drops, **options),
+        lambda weights, drops: share_generator(MultiHeadAttention(C, H, K, generator=weights, **options), drops),
         {"x": (B, T, C)} | ({"memory": (B, S, C)} if memory else {}),
         kernel,
         lambda module, x, memory=None: module(x, memory, mask),
     )
 
 
-def sublayers(weights: Generator, drops: Generator, dropout: float, attentions: int) -> list[Module]:
+def sublayers(weights: Generator, dropout: float, attentions: int) -> list[tuple[Any, Dropout, LayerNorm]]:
     """Attentions, then a feed-forward, each with its dropout and its norm: what a post-norm block is made of."""
-    heads = [
-        MultiHeadAttention(C, 3, dropout=dropout, generator=weights, dropout_generator=drops) for _ in range(attentions)
-    ]
-    return [
-        part
-        for layer in (*heads, FeedForward(C, 17, generator=weights))
-        for part in (layer, Dropout(dropout, generator=drops), LayerNorm(C))
-    ]
+    heads = [MultiHeadAttention(C, 3, dropout=dropout, generator=weights) for _ in range(attentions)]
+    layers = (*heads, FeedForward(C, 17, generator=weights))
+    return [(layer, Dropout(dropout), LayerNorm(C)) for layer in layers]
 
 
 def block(case: str, mask: Mask, dropout: float) -> Example:
     def build(weights: Generator, drops: Generator) -> Module:
-        attention, drop, norm, feed_forward, last_drop, last_norm = sublayers(weights, drops, dropout, 1)
-        return PreNormBlock(norm, attention, drop, last_norm, feed_forward, last_drop)  # type: ignore[arg-type]
+        (attention, drop, norm), (feed_forward, last_drop, last_norm) = sublayers(weights, dropout, 1)
+        return share_generator(PreNormBlock(norm, attention, drop, last_norm, feed_forward, last_drop), drops)
 
     return Example(
         "PreNormBlock",
@@ -176,7 +173,7 @@ def post_norm_block(case: str, mask: Mask, dropout: float) -> Example:
     return Example(
         "PostNormBlock",
         case,
-        lambda weights, drops: PostNormBlock(*sublayers(weights, drops, dropout, 1)),  # type: ignore[arg-type]
+        lambda weights, drops: share_generator(PostNormBlock(*chain(*sublayers(weights, dropout, 1))), drops),
         {"x": (B, T, C)},
         kernel,
         lambda module, x: module(x, mask),
@@ -192,7 +189,7 @@ def cross_block(case: str, mask: Mask, memory_mask: Mask, dropout: float) -> Exa
     return Example(
         "CrossBlock",
         case,
-        lambda weights, drops: CrossBlock(*sublayers(weights, drops, dropout, 2)),  # type: ignore[arg-type]
+        lambda weights, drops: share_generator(CrossBlock(*sublayers(weights, dropout, 2)), drops),
         {"x": (B, T, C), "memory": (B, S, C)},
         kernel,
         lambda module, x, memory: module(x, memory, mask, memory_mask),

@@ -89,8 +89,8 @@ def compare_attention(
         bias=bias,
         dropout=dropout,
         implementation=implementation,
-        dropout_generator=Generator(seed, DROPOUT),
     )
+    ours.generator = Generator(seed, DROPOUT)
     ours.to(dtype=dtype)
     randomize(ours, seed)
     weights, drop = torch_weights(ours), TorchDropout(ours.generator, dropout)
