@@ -2,6 +2,7 @@
 
 from .gpt import GPT, GPTConfig
 from .language import LanguageModel
+from .llama import Llama, LlamaConfig
 from .output import ModelOutput
 from .transformer import Transformer, TransformerConfig
 from .transformer_lm import TransformerLM, TransformerLMConfig
@@ -11,6 +12,8 @@ __all__ = [
     "GPT",
     "GPTConfig",
     "LanguageModel",
+    "Llama",
+    "LlamaConfig",
     "ModelOutput",
     "Transformer",
     "TransformerConfig",

@@ -18,6 +18,7 @@ from ..nn import (
     Dropout,
     Embedding,
     FeedForward,
+    GatedFeedForward,
     LayerNorm,
     LearnedPosition,
     Linear,
@@ -26,9 +27,11 @@ from ..nn import (
     PatchEmbedding,
     PostNormBlock,
     PreNormBlock,
+    RMSNorm,
+    RotaryPosition,
     SinusoidalPosition,
 )
-from ..nn.feed_forward import Activation
+from ..nn.feed_forward import Activation, Gate
 from ..ops.attention import NO_MASK, Mask
 from ..ops.multi_head import IMPLEMENTATIONS
 from ..random import DROPOUT, Generator
@@ -37,6 +40,7 @@ from .function import Function, of_module
 from .result import Label
 from .slopes import INPUT, draw
 from .tolerances import Method
+from .torch.llama import torch_gated_feed_forward, torch_rms_norm, torch_rotary
 from .torch.transformer import torch_cross_block, torch_post_norm_block
 from .torch_models import randomize
 from .torch_modules import Tensor, Weights, torch_block, torch_feed_forward, torch_multi_head
@@ -125,6 +129,65 @@ def feed_forward(case: str, activation: Activation, bias: bool = True) -> Exampl
         # a difference would step over the kink of some hidden unit; a complex step stays where it is
         slopes=("complex step", "adjoint") if activation == "relu" else SLOPES,
     )
+
+
+def rms_norm(case: str, **options: Any) -> Example:
+    return Example(
+        "RMSNorm",
+        case,
+        lambda weights, drops: RMSNorm(C, **options),
+        {"x": (B, T, C)},
+        lambda w, x, drop: torch_rms_norm(w, x[0], options.get("eps", 1e-6)),
+    )
+
+
+def gated_feed_forward(case: str, activation: Gate, bias: bool = False) -> Example:
+    return Example(
+        "GatedFeedForward",
+        case,
+        lambda weights, drops: GatedFeedForward(C, 17, bias=bias, activation=activation, generator=weights),
+        {"x": (B, T, C)},
+        lambda w, x, drop: torch_gated_feed_forward(w, x[0], activation),
+    )
+
+
+def turned(positions: range, dim: int, theta: float, dtype: Any) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (T, dim) of positions, each column twice."""
+    torch = import_torch()
+    frequencies = [theta ** (-2 * (i % (dim // 2)) / dim) for i in range(dim)]
+    angles = torch.outer(torch.tensor(positions, dtype=torch.float64), torch.tensor(frequencies, dtype=torch.float64))
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotary_position(case: str, start: int, interleaved: bool) -> Example:
+    def kernel(w: Weights, inputs: list[Tensor], drop: Drop) -> Tensor:
+        cos, sin = (table[:, :2] for table in turned(range(start, start + T), 4, 100.0, inputs[0].dtype))
+        return torch_ops.rotary_position(inputs[0], cos, sin, interleaved)
+
+    return Example(
+        "RotaryPosition",
+        case,
+        lambda weights, drops: RotaryPosition(4, theta=100.0, interleaved=interleaved),
+        {"x": (B, 3, T, 6)},
+        kernel,
+        lambda module, x: module(x, start),
+    )
+
+
+def rotary_attention(case: str, mask: Mask, H: int, K: int, norms: bool, **options: Any) -> Example:
+    """Heads that are 6 wide, which is not C / H."""
+
+    def build(weights: Generator, drops: Generator) -> Module:
+        q_norm, k_norm = (RMSNorm(6, 0.1) if norms else None for _ in range(2))
+        rotary = RotaryPosition(6, theta=100.0)
+        kinds: dict[str, Any] = {"head_dim": 6, "rotary": rotary, "q_norm": q_norm, "k_norm": k_norm}
+        return MultiHeadAttention(C, H, K, **kinds, generator=weights, dropout_generator=drops, **options)
+
+    def kernel(w: Weights, x: list[Tensor], drop: Drop) -> Tensor:
+        turn = turned(range(T), 6, 100.0, x[0].dtype)
+        return torch_rotary(w, x[0], (H, K), dense_mask(mask, T, T, x[0].dtype), drop, turn, 0.1)
+
+    return Example("MultiHeadAttention", case, build, {"x": (B, T, C)}, kernel, lambda module, x: module(x, None, mask))
 
 
 def attention(case: str, mask: Mask = NO_MASK, memory: bool = False, H: int = 3, K: int = 3, **options: Any) -> Example:
@@ -236,6 +299,10 @@ EXAMPLES: tuple[Example, ...] = (
     linear("no_bias", bias=False),
     layer_norm("bias"),
     layer_norm("no_bias", bias=False, eps=0.1),
+    rms_norm("rows"),
+    rms_norm("large_eps", eps=0.1),
+    rotary_position("halves_from_2", 2, False),
+    rotary_position("interleaved_from_0", 0, True),
     Example(
         "Dropout",
         "rows",
@@ -246,6 +313,9 @@ EXAMPLES: tuple[Example, ...] = (
     feed_forward("gelu_tanh", "gelu_tanh"),
     feed_forward("gelu", "gelu", bias=False),
     feed_forward("relu", "relu"),
+    gated_feed_forward("silu", "silu"),
+    gated_feed_forward("gelu_bias", "gelu", bias=True),
+    gated_feed_forward("gelu_tanh", "gelu_tanh"),
     *(
         example
         for name in ("auto", *IMPLEMENTATIONS)
@@ -259,6 +329,24 @@ EXAMPLES: tuple[Example, ...] = (
                 K=2,
                 implementation=name,
                 bias=False,
+            ),
+            rotary_attention(
+                f"{name}_rotary_dropout",
+                Mask(causal=True),
+                3,
+                3,
+                norms=False,
+                implementation=name,
+                dropout=0.3,
+            ),
+            rotary_attention(
+                f"{name}_rotary_norms_grouped",
+                Mask(causal=True, window=3, key_lengths=LENGTHS),
+                6,
+                2,
+                norms=True,
+                implementation=name,
+                out_bias=False,
             ),
         )
     ),
