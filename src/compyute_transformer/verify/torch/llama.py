@@ -90,7 +90,7 @@ def tables(config: LlamaConfig, T: int, dtype: object) -> Tables:
     """The cosines and sines (T, D) of the first T positions."""
     torch = import_torch()
 
-    angles = torch.arange(T, dtype=torch.float64)[:, None] * torch.tensor(inverse_wavelengths(config))
+    angles = torch.outer(*(torch.tensor(x, dtype=torch.float64) for x in (range(T), inverse_wavelengths(config))))
     angles = torch.cat((angles, angles), dim=1)
     scale = 1.0
     if config.rope_scaling == "yarn":
