@@ -23,7 +23,7 @@ __all__ = ["bytes_in_use", "empty", "empty_like", "release"]
 
 SMALLEST = 1 << 18  # bytes; below, the C library recycles well enough by itself
 _free: dict[int, list[Array]] = {}
-_in_use: dict[int, int] = {}  # bytes of the memory that is lent, by its id
+_in_use: dict[int, int] = {}  # bytes of borrowed memory, by its id
 
 
 class _Borrowed:
@@ -73,7 +73,7 @@ def release() -> int:
 
 
 def bytes_in_use() -> int:
-    """Return how many bytes are lent at the moment."""
+    """Return how many bytes are borrowed at the moment."""
     return sum(list(_in_use.values()))
 
 
