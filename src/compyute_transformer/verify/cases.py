@@ -26,6 +26,7 @@ __all__ = [
     "dropout",
     "embedding",
     "everything",
+    "gated_activation",
     "gelu",
     "layer_norm",
     "learned_position",
@@ -34,6 +35,9 @@ __all__ = [
     "multi_head",
     "patch_embedding",
     "relu",
+    "rms_norm",
+    "rotary_position",
+    "silu",
     "sinusoidal_position",
     "softmax",
     "visible",
@@ -100,6 +104,34 @@ def layer_norm(rng: Rng, rows: tuple[int, ...], C: int = 5, bias: bool = True, e
         "bias": rng.normal(size=C) if bias else None,
         "eps": eps,
     }
+
+
+def rms_norm(rng: Rng, rows: tuple[int, ...], C: int = 5, eps: float = 1e-6) -> Arguments:
+    """Rows whose mean square is not 1."""
+    return {"x": rng.normal(size=(*rows, C)) * 2.0 + 1.0, "weight": rng.normal(size=C), "eps": eps}
+
+
+def rotary_position(
+    rng: Rng, T: int = 3, D: int = 8, pairs: int = 4, interleaved: bool = False, B: int = 2, H: int = 5
+) -> Arguments:
+    """Tables of any numbers: the gradient is that of a linear map, and may not lean on cos² + sin² = 1."""
+    x = rng.normal(size=(B, H, T, D))
+    return {
+        "x": x,
+        "cos": rng.normal(size=(T, pairs)),
+        "sin": rng.normal(size=(T, pairs)),
+        "interleaved": interleaved,
+    }
+
+
+def gated_activation(rng: Rng, activation: str, shape: tuple[int, ...] = (2, 3, 5)) -> Arguments:
+    """Gates on both sides of the dip, and beyond."""
+    return {"gate": rng.normal(size=shape) * 2.0, "up": rng.normal(size=shape), "activation": activation}
+
+
+def silu(rng: Rng, shape: tuple[int, ...]) -> Arguments:
+    """Points on both sides of the dip, and beyond."""
+    return {"x": rng.normal(size=shape) * 2.0}
 
 
 def relu(rng: Rng, shape: tuple[int, ...]) -> Arguments:

@@ -22,7 +22,18 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Array
-from ..ops.activation import gelu_backward, gelu_forward, relu_backward, relu_forward, softmax_backward, softmax_forward
+from ..ops.activation import (
+    gated_activation_backward,
+    gated_activation_forward,
+    gelu_backward,
+    gelu_forward,
+    relu_backward,
+    relu_forward,
+    silu_backward,
+    silu_forward,
+    softmax_backward,
+    softmax_forward,
+)
 from ..ops.attention import (
     Mask,
     attention_backward,
@@ -42,13 +53,14 @@ from ..ops.embedding import (
 from ..ops.linear import linear_backward, linear_forward
 from ..ops.loss import cross_entropy_backward, cross_entropy_forward
 from ..ops.multi_head import IMPLEMENTATIONS
-from ..ops.norm import layer_norm_backward, layer_norm_forward
+from ..ops.norm import layer_norm_backward, layer_norm_forward, rms_norm_backward, rms_norm_forward
 from ..ops.position import (
     learned_position_backward,
     learned_position_forward,
     sinusoidal_position_backward,
     sinusoidal_position_forward,
 )
+from ..ops.rotary import rotary_position_backward, rotary_position_forward
 from . import cases as examples
 from .cases import Arguments, added, everything, lengths, visible
 
@@ -218,6 +230,21 @@ OPS = (
         ),
     ),
     Op(
+        "rotary_position",
+        rotary_position_forward,
+        rotary_position_backward,
+        ("x",),
+        (
+            case("halves", examples.rotary_position),
+            case("interleaved", examples.rotary_position, interleaved=True),
+            case("part_of_an_odd_width", examples.rotary_position, D=7, pairs=2),
+            case("part_interleaved", examples.rotary_position, D=7, pairs=2, interleaved=True),
+            case("one_position", examples.rotary_position, T=1, D=2, pairs=1),
+            case("large", examples.rotary_position, T=67, D=35, pairs=17, B=3),
+            case("large_interleaved", examples.rotary_position, T=67, D=35, pairs=17, B=3, interleaved=True),
+        ),
+    ),
+    Op(
         "linear",
         linear_forward,
         linear_backward,
@@ -244,6 +271,18 @@ OPS = (
         ),
     ),
     Op(
+        "rms_norm",
+        rms_norm_forward,
+        rms_norm_backward,
+        ("x", "weight"),
+        (
+            case("one_row", examples.rms_norm, rows=()),
+            case("batch", examples.rms_norm, rows=(2, 3)),
+            case("large_eps", examples.rms_norm, rows=(7,), eps=0.5),
+            case("large", examples.rms_norm, rows=(3, 43), C=67),
+        ),
+    ),
+    Op(
         "relu",
         relu_forward,
         relu_backward,
@@ -264,6 +303,31 @@ OPS = (
             case("exact", examples.gelu, approximate="none"),
             case("tanh_large", examples.gelu, approximate="tanh", shape=(3, 43, 67)),
             case("exact_large", examples.gelu, approximate="none", shape=(3, 43, 67)),
+        ),
+    ),
+    Op(
+        "silu",
+        silu_forward,
+        silu_backward,
+        ("x",),
+        (
+            case("vector", examples.silu, shape=(7,)),
+            case("batch", examples.silu, shape=(2, 3, 5)),
+            case("large", examples.silu, shape=(3, 43, 67)),
+        ),
+    ),
+    Op(
+        "gated_activation",
+        gated_activation_forward,
+        gated_activation_backward,
+        ("gate", "up"),
+        (
+            case("silu", examples.gated_activation, activation="silu"),
+            case("gelu", examples.gated_activation, activation="gelu"),
+            case("gelu_tanh", examples.gated_activation, activation="gelu_tanh"),
+            case("silu_large", examples.gated_activation, activation="silu", shape=(3, 43, 67)),
+            case("gelu_large", examples.gated_activation, activation="gelu", shape=(3, 43, 67)),
+            case("gelu_tanh_large", examples.gated_activation, activation="gelu_tanh", shape=(3, 43, 67)),
         ),
     ),
     Op(

@@ -89,6 +89,12 @@ def _layer_norm(a: Arguments) -> int:
     return forward + backward
 
 
+def _rms_norm(a: Arguments) -> int:
+    C = a["x"].shape[-1]
+    forward = C + 5 + ELEMENTARY  # the mean of squares, root, two products
+    return forward + C + 6 + prod(a["x"].shape[:-1])  # one mean, and the sum over rows
+
+
 def _attention_lengths(H: int, K: int, T: int, S: int, D: int) -> int:
     forward = D + 2 + ELEMENTARY + S + 1 + S + 2  # scores, exp, its sum, share, P v, dropout
     backward = T + D + 2 + S + 2 + S + T + H // K + D  # dv, dP, Σ dP P, dZ k, dZᵀ q, groups, δ of the fused form
@@ -123,8 +129,12 @@ CHAINS: dict[str, Callable[[Arguments], int]] = {
     "sinusoidal_position": lambda a: 1,
     "linear": _linear,
     "layer_norm": _layer_norm,
+    "rms_norm": _rms_norm,
+    "rotary_position": lambda a: 4,
     "relu": lambda a: 1,
     "gelu": lambda a: 2 * (ELEMENTARY + 12),
+    "silu": lambda a: 2 * (ELEMENTARY + 6),
+    "gated_activation": lambda a: 2 * (ELEMENTARY + 13),
     "softmax": lambda a: 2 * a["x"].shape[-1] + ELEMENTARY + 5,
     "dropout": lambda a: 2,
     "attention": _attention,

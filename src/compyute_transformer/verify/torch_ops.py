@@ -96,6 +96,44 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Te
     return functional().layer_norm(x, (x.shape[-1],), weight, bias, eps)
 
 
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """torch.nn.functional.rms_norm."""
+    return functional().rms_norm(x, (x.shape[-1],), weight, eps)
+
+
+def rotary_position(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+    """A matrix for each position, with a 2 × 2 block for each pair of columns, times each head."""
+    torch = import_torch()
+    (T, P), D = cos.shape, x.shape[3]
+    turn = torch.eye(D, dtype=x.dtype).repeat(T, 1, 1)
+    for i in range(P):
+        a, b = (2 * i, 2 * i + 1) if interleaved else (i, i + P)
+        turn[:, a, a], turn[:, a, b], turn[:, b, a], turn[:, b, b] = cos[:, i], -sin[:, i], sin[:, i], cos[:, i]
+    return torch.einsum("tij,bhtj->bhti", turn, x)
+
+
+def rotated_as_complex(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+    """Pairs of columns as complex numbers, times cos + i sin, as Llama's own code does it."""
+    torch = import_torch()
+    P = cos.shape[1]
+    turned, rest = x[..., : 2 * P], x[..., 2 * P :]
+    pairs = turned.unflatten(3, (P, 2)) if interleaved else turned.unflatten(3, (2, P)).transpose(3, 4)
+    y = torch.view_as_real(torch.complex(pairs[..., 0], pairs[..., 1]) * torch.complex(cos, sin))
+    return torch.cat([(y if interleaved else y.transpose(3, 4)).flatten(3), rest], dim=3)
+
+
+def silu(x: Tensor) -> Tensor:
+    """torch.nn.functional.silu."""
+    return functional().silu(x)
+
+
+def gated_activation(gate: Tensor, up: Tensor, activation: str) -> Tensor:
+    """torch.nn.functional's activation of the gate, times up."""
+    if activation == "silu":
+        return functional().silu(gate) * up
+    return functional().gelu(gate, approximate="tanh" if activation == "gelu_tanh" else "none") * up
+
+
 def relu(x: Tensor) -> Tensor:
     """torch.nn.functional.relu."""
     return functional().relu(x)
@@ -259,10 +297,17 @@ ORACLES: dict[str, tuple[Oracle, ...]] = {
     "class_token": (Oracle("cat", class_token),),
     "learned_position": (Oracle("composition", learned_position),),
     "sinusoidal_position": (Oracle("composition", sinusoidal_position),),
+    "rotary_position": (
+        Oracle("composition", rotary_position),
+        Oracle("complex numbers", rotated_as_complex),
+    ),
     "linear": (Oracle("functional.linear", linear),),
     "layer_norm": (Oracle("functional.layer_norm", layer_norm),),
+    "rms_norm": (Oracle("functional.rms_norm", rms_norm),),
     "relu": (Oracle("functional.relu", relu),),
     "gelu": (Oracle("functional.gelu", gelu),),
+    "silu": (Oracle("functional.silu", silu),),
+    "gated_activation": (Oracle("composition", gated_activation),),
     "softmax": (Oracle("functional.softmax", softmax),),
     "dropout": (Oracle("composition", drop),),
     "attention": ATTENTION,
