@@ -3,13 +3,18 @@
 import os
 import sys
 
-__all__ = ["abort", "rank", "started_together"]
+__all__ = ["abort", "of_mpi", "rank", "started_together"]
 
 # What launchers tell each process of its job's size: MPICH and Intel MPI, Open MPI, Slurm, PyTorch's launcher.
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS", "WORLD_SIZE")
 
 
 RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "RANK")
+
+
+def of_mpi() -> bool:
+    """Return whether the launcher is that of an MPI."""
+    return "PMI_RANK" in os.environ or "OMPI_COMM_WORLD_RANK" in os.environ
 
 
 def started_together() -> int:

@@ -2,8 +2,8 @@
 
 from .communicator import Communicator, Single, run_in_threads
 from .data_parallel import DataParallel
-from .mpi import world
 from .sharing import shared, sharing
+from .start import world
 from .tree import TreeSum, all_reduce, fold
 
 __all__ = [

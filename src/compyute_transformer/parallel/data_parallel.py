@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from ..nn.module import Module
 from ..random import Generator
 from .communicator import Communicator
-from .mpi import world
+from .start import world
 from .tree import TreeSum, all_reduce, fold
 
 __all__ = ["DataParallel"]

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ..environment.launcher import started_together
-from ..errors import MissingExtraError, ParallelError
-from .communicator import Communicator, Single
+from ..errors import ParallelError
+from .communicator import Communicator
 
-__all__ = ["MPI", "world"]
+__all__ = ["MPI"]
 
 POLL = 5e-5  # seconds between two looks at a message that has not come
 
@@ -81,25 +80,3 @@ class MPI(Communicator):
                 )
             if waited > 20 * POLL:
                 time.sleep(POLL)
-
-
-def world(timeout: float = 600.0) -> Communicator:
-    """Return the communicator of all processes that were started together; one process alone is `Single`.
-
-    timeout: seconds after which a peer that does not answer is given up.
-
-    Raises:
-        MissingExtraError: a launcher started several processes, but mpi4py is not installed.
-    """
-    size = started_together()
-    if size == 1:
-        return Single()
-    try:
-        mpi4py = import_module("mpi4py.MPI")
-    except ImportError as error:
-        raise MissingExtraError(
-            f"parallel: {size} processes were started together, which need mpi4py to reach each other. Install it: "
-            "pip install 'compyute-transformer[parallel]'"
-        ) from error
-    communicator = MPI(mpi4py.COMM_WORLD, timeout)
-    return communicator if communicator.size > 1 else Single()
