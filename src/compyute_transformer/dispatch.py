@@ -36,6 +36,7 @@ from .errors import BackendError, InputError
 __all__ = [
     "Dispatched",
     "dispatched",
+    "intercept",
     "kernel_for",
     "no_kernels_after_fork",
     "only_kernels_of",
@@ -117,6 +118,24 @@ def _device_of_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Device:
 
 
 _all: list["Dispatched[..., Any]"] = []
+
+Interceptor = Callable[["Dispatched[..., Any]", tuple[Any, ...], dict[str, Any]], Any]
+_interceptor: ContextVar[Interceptor | None] = ContextVar("interceptor", default=None)
+
+
+@contextmanager
+def intercept(interceptor: Interceptor) -> Iterator[None]:
+    """Hand every call of an op to a function, within a `with` block and for the calling thread only.
+
+    interceptor: takes the op, its arguments and its keyword arguments, and returns the result of the call, which
+    `op.run(*args, **kwargs)` computes. The calls that a reference makes of other ops are handed on too; a kernel makes
+    none.
+    """
+    token = _interceptor.set(interceptor)
+    try:
+        yield
+    finally:
+        _interceptor.reset(token)
 
 
 @contextmanager
@@ -209,6 +228,14 @@ class Dispatched(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Validate the arguments, then run the kernel or the reference, as `use_kernels` says."""
+        interceptor = _interceptor.get()
+        if interceptor is not None:
+            result: R = interceptor(self, args, kwargs)
+            return result
+        return self.run(*args, **kwargs)
+
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Compute a call that nobody intercepts: see `intercept`."""
         self._check(args, kwargs)
         kernel = self.kernel_of(*args, **kwargs)
         if kernel is not None:

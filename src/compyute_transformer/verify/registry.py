@@ -22,6 +22,7 @@ from .records import (
     multi_head,
     norm,
     position,
+    rotary,
 )
 
 __all__ = ["MODULES", "REGISTRY", "Case", "Op", "cast", "cotangent", "map_arrays"]
@@ -29,6 +30,7 @@ __all__ = ["MODULES", "REGISTRY", "Case", "Op", "cast", "cotangent", "map_arrays
 OPS = (
     *embedding.OPS,
     *position.OPS,
+    *rotary.OPS,
     *linear.OPS,
     *norm.OPS,
     *activation.OPS,

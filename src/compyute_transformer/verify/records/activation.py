@@ -3,10 +3,14 @@
 import numpy as np
 
 from ...ops.activation import (
+    gated_activation_backward,
+    gated_activation_forward,
     gelu_backward,
     gelu_forward,
     relu_backward,
     relu_forward,
+    silu_backward,
+    silu_forward,
     softmax_backward,
     softmax_forward,
 )
@@ -25,6 +29,16 @@ def relu_arguments(rng: Rng, shape: tuple[int, ...]) -> Arguments:
 def gelu_arguments(rng: Rng, approximate: str, shape: tuple[int, ...] = (2, 3, 5)) -> Arguments:
     """Draw points on both sides of the minimum, and beyond."""
     return {"x": rng.normal(size=shape) * 2.0, "approximate": approximate}
+
+
+def silu_arguments(rng: Rng, shape: tuple[int, ...]) -> Arguments:
+    """Draw points on both sides of the minimum, and beyond."""
+    return {"x": rng.normal(size=shape) * 2.0}
+
+
+def gated_activation_arguments(rng: Rng, activation: str, shape: tuple[int, ...] = (2, 3, 5)) -> Arguments:
+    """Draw gates on both sides of the minimum, and beyond."""
+    return {"gate": rng.normal(size=shape) * 2.0, "up": rng.normal(size=shape), "activation": activation}
 
 
 def softmax_arguments(
@@ -46,6 +60,18 @@ def torch_relu(x: Tensor) -> Tensor:
 def torch_gelu(x: Tensor, approximate: str) -> Tensor:
     """Call torch.nn.functional.gelu."""
     return functional().gelu(x, approximate=approximate)
+
+
+def torch_silu(x: Tensor) -> Tensor:
+    """Call torch.nn.functional.silu."""
+    return functional().silu(x)
+
+
+def torch_gated_activation(gate: Tensor, up: Tensor, activation: str) -> Tensor:
+    """Multiply torch.nn.functional's activation of the gate by up."""
+    if activation == "silu":
+        return functional().silu(gate) * up
+    return functional().gelu(gate, approximate="tanh" if activation == "gelu_tanh" else "none") * up
 
 
 def torch_softmax(x: Tensor) -> Tensor:
@@ -87,6 +113,40 @@ OPS = (
         defaults={"approximate": "none"},
         benchmark=Benchmark(
             lambda rng, s: gelu_arguments(rng, s.gelu, (s.B, s.T, s.F)), lambda s: f"({s.N}, {s.F}), {s.gelu}"
+        ),
+    ),
+    Op(
+        "silu",
+        silu_forward,
+        silu_backward,
+        ("x",),
+        (
+            case("vector", silu_arguments, shape=(7,)),
+            case("batch", silu_arguments, shape=(2, 3, 5)),
+            case("large", silu_arguments, shape=(3, 43, 67)),
+        ),
+        oracles=(Oracle("functional.silu", torch_silu),),
+        roundings=lambda a: 2 * (ELEMENTARY + 6),
+        benchmark=Benchmark(lambda rng, s: silu_arguments(rng, (s.B, s.T, s.F)), lambda s: f"({s.N}, {s.F})"),
+    ),
+    Op(
+        "gated_activation",
+        gated_activation_forward,
+        gated_activation_backward,
+        ("gate", "up"),
+        (
+            case("silu", gated_activation_arguments, activation="silu"),
+            case("gelu", gated_activation_arguments, activation="gelu"),
+            case("gelu_tanh", gated_activation_arguments, activation="gelu_tanh"),
+            case("silu_large", gated_activation_arguments, activation="silu", shape=(3, 43, 67)),
+            case("gelu_large", gated_activation_arguments, activation="gelu", shape=(3, 43, 67)),
+            case("gelu_tanh_large", gated_activation_arguments, activation="gelu_tanh", shape=(3, 43, 67)),
+        ),
+        oracles=(Oracle("composition", torch_gated_activation),),
+        roundings=lambda a: 2 * (ELEMENTARY + 13),
+        defaults={"activation": "silu"},
+        benchmark=Benchmark(
+            lambda rng, s: gated_activation_arguments(rng, "silu", (s.B, s.T, s.F)), lambda s: f"({s.N}, {s.F}), silu"
         ),
     ),
     Op(

@@ -4,7 +4,7 @@ from math import prod
 from typing import Any
 
 from ...nn import LayerNorm
-from ...ops.norm import layer_norm_backward, layer_norm_forward
+from ...ops.norm import layer_norm_backward, layer_norm_forward, rms_norm_backward, rms_norm_forward
 from ..record import ELEMENTARY, Arguments, Benchmark, C, ModuleCase, Op, Oracle, Rng, Tensor, case
 from ..torch.base import functional
 
@@ -23,9 +23,19 @@ def layer_norm_arguments(
     }
 
 
+def rms_norm_arguments(rng: Rng, rows: tuple[int, ...], C: int = 5, eps: float = 1e-6) -> Arguments:
+    """Draw rows whose mean square is not 1."""
+    return {"x": rng.normal(size=(*rows, C)) * 2.0 + 1.0, "weight": rng.normal(size=C), "eps": eps}
+
+
 def torch_layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
     """Call torch.nn.functional.layer_norm."""
     return functional().layer_norm(x, (x.shape[-1],), weight, bias, eps)
+
+
+def torch_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Call torch.nn.functional.rms_norm."""
+    return functional().rms_norm(x, (x.shape[-1],), weight, eps)
 
 
 def layer_norm_roundings(a: Arguments) -> int:
@@ -34,6 +44,13 @@ def layer_norm_roundings(a: Arguments) -> int:
     forward = 2 * C + 6 + ELEMENTARY
     backward = 2 * C + 8 + prod(a["x"].shape[:-1])
     return forward + backward
+
+
+def rms_norm_roundings(a: Arguments) -> int:
+    """Count the mean of squares, root and two products; then one mean, and the sum over rows."""
+    C = a["x"].shape[-1]
+    forward = C + 5 + ELEMENTARY
+    return forward + C + 6 + prod(a["x"].shape[:-1])
 
 
 OPS = (
@@ -53,6 +70,22 @@ OPS = (
         roundings=layer_norm_roundings,
         defaults={"bias": None, "eps": 1e-5},
         benchmark=Benchmark(lambda rng, s: layer_norm_arguments(rng, (s.B, s.T), s.C), lambda s: f"({s.N}, {s.C})"),
+    ),
+    Op(
+        "rms_norm",
+        rms_norm_forward,
+        rms_norm_backward,
+        ("x", "weight"),
+        (
+            case("one_row", rms_norm_arguments, rows=()),
+            case("batch", rms_norm_arguments, rows=(2, 3)),
+            case("large_eps", rms_norm_arguments, rows=(7,), eps=0.5),
+            case("large", rms_norm_arguments, rows=(3, 43), C=67),
+        ),
+        oracles=(Oracle("functional.rms_norm", torch_rms_norm),),
+        roundings=rms_norm_roundings,
+        defaults={"eps": 1e-6},
+        benchmark=Benchmark(lambda rng, s: rms_norm_arguments(rng, (s.B, s.T), s.C), lambda s: f"({s.N}, {s.C})"),
     ),
 )
 
