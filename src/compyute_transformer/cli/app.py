@@ -1,6 +1,6 @@
 """The table of commands, each of which hands its options on and prints the result.
 
-compyute train | generate | eval | verify | bench | doctor
+compyute train | generate | eval | predict | verify | bench | doctor
 """
 
 from typing import Annotated, Any
@@ -14,6 +14,7 @@ from . import terminal
 from .evaluate import evaluate
 from .generate import generate
 from .options import Checkpoint, Json
+from .predict import predict
 from .train import EPILOG, train
 
 __all__ = ["app"]
@@ -96,6 +97,7 @@ def _about(
 app.command(cls=Command, epilog=EPILOG)(train)
 app.command(cls=Command, epilog='Example: compyute generate runs/nano --prompt "The " --max-new-tokens 100')(generate)
 app.command("eval", cls=Command, epilog="Example: compyute eval runs/nano other_text.txt")(evaluate)
+app.command(cls=Command, epilog="Example: compyute predict runs/digits scan.png photos/")(predict)
 app.add_typer(bench, name="bench")
 
 
