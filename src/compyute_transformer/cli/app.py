@@ -3,7 +3,6 @@
 compyute train | generate | eval | predict | verify | bench | doctor
 """
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -102,7 +101,7 @@ app.command(cls=Command, epilog="Example: compyute predict runs/digits scan.png 
 app.add_typer(bench, name="bench")
 
 
-METHODS = "differences, complex-step, adjoint, linearity, torch, kernel, device or implementations"
+METHODS = "differences, complex-step, adjoint, linearity, torch, training, kernel, device or implementations"
 
 
 @app.command(epilog="Example: compyute verify ops.linear --method differences")
@@ -119,12 +118,6 @@ def verify(
         list[str] | None,
         typer.Option(metavar="<name>", help=f"Verify by this method only: {METHODS}. May be given several times."),
     ] = None,
-    certificate: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Write a certificate, a JSON file with the results of the ops, if all checks pass."
-        ),
-    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random inputs.")] = 0,
     checkpoint: Checkpoint = "best",
     json: Json = False,
@@ -135,7 +128,7 @@ def verify(
     """
     from ..verify.command import verify as run
 
-    if not run(what or (), method or (), seed, certificate, json, checkpoint).passed:
+    if not run(what or (), method or (), seed, json, checkpoint).passed:
         raise typer.Exit(1)
 
 
