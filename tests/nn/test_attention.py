@@ -14,8 +14,8 @@ from compyute_transformer.nn.attention import Implementation
 from compyute_transformer.ops import Mask
 from compyute_transformer.random import DROPOUT, Generator
 from compyute_transformer.verify import relative_error
+from compyute_transformer.verify.function import randomize
 from compyute_transformer.verify.registry import cast
-from compyute_transformer.verify.torch_models import randomize
 
 ALL: tuple[Implementation, ...] = get_args(Implementation)
 B, T, S, C = 2, 5, 7, 12

@@ -1,5 +1,6 @@
 """The models, a file each: the configuration, the model, its forward, and its backward: the same lines reversed."""
 
+from .._earlier_names import earlier_names
 from .gpt import GPT, GPTConfig
 from .language import LanguageModel
 from .llama import Llama, LlamaConfig
@@ -22,3 +23,13 @@ __all__ = [
     "ViT",
     "ViTConfig",
 ]
+
+__getattr__ = earlier_names(
+    __name__,
+    {
+        "EncoderDecoder": "models.Transformer",
+        "EncoderDecoderConfig": "models.TransformerConfig",
+        "VaswaniConfig": "models.TransformerLMConfig",
+        "VaswaniDecoder": "models.TransformerLM",
+    },
+)

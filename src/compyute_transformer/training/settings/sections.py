@@ -209,6 +209,14 @@ class TrainingSettings:
         at_least=1,
         at_most=10**6,
     )
+    leaves: int = setting(
+        1,
+        "Number of equal parts of a batch whose gradients are computed one by one, and which processes share. The "
+        "result depends on it, but not on the number of processes. Default: 1, or what the processes need.",
+        "Training",
+        at_least=1,
+        at_most=2**10,
+    )
     optimizer: Literal["adamw", "sgd"] = setting("adamw", "Optimizer: adamw or sgd.", "Training")
     learning_rate: float = setting(1e-3, "Highest learning rate, reached when the warm-up ends.", "Training", above=0)
     min_learning_rate: float = setting(
@@ -311,6 +319,9 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        require(
+            self.batch_size % self.leaves == 0, "leaves", f"must divide batch_size, here {self.batch_size}", self.leaves
+        )
         require(
             self.min_learning_rate <= self.learning_rate,
             "min_learning_rate",

@@ -1,40 +1,37 @@
 """Llama in plain torch functions, from the formulas, without a line of `ops`, `nn` or `models`."""
 
-from collections.abc import Callable
 from math import ceil, log, pi, sqrt
 
 from ...models.llama import LlamaConfig
 from ...ops.attention import Mask
-from ..torch_modules import Tensor, Weights, part
-from ..torch_ops import dense_mask, import_torch
+from ..record import Drop, Tensor, Weights
+from .base import dense_mask, functional, import_torch
+from .modules import part
 
 __all__ = ["Tables", "logits", "rotate_half", "tables", "torch_gated_feed_forward", "torch_rms_norm", "torch_rotary"]
 
-Drop = Callable[[Tensor], Tensor]
 Tables = tuple[Tensor, Tensor]  # cos and sin (T, D), each column twice, as Hugging Face has them
 
 
 def torch_rms_norm(weights: Weights, x: Tensor, eps: float) -> Tensor:
-    """RMS norm."""
-    return import_torch().nn.functional.rms_norm(x, x.shape[-1:], weights["weight"], eps)
+    """Compute RMS norm."""
+    return functional().rms_norm(x, x.shape[-1:], weights["weight"], eps)
 
 
 def torch_gated_feed_forward(weights: Weights, x: Tensor, activation: str) -> Tensor:
     """Return down(activation(gate(x)) · up(x))."""
-    functional = import_torch().nn.functional
-
     gate, up, down = (part(weights, name) for name in ("gate", "up", "down"))
-    hidden = functional.linear(x, gate["weight"], gate.get("bias"))
+    hidden = functional().linear(x, gate["weight"], gate.get("bias"))
     if activation == "silu":
-        hidden = functional.silu(hidden)
+        hidden = functional().silu(hidden)
     else:
-        hidden = functional.gelu(hidden, approximate="tanh" if activation == "gelu_tanh" else "none")
-    hidden = hidden * functional.linear(x, up["weight"], up.get("bias"))
-    return functional.linear(hidden, down["weight"], down.get("bias"))
+        hidden = functional().gelu(hidden, approximate="tanh" if activation == "gelu_tanh" else "none")
+    hidden = hidden * functional().linear(x, up["weight"], up.get("bias"))
+    return functional().linear(hidden, down["weight"], down.get("bias"))
 
 
 def rotate_half(x: Tensor) -> Tensor:
-    """Each pair (a, b) of columns as (−b, a), where pairs are halves."""
+    """Return each pair (a, b) of columns as (−b, a), where pairs are halves."""
     a, b = x.chunk(2, dim=-1)
     return import_torch().cat((-b, a), dim=-1)
 
@@ -42,16 +39,14 @@ def rotate_half(x: Tensor) -> Tensor:
 def torch_rotary(
     weights: Weights, x: Tensor, heads: tuple[int, int], added: Tensor, drop: Drop, turn: Tables, eps: float = 1e-6
 ) -> Tensor:
-    """Multi-head attention of queries and keys that are normalized, where there is a norm, and turned."""
+    """Compute multi-head attention of queries and keys that are normalized, where there is a norm, and turned."""
     torch = import_torch()
-    functional = torch.nn.functional
-
     H, K = heads
     D = weights["out_weight"].shape[1] // H
     rows = [H * D, K * D, K * D]
     biases = weights["in_bias"].split(rows) if "in_bias" in weights else (None, None, None)
     q, k, v = (
-        functional.linear(x, matrix, bias).unflatten(-1, (-1, D)).transpose(1, 2)
+        functional().linear(x, matrix, bias).unflatten(-1, (-1, D)).transpose(1, 2)
         for matrix, bias in zip(weights["in_weight"].split(rows), biases, strict=True)
     )
     if "q_norm.weight" in weights:
@@ -61,11 +56,11 @@ def torch_rotary(
     k, v = k.repeat_interleave(H // K, dim=1), v.repeat_interleave(H // K, dim=1)
     shares = torch.softmax(torch.einsum("bhtd,bhsd->bhts", q, k) / sqrt(D) + added, dim=-1)
     y = torch.einsum("bhts,bhsd->bthd", drop(shares), v).flatten(2)
-    return functional.linear(y, weights["out_weight"], weights.get("out_bias"))
+    return functional().linear(y, weights["out_weight"], weights.get("out_bias"))
 
 
 def inverse_wavelengths(config: LlamaConfig) -> list[float]:
-    """The frequencies of a configuration, one after the other, by the formulas of the papers."""
+    """Return the frequencies of a configuration, one after the other, by the formulas of the papers."""
     D, theta = config.head_dim or config.embed_dim // config.num_heads, config.rope_theta
     plain = [theta ** (-2 * i / D) for i in range(D // 2)]
     L, factor = config.rope_original_length or config.context_length, config.rope_factor
@@ -87,7 +82,7 @@ def inverse_wavelengths(config: LlamaConfig) -> list[float]:
 
 
 def tables(config: LlamaConfig, T: int, dtype: object) -> Tables:
-    """The cosines and sines (T, D) of the first T positions."""
+    """Return the cosines and sines (T, D) of the first T positions."""
     torch = import_torch()
 
     angles = torch.outer(*(torch.tensor(x, dtype=torch.float64) for x in (range(T), inverse_wavelengths(config))))
@@ -100,12 +95,10 @@ def tables(config: LlamaConfig, T: int, dtype: object) -> Tables:
 
 
 def logits(weights: Weights, config: LlamaConfig, ids: Tensor, drop: Drop) -> Tensor:
-    """The logits (B, T, V) of a Llama."""
-    functional = import_torch().nn.functional
-
+    """Return the logits (B, T, V) of a Llama."""
     T, eps = ids.shape[1], config.norm_eps
     heads = config.num_heads, config.num_kv_heads or config.num_heads
-    x = drop(functional.embedding(ids, weights["token_embedding.weight"]))
+    x = drop(functional().embedding(ids, weights["token_embedding.weight"]))
     added = dense_mask(Mask(causal=True, window=config.window), T, T, x.dtype)
     turn = tables(config, T, x.dtype)
     for index in range(config.num_layers):
@@ -115,4 +108,4 @@ def logits(weights: Weights, config: LlamaConfig, ids: Tensor, drop: Drop) -> Te
         normed = torch_rms_norm(part(block, "feed_forward_norm"), x, eps)
         x = x + drop(torch_gated_feed_forward(part(block, "feed_forward"), normed, config.gate_activation))
     head = weights["token_embedding.weight" if config.tie_word_embeddings else "head.weight"]
-    return functional.linear(torch_rms_norm(part(weights, "norm"), x, eps), head)
+    return functional().linear(torch_rms_norm(part(weights, "norm"), x, eps), head)

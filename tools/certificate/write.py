@@ -1,6 +1,6 @@
 """The certificate: what was verified of each op, in figures that others can derive again.
 
-    compyute verify --certificate FILE          writes it
+    scripts/certify FILE                        verifies the ops and writes it
     python scripts/check_certificate.py FILE    derives its figures anew, by code of its own
 
 JSON, with one row for each op, case, dtype, argument and method, that of the largest error:
@@ -28,18 +28,22 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from .._io import replace_text
-from .._version import __version__
-from ..environment.machine import examine
-from ..errors import ConfigError
-from .ops import Example
-from .result import Measured, Result
-from .slopes import REMARKS
-from .tolerances import LIMITS
+import compyute_transformer
+from compyute_transformer import __version__
+from compyute_transformer._io import replace_text
+from compyute_transformer.environment.machine import examine
+from compyute_transformer.errors import ConfigError
+from compyute_transformer.verify.ops import MOST_SEEDS, SEED_STRIDE, OpSubject
+from compyute_transformer.verify.record import Case, Op
+from compyute_transformer.verify.registry import REGISTRY
+from compyute_transformer.verify.result import Measured, Result
+from compyute_transformer.verify.tolerances import LIMITS
 
-__all__ = ["DRAWS", "certificate", "source_sha256", "write_certificate"]
+from .recipes import case_of
 
-PACKAGE = Path(__file__).parent.parent
+__all__ = ["DRAWS", "CertifiedCase", "certificate", "prepare", "source_sha256", "write_certificate"]
+
+PACKAGE = Path(compyute_transformer.__file__).parent
 SOURCES = ("dispatch.py", "random.py", "ops/*.py", "cpu/*.py", "gpu/*.py")
 PRIVATE = ("executable", "load")  # of the machine: whose folders, and what else it did
 STREAM = "numpy.random.default_rng([seed, {}, zlib.crc32(name)]).normal(size=shape)"
@@ -52,8 +56,34 @@ DRAWS = {
 }
 
 
-def certificate(results: Iterable[Result], examples: dict[str, list[Example]], seed: int) -> dict[str, Any]:
-    """The certificate of what was found about ops.
+class CertifiedCase(OpSubject):
+    """One case of an op, with inputs that are drawn by a recipe."""
+
+    def __init__(self, op: Op, case: Case, seed: int) -> None:
+        self.recipe, drawn = case_of(case, seed)
+        super().__init__(op, drawn, seed)
+
+
+def prepare(seed: int, names: Iterable[str] = ()) -> dict[str, list[CertifiedCase]]:
+    """Return the cases of the named ops, or of all, by the name of the op; each with the first seed that can be used.
+
+    Raises:
+        ConfigError: there is no such op.
+    """
+    chosen = list(names) or list(REGISTRY)
+    for name in chosen:
+        if name not in REGISTRY:
+            raise ConfigError(f"certify: an op is one of {', '.join(REGISTRY)}, got {name!r}.")
+    return {name: [_first(REGISTRY[name], case, seed) for case in REGISTRY[name].cases] for name in chosen}
+
+
+def _first(op: Op, case: Case, seed: int) -> CertifiedCase:
+    made = [CertifiedCase(op, case, each) for each in range(seed, seed + MOST_SEEDS * SEED_STRIDE, SEED_STRIDE)]
+    return next((subject for subject in made if not subject.cancels()), made[-1])
+
+
+def certificate(results: Iterable[Result], examples: dict[str, list[CertifiedCase]], seed: int) -> dict[str, Any]:
+    """Return the certificate of what was found about ops.
 
     Raises:
         ConfigError: nothing was, or something failed: that cannot be certified.
@@ -62,7 +92,7 @@ def certificate(results: Iterable[Result], examples: dict[str, list[Example]], s
     failed = [result for result in about_ops if not result.passed]
     if not about_ops or failed:
         came = f"failed: {failed[0]}" if failed else "none was chosen"
-        raise ConfigError(f"verify: a certificate tells of ops whose checks have passed, but {came}.")
+        raise ConfigError(f"certify: a certificate tells of ops whose checks have passed, but {came}.")
     worst: dict[tuple[str, ...], Result] = {}
     for result in (result for result in about_ops if isinstance(result.error, Measured)):
         key = (result.name, result.case, result.method, result.dtype, result.argument)
@@ -75,7 +105,7 @@ def certificate(results: Iterable[Result], examples: dict[str, list[Example]], s
         "seed": seed,
         "draws": DRAWS,
         "limits": LIMITS,
-        "remarks": {name: remark for name, remark in REMARKS.items() if name.removeprefix("ops.") in chosen},
+        "remarks": {f"ops.{name}": REGISTRY[name].remark for name in chosen if REGISTRY[name].remark},
         "files": {path: file_sha256(PACKAGE / path) for path in source_files()},
         "ops": {name: about(examples[name], worst) for name in chosen},
         "machine": machine,
@@ -85,19 +115,19 @@ def certificate(results: Iterable[Result], examples: dict[str, list[Example]], s
 
 
 def write_certificate(path: str | Path, values: dict[str, Any]) -> None:
-    """Write it whole or not at all, a row a line."""
+    """Write a certificate whole or not at all, a row a line."""
     head = {key: value for key, value in values.items() if key != "rows"}
     rows = ",\n".join(json.dumps(each, allow_nan=False) for each in values["rows"])
     try:
         replace_text(Path(path), f'{json.dumps(head, indent=1)[:-2]},\n "rows": [\n{rows}\n ]\n}}\n')
     except OSError as error:
         raise ConfigError(
-            f"verify: the certificate must be written to {path}, which fails: {error.strerror}."
+            f"certify: the certificate must be written to {path}, which fails: {error.strerror}."
         ) from error
 
 
-def about(examples: list[Example], worst: dict[tuple[str, ...], Result]) -> dict[str, Any]:
-    """An op: its source, its cases, and which rows there are of each."""
+def about(examples: list[CertifiedCase], worst: dict[tuple[str, ...], Result]) -> dict[str, Any]:
+    """Return what a certificate says of an op: its source, its cases, and which rows there are of each."""
     op = examples[0].op
     cases = {}
     for example in examples:
@@ -115,14 +145,14 @@ def about(examples: list[Example], worst: dict[tuple[str, ...], Result]) -> dict
     }
 
 
-def example_of(result: Result, examples: dict[str, list[Example]]) -> Example:
-    """The example that a result is about."""
+def example_of(result: Result, examples: dict[str, list[CertifiedCase]]) -> CertifiedCase:
+    """Return the case that a result is about."""
     name = result.name.removeprefix("ops.")
     return next(example for example in examples[name] if example.case.name == result.case)
 
 
-def row(result: Result, example: Example) -> dict[str, Any]:
-    """A result as a row."""
+def row(result: Result, example: CertifiedCase) -> dict[str, Any]:
+    """Return a result as a row."""
     error: Any = result.error  # a Measured, or it would not be here
     return {
         "op": example.op.name,
@@ -144,21 +174,21 @@ def row(result: Result, example: Example) -> dict[str, Any]:
 
 
 def reference(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The reference of a function that may have kernels."""
+    """Return the reference of a function that may have kernels."""
     reference: Callable[..., Any] = getattr(function, "reference", function)
     return reference
 
 
 def source_sha256(function: Callable[..., Any]) -> str:
-    """Of the text of a reference, decorators included."""
+    """Return the hash of the text of a reference, decorators included."""
     return sha256(inspect.getsource(reference(function)).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
-    """Of a file's text, with line ends as on Unix."""
+    """Return the hash of a file's text, with line ends as on Unix."""
     return sha256(path.read_text(encoding="utf-8").encode()).hexdigest()
 
 
 def source_files() -> list[str]:
-    """The files that a figure may depend on, from the folder of the package."""
+    """Return the files that a figure may depend on, from the folder of the package."""
     return sorted(path.relative_to(PACKAGE).as_posix() for pattern in SOURCES for path in PACKAGE.glob(pattern))

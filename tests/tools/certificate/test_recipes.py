@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from certificate.recipes import case_of, describe, prepare
 from compyute_transformer.ops.attention import Mask
-from compyute_transformer.verify.recipes import case_of, describe, prepare
-from compyute_transformer.verify.registry import REGISTRY, Case, Op, map_arrays
+from compyute_transformer.verify.record import Case, Op, map_arrays
+from compyute_transformer.verify.registry import REGISTRY
 
 
 def arrays_of(value: object) -> list[np.ndarray]:

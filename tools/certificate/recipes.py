@@ -20,12 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Array
-from ..ops.attention import Mask
-from ..random import RandomKey
-from .cases import Arguments
-from .registry import Case
-from .slopes import INPUT, draw
+from compyute_transformer.arrays import Array
+from compyute_transformer.ops.attention import Mask
+from compyute_transformer.random import RandomKey
+from compyute_transformer.verify.record import Arguments, Case
+from compyute_transformer.verify.slopes import INPUT, draw
 
 __all__ = ["Recipe", "case_of", "describe", "prepare"]
 
@@ -33,17 +32,17 @@ Recipe = dict[str, Any]
 
 
 def describe(arguments: Arguments) -> Recipe:
-    """The recipe of arguments."""
+    """Return the recipe of arguments."""
     return {name: _describe(name, value) for name, value in arguments.items()}
 
 
 def prepare(recipe: Recipe, seed: int) -> Arguments:
-    """Arguments by a recipe, in float64."""
+    """Return arguments by a recipe, in float64."""
     return {name: _prepare(name, value, seed) for name, value in recipe.items()}
 
 
 def case_of(case: Case, seed: int) -> tuple[Recipe, Case]:
-    """The recipe of a case, and the case that draws by it."""
+    """Return the recipe of a case, and the case that draws by it."""
     recipe = describe(case.arguments(seed))
     return recipe, Case(case.name, partial(_drawn, recipe, seed))
 

@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+import sys
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,23 @@ import pytest
 from verify_helpers import annotations_off, damage
 
 import compyute_transformer
+from certificate.command import certify, main
+from certificate.write import PRIVATE, certificate, prepare, write_certificate
 from compyute_transformer.errors import ConfigError
 from compyute_transformer.ops.norm import layer_norm_backward
-from compyute_transformer.verify.certificate import PRIVATE, certificate, write_certificate
-from compyute_transformer.verify.ops import Example, prepare_ops
-from compyute_transformer.verify.plan import carry_out, choose, everything
+from compyute_transformer.verify.ops import OpSubject
+from compyute_transformer.verify.plan import carry_out, choose
 from compyute_transformer.verify.registry import REGISTRY
 from compyute_transformer.verify.result import Label, Measured
+from compyute_transformer.verify.subject import tasks
 from compyute_transformer.verify.tolerances import LIMITS
 
 pytestmark = pytest.mark.usefixtures("validation_only")
 
 
 def make_certificate(*names: str, seed: int = 0) -> dict[str, Any]:
-    examples = prepare_ops(seed)
-    outcome = carry_out(choose(everything(seed, examples), [f"ops.{name}" for name in names]))
+    examples = prepare(seed, names)
+    outcome = carry_out(tasks(example for several in examples.values() for example in several))
     return certificate(outcome.results, examples, seed)
 
 
@@ -67,8 +70,8 @@ def test_the_row_is_the_worst_of_several_comparisons(certified: dict[str, Any]) 
         for r in certified["rows"]
         if r["op"] == "gelu" and r["case"] == "tanh" and r["method"] == "kernel" and r["argument"] == "dx"
     ]
-    example = next(e for e in prepare_ops(0)["gelu"] if e.case.name == "tanh")
-    results = carry_out(choose(everything(0, {"gelu": [example]}), ["ops.gelu"], ["kernel"])).results
+    example = next(e for e in prepare(0, ["gelu"])["gelu"] if e.case.name == "tanh")
+    results = carry_out(choose(tasks([example]), (), ["kernel"])).results
     errors = [result.error for result in results if result.argument == "dx"]
     assert len(errors) == 3
     assert row["error"] == max(errors)
@@ -126,7 +129,7 @@ def test_what_could_not_be_run_is_not_certified() -> None:
     right = Label("ops.gelu", "tanh").result("adjoint", "float64", "dx", Measured(0.0), 1e-10)
     raised = Label("ops.gelu", "tanh").result("adjoint", "float64", "call", float("inf"), 1e-10, "TypeError: no")
     with pytest.raises(ConfigError, match="TypeError: no"):
-        certificate([right, raised], prepare_ops(0), 0)
+        certificate([right, raised], prepare(0, ["gelu"]), 0)
 
 
 def test_without_ops_there_is_nothing_to_certify() -> None:
@@ -139,6 +142,40 @@ def test_a_folder_that_cannot_be_written_to_is_one_message(certified: dict[str, 
         write_certificate(tmp_path / "none" / "certificate.json", certified)
 
 
+def test_a_certificate_is_written_only_where_all_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "certificate.json"
+    assert certify(path, ["relu"])
+    assert capsys.readouterr().out.endswith(f"Certificate: {path}\n")
+    assert list(json.loads(path.read_text())["ops"]) == ["relu"]
+    path.unlink()
+    damage(monkeypatch, "relu", "x", lambda g: -g)
+    assert not certify(path, ["relu"])
+    assert capsys.readouterr().out.endswith("No certificate is written where a check has failed or was not run.\n")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none/c.json"], "into a folder that exists"),
+        (["c.json", "lineer"], "an op is one of embedding, .* got 'lineer'"),
+    ],
+)
+def test_what_cannot_be_certified_is_one_message(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["certify", *arguments])
+    assert main() == 1
+    assert re.search(f"^Error: .*{message}", capsys.readouterr().err)
+
+
 def test_shapes_are_those_of_results() -> None:
-    example = Example(REGISTRY["linear"], REGISTRY["linear"].cases[2], 0)
+    example = OpSubject(REGISTRY["linear"], REGISTRY["linear"].cases[2], 0)
     assert example.shapes == {"y": (2, 3, 4), "dx": (2, 3, 5), "dweight": (4, 5), "dbias": (4,)}
