@@ -25,9 +25,11 @@ from compyute_transformer.nn import (
 )
 from compyute_transformer.ops._sums import sum_of_rows
 from compyute_transformer.ops.multi_head import IMPLEMENTATIONS
-from compyute_transformer.verify import modules, relative_error
-from compyute_transformer.verify.registry import cotangent
-from compyute_transformer.verify.torch_models import randomize
+from compyute_transformer.verify import relative_error
+from compyute_transformer.verify.function import randomize
+from compyute_transformer.verify.modules import ModuleSubject
+from compyute_transformer.verify.record import ModuleCase, cotangent
+from compyute_transformer.verify.registry import MODULES
 
 linear_ops, norm_ops = (import_module(f"compyute_transformer.ops.{name}") for name in ("linear", "norm"))
 RNG = np.random.default_rng(0)
@@ -198,9 +200,9 @@ def check_others_stay(module: Module, call: Any, frozen: set[str]) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("example", modules.EXAMPLES, ids=lambda example: f"{example.name}-{example.case}")
-def test_the_other_gradients_of_a_module_stay(example: modules.Example, dtype: type) -> None:
-    module, function = example.function(dtype, 0)
+@pytest.mark.parametrize("example", MODULES, ids=lambda example: f"{example.name}-{example.case}")
+def test_the_other_gradients_of_a_module_stay(example: ModuleCase, dtype: type) -> None:
+    module, function = ModuleSubject(example, 0).build(dtype)
     inputs = [function.inputs[name] for name in example.inputs]
     for path, _ in list(module.named_parameters()):
         check_others_stay(module, lambda: example.call(module, *inputs), {path})

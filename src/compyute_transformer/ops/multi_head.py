@@ -435,16 +435,19 @@ IMPLEMENTATIONS: dict[str, tuple[Callable[..., tuple[Array, Any]], Callable[...,
     "parallel": (parallel_multi_head_forward, parallel_multi_head_backward),
     "fused": (fused_multi_head_forward, fused_multi_head_backward),
 }
-ATTENTIONS: dict[str, Attend] = {  # what each of them does between its projections
-    "sequential": head_by_head_forward,
-    "semiparallel": head_by_head_forward,
-    "parallel": attention_forward,
-    "fused": fused_attention_forward,
+ATTENTIONS: dict[str, tuple[Attend, AttendBackward]] = {  # what each of them does between its projections
+    "sequential": (head_by_head_forward, head_by_head_backward),
+    "semiparallel": (head_by_head_forward, head_by_head_backward),
+    "parallel": (attention_forward, attention_backward),
+    "fused": (fused_attention_forward, fused_attention_backward),
 }
 
 
-def attention_weights(saved: SequentialSaved | MultiHeadSaved) -> Float[Array, "B H T S"]:
-    """Return the attention weights of any of the four: before dropout, so the row of a query with a key sums to one."""
+def attention_weights(saved: Any) -> Float[Array, "B H T S"]:
+    """Return the attention weights of any of the four: before dropout, so the row of a query with a key sums to one.
+
+    saved: what the forward saved, or anything whose `attention` is what an attention of `ATTENTIONS` saved.
+    """
     if isinstance(saved, SequentialSaved):
         per_head = [head.attention.weights for head in saved.heads]
     elif isinstance(saved.attention, HeadByHeadSaved):
@@ -452,8 +455,8 @@ def attention_weights(saved: SequentialSaved | MultiHeadSaved) -> Float[Array, "
     elif isinstance(saved.attention, FusedAttentionSaved):  # which kept none: they are rebuilt
         return fused_attention_weights(saved.attention)
     else:
-        return saved.attention.weights
-    weights: Array = array_module(per_head[0]).concatenate(per_head, axis=1)
+        per_head = [saved.attention.weights]
+    weights: Array = per_head[0] if len(per_head) == 1 else array_module(per_head[0]).concatenate(per_head, axis=1)
     return weights
 
 
