@@ -1,6 +1,6 @@
 """The table of commands, each of which hands its options on and prints the result.
 
-compyute train | generate | eval | verify | bench | doctor
+compyute train | generate | eval | explain | verify | bench | doctor
 """
 
 from pathlib import Path
@@ -13,6 +13,7 @@ from .._version import __version__
 from ..bench.command import bench
 from . import terminal
 from .evaluate import evaluate
+from .explain import explain
 from .generate import generate
 from .options import Checkpoint, Json
 from .train import EPILOG, train
@@ -97,6 +98,7 @@ def _about(
 app.command(cls=Command, epilog=EPILOG)(train)
 app.command(cls=Command, epilog='Example: compyute generate runs/nano --prompt "The " --max-new-tokens 100')(generate)
 app.command("eval", cls=Command, epilog="Example: compyute eval runs/nano other_text.txt")(evaluate)
+app.command(cls=Command, epilog='Example: compyute explain runs/nano --prompt "The statement is"')(explain)
 app.add_typer(bench, name="bench")
 
 
