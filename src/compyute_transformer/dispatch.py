@@ -30,6 +30,7 @@ from importlib.util import find_spec
 from inspect import signature
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, get_args, overload
 
+from ._arguments import check_call
 from .arrays import Device, device_of, gpu_fault
 from .errors import BackendError, InputError
 
@@ -196,7 +197,7 @@ class Dispatched(Generic[P, R]):
             self._validate(*args, **kwargs)
         except TypeError as error:
             if not isinstance(error, InputError):
-                _check_names(self._trusted, args, kwargs)
+                check_call(self._trusted.__name__, self._trusted, args, kwargs)
             raise
 
     def kernel(self, device: str) -> Callable[P, R] | None:
@@ -249,30 +250,6 @@ class Dispatched(Generic[P, R]):
             f"{self.__name__}: the kernel for {choice!r} was asked for by use_kernels({choice!r}), but {reason}. "
             "Use use_kernels('auto') to fall back on the reference."
         )
-
-
-# What other libraries call an argument of ours.
-OTHER_NAMES = {
-    "attn_mask": "mask=Mask(array=...)",
-    "is_causal": "mask=Mask(causal=True)",
-    "key_padding_mask": "mask=Mask(key_lengths=...)",
-    "dropout_p": "dropout",
-    "input": "x",
-    "p": "probability",
-    "dim": "the last axis",
-    "reduction": "none: the loss is the mean over the rows that are scored",
-}
-
-
-def _check_names(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Raise an InputError if a call does not fit the function's signature."""
-    expected = signature(function)
-    try:
-        expected.bind(*args, **kwargs)
-    except TypeError as error:
-        other = next((f" Ours for {name} is {OTHER_NAMES[name]}." for name in kwargs if name in OTHER_NAMES), "")
-        names = ", ".join(expected.parameters)
-        raise InputError(f"{function.__name__}: the arguments are {names}, but this call has {error}.{other}") from None
 
 
 @overload
