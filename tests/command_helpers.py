@@ -19,3 +19,8 @@ def shell(command: str, folder: Path, **variables: str) -> subprocess.CompletedP
     """Run a line of shell in which "$@" is the command."""
     arguments = ["bash", "-c", command, "bash", sys.executable, "-m", "compyute_transformer"]
     return subprocess.run(arguments, cwd=folder, capture_output=True, text=True, env=environment() | variables)
+
+
+def without_notice(err: str) -> str:
+    """Return a standard error without the line that says that kernels are compiled, as they are the first time."""
+    return "".join(line for line in err.splitlines(keepends=True) if not line.startswith("Compiling kernels"))

@@ -18,8 +18,8 @@ from compyute_transformer.nn import (
 )
 from compyute_transformer.random import DROPOUT, Generator
 from compyute_transformer.verify.differences import directional_error
+from compyute_transformer.verify.function import randomize
 from compyute_transformer.verify.registry import cotangent
-from compyute_transformer.verify.torch_models import randomize
 
 __all__ = ["block", "cross_block", "module_error", "post_norm_block"]
 

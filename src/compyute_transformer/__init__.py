@@ -18,15 +18,18 @@ The names below are loaded on first use, so that importing the package takes mil
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ._earlier_names import earlier_names
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from . import data, errors, generation, models, nn, ops, optim, training, verify
+    from . import data, errors, explain, generation, models, nn, ops, optim, training, verify
     from .dispatch import use_kernels
     from .generation import generate
     from .models import (
         GPT,
         GPTConfig,
+        Llama,
+        LlamaConfig,
         Transformer,
         TransformerConfig,
         TransformerLM,
@@ -45,6 +48,8 @@ __all__ = [
     "SGD",
     "AdamW",
     "GPTConfig",
+    "Llama",
+    "LlamaConfig",
     "Mask",
     "Module",
     "MultiHeadAttention",
@@ -56,6 +61,7 @@ __all__ = [
     "ViTConfig",
     "data",
     "errors",
+    "explain",
     "generate",
     "generation",
     "load_run",
@@ -75,6 +81,8 @@ _DEFINED_IN = {
     "SGD": "optim",
     "AdamW": "optim",
     "GPTConfig": "models",
+    "Llama": "models",
+    "LlamaConfig": "models",
     "Mask": "ops",
     "Module": "nn",
     "MultiHeadAttention": "nn",
@@ -91,10 +99,24 @@ _DEFINED_IN = {
 }
 
 
+_earlier = earlier_names(
+    __name__,
+    {
+        "EncoderDecoder": "models.Transformer",
+        "EncoderDecoderConfig": "models.TransformerConfig",
+        "VaswaniConfig": "models.TransformerLMConfig",
+        "VaswaniDecoder": "models.TransformerLM",
+        "use": "dispatch.use_kernels",
+    },
+)
+
+
 def __getattr__(name: str) -> Any:
     """Load a public name on first use (PEP 562)."""
+    if name == "backend":
+        return import_module(f"{__name__}.backend")
     if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _earlier(name)
     if name not in _DEFINED_IN:
         return import_module(f"{__name__}.{name}")  # the import binds the name here
     value = getattr(import_module(f"{__name__}.{_DEFINED_IN[name]}"), name)

@@ -30,12 +30,14 @@ from importlib.util import find_spec
 from inspect import signature
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, get_args, overload
 
+from ._arguments import check_call
 from .arrays import Device, device_of, gpu_fault
 from .errors import BackendError, InputError
 
 __all__ = [
     "Dispatched",
     "dispatched",
+    "intercept",
     "kernel_for",
     "no_kernels_after_fork",
     "only_kernels_of",
@@ -133,6 +135,24 @@ def _device_of_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Device:
 
 _all: list["Dispatched[..., Any]"] = []
 
+Interceptor = Callable[["Dispatched[..., Any]", tuple[Any, ...], dict[str, Any]], Any]
+_interceptor: ContextVar[Interceptor | None] = ContextVar("interceptor", default=None)
+
+
+@contextmanager
+def intercept(interceptor: Interceptor) -> Iterator[None]:
+    """Hand every call of an op to a function, within a `with` block and for the calling thread only.
+
+    interceptor: takes the op, its arguments and its keyword arguments, and returns the result of the call, which
+    `op.run(*args, **kwargs)` computes. The calls that a reference makes of other ops are handed on too; a kernel makes
+    none.
+    """
+    token = _interceptor.set(interceptor)
+    try:
+        yield
+    finally:
+        _interceptor.reset(token)
+
 
 @contextmanager
 def only_kernels_of(*topics: str) -> Iterator[None]:
@@ -192,7 +212,7 @@ class Dispatched(Generic[P, R]):
             self._validate(*args, **kwargs)
         except TypeError as error:
             if not isinstance(error, InputError):
-                _check_names(self._trusted, args, kwargs)
+                check_call(self._trusted.__name__, self._trusted, args, kwargs)
             raise
 
     def kernel(self, device: str) -> Callable[P, R] | None:
@@ -227,6 +247,14 @@ class Dispatched(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Validate the arguments, then run the kernel or the reference, as `use_kernels` says."""
+        interceptor = _interceptor.get()
+        if interceptor is not None:
+            result: R = interceptor(self, args, kwargs)
+            return result
+        return self.run(*args, **kwargs)
+
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Compute a call that nobody intercepts: see `intercept`."""
         self._check(args, kwargs)
         kernel = self.kernel_of(*args, **kwargs)
         if kernel is not None:
@@ -240,30 +268,6 @@ class Dispatched(Generic[P, R]):
             f"{self.__name__}: the kernel for {choice!r} was asked for by use_kernels({choice!r}), but {reason}. "
             "Use use_kernels('auto') to fall back on the reference."
         )
-
-
-# What other libraries call an argument of ours.
-OTHER_NAMES = {
-    "attn_mask": "mask=Mask(array=...)",
-    "is_causal": "mask=Mask(causal=True)",
-    "key_padding_mask": "mask=Mask(key_lengths=...)",
-    "dropout_p": "dropout",
-    "input": "x",
-    "p": "probability",
-    "dim": "the last axis",
-    "reduction": "none: the loss is the mean over the rows that are scored",
-}
-
-
-def _check_names(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Raise an InputError if a call does not fit the function's signature."""
-    expected = signature(function)
-    try:
-        expected.bind(*args, **kwargs)
-    except TypeError as error:
-        other = next((f" Ours for {name} is {OTHER_NAMES[name]}." for name in kwargs if name in OTHER_NAMES), "")
-        names = ", ".join(expected.parameters)
-        raise InputError(f"{function.__name__}: the arguments are {names}, but this call has {error}.{other}") from None
 
 
 @overload

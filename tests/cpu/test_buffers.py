@@ -1,6 +1,8 @@
 """Large arrays come back when their last view is gone, and not before."""
 
 import gc
+import sys
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -83,3 +85,33 @@ def test_a_little_larger_uses_the_same_memory() -> None:
     assert address(second) == where
     assert second.shape == (1001, 1024)
     assert used.shape == (3000, 1024)
+
+
+def test_threads_borrow_and_return_at_once() -> None:
+    errors: list[Exception] = []
+
+    def work(first: int) -> None:
+        held = []
+        try:
+            for number in range(400):
+                held.append(empty(((1 << 16) + 8192 * ((37 * number + first) % 997),)))
+                if number % 3 == 0:
+                    held.clear()
+        except Exception as error:
+            errors.append(error)
+
+    gc.collect()
+    before, interval = _buffers.bytes_in_use(), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for number in range(5):
+            threads = [threading.Thread(target=work, args=(251 * first + number,)) for first in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    gc.collect()
+    assert errors == []
+    assert _buffers.bytes_in_use() == before

@@ -19,7 +19,7 @@ from compyute_transformer.models.gpt import GPT, GPTConfig
 from compyute_transformer.ops.attention import fused_attention_backward, fused_attention_forward
 from compyute_transformer.ops.loss import cross_entropy_backward, cross_entropy_forward
 from compyute_transformer.optim import AdamW, clip_grad_norm_
-from compyute_transformer.verify.registry import ATTENTION_CASES
+from compyute_transformer.verify.records.attention import CASES as ATTENTION_CASES
 
 STEPS = 50
 

@@ -11,7 +11,7 @@ from compyute_transformer.nn import FeedForward, init
 from compyute_transformer.nn.feed_forward import Activation
 from compyute_transformer.random import Generator
 from compyute_transformer.verify import relative_error
-from compyute_transformer.verify.torch_models import randomize
+from compyute_transformer.verify.function import randomize
 
 ACTIVATIONS = {
     "gelu_tanh": torch.nn.GELU("tanh"),

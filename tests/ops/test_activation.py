@@ -7,12 +7,18 @@ import pytest
 
 from compyute_transformer.errors import DtypeError, RangeError, ShapeError
 from compyute_transformer.ops.activation import (
+    gated_activation,
+    gated_activation_backward,
+    gated_activation_forward,
     gelu,
     gelu_backward,
     gelu_forward,
     relu,
     relu_backward,
     relu_forward,
+    silu,
+    silu_backward,
+    silu_forward,
     softmax,
     softmax_backward,
     softmax_forward,
@@ -90,3 +96,39 @@ def test_wrong_input_is_refused() -> None:
             ShapeError, match=r"_backward: dy must have shape \(2, 3, 5\), the shape of y, got \(3, 5\)"
         ):
             backward(X[0], saved)
+
+
+def test_silu_is_the_formula() -> None:
+    assert np.allclose(silu(np.array(POINTS)), [x / (1 + exp(-x)) for x in POINTS], rtol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_silu_far_out_is_the_identity_or_zero_with_no_nan(dtype: type) -> None:
+    y, saved = silu_forward(np.array([-800.0, 800.0], dtype))
+    assert np.array_equal(y, [0.0, 800.0])
+    assert np.array_equal(silu_backward(np.ones(2, dtype), saved), [0.0, 1.0])
+
+
+@pytest.mark.parametrize("wild", [np.nan, np.inf])
+def test_what_is_not_finite_does_not_vanish_in_silu(wild: float) -> None:
+    y = silu(np.array([wild], np.float32))
+    assert np.array_equal(y, [wild], equal_nan=True)
+
+
+def test_a_gate_is_an_activation_times_the_other_input() -> None:
+    up = X[::-1] + 1.0
+    assert np.allclose(gated_activation(X, up), silu(X) * up, rtol=1e-14)
+    assert np.allclose(gated_activation(X, up, "gelu"), gelu(X, "none") * up, rtol=1e-14)
+    assert np.allclose(gated_activation(X, up, "gelu_tanh"), gelu(X, "tanh") * up, rtol=1e-14)
+
+
+def test_a_gate_refuses_what_does_not_fit() -> None:
+    with pytest.raises(ShapeError, match=r"gated_activation: up must have shape \(2, 3, 5\), the shape of gate"):
+        gated_activation(X, X[0])
+    with pytest.raises(RangeError, match="activation is one of silu, gelu, gelu_tanh, got 'relu'"):
+        gated_activation(X, X, "relu")  # type: ignore[arg-type]
+    with pytest.raises(DtypeError, match="gate: float64, up: float32"):
+        gated_activation(X, X.astype(np.float32))
+    y, saved = gated_activation_forward(X, X)
+    with pytest.raises(ShapeError, match="gated_activation_backward: dy must have shape"):
+        gated_activation_backward(y[0], saved)

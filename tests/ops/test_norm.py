@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from compyute_transformer.errors import DtypeError, ShapeError
-from compyute_transformer.ops.norm import layer_norm, layer_norm_backward, layer_norm_forward
+from compyute_transformer.ops.norm import (
+    layer_norm,
+    layer_norm_backward,
+    layer_norm_forward,
+    rms_norm,
+    rms_norm_backward,
+    rms_norm_forward,
+)
 
 RNG = np.random.default_rng(0)
 X, WEIGHT, BIAS = RNG.normal(size=(2, 3, 5)) * 3.0 + 7.0, RNG.normal(size=5), RNG.normal(size=5)
@@ -56,3 +63,30 @@ def test_wrong_shapes_and_dtypes_are_refused() -> None:
     y, saved = layer_norm_forward(X, WEIGHT, BIAS)
     with pytest.raises(ShapeError, match=r"layer_norm_backward: dy must have shape \(2, 3, 5\)"):
         layer_norm_backward(y[0], saved)
+
+
+def test_rms_norm_brings_the_mean_square_to_one_and_scales() -> None:
+    y = rms_norm(X, np.ones(5), eps=0.0)
+    assert np.allclose((y * y).mean(-1), 1.0, rtol=1e-13)
+    assert np.allclose(rms_norm(X, WEIGHT, 0.0), y * WEIGHT, rtol=1e-13)
+    assert np.allclose(rms_norm(np.array([3.0, 4.0]), np.array([1.0, 2.0]), 0.0), np.array([3.0, 8.0]) / 12.5**0.5)
+    assert np.allclose(rms_norm(np.zeros((1, 5)), WEIGHT), 0.0)
+    assert np.array_equal(rms_norm(X, WEIGHT), rms_norm(X, WEIGHT, 1e-6))
+
+
+def test_the_gradient_of_rms_norm_is_at_right_angles_to_the_row() -> None:
+    _, saved = rms_norm_forward(X, WEIGHT, 0.0)
+    dx, _ = rms_norm_backward(RNG.normal(size=X.shape), saved)
+    assert np.abs((dx * X).sum(-1)).max() < 1e-12
+
+
+def test_rms_norm_refuses_what_does_not_fit() -> None:
+    with pytest.raises(ShapeError, match=r"rms_norm: weight must have shape \(5,\), the width of x, got \(1,\)"):
+        rms_norm(X, WEIGHT[:1])
+    with pytest.raises(ShapeError, match="rms_norm: x must have a last axis that is not empty"):
+        rms_norm(X[..., :0], WEIGHT[:0])
+    with pytest.raises(DtypeError, match=r"rms_norm: .*x: float64, weight: float32"):
+        rms_norm(X, WEIGHT.astype(np.float32))
+    y, saved = rms_norm_forward(X, WEIGHT)
+    with pytest.raises(ShapeError, match=r"rms_norm_backward: dy must have shape \(2, 3, 5\)"):
+        rms_norm_backward(y[0], saved)

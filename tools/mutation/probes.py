@@ -20,7 +20,8 @@ from compyute_transformer.ops.attention import NO_MASK, Mask
 from compyute_transformer.ops.loss import IGNORE_INDEX
 from compyute_transformer.ops.multi_head import attention_weights
 from compyute_transformer.random import DROPOUT, RandomKey
-from compyute_transformer.verify.registry import REGISTRY, Op, cast, cotangent, map_arrays
+from compyute_transformer.verify.record import Op, cast, cotangent, map_arrays
+from compyute_transformer.verify.registry import REGISTRY
 
 from .sources import poisoned
 
@@ -187,6 +188,29 @@ def _layer_norm(rng: Rng, number: int) -> dict[str, Any]:
     return given | ({"eps": float(rng.choice([1e-5, 1e-2, 1.0]))} if number % 2 else {})
 
 
+def _rms_norm(rng: Rng, number: int) -> dict[str, Any]:
+    C = int(rng.integers(2, 9))
+    given = {"x": rng.normal(size=(*_rows(rng), C)) * _size(number), "weight": rng.normal(size=C)}
+    return given | ({"eps": float(rng.choice([1e-5, 1e-2, 1.0]))} if number % 2 else {})
+
+
+def _rotary(rng: Rng, number: int) -> dict[str, Any]:
+    B, H, T, P, rest = (int(n) for n in rng.integers(1, 5, 5))
+    given = {"x": rng.normal(size=(B, H, T, 2 * P + rest - 1))}
+    given |= {"cos": rng.normal(size=(T, P)), "sin": rng.normal(size=(T, P))}
+    return given | ({"interleaved": bool(rng.random() < 0.5)} if number % 3 else {})
+
+
+def _silu(rng: Rng, number: int) -> dict[str, Any]:
+    return {"x": np.asarray(rng.normal(size=_rows(rng)) * _size(number))}
+
+
+def _gated(rng: Rng, number: int) -> dict[str, Any]:
+    rows = _rows(rng)
+    given = {"gate": np.asarray(rng.normal(size=rows) * _size(number)), "up": np.asarray(rng.normal(size=rows))}
+    return given | ({"activation": str(rng.choice(["silu", "gelu", "gelu_tanh"]))} if number % 3 else {})
+
+
 def _relu(rng: Rng, number: int) -> dict[str, Any]:
     x = np.asarray(rng.normal(size=_rows(rng)))
     return {"x": np.where(rng.random(x.shape) < 0.2, 0.0, x)}  # and the kink itself
@@ -289,6 +313,10 @@ DRAWS: dict[str, Draws] = {
     "sinusoidal_position": _sinusoidal,
     "linear": _linear,
     "layer_norm": _layer_norm,
+    "rms_norm": _rms_norm,
+    "rotary_position": _rotary,
+    "silu": _silu,
+    "gated_activation": _gated,
     "relu": _relu,
     "gelu": _gelu,
     "softmax": _softmax,

@@ -9,7 +9,7 @@ AdamW       moves weights as PyTorch's does
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -17,30 +17,17 @@ import numpy as np
 
 from compyute_transformer.arrays import Array
 from compyute_transformer.nn import Parameter
-from compyute_transformer.ops.attention import NO_MASK
-from compyute_transformer.ops.multi_head import IMPLEMENTATIONS
 from compyute_transformer.optim import AdamW
 from compyute_transformer.optim.flat import FlatBuffer
-from compyute_transformer.verify.registry import REGISTRY, Case, Op, cast, cotangent, map_arrays
+from compyute_transformer.verify.record import Case, Op, cast, cotangent, map_arrays
+from compyute_transformer.verify.registry import REGISTRY
 from compyute_transformer.verify.result import Result, relative_error
-from compyute_transformer.verify.torch_ops import import_torch
+from compyute_transformer.verify.torch.base import import_torch
 
 __all__ = ["Property", "check_that", "measured", "op_properties"]
 
 Property: TypeAlias = tuple[str, Callable[[], Iterable[Result]]]
 
-HEADS = {"mask": NO_MASK, "dropout": 0.0, "key": None}
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "learned_position": {"start": 0},
-    "sinusoidal_position": {"start": 0},
-    "linear": {"bias": None},
-    "layer_norm": {"bias": None, "eps": 1e-5},
-    "gelu": {"approximate": "none"},
-    "attention": HEADS,
-    "fused_attention": HEADS,
-    **{f"{name}_multi_head": {"num_kv_heads": None, **HEADS} for name in IMPLEMENTATIONS},
-    "cross_entropy": {"ignore_index": -100, "label_smoothing": 0.0},
-}
 OPTIMIZERS: tuple[dict[str, Any], ...] = (
     {},
     {"lr": 0.1, "weight_decay": 0.5},
@@ -52,9 +39,9 @@ OPTIMIZERS: tuple[dict[str, Any], ...] = (
 
 def op_properties() -> Iterator[Property]:
     """Every property of the ops and of AdamW, with its name."""
-    for name, options in DEFAULTS.items():
-        yield f"defaults {name}", partial(_defaults, REGISTRY[name], options)
     for op in REGISTRY.values():
+        if op.defaults:
+            yield f"defaults {op.name}", partial(_defaults, op, op.defaults)
         short = getattr(sys.modules[op.forward.__module__], op.name, None)
         for case in op.cases:
             if short is not None:
@@ -81,7 +68,7 @@ def _names(op: Op, short: Callable[..., Array], case: Case) -> Iterator[Result]:
     yield check_that(op.name, "its short name", np.array_equal(short(*values), op.forward(*values)[0]))
 
 
-def _defaults(op: Op, options: dict[str, Any]) -> Iterator[Result]:
+def _defaults(op: Op, options: Mapping[str, Any]) -> Iterator[Result]:
     given = {name: value for name, value in op.cases[0].arguments().items() if name not in options}
     short, long = op.forward(**given)[0], op.forward(**given, **options)[0]
     yield check_that(op.name, "options left out", np.array_equal(short, long))

@@ -7,6 +7,9 @@ rounded up to an eighth of a power of two, and what is not used is never touched
 
 Batches of ever other lengths would fill this with sizes that do not come again. So when none fits and more lies here
 than is in use, all that lies here goes back to the system first.
+
+Several threads may borrow and return at once: every change is one operation of a dict or a list, which the interpreter
+does not interrupt. A lock would not do, since memory may be returned while the lock is held, and in a forked process.
 """
 
 from math import prod
@@ -16,16 +19,11 @@ import numpy as np
 
 from ..arrays import Array
 
-__all__ = ["empty", "empty_like", "release"]
+__all__ = ["bytes_in_use", "empty", "empty_like", "release"]
 
 SMALLEST = 1 << 18  # bytes; below, the C library recycles well enough by itself
 _free: dict[int, list[Array]] = {}
-
-
-class _InUse:
-    """How many bytes are in use."""
-
-    nbytes = 0
+_in_use: dict[int, int] = {}  # bytes of borrowed memory, by its id
 
 
 class _Borrowed:
@@ -33,13 +31,14 @@ class _Borrowed:
 
     def __init__(self, memory: Array) -> None:
         self.memory = memory
+        _in_use[id(memory)] = memory.nbytes
         self.__array_interface__ = memory.__array_interface__
 
     def __del__(self) -> None:
+        _in_use.pop(id(self.memory), None)
         free = _free.get(self.memory.nbytes)  # at the interpreter's end there may be nowhere to return it to
         if free is not None:
             free.append(self.memory)
-            _InUse.nbytes -= self.memory.nbytes
 
 
 def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
@@ -53,10 +52,9 @@ def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
     try:
         memory = free.pop()
     except IndexError:
-        if _idle() > _InUse.nbytes:
+        if _idle() > bytes_in_use():
             release()
         memory = np.empty(room, np.uint8)
-    _InUse.nbytes += room
     array: Array = np.asarray(_Borrowed(memory))[:size].view(dtype).reshape(shape)
     return array
 
@@ -69,10 +67,15 @@ def empty_like(array: Array) -> Array:
 def release() -> int:
     """Give the memory that is not in use back to the system. Return how many bytes that was."""
     size = _idle()
-    for free in _free.values():
+    for free in list(_free.values()):
         free.clear()
     return size
 
 
+def bytes_in_use() -> int:
+    """Return how many bytes are borrowed at the moment."""
+    return sum(list(_in_use.values()))
+
+
 def _idle() -> int:
-    return sum(nbytes * len(free) for nbytes, free in _free.items())
+    return sum(nbytes * len(free) for nbytes, free in list(_free.items()))

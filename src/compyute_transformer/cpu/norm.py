@@ -6,6 +6,8 @@ Optimization history:
 2. One sweep a row: mean, then variance around it (two short loops over a row that is already in cache; the textbook's
    mean of squares would cancel), then the output. The backward rebuilds x̂ and adds to partial sums of dweight and
    dbias, a fixed number of them, so that the result does not depend on the threads.
+
+RMS norm is the same without mean and bias: one sweep for the squares, one for the output.
 """
 
 import numpy as np
@@ -13,11 +15,24 @@ from numba import prange
 
 from ..arrays import Array
 from ..dispatch import kernel_for
-from ..ops.norm import LayerNormSaved, layer_norm_backward, layer_norm_forward
+from ..ops.norm import (
+    LayerNormSaved,
+    RmsNormSaved,
+    layer_norm_backward,
+    layer_norm_forward,
+    rms_norm_backward,
+    rms_norm_forward,
+)
 from ._buffers import empty
 from ._kernel import compile_kernel, compile_parallel, is_float32, is_ready, pool_for, sum_of_partials, worth_threads
 
-__all__ = ["layer_norm_backward_kernel", "layer_norm_forward_kernel", "norm_rows"]
+__all__ = [
+    "layer_norm_backward_kernel",
+    "layer_norm_forward_kernel",
+    "norm_rows",
+    "rms_norm_backward_kernel",
+    "rms_norm_forward_kernel",
+]
 
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 NUM_SLICES, MOST_PARTIALS = 16, 128
@@ -115,3 +130,65 @@ def layer_norm_backward_kernel(dy: Array, saved: LayerNormSaved) -> tuple[Array,
         )
     dweight, dbias = map(sum_of_partials, sums)
     return dx, dweight, dbias if has_bias else None
+
+
+@compile_kernel
+def _rms_rows(x, weight, eps, y, rrms):
+    N, C = x.shape
+    for n in range(N):
+        a, b = x[n], y[n]
+        squares = ZERO
+        for c in range(a.size):
+            squares += a[c] * a[c]
+        r = ONE / np.sqrt(squares / np.float32(C) + eps)
+        rrms[n] = r
+        for c in range(a.size):
+            b[c] = a[c] * r * weight[c]
+
+
+@compile_parallel
+def _rms_forward(x, weight, eps, y, rrms):
+    N = x.shape[0]
+    for index in prange(NUM_SLICES):
+        a, b = N * index // NUM_SLICES, N * (index + 1) // NUM_SLICES
+        _rms_rows(x[a:b], weight, eps, y[a:b], rrms[a:b])
+
+
+@compile_parallel
+def _rms_backward(dy, x, weight, rrms, dx, dweights):
+    (N, C), num_partials = x.shape, dweights.shape[0]
+    for partial in prange(num_partials):
+        sums = dweights[partial]
+        for c in range(C):
+            sums[c] = ZERO
+        for n in range(N * partial // num_partials, N * (partial + 1) // num_partials):
+            a, da, db, r = x[n], dx[n], dy[n], rrms[n]
+            product = ZERO
+            for c in range(a.size):
+                product += db[c] * weight[c] * a[c] * r
+            mean = product / np.float32(C)
+            for c in range(a.size):
+                xhat = a[c] * r
+                da[c] = r * (db[c] * weight[c] - xhat * mean)
+                sums[c] += db[c] * xhat
+
+
+@kernel_for(rms_norm_forward, supports=lambda x, weight, eps=1e-6: is_float32(x) and is_ready(weight) and x.size > 0)
+def rms_norm_forward_kernel(x: Array, weight: Array, eps: float = 1e-6) -> tuple[Array, RmsNormSaved]:
+    x = np.ascontiguousarray(x)
+    rows, C = x.shape[:-1], x.shape[-1]
+    y, rrms = empty(x.shape), np.empty(rows, np.float32)
+    run = _rms_forward if worth_threads(x.size) else _rms_rows
+    run(x.reshape(-1, C), weight, np.float32(eps), y.reshape(-1, C), rrms.reshape(-1))
+    return y, RmsNormSaved(x, weight, rrms)
+
+
+@kernel_for(rms_norm_backward, supports=lambda dy, saved: is_float32(dy) and is_ready(*saved) and dy.size > 0)
+def rms_norm_backward_kernel(dy: Array, saved: RmsNormSaved) -> tuple[Array, Array]:
+    x, weight, rrms = saved
+    dy = np.ascontiguousarray(dy)
+    C = x.shape[-1]
+    dx, sums = empty(x.shape), np.empty((max(1, min(MOST_PARTIALS, rrms.size // 32)), C), np.float32)
+    with pool_for(x.size):
+        _rms_backward(dy.reshape(-1, C), x.reshape(-1, C), weight, rrms.reshape(-1), dx.reshape(-1, C), sums)
+    return dx, sum_of_partials(sums)

@@ -14,6 +14,7 @@ attention      the attention weights of a model, as arrays
 pictures       the same as pictures of a prompt or a translation
 """
 
+from .._earlier_names import earlier_names
 from .attention import attention_maps, named_attention_maps
 from .batch import generate_batch
 from .cache import KeyValueCache
@@ -41,3 +42,5 @@ __all__ = [
     "stream_translation",
     "translate",
 ]
+
+__getattr__ = earlier_names(__name__, {"Answer": "generation.Translation", "draw_attention": "plotting.plot_attention"})

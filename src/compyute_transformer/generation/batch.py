@@ -1,6 +1,10 @@
 """Generate texts for several prompts at once: one forward for all, and each gets the tokens it would get alone."""
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from ..data.text.tokenizer import Tokenizer
 from ..errors import RangeError
@@ -8,7 +12,7 @@ from ..models.language import LanguageModel
 from ..random import SAMPLING, Generator
 from .decode import Reader
 from .detokenize import StopTexts, WholeCharacters
-from .sampling import Sampling, sample
+from .sampling import Sampling, sample, with_options
 from .text import DEFAULT_SAMPLING, check_generation, start_of
 
 __all__ = ["generate_batch"]
@@ -24,19 +28,24 @@ def generate_batch(
     seeds: Sequence[int] | None = None,
     stride: int = 1,
     cached: bool = True,
+    **options: Any,
 ) -> list[str]:
     """Return the texts that follow prompts of any lengths; each equals what `generate` returns for its prompt alone.
 
-    seeds: one for each prompt, instead of the one of `sampling` for all. The other arguments are those of `stream`. A
-    text that has met a stop text leaves the batch. Prompts are padded on the left; once the longest text is past the
+    seeds: one for each prompt. Without them each has the one of `sampling`, and a prompt that was given before has the
+    next seed, so that four times the same prompt get four texts. The other arguments are those of `stream`. A text
+    that has met a stop text leaves the batch. Prompts are padded on the left; once the longest text is past the
     context's end, all are read anew whenever a window moves.
 
     Raises as `stream`, and RangeError for one text instead of a sequence, or for another number of seeds than prompts.
     """
-    check_generation(model, tokenizer, max_new_tokens)
+    if not isinstance(options.get("seed", 0), int | np.integer):  # seed=range(4): one for each prompt
+        seeds = options.pop("seed")
+    sampling = with_options("generate_batch", sampling, options)
+    max_new_tokens = check_generation(model, tokenizer, max_new_tokens)
     if isinstance(prompts, str):
         raise RangeError("generate_batch: prompts are a sequence of texts, got one text. Use generate, or [prompt].")
-    seeds = [sampling.seed] * len(prompts) if seeds is None else list(seeds)
+    seeds = _seeds(prompts, sampling.seed) if seeds is None else [int(seed) for seed in seeds]
     if len(seeds) != len(prompts):
         raise RangeError(f"generate_batch: seeds has one seed a prompt, got {len(seeds)} for {len(prompts)}.")
     rows = [_Row(tokenizer, prompt, seed, sampling.stop) for prompt, seed in zip(prompts, seeds, strict=True)]
@@ -50,6 +59,16 @@ def generate_batch(
         for row, row_logits in zip(writing, logits, strict=True):
             row.take(sample(row_logits, sampling, row.ids, key=row.keys.next())[0])
     return [row.finish() for row in rows]
+
+
+def _seeds(prompts: Sequence[str], seed: int) -> list[int]:
+    """Return a seed for each prompt: the given one, and the next one each time that a prompt occurs again."""
+    occurred: Counter[str] = Counter()
+    seeds = []
+    for prompt in prompts:
+        seeds.append((seed + occurred[prompt]) % 2**64)
+        occurred[prompt] += 1
+    return seeds
 
 
 class _Row:

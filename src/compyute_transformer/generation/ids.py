@@ -1,6 +1,7 @@
 """Generate ids from ids: the loop of `text.stream` on arrays, without a tokenizer."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from ..errors import DtypeError, RangeError, ShapeError
 from ..models.language import LanguageModel
 from ..random import SAMPLING, Generator
 from .decode import Reader
-from .sampling import Sampling, sample
+from .sampling import Sampling, check_count, sample, with_options
 
 __all__ = ["generate_ids"]
 
@@ -22,17 +23,19 @@ def generate_ids(
     sampling: Sampling | None = None,
     stop_ids: Sequence[int] = (),
     stride: int = 1,
+    **options: Any,
 ) -> Array:
     """Return ids (B, T) followed by the sampled ones, (B, T + n) with n at most max_new_tokens.
 
     ids may also be one row (T), and so is then the result. sampling: by default `Sampling()`; row r is sampled with the
     seed + r, so that equal rows get different continuations. stop_ids: a row ends with the first of them; it is part of
-    the result, and is repeated while other rows go on. stride: see `decode.window_start`. The model runs in `eval()`.
+    the result, and is repeated while other rows go on. stride: see `decode.window_start`. options: single fields of
+    `sampling`, temperature=0.5. The model runs in `eval()`.
 
     Raises ShapeError for ids of other axes or without a token, DtypeError for ids that are no integers, RangeError for
     an id or stop id outside the vocabulary, and for stop texts, which need a tokenizer.
     """
-    sampling = Sampling() if sampling is None else sampling
+    sampling = with_options("generate", Sampling() if sampling is None else sampling, options)
     V = model.config.vocab_size
     given = np.asarray(to_numpy(ids))
     rows = given[None] if given.ndim == 1 else given
@@ -42,8 +45,7 @@ def generate_ids(
         raise DtypeError(f"generate: ids are integers, got {rows.dtype}. Convert them: ids.astype(np.int32).")
     if rows.min() < 0 or rows.max() >= V or any(not 0 <= stop < V for stop in stop_ids):
         raise RangeError(f"generate: ids and stop_ids lie in [0, {V}), the vocabulary of the model.")
-    if not isinstance(max_new_tokens, int) or max_new_tokens < 0:
-        raise RangeError(f"generate: max_new_tokens is a whole number of at least 0, got {max_new_tokens}.")
+    max_new_tokens = check_count("generate", "max_new_tokens", max_new_tokens)
     if sampling.stop:
         raise RangeError("generate: stop texts need a tokenizer. Give stop_ids, or use generation.generate.")
     texts: list[list[int]] = rows.tolist()

@@ -13,17 +13,26 @@ Nguyen et al., "Turning up the heat" (ICLR 2025, min-p).
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import Array, to_numpy
-from ..errors import NonFiniteError, RangeError, ShapeError
+from ..errors import ConfigError, NonFiniteError, RangeError, ShapeError
 from ..random import RandomKey, uniform
 
-__all__ = ["MODEL_PROBABILITIES", "Sampling", "probabilities", "sample", "where_highest"]
+__all__ = [
+    "MODEL_PROBABILITIES",
+    "Sampling",
+    "check_count",
+    "probabilities",
+    "sample",
+    "where_highest",
+    "with_options",
+]
 
 
 @dataclass(frozen=True)
@@ -91,7 +100,32 @@ class Sampling:
             raise RangeError(
                 f"Sampling: stop texts are a sequence of texts that are not empty, got {self.stop!r}. Give [text]."
             )
+        object.__setattr__(self, "seed", int(self.seed))
         object.__setattr__(self, "stop", tuple(self.stop))
+
+
+def with_options(operation: str, sampling: Sampling, options: Mapping[str, Any]) -> Sampling:
+    """Return the sampling with some of its fields replaced: `generate(..., temperature=0.5)`.
+
+    Raises ConfigError for a name that is no field of `Sampling`.
+    """
+    known = [entry.name for entry in fields(Sampling)]
+    for name in options:
+        if name not in known:
+            meant = " Give temperature=0 for the most probable token each time." if name == "do_sample" else ""
+            raise ConfigError(
+                f"{operation}: the options of sampling are {', '.join(known)}, got {name}.{meant} "
+                "Give them here, or as sampling=Sampling(...)."
+            )
+    return replace(sampling, **options) if options else sampling
+
+
+def check_count(operation: str, name: str, value: Any, least: int = 0) -> int:
+    """Return a whole number, NumPy's too, as an int. Raises RangeError for anything else, or below the least."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < least:
+        raise RangeError(f"{operation}: {name} is a whole number of at least {least}, got {value!r}.")
+    return int(value)
 
 
 MODEL_PROBABILITIES = Sampling(temperature=1.0)  # softmax(logits), with nothing cut off

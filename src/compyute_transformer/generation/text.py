@@ -6,14 +6,15 @@ prompt -> ids -> prefill -> logits -> sample -> id -> text, once it is whole and
 
 from collections.abc import Iterator
 from time import perf_counter
+from typing import Any
 
 from ..data.text.tokenizer import Tokenizer
-from ..errors import ConfigError, RangeError, VocabularyError
+from ..errors import ConfigError, VocabularyError
 from ..models.language import LanguageModel
 from ..random import SAMPLING, Generator
 from .decode import Reader
 from .detokenize import StopTexts, WholeCharacters
-from .sampling import Sampling, sample
+from .sampling import Sampling, check_count, sample, with_options
 
 __all__ = ["DEFAULT_SAMPLING", "TextStream", "check_generation", "generate", "start_of", "stream"]
 
@@ -29,8 +30,10 @@ def generate(
     sampling: Sampling = DEFAULT_SAMPLING,
     stride: int = 1,
     cached: bool = True,
+    **options: Any,
 ) -> str:
     """Return the text that follows a prompt, without the prompt; arguments and errors are those of `stream`."""
+    sampling = with_options("generate", sampling, options)
     return "".join(
         stream(model, tokenizer, prompt, max_new_tokens=max_new_tokens, sampling=sampling, stride=stride, cached=cached)
     )
@@ -45,6 +48,7 @@ def stream(
     sampling: Sampling = DEFAULT_SAMPLING,
     stride: int = 1,
     cached: bool = True,
+    **options: Any,
 ) -> "TextStream":
     """Return an iterator over the text that follows a prompt, in pieces, each as soon as its tokens are sampled.
 
@@ -55,12 +59,13 @@ def stream(
     sampling: how tokens are chosen, and the texts that end the generation, of which the one that is complete first
     counts; it is not part of the text. The tokens of the prompt and of the text count as seen. stride: how many tokens
     the window moves at once past the end of the context, see `decode.window_start`. cached: keep keys and values; False
-    gives the same text and reads everything anew for each token.
+    gives the same text and reads everything anew for each token. options: single fields of `sampling`, temperature=0.5.
 
     Raises, at the call: RangeError for an option outside its range, VocabularyError for a character of the prompt that
-    the tokenizer lacks, ConfigError for a tokenizer with more tokens than the model.
+    the tokenizer lacks, ConfigError for a tokenizer with more tokens than the model, and for an unknown option.
     """
-    check_generation(model, tokenizer, max_new_tokens)
+    sampling = with_options("stream", sampling, options)
+    max_new_tokens = check_generation(model, tokenizer, max_new_tokens)
     stops, keys, context = StopTexts(sampling.stop), Generator(sampling.seed, SAMPLING), start_of(tokenizer, prompt)
     reader = Reader(model, stride, cached, longest=len(context) + max_new_tokens)
 
@@ -115,18 +120,19 @@ class TextStream(Iterator[str]):
             yield rest
 
 
-def check_generation(model: LanguageModel, tokenizer: Tokenizer, max_new_tokens: int) -> None:
-    """Raise RangeError for a number of tokens that is negative or not whole, ConfigError for too many kinds of tokens.
+def check_generation(model: LanguageModel, tokenizer: Tokenizer, max_new_tokens: int) -> int:
+    """Return the number of tokens as an int.
 
-    A model may have more rows than there are tokens, where a matrix was padded; those are never sampled.
+    Raises RangeError for one that is negative or not whole, ConfigError for a tokenizer of another model. A model may
+    have more rows than there are tokens, where a matrix was padded; those are never sampled.
     """
-    if not isinstance(max_new_tokens, int) or max_new_tokens < 0:
-        raise RangeError(f"stream: max_new_tokens is a whole number of at least 0, got {max_new_tokens}.")
+    max_new_tokens = check_count("stream", "max_new_tokens", max_new_tokens)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise ConfigError(
             f"stream: every token has a row in the model, but the tokenizer has {tokenizer.vocab_size} tokens and the "
             f"model {model.config.vocab_size} rows. Use the tokenizer that the model was trained with."
         )
+    return max_new_tokens
 
 
 def start_of(tokenizer: Tokenizer, prompt: str) -> list[int]:

@@ -11,6 +11,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ from ..random import SAMPLING, Generator
 from .beam import Beam, BeamOptions, Hypothesis
 from .cache import KeyValueCache
 from .detokenize import StopTexts, WholeCharacters
-from .sampling import Sampling, sample
+from .sampling import Sampling, check_count, sample, with_options
 from .text import DEFAULT_SAMPLING, TextStream
 
 __all__ = ["Translation", "stream_translation", "translate"]
@@ -96,16 +97,18 @@ def stream_translation(
     max_new_tokens: int | None = None,
     sampling: Sampling = DEFAULT_SAMPLING,
     cached: bool = True,
+    **options: Any,
 ) -> TextStream:
     """Return an iterator over a sampled translation, in pieces, each as soon as its tokens are sampled.
 
     max_new_tokens: see `translate`. sampling: see `text.stream`; the tokens of the translation count as seen, those of
-    the source do not, and temperature 0 is greedy search. `ended` says whether END was written, which is not part of
-    the text. The model runs in `eval()`, whatever mode it is in.
+    the source do not, and temperature 0 is greedy search. options: single fields of `sampling`. `ended` says whether
+    END was written, which is not part of the text. The model runs in `eval()`, whatever mode it is in.
 
     Raises, at the call, what `translate` raises for a text and a tokenizer, and RangeError for an option outside its
     range.
     """
+    sampling = with_options("stream_translation", sampling, options)
     special = special_tokens(tokenizer)
     longest = _longest(model, max_new_tokens)
     if longest < 1:
@@ -131,7 +134,7 @@ def stream_translation(
 
 def _longest(model: Transformer, max_new_tokens: int | None) -> int:
     L = model.config.context_length
-    return L if max_new_tokens is None else min(L, max_new_tokens)
+    return L if max_new_tokens is None else min(L, check_count("translate", "max_new_tokens", max_new_tokens))
 
 
 def _sources(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], special: SpecialTokens) -> list[list[int]]:

@@ -1,7 +1,9 @@
 """The models, a file each: the configuration, the model, its forward, and its backward: the same lines reversed."""
 
+from .._earlier_names import earlier_names
 from .gpt import GPT, GPTConfig
 from .language import LanguageModel
+from .llama import Llama, LlamaConfig
 from .output import ModelOutput
 from .transformer import Transformer, TransformerConfig
 from .transformer_lm import TransformerLM, TransformerLMConfig
@@ -11,6 +13,8 @@ __all__ = [
     "GPT",
     "GPTConfig",
     "LanguageModel",
+    "Llama",
+    "LlamaConfig",
     "ModelOutput",
     "Transformer",
     "TransformerConfig",
@@ -19,3 +23,13 @@ __all__ = [
     "ViT",
     "ViTConfig",
 ]
+
+__getattr__ = earlier_names(
+    __name__,
+    {
+        "EncoderDecoder": "models.Transformer",
+        "EncoderDecoderConfig": "models.TransformerConfig",
+        "VaswaniConfig": "models.TransformerLMConfig",
+        "VaswaniDecoder": "models.TransformerLM",
+    },
+)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from math import sqrt
 
+from .._arguments import CheckedArguments
 from ..arrays import Array
 from ..nn import init
 from ..nn.attention import Implementation, MultiHeadAttention
@@ -23,7 +24,7 @@ __all__ = ["GPT", "GPTConfig"]
 
 
 @dataclass(frozen=True)
-class GPTConfig:
+class GPTConfig(CheckedArguments):
     """The configuration of a GPT, saved with a run.
 
     mlp_dim None means 4 · embed_dim. num_kv_heads None means num_heads. window: the number of positions up to its own

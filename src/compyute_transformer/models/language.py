@@ -134,7 +134,13 @@ class LanguageModel(Model):
         self, ids: Array, cache: "ModelCache | None", padding: Array | None, logits_to_keep: int | None
     ) -> tuple[int, Array | None]:
         """Raise for arguments that `forward` does not accept. Return the position of the first id, and the padding."""
-        name, start = type(self).__name__, 0 if cache is None else cache.length
+        name = type(self).__name__
+        if cache is not None and not hasattr(cache, "length"):  # model(ids, targets), as some GPTs are called
+            raise ConfigError(
+                f"{name}: the second argument is a cache of keys and values, got {type(cache).__name__}. Targets "
+                "belong to the loss: nn.CrossEntropyLoss()(model(ids), targets)."
+            )
+        start = 0 if cache is None else cache.length
         check_ids(name, "ids", ids)
         check_context(name, "ids", ids, self.config.context_length, start)
         for option, value in (("cache", cache), ("padding", padding), ("logits_to_keep", logits_to_keep)):
@@ -154,14 +160,15 @@ class LanguageModel(Model):
         sampling: Any = None,
         stop_ids: Sequence[int] = (),
         stride: int = 1,
+        **options: Any,
     ) -> Array:
         """Return ids (B, T) or (T) followed by sampled ones; see `generation.generate_ids`.
 
-        sampling: a `generation.Sampling`. `generation.generate` does the same for texts.
+        sampling: a `generation.Sampling`; options: single fields of it. `generation.generate` does the same for texts.
         """
         # loaded on use, by name: generation is built on models, and models work without it
         generation = import_module("compyute_transformer.generation")
-        options = {"max_new_tokens": max_new_tokens, "sampling": sampling, "stop_ids": stop_ids, "stride": stride}
+        options |= {"max_new_tokens": max_new_tokens, "sampling": sampling, "stop_ids": stop_ids, "stride": stride}
         generated: Array = generation.generate_ids(self, ids, **options)
         return generated
 

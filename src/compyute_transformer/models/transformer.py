@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
+from .._arguments import CheckedArguments
 from ..arrays import Array
 from ..errors import DtypeError, RangeError, ShapeError
 from ..nn import init
@@ -30,7 +31,7 @@ __all__ = ["Transformer", "TransformerConfig"]
 
 
 @dataclass(frozen=True)
-class TransformerConfig:
+class TransformerConfig(CheckedArguments):
     """The configuration of a Transformer, saved with a run.
 
     vocab_size: of source and target together, which share one vocabulary. context_length: the longest source and the

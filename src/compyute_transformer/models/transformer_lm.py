@@ -6,6 +6,7 @@ The whole model of the paper, with its encoder, is `transformer`.
 from dataclasses import dataclass
 from math import sqrt
 
+from .._arguments import CheckedArguments
 from ..arrays import Array
 from ..nn import init
 from ..nn.attention import Implementation, MultiHeadAttention
@@ -26,7 +27,7 @@ __all__ = ["TransformerLM", "TransformerLMConfig"]
 
 
 @dataclass(frozen=True)
-class TransformerLMConfig:
+class TransformerLMConfig(CheckedArguments):
     """The configuration of a TransformerLM, saved with a run.
 
     mlp_dim None means 4 · embed_dim, as in the paper. num_kv_heads None means num_heads. window: the number of

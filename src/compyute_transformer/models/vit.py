@@ -5,6 +5,7 @@ Dosovitskiy et al. 2021, "An image is worth 16x16 words: transformers for image 
 
 from dataclasses import dataclass
 
+from .._arguments import CheckedArguments
 from ..arrays import Array, array_module
 from ..errors import ConfigError, ShapeError
 from ..nn import init
@@ -26,7 +27,7 @@ __all__ = ["ViT", "ViTConfig"]
 
 
 @dataclass(frozen=True)
-class ViTConfig:
+class ViTConfig(CheckedArguments):
     """The configuration of a ViT, saved with a run.
 
     channels: 1 of gray images, 3 of colored ones. mlp_dim None means 4 · embed_dim. norm_eps: added to the variance in

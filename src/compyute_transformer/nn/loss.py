@@ -1,5 +1,6 @@
 """Loss: a module around `ops.cross_entropy`, with PyTorch's name and options."""
 
+from .._arguments import CheckedArguments
 from ..arrays import Array
 from ..errors import BackwardError
 from ..ops.loss import CrossEntropySaved, cross_entropy_backward, cross_entropy_forward
@@ -7,7 +8,7 @@ from ..ops.loss import CrossEntropySaved, cross_entropy_backward, cross_entropy_
 __all__ = ["CrossEntropyLoss"]
 
 
-class CrossEntropyLoss:
+class CrossEntropyLoss(CheckedArguments):
     """The mean negative log-likelihood of the targets: `loss = criterion(logits, targets)`.
 
     `criterion.backward()` returns the gradient of the logits, to be given to `model.backward`.

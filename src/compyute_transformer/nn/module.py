@@ -30,6 +30,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 
 from .. import _io
+from .._arguments import CheckedArguments, check_call
 from ..arrays import Array, Device, device_of, to_device, to_numpy
 from ..errors import BackwardError, DtypeError, StateError
 from ..optim.flat import FlatBuffer
@@ -64,7 +65,7 @@ class IncompatibleKeys(NamedTuple):
     unexpected_keys: list[str]
 
 
-class Module:
+class Module(CheckedArguments):
     """The base of everything that has parameters. Parameters and modules are registered by assignment.
 
     training: whether forwards save for a backward, and dropout drops; see `train` and `eval`.
@@ -153,7 +154,11 @@ class Module:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run `forward`."""
-        return self.forward(*args, **kwargs)
+        try:
+            return self.forward(*args, **kwargs)
+        except TypeError:
+            check_call(type(self).__name__, self.forward, args, kwargs)
+            raise
 
     def _count_forward(self) -> None:
         """Bound what forwards save for backwards that do not come, and refuse a second thread that trains."""

@@ -45,7 +45,7 @@ class Parameter:
         if self.grad is not None:
             self.grad += gradient
         elif self.place is not None and self.data is self.place.data:
-            self.grad = self.place.grad
+            self.grad = self.place.buffer.place_for_gradient(self)
             self.grad[...] = gradient
         else:
             self.grad = gradient.astype(self.data.dtype, copy=True)

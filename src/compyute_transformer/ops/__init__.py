@@ -1,13 +1,14 @@
 """The mathematics: every op a forward directly over its backward, pure functions of arrays, for any array library."""
 
-from .activation import gelu, relu, softmax
+from .activation import gated_activation, gelu, relu, silu, softmax
 from .attention import Mask, attention
 from .dropout import dropout
 from .embedding import class_token, embedding, patch_embedding
 from .linear import linear
 from .loss import cross_entropy
-from .norm import layer_norm
+from .norm import layer_norm, rms_norm
 from .position import learned_position, sinusoidal_position, sinusoids
+from .rotary import rotary_position
 
 __all__ = [
     "Mask",
@@ -16,12 +17,16 @@ __all__ = [
     "cross_entropy",
     "dropout",
     "embedding",
+    "gated_activation",
     "gelu",
     "layer_norm",
     "learned_position",
     "linear",
     "patch_embedding",
     "relu",
+    "rms_norm",
+    "rotary_position",
+    "silu",
     "sinusoidal_position",
     "sinusoids",
     "softmax",

@@ -1,4 +1,4 @@
-"""Norm: every vector is brought to mean zero and variance one, then scaled and shifted by learned amounts."""
+"""Norm: every vector is brought to one size, then scaled by learned amounts; layer norm shifts it as well."""
 
 from math import inf
 from typing import Any, NamedTuple
@@ -10,7 +10,16 @@ from ..dispatch import dispatched, output_of
 from ._checks import check_floats, check_gradient, check_last_axis, check_number, check_saved, check_shape
 from ._sums import sum_of_rows
 
-__all__ = ["LayerNormSaved", "layer_norm", "layer_norm_backward", "layer_norm_forward"]
+__all__ = [
+    "LayerNormSaved",
+    "RmsNormSaved",
+    "layer_norm",
+    "layer_norm_backward",
+    "layer_norm_forward",
+    "rms_norm",
+    "rms_norm_backward",
+    "rms_norm_forward",
+]
 
 
 class LayerNormSaved(NamedTuple):
@@ -82,3 +91,62 @@ def layer_norm_backward(
 
 
 layer_norm = output_of("layer_norm", layer_norm_forward)
+
+
+class RmsNormSaved(NamedTuple):
+    """x: the input. weight: the scale. rrms: each row's 1/√(mean(x²) + eps)."""
+
+    x: Array
+    weight: Array
+    rrms: Array
+
+
+def check_rms_norm(x: Any, weight: Any, eps: Any = 1e-6) -> None:
+    check_floats("rms_norm", x=x, weight=weight)
+    check_last_axis("rms_norm", "x", x)
+    check_shape("rms_norm", "weight", weight, (x.shape[-1],), "the width of x")
+    check_number("rms_norm", "eps", eps, 0.0, inf)
+
+
+@dispatched(validate=check_rms_norm)
+def rms_norm_forward(
+    x: Float[Array, "*rows C"], weight: Float[Array, "C"], eps: float = 1e-6
+) -> tuple[Float[Array, "*rows C"], RmsNormSaved]:
+    """Divide each row by the root of the mean of its squares, then scale it. No mean is subtracted, nothing is added.
+
+    x̂ = x · rrms, rrms = 1/√(mean(x²) + eps), y = x̂ · weight
+    dx = rrms · (dx̂ − x̂ · mean(dx̂ · x̂)), dx̂ = dy · weight
+    dweight = Σ_rows dy · x̂
+
+    Shapes:
+        x, y (*rows, C) float; weight (C); the mean is over C.
+    Saves:
+        x and weight, no copies; one float a row.
+    Raises:
+        ShapeError: the widths do not fit, or are 0. DtypeError: dtypes differ.
+    Source:
+        Zhang, Sennrich 2019, "Root mean square layer normalization"; our weight is their gain g. Used by Llama.
+    """
+    rrms = ((x * x).mean(-1, keepdims=True) + eps) ** -0.5
+    return x * rrms * weight, RmsNormSaved(x, weight, rrms[..., 0])
+
+
+def check_rms_norm_backward(dy: Any, saved: Any) -> None:
+    check_saved("rms_norm_backward", saved, RmsNormSaved)
+    check_gradient("rms_norm_backward", dy, saved.x, saved.x.shape)
+
+
+@dispatched(validate=check_rms_norm_backward)
+def rms_norm_backward(
+    dy: Float[Array, "*rows C"], saved: RmsNormSaved
+) -> tuple[Float[Array, "*rows C"], Float[Array, "C"]]:
+    """Gradients of `rms_norm_forward`: dx, dweight."""
+    x, weight, rrms = saved
+    rrms = rrms[..., None]
+    xhat = x * rrms
+    dxhat = dy * weight
+    dx = rrms * (dxhat - xhat * (dxhat * xhat).mean(-1, keepdims=True))
+    return dx, sum_of_rows(dy * xhat)
+
+
+rms_norm = output_of("rms_norm", rms_norm_forward)

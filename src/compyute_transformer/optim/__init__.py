@@ -1,5 +1,6 @@
 """Optimizers turn gradients into new weights; schedules set the learning rate; clipping limits the gradient norm."""
 
+from .._earlier_names import earlier_names
 from .adamw import AdamW
 from .clip import clip_grad_norm_
 from .optimizer import Optimizer, decay_groups
@@ -17,3 +18,5 @@ __all__ = [
     "clip_grad_norm_",
     "decay_groups",
 ]
+
+__getattr__ = earlier_names(__name__, {"clip_by_global_norm": "optim.clip.clip_by_global_norm"})

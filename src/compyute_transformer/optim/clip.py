@@ -53,7 +53,15 @@ def clip_grad_norm_(parameters: Iterable[Any], max_norm: float) -> float:
     """
     if not max_norm > 0:
         raise RangeError(f"clip_grad_norm_: max_norm is above 0, got {max_norm}. Leave out the call to clip nothing.")
-    gradients = gradients_of(parameters)
+    return _clip(gradients_of(parameters), max_norm)
+
+
+def clip_by_global_norm(gradient: Array, limit: float) -> float:
+    """Scale one array of gradients in place; the earlier form of `clip_grad_norm_`."""
+    return _clip([gradient], limit)
+
+
+def _clip(gradients: list[Array], max_norm: float) -> float:
     norm = global_norm(*gradients)
     if max_norm < norm < inf:
         factor = max_norm / norm

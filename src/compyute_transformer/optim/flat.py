@@ -6,6 +6,7 @@ Before it uses the buffer, an optimizer calls `settle`, which copies replaced ar
 new buffer for the parameters that do not fit their places any more.
 """
 
+import sys
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
@@ -70,6 +71,39 @@ class FlatBuffer:
             parameter.place = Place(self, start, self.data[part].reshape(shape), self._grad[part].reshape(shape))
             start = part.stop
             _restore(parameter)
+
+    def place_for_gradient(self, parameter: Any) -> Array:
+        """Return the view into which the next gradient of a parameter is written.
+
+        An earlier gradient may still be in someone's hands (`g = p.grad`, then `zero_grad`), who expects it to stay
+        as it is. The array of gradients is then left to them, and a new one takes its place.
+        """
+        if self._is_held(parameter.place):
+            self._renew_gradients()
+        grad: Array = parameter.place.grad
+        return grad
+
+    def _is_held(self, place: Place) -> bool:
+        """Return whether anyone but the buffer has the gradient at a place, or a view of any gradient.
+
+        The view at the place is held by the place, and by the argument of `getrefcount`. The array is held by the
+        buffer, by the argument, and by one view for each parameter.
+        """
+        if not isinstance(self._grad, np.ndarray):
+            return False
+        return sys.getrefcount(place.grad) > 2 or sys.getrefcount(self._grad) > 2 + len(self.parameters)
+
+    def _renew_gradients(self) -> None:
+        before, self._grad = self._grad, np.empty_like(self._grad)
+        for parameter in self.parameters:
+            place = parameter.place
+            if place is None or place.buffer is not self:
+                continue
+            part = slice(place.start, place.start + place.data.size)
+            parameter.place = place._replace(grad=self._grad[part].reshape(place.data.shape))
+            if parameter.grad is place.grad:
+                parameter.place.grad[...] = before[part].reshape(place.data.shape)
+                parameter.grad = parameter.place.grad
 
     @property
     def grad(self) -> Array:
@@ -157,8 +191,8 @@ def _restore(parameter: Any) -> None:
                 f"{parameter.path}.grad: a gradient has the parameter's shape {tuple(place.grad.shape)}, got "
                 f"{tuple(gradient.shape)}. Assign an array of that shape, or None."
             )
-        place.grad[...] = gradient
-        parameter.grad = place.grad
+        parameter.grad = place.buffer.place_for_gradient(parameter)
+        parameter.grad[...] = gradient
 
 
 def _refuse_shared_memory(parameters: Iterable[Any]) -> None:

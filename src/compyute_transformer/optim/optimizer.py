@@ -10,9 +10,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from .._arguments import CheckedArguments
 from ..arrays import Array, array_module, device_of, to_device
 from ..errors import ConfigError, StateError
-from .flat import settle
+from .flat import FlatBuffer, settle
 
 __all__ = ["Optimizer", "Params", "decay_groups"]
 
@@ -43,27 +44,37 @@ class Range(NamedTuple):
     data, grad: one-axis views of the buffer. state: views of the moments. steps: taken before.
     """
 
+    buffer: FlatBuffer
+    start: int
     data: Array
-    grad: Array
     state: tuple[Array, ...]
     group: dict[str, Any]
     slots: list[_Slot]
 
+    @property
+    def grad(self) -> Array:
+        """The gradients; asked for at each step, so that the layout holds no view of them."""
+        return self.buffer.array_of_gradients(self.start, self.start + self.data.size)
+
 
 class _Layout(NamedTuple):
-    """The ranges of a step, and what they were made for: (parameter, data, gradient, requires_grad) of each one."""
+    """The ranges of a step, and what they were made for: (parameter, place, has a gradient, requires_grad) of each."""
 
     ranges: list[Range]
-    made_for: list[tuple[Any, Array, Array | None, bool]]
+    made_for: list[tuple[Any, Any, bool, bool]]
 
     def is_current(self) -> bool:
-        for parameter, data, grad, requires_grad in self.made_for:
-            if parameter.data is not data or parameter.grad is not grad or parameter.requires_grad is not requires_grad:
+        for parameter, place, has_gradient, requires_grad in self.made_for:
+            if parameter.place is not place or parameter.data is not place.data:
+                return False
+            if parameter.grad is not (place.grad if has_gradient else None):
+                return False
+            if parameter.requires_grad is not requires_grad:
                 return False
         return True
 
 
-class Optimizer:
+class Optimizer(CheckedArguments):
     """The base of AdamW and SGD.
 
     params: parameters, (name, parameter) pairs, or groups {"params": [...], "lr": ...} with options of their own.
@@ -123,6 +134,8 @@ class Optimizer:
         settle(self.parameters)  # already now, so that the first step sums in the same order as all others
 
     def _as_list(self, params: Any) -> list[Any]:
+        if isinstance(params, FlatBuffer):
+            return params.parameters
         if hasattr(params, "parameters") and not isinstance(params, Mapping):
             raise ConfigError(
                 f"{type(self).__name__}: params is an iterable of parameters, got {type(params).__name__}. "
@@ -211,7 +224,7 @@ class Optimizer:
             else:
                 joined.append([slot])
         ranges = [self._range(slots) for slots in joined]
-        made_for = [(p, p.data, p.grad, p.requires_grad) for p in self.parameters]
+        made_for = [(p, p.place, p.grad is not None, p.requires_grad) for p in self.parameters]
         self._layout = _Layout(ranges, made_for)
         return self._layout
 
@@ -223,7 +236,7 @@ class Optimizer:
             self._join_moments(slots)
         here = first.start
         state = tuple(array[here : here + stop - start] for array in first.moments or ())
-        return Range(buffer.data[start:stop], buffer.array_of_gradients(start, stop), state, first.group, slots)
+        return Range(buffer, start, buffer.data[start:stop], state, first.group, slots)
 
     def _join_moments(self, slots: list[_Slot]) -> None:
         """Copy the moments of some parameters into new arrays, side by side; zeros where there are none yet."""

@@ -2,6 +2,7 @@
 
 trainer    the training loop
 tasks/     what a batch, a loss and a metric are: language, translation, images
+prediction the class of images, or the target of texts, whose answers are not known
 run/       the folder of a run: start, resume, load, evaluate; checkpoints, configuration, lock
 settings/  what is read, built and trained: defaults < preset < TOML file < flags
 reporting/ events, log, progress, TensorBoard, metrics
@@ -9,6 +10,7 @@ interrupt  Ctrl-C ends a run after the current step, with a checkpoint
 finite     find the module that produced the first NaN or infinity
 """
 
+from .prediction import Prediction, predict_images, predict_texts
 from .reporting.choose import reporter_for
 from .reporting.events import RunResult
 from .reporting.reporters import JsonReporter, LineReporter, Reporter, Reporters
@@ -30,6 +32,7 @@ __all__ = [
     "LineReporter",
     "LoadedRun",
     "ModelSettings",
+    "Prediction",
     "Reporter",
     "Reporters",
     "RunConfig",
@@ -42,6 +45,8 @@ __all__ = [
     "evaluate_run",
     "load_config",
     "load_run",
+    "predict_images",
+    "predict_texts",
     "reporter_for",
     "resume_command",
     "resume_run",

@@ -24,7 +24,7 @@ from ...random import CORPUS, RandomKey, random_bits
 from ..sources import is_name
 from .files import MOST_BYTES, SUFFIXES, Look, images_below, import_extra, look_at, read_image
 
-__all__ = ["Images", "holds_images", "load_images"]
+__all__ = ["Images", "holds_images", "image_files", "load_images"]
 
 DIGITS = "digits"
 LISTED = 5  # the names that an error lists
@@ -154,6 +154,26 @@ def load_images(sources: str | Path | Sequence[str | Path] = ()) -> Images:
     if is_name(given[0], (DIGITS,), "load_images"):
         return _digits()
     return _folder(Path(given[0]).absolute())
+
+
+def image_files(sources: Iterable[str | Path]) -> Iterator[Path]:
+    """Yield image files: those that are named, whatever their suffix, and those below the folders that are named.
+
+    Raises DataError for a path that does not exist, and for a folder without images.
+    """
+    for source in map(Path, sources):
+        if source.is_dir():
+            found = list(images_below(source))
+            if not found:
+                raise DataError(
+                    f"image_files: a folder holds image files ({' '.join(SUFFIXES)}), but there is none in {source}. "
+                    "Check the path."
+                )
+            yield from found
+        elif source.exists():
+            yield source
+        else:
+            raise DataError(f"image_files: an image is a file that exists; there is no {source}. Check the path.")
 
 
 def holds_images(folder: Path) -> bool:

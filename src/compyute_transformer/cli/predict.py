@@ -1,0 +1,94 @@
+"""`compyute predict`: the class of images, or the target of texts, for inputs whose answers are not known."""
+
+import csv
+import io
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import terminal
+from .options import Checkpoint, Kernels, OnDevice, RunFolder
+
+__all__ = ["predict"]
+
+
+def predict(
+    run: RunFolder,
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="FILES",
+            help="Image files, or folders of them; for a run that learned pairs, text files, a source in each line. "
+            "Without FILES, or for -, the standard input: a source, or the path of an image, in each line.",
+        ),
+    ] = None,
+    beam: Annotated[int, typer.Option(help="Pairs: number of hypotheses in beam search; 1 is greedy search.")] = 1,
+    checkpoint: Checkpoint = "best",
+    device: OnDevice = "cpu",
+    kernels: Kernels = "auto",
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line instead of CSV.")] = False,
+) -> None:
+    """Predict the class of images, or the target of texts, each with its probability.
+
+    Prints CSV: the input, the prediction, its probability, and for images the probability of every class.
+    """
+    with terminal.loading():
+        from ..dispatch import use_kernels
+        from ..training import load_run
+        from ..training.prediction import predict_images, predict_texts
+
+    with use_kernels(kernels):
+        loaded = load_run(run, checkpoint, device)
+        kind = loaded.settings.data.kind
+        if kind == "language":
+            raise typer.BadParameter(
+                f"{run} learned to continue texts, which has no single answer. Continue one: compyute generate {run}"
+            )
+        if kind == "images":
+            given = (path for name in files or ["-"] for path in (lines([name]) if name == "-" else [name]))
+            found = predict_images(loaded, given)
+        else:
+            found = predict_texts(loaded, lines(files or ["-"]), beam)
+        for number, prediction in enumerate(found):
+            show(prediction, json, header=number == 0)
+
+
+def lines(files: Iterable[str]) -> Iterator[str]:
+    """Yield the lines of text files that are not blank, up to a tab; - is the standard input."""
+    from ..data import load_corpus
+    from ..errors import CorpusError
+
+    for file in files:
+        if file == "-":
+            if sys.stdin is None:
+                raise CorpusError("predict: the standard input is closed. Give FILES.")
+            if sys.stdin.isatty():
+                terminal.note("Reading from the terminal, an input in each line. End with Ctrl-D.")
+            text: Iterable[str] = sys.stdin
+        else:
+            if not Path(file).is_file():
+                raise CorpusError(f"predict: FILES are files of text, a source in each line; there is no {file}.")
+            text = load_corpus(Path(file)).text.split("\n")
+        for line in text:
+            if source := line.partition("\t")[0].strip():
+                yield source
+
+
+def show(prediction: Any, as_json: bool, header: bool) -> None:
+    """Print a prediction as a line of CSV, the first with a header, or as a line of JSON."""
+    every = dict(prediction.probabilities)
+    row = {"input": prediction.input, "prediction": prediction.output, "probability": prediction.probability}
+    if as_json:
+        from json import dumps
+
+        terminal.show(dumps(row | ({"probabilities": every} if every else {}), ensure_ascii=False) + "\n")
+        return
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    if header:
+        writer.writerow([*row, *every])
+    writer.writerow([*list(row.values())[:2], *(f"{value:.6g}" for value in (prediction.probability, *every.values()))])
+    terminal.show(out.getvalue())
