@@ -85,14 +85,7 @@ REASONS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("cross_entropy_forward", "0", "1"),
         ("cross_entropy_backward", "0", "1"),
     ),
-    "another algorithm for the same function of the same inputs: only the time differs": (
-        ("attend", "if implementation == 'fused':", "if True:"),
-        ("attend", "if implementation == 'fused':", "if False:"),
-        ("attend", "implementation == 'fused'", "implementation != 'fused'"),
-        ("attend", "if implementation == 'parallel':", "if True:"),
-        ("attend", "if implementation == 'parallel':", "if False:"),
-        ("attend", "implementation == 'parallel'", "implementation != 'parallel'"),
-    ),
+    "another algorithm for the same function of the same inputs: only the time differs": (),
     "all that is asked is on which device it lives: without a GPU, on the CPU": (
         ("MultiHeadAttention._run", "x", "memory"),
         ("MultiHeadAttention._run", "x", "mask"),

@@ -1,6 +1,6 @@
 """Transformer blocks: attention and feed-forward, each of which adds its output to the residual stream.
 
-    PreNormBlock    normalizes the input of attention and feed-forward    GPT, vision transformer
+    PreNormBlock    normalizes the input of attention and feed-forward    GPT, Llama, vision transformer
     PostNormBlock   normalizes the stream after each addition             Transformer encoder, TransformerLM
     CrossBlock      the same, with attention to a memory in between       Transformer decoder
 
@@ -13,9 +13,9 @@ from ..arrays import Array
 from ..ops.attention import NO_MASK, Mask
 from .attention import AttentionCache, MultiHeadAttention, ProjectedMemory
 from .dropout import Dropout
-from .feed_forward import FeedForward
+from .feed_forward import FeedForward, GatedFeedForward
 from .module import Module
-from .norm import LayerNorm
+from .norm import LayerNorm, RMSNorm
 
 __all__ = ["CrossBlock", "CrossCache", "PostNormBlock", "PreNormBlock"]
 
@@ -29,11 +29,11 @@ class PreNormBlock(Module):
 
     def __init__(
         self,
-        attention_norm: LayerNorm,
+        attention_norm: LayerNorm | RMSNorm,
         attention: MultiHeadAttention,
         attention_dropout: Dropout,
-        feed_forward_norm: LayerNorm,
-        feed_forward: FeedForward,
+        feed_forward_norm: LayerNorm | RMSNorm,
+        feed_forward: FeedForward | GatedFeedForward,
         feed_forward_dropout: Dropout,
     ) -> None:
         super().__init__()

@@ -1,16 +1,22 @@
-"""Feed-forward: up to a wider space, an activation, and down again."""
+"""Feed-forward: up to a wider space, an activation or a gate, and down again."""
 
 from typing import get_args
 
 from ..arrays import Array
 from ..errors import ConfigError
-from ..ops.activation import ACTIVATIONS, Activation
+from ..ops.activation import (
+    ACTIVATIONS,
+    Activation,
+    Gate,
+    gated_activation_backward,
+    gated_activation_forward,
+)
 from ..random import Generator
 from . import init
 from .linear import Linear
 from .module import Module
 
-__all__ = ["Activation", "FeedForward"]
+__all__ = ["Activation", "FeedForward", "Gate", "GatedFeedForward"]
 
 
 class FeedForward(Module):
@@ -51,3 +57,43 @@ class FeedForward(Module):
         _, activation_backward = ACTIVATIONS[self.activation]
         dhidden = self.down.backward(dy)
         return self.up.backward(activation_backward(dhidden, self.pop_saved()))
+
+
+class GatedFeedForward(Module):
+    """y = down(activation(gate(x)) · up(x)); with "silu" it is SwiGLU.
+
+    gate, up: Linear from embed_dim to mlp_dim. down: Linear back. activation: "silu" (Llama), "gelu" or "gelu_tanh".
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        mlp_dim: int,
+        *,
+        bias: bool = False,
+        activation: Gate = "silu",
+        weight_init: init.Init | None = None,
+        out_init: init.Init | None = None,
+        generator: Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if activation not in get_args(Gate):
+            raise ConfigError(
+                f"GatedFeedForward: an activation is one of {', '.join(get_args(Gate))}, got {activation!r}."
+            )
+        self.activation = activation
+        self.gate = Linear(embed_dim, mlp_dim, bias=bias, weight_init=weight_init, generator=generator)
+        self.up = Linear(embed_dim, mlp_dim, bias=bias, weight_init=weight_init, generator=generator)
+        self.down = Linear(mlp_dim, embed_dim, bias=bias, weight_init=out_init or weight_init, generator=generator)
+
+    def forward(self, x: Array) -> Array:
+        """Map (*rows, embed_dim) to the same shape."""
+        hidden, saved = gated_activation_forward(self.gate(x), self.up(x), self.activation)
+        self.save_for_backward(saved)
+        return self.down(hidden)
+
+    def backward(self, dy: Array) -> Array:
+        """The gradient of x."""
+        dhidden = self.down.backward(dy)
+        dgate, dup = gated_activation_backward(dhidden, self.pop_saved())
+        return self.up.backward(dup) + self.gate.backward(dgate)
