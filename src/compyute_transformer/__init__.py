@@ -22,7 +22,7 @@ from ._earlier_names import earlier_names
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from . import data, errors, generation, models, nn, ops, optim, training, verify
+    from . import data, errors, explain, generation, models, nn, ops, optim, training, verify
     from .dispatch import use_kernels
     from .generation import generate
     from .models import (
@@ -61,6 +61,7 @@ __all__ = [
     "ViTConfig",
     "data",
     "errors",
+    "explain",
     "generate",
     "generation",
     "load_run",
