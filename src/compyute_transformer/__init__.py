@@ -22,7 +22,7 @@ from ._earlier_names import earlier_names
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from . import data, errors, exchange, generation, models, nn, ops, optim, training, verify
+    from . import data, errors, exchange, explain, generation, models, nn, ops, optim, training, verify
     from .dispatch import use_kernels
     from .exchange import AutoModel
     from .generation import generate
@@ -64,6 +64,7 @@ __all__ = [
     "data",
     "errors",
     "exchange",
+    "explain",
     "generate",
     "generation",
     "load_run",

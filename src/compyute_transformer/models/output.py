@@ -72,6 +72,15 @@ class Model(Module):
         """Write a directory that Hugging Face Transformers opens; see `exchange.save_pretrained`."""
         import_module("compyute_transformer.exchange").save_pretrained(self, folder, **options)
 
+    def summary(self, depth: int = 1) -> Any:
+        """Return parameters, bytes, floating-point operations and memory kept for the backward, a line a layer.
+
+        depth: 1 for a line a block, 2 for its attention, norms and feed-forward. Print the result, or see
+        `models.summary.Summary`.
+        """
+        summary = import_module("compyute_transformer.models.summary")  # which reads the registry of all models
+        return summary.summarize(self, depth)
+
 
 class Recorder(Observer):
     """Records the streams between the blocks of a model, and on request the weights of its attentions by path."""
