@@ -18,7 +18,7 @@ from ..errors import ConfigError, RangeError
 from ..nn import init
 from ..nn.attention import Implementation, MultiHeadAttention
 from ..nn.block import PreNormBlock
-from ..nn.dropout import Dropout
+from ..nn.dropout import Dropout, share_generator
 from ..nn.embedding import Embedding
 from ..nn.feed_forward import Gate, GatedFeedForward
 from ..nn.linear import Linear
@@ -142,12 +142,13 @@ class Llama(LanguageModel):
         C = config.embed_dim
         self.mask = Mask(causal=True, window=config.window)
         self.token_embedding = Embedding(config.vocab_size, C, generator=weights)
-        self.dropout = Dropout(config.dropout, generator=self.generator)
+        self.dropout = Dropout(config.dropout)
         self.blocks = ModuleList(self._block(weights) for _ in range(config.num_layers))
         self.norm = RMSNorm(C, config.norm_eps)
         self.head = Linear(C, config.vocab_size, bias=False, generator=weights)
         if config.tie_word_embeddings:
             self.head.weight = self.token_embedding.weight
+        share_generator(self, self.generator)
         _ = self.flat  # all parameters lie in one buffer
 
     def _block(self, weights: Generator) -> PreNormBlock:
@@ -156,17 +157,17 @@ class Llama(LanguageModel):
         return PreNormBlock(
             RMSNorm(C, config.norm_eps),
             self._attention(weights, to_stream),
-            Dropout(config.dropout, generator=self.generator),
+            Dropout(config.dropout),
             RMSNorm(C, config.norm_eps),
             GatedFeedForward(
                 C,
                 -(-8 * C // 96) * 32 if config.mlp_dim is None else config.mlp_dim,
                 bias=config.mlp_bias,
                 activation=config.gate_activation,
-                out_init=to_stream,
+                weight_init=(init.normal(), to_stream),
                 generator=weights,
             ),
-            Dropout(config.dropout, generator=self.generator),
+            Dropout(config.dropout),
         )
 
     def _attention(self, weights: Generator, to_stream: init.Init) -> MultiHeadAttention:
@@ -183,9 +184,8 @@ class Llama(LanguageModel):
             k_norm=RMSNorm(D, config.norm_eps) if config.qk_norm else None,
             dropout=config.dropout,
             implementation=config.attn_implementation,
-            out_init=to_stream,
+            weight_init=(init.normal(), to_stream),
             generator=weights,
-            dropout_generator=self.generator,
         )
 
     def forward(
