@@ -7,7 +7,9 @@ from . import init
 from .module import Module
 from .parameter import Parameter
 
-__all__ = ["LayerNorm"]
+__all__ = [
+    "LayerNorm",
+]
 
 
 class LayerNorm(Module):

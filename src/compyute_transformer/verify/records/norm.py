@@ -99,4 +99,7 @@ def layer_norm_module(case: str, **options: Any) -> ModuleCase:
     )
 
 
-MODULES = (layer_norm_module("bias"), layer_norm_module("no_bias", bias=False, eps=0.1))
+MODULES = (
+    layer_norm_module("bias"),
+    layer_norm_module("no_bias", bias=False, eps=0.1),
+)
