@@ -67,7 +67,15 @@ def package_fault(device: str) -> str | None:
         numba = import_module("numba")
     except Exception as error:  # Numba refuses versions of NumPy and Python that it does not know
         return f"Numba is installed but cannot be imported ({type(error).__name__}: {error})"
-    return "NUMBA_DISABLE_JIT is set, so that no kernel is compiled" if numba.config.DISABLE_JIT else None
+    if numba.config.DISABLE_JIT:
+        return "NUMBA_DISABLE_JIT is set, so that no kernel is compiled"
+    if numba.config.THREADING_LAYER != "default":
+        try:
+            numba.get_num_threads()  # starts the layer
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            return f"the threading layer that is set, {numba.config.THREADING_LAYER!r}, cannot be used ({reason})"
+    return None
 
 
 _fork_fault: str | None = None
@@ -82,10 +90,17 @@ def no_kernels_after_fork() -> None:
     )
     for op in _all:
         op._kernels["cpu"] = None
-    _logger.warning("Kernels are off, ops run their references: %s.", _fork_fault)
+    _say_once(_fork_fault)
 
 
-_logger = logging.getLogger("compyute_transformer")
+_said: set[str] = set()
+
+
+def _say_once(fault: str) -> None:
+    if fault not in _said:
+        _said.add(fault)
+        message = "Kernels are off, ops run their references, which are slower: %s."
+        logging.getLogger("compyute_transformer").warning(message, fault)
 
 
 _choice: ContextVar[Kernels] = ContextVar("kernels", default="auto")
@@ -204,8 +219,11 @@ class Dispatched(Generic[P, R]):
         """Return the kernel for a device ("cpu" or "cuda"), or None. It trusts its arguments."""
         if device not in self._kernels:
             name = f"{__package__}.{PACKAGES[device]}.{self.topic}"
-            if package_fault(device) is None and find_spec(name):
+            fault = package_fault(device)
+            if fault is None and find_spec(name):
                 import_module(name)
+            elif fault is not None and device == "cpu":
+                _say_once(fault)
             self._kernels.setdefault(device, None)
         return None if self._hidden else self._kernels[device]
 

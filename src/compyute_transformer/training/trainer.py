@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .._version import __version__
+from ..environment.numerics import numerics
 from ..errors import CheckpointError, NonFiniteError, RangeError, StateError
 from ..nn.module import Module
 from ..ops.linear import linear_forward
@@ -107,6 +107,7 @@ class Trainer:
         self.loss: float | None = None
         self.metrics: dict[str, float] = {}
         self.stopped: str | None = None
+        self._changed: list[str] = []  # libraries since the checkpoint that was loaded
         self._first = 0  # the step at which this session began
         self._evaluated: int | None = None  # the step of the latest validation
         self._window = (0, 0.0)  # steps and seconds since the last logged step
@@ -165,6 +166,9 @@ class Trainer:
                 "Restore it from a copy, or start a new run."
             ) from error
         self.step = state.step
+        now = self._numerics()
+        changes = ((name, old, now.get(name, "none")) for name, old in state.versions.items())
+        self._changed = [f"{name} {old[:60]} is now {new}" for name, old, new in changes if old != new]
         if state.best_step:  # earlier versions could call step 0, the untrained model, the best
             self.best_step, self.best_loss = state.best_step, state.best_loss
 
@@ -293,9 +297,13 @@ class Trainer:
             optimizer_steps=self.optimizer.steps,
             best_step=self.best_step,
             best_loss=self.best_loss,
-            versions={"compyute-transformer": __version__, "numpy": np.__version__},
+            versions=self._numerics(),
             sha256=sha256,
         )
+
+    def _numerics(self) -> dict[str, str]:
+        """Return what the last bits of the run depend on."""
+        return {**numerics(), "kernels": linear_forward.runs(self.model.device)}
 
     # --- reporting ---
 
@@ -326,6 +334,8 @@ class Trainer:
         lost = max((values["step"] for values in read_log(self.run)), default=0) if new else 0
         if lost:
             facts["begins anew"] = f"there is no checkpoint of the {lost:,} steps in {LOG}"
+        if self._changed:
+            facts["last bits"] = f"not those of an uninterrupted run: {'; '.join(self._changed)}"
         return Started(
             folder=self.run,
             step=self.step,

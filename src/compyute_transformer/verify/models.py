@@ -44,7 +44,7 @@ class ModelSubject(Subject):
         self.config, self.label, self.seed = config, label, seed
         self.torch_missing = torch_missing(record_of(config))
         # a difference would step over the kink of some hidden unit; a complex step stays on its side of each
-        self.kinked = config.activation == "relu"
+        self.kinked = getattr(config, "activation", "") == "relu"
 
     def draw(self, dtype: Any) -> tuple[Any, tuple[Array, ...], Array]:
         """Return the model, always with the same weights and draws of dropout, its inputs and targets."""

@@ -43,6 +43,7 @@ REGISTRY: dict[str, Op] = {op.name: op for op in OPS}
 MODULES: tuple[ModuleCase, ...] = (
     *embedding.MODULES,
     *position.MODULES,
+    *rotary.MODULES,
     *linear.MODULES,
     *norm.MODULES,
     *dropout.MODULES,

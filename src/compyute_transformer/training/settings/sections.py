@@ -118,7 +118,7 @@ class ModelSettings:
     )
     mlp_dim: int | None = setting(
         None,
-        "Width of the hidden layer in the feed-forward network; none: 4 times --embed-dim.",
+        "Width of the hidden layer in the feed-forward network; none: 4 times --embed-dim (llama: 8/3 times).",
         "Model",
         at_least=1,
         at_most=2**20,

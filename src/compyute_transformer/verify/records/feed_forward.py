@@ -1,8 +1,9 @@
-"""Record of the feed-forward: the module."""
+"""Records of the feed-forwards: the modules."""
 
-from ...nn import FeedForward
-from ...nn.feed_forward import Activation
+from ...nn import FeedForward, GatedFeedForward
+from ...nn.feed_forward import Activation, Gate
 from ..record import SLOPES, C, ModuleCase
+from ..torch.llama import torch_gated_feed_forward
 from ..torch.modules import torch_feed_forward
 
 __all__ = ["MODULES"]
@@ -19,4 +20,20 @@ def feed_forward(activation: Activation, bias: bool = True) -> ModuleCase:
     )
 
 
-MODULES = (feed_forward("gelu_tanh"), feed_forward("gelu", bias=False), feed_forward("relu"))
+def gated_feed_forward(activation: Gate, bias: bool = False) -> ModuleCase:
+    return ModuleCase(
+        "GatedFeedForward",
+        activation,
+        lambda weights, drops: GatedFeedForward(C, 17, bias=bias, activation=activation, generator=weights),
+        lambda w, x, drop: torch_gated_feed_forward(w, x[0], activation),
+    )
+
+
+MODULES = (
+    feed_forward("gelu_tanh"),
+    feed_forward("gelu", bias=False),
+    feed_forward("relu"),
+    gated_feed_forward("silu"),
+    gated_feed_forward("gelu", bias=True),
+    gated_feed_forward("gelu_tanh"),
+)

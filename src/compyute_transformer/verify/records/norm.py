@@ -1,9 +1,9 @@
-"""Records of norm: the op and the module."""
+"""Records of norms: the ops and the modules."""
 
 from math import prod
 from typing import Any
 
-from ...nn import LayerNorm
+from ...nn import LayerNorm, RMSNorm
 from ...ops.norm import layer_norm_backward, layer_norm_forward, rms_norm_backward, rms_norm_forward
 from ..record import ELEMENTARY, Arguments, Benchmark, C, ModuleCase, Op, Oracle, Rng, Tensor, case
 from ..torch.base import functional
@@ -99,7 +99,18 @@ def layer_norm_module(case: str, **options: Any) -> ModuleCase:
     )
 
 
+def rms_norm_module(case: str, **options: Any) -> ModuleCase:
+    return ModuleCase(
+        "RMSNorm",
+        case,
+        lambda weights, drops: RMSNorm(C, **options),
+        lambda w, x, drop: torch_rms_norm(x[0], w["weight"], options.get("eps", 1e-6)),
+    )
+
+
 MODULES = (
     layer_norm_module("bias"),
     layer_norm_module("no_bias", bias=False, eps=0.1),
+    rms_norm_module("rows"),
+    rms_norm_module("large_eps", eps=0.1),
 )

@@ -1,10 +1,11 @@
-"""Record of rotary position: the op."""
+"""Records of rotary position: the op and the module."""
 
+from ...nn import RotaryPosition
 from ...ops.rotary import rotary_position_backward, rotary_position_forward
-from ..record import Arguments, Op, Oracle, Rng, Tensor, case
+from ..record import Arguments, B, ModuleCase, Op, Oracle, Rng, T, Tensor, case
 from ..torch.base import import_torch
 
-__all__ = ["OPS", "rotary_position_arguments"]
+__all__ = ["MODULES", "OPS", "rotary_position_arguments", "torch_tables"]
 
 
 def rotary_position_arguments(
@@ -59,3 +60,26 @@ OPS = (
         defaults={"interleaved": False},
     ),
 )
+
+
+def torch_tables(start: int, dim: int, theta: float, dtype: object) -> tuple[Tensor, Tensor]:
+    """Return the cosines and sines (T, dim/2) of T positions from `start` on."""
+    torch = import_torch()
+    frequencies = torch.tensor([theta ** (-2 * i / dim) for i in range(dim // 2)], dtype=torch.float64)
+    angles = torch.outer(torch.arange(start, start + T, dtype=torch.float64), frequencies)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotary_position(case: str, start: int, interleaved: bool) -> ModuleCase:
+    """Turn four of six columns."""
+    return ModuleCase(
+        "RotaryPosition",
+        case,
+        lambda weights, drops: RotaryPosition(4, theta=100.0, interleaved=interleaved),
+        lambda w, x, drop: torch_rotary_position(x[0], *torch_tables(start, 4, 100.0, x[0].dtype), interleaved),
+        {"x": (B, 3, T, 6)},
+        lambda module, x: module(x, start),
+    )
+
+
+MODULES = (rotary_position("halves_from_2", 2, False), rotary_position("interleaved_from_0", 0, True))
