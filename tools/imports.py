@@ -26,6 +26,7 @@ LAYERS = (
     ("environment",),
     ("dispatch", "_io"),
     ("arrays", "random", "threads"),
+    ("_arguments",),
     ("_version", "errors"),
 )
 ALONE = ("cpu", "gpu")  # nobody imports them: `dispatch` loads them by name
