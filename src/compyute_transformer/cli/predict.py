@@ -25,9 +25,7 @@ def predict(
             "Without FILES, or for -, the standard input: a source, or the path of an image, in each line.",
         ),
     ] = None,
-    beam: Annotated[
-        int, typer.Option(help="Pairs: number of hypotheses in beam search; 1 is greedy search.")
-    ] = 1,
+    beam: Annotated[int, typer.Option(help="Pairs: number of hypotheses in beam search; 1 is greedy search.")] = 1,
     checkpoint: Checkpoint = "best",
     device: OnDevice = "cpu",
     kernels: Kernels = "auto",
@@ -72,9 +70,7 @@ def lines(files: Iterable[str]) -> Iterator[str]:
             text: Iterable[str] = sys.stdin
         else:
             if not Path(file).is_file():
-                raise CorpusError(
-                    f"predict: FILES are files of text, a source in each line; there is no {file}."
-                )
+                raise CorpusError(f"predict: FILES are files of text, a source in each line; there is no {file}.")
             text = load_corpus(Path(file)).text.split("\n")
         for line in text:
             if source := line.partition("\t")[0].strip():

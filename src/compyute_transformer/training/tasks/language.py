@@ -139,6 +139,9 @@ class LanguageRecord:
         facts: dict[str, object] = {"corpus": data.name, "characters": len(data.text)}
         if data.left_out:
             facts["left out"] = f"{summary(data.left_out)}, not UTF-8 text"
+        asked = settings.data.vocab_size
+        if settings.data.tokenizer == "bpe" and encoder.vocab_size < asked:
+            facts["vocabulary"] = f"smaller than the {asked:,} tokens asked for: no other pair occurs twice"
         return LanguageTask(model, encoder, training, validation if fraction else None, settings.training, facts)
 
     def evaluate(self, model: Any, encoder: Tokenizer, data: Corpus, settings: Settings, whole: bool) -> TaskEvaluation:
