@@ -19,15 +19,15 @@ with the same message, and neither validates again. The first call of an op impo
 `gpu/`, whose kernels register themselves.
 """
 
-import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from functools import update_wrapper, wraps
+from functools import partial, update_wrapper, wraps
 from importlib import import_module
 from importlib.util import find_spec
 from inspect import signature
+from threading import RLock
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, get_args, overload
 
 from ._arguments import check_call
@@ -40,6 +40,7 @@ __all__ = [
     "intercept",
     "kernel_for",
     "no_kernels_after_fork",
+    "one_kernel_at_a_time",
     "only_kernels_of",
     "output_of",
     "package_fault",
@@ -74,18 +75,29 @@ _fork_fault: str | None = None
 
 
 def no_kernels_after_fork() -> None:
-    """Run references only from now on, in a process that was forked after its parent had started a pool of threads."""
+    """Refuse to run kernels from now on, in a process that was forked after its parent had started a pool of threads.
+
+    References would compute the same to seven digits only, and slowly: nobody would find out why.
+    """
     global _fork_fault
     _fork_fault = (
         "this process was forked after kernels had run, and their threads are not in it: "
         "start processes with multiprocessing.get_context('spawn')"
     )
-    for op in _all:
-        op._kernels["cpu"] = None
-    _logger.warning("Kernels are off, ops run their references: %s.", _fork_fault)
 
 
-_logger = logging.getLogger("compyute_transformer")
+_kernel_lock: AbstractContextManager[Any] | None = None
+
+
+def one_kernel_at_a_time() -> None:
+    """Let threads wait for each other's kernels from now on, where a pool of threads serves one of them at a time."""
+    global _kernel_lock
+    _kernel_lock = _kernel_lock or RLock()  # again by the same thread: a kernel calls other ops
+
+
+def _run_alone(kernel: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+    with _kernel_lock or nullcontext():
+        return kernel(*args, **kwargs)
 
 
 _choice: ContextVar[Kernels] = ContextVar("kernels", default="auto")
@@ -224,8 +236,14 @@ class Dispatched(Generic[P, R]):
         choice = _choice.get()
         if choice == "reference":
             return None
+        if _fork_fault is not None and choice == "auto":
+            raise BackendError(
+                f"{self.__name__}: {_fork_fault}. Or compute without kernels: with use_kernels('reference')."
+            )
         kernel = self.kernel(_device_of_call(args, kwargs) if choice == "auto" else choice)
-        return kernel if kernel is not None and kernel.supports(*args, **kwargs) else None  # type: ignore[attr-defined]
+        if kernel is None or not kernel.supports(*args, **kwargs):  # type: ignore[attr-defined]
+            return None
+        return kernel if _kernel_lock is None else partial(_run_alone, kernel)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Validate the arguments, then run the kernel or the reference, as `use_kernels` says."""

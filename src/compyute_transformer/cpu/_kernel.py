@@ -22,10 +22,15 @@ A loop that is to vectorize runs from 0 over a slice, `part = x[start:stop]; for
 compiler turns every load into a gather and every store into a scatter. That alone made GELU four times as slow.
 """
 
+import hashlib
 import logging
 import os
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
@@ -33,7 +38,7 @@ import numpy as np
 from numba.core import event
 
 from ..arrays import Array
-from ..dispatch import no_kernels_after_fork
+from ..dispatch import no_kernels_after_fork, one_kernel_at_a_time
 
 __all__ = [
     "FASTMATH",
@@ -55,6 +60,9 @@ FASTMATH = {"reassoc", "contract", "arcp", "nsz", "afn"}
 # Elements of a sweep that are worth the other threads' waking; 0.4 ns each.
 WORTH_THREADS = 1 << 18
 
+FOLDER = Path(__file__).parent
+IMPORTS = re.compile(r"^from \.(?:(\w+) import| import ([\w, ]+))", re.MULTILINE)  # from this package
+
 _no_cache_said = False
 
 
@@ -64,7 +72,7 @@ def compiler(**options: Any) -> Callable[[F], F]:
     def compile(function: F) -> F:
         global _no_cache_said
         try:
-            return numba.njit(cache=True, **options)(function)
+            return _cached_by_sources(numba.njit(cache=True, **options)(function))
         except RuntimeError:  # Numba finds no folder for its cache
             if not _no_cache_said:
                 _no_cache_said = True
@@ -77,6 +85,35 @@ def compiler(**options: Any) -> Callable[[F], F]:
     return compile
 
 
+def _cached_by_sources(kernel: Any) -> Any:
+    """Let a kernel on disk be stale once any file that it may call was edited, not only its own, as Numba has it."""
+    file: Any = getattr(getattr(kernel, "_cache", None), "_cache_file", None)  # None with NUMBA_DISABLE_JIT
+    if hasattr(file, "_source_stamp"):
+        file._source_stamp = sources_digest(kernel.py_func.__module__) or file._source_stamp
+    return kernel
+
+
+@cache
+def sources_digest(module: str) -> str | None:
+    """Return the digest of the source of a module, and of all that it imports of this package and of `random`.
+
+    None where the sources cannot be read, as in a zip.
+    """
+    found: dict[str, bytes] = {}
+    waiting = [module.rpartition(".")[2]]
+    try:
+        while waiting:
+            name = waiting.pop()
+            if name not in found:
+                found[name] = (FOLDER / f"{name}.py").read_bytes()
+                for one, several in IMPORTS.findall(found[name].decode()):
+                    waiting += [one] if one else re.findall(r"\w+", several)
+        found["random"] = (FOLDER.parent / "random.py").read_bytes()  # its constants are part of kernels
+    except OSError:
+        return None
+    return hashlib.sha256(b"\0".join(found[name] for name in sorted(found))).hexdigest()
+
+
 compile_kernel = compiler(fastmath=FASTMATH, error_model="numpy", nogil=True)
 compile_parallel = compiler(fastmath=FASTMATH, error_model="numpy", nogil=True, parallel=True)
 
@@ -87,6 +124,22 @@ def _after_fork() -> None:
     if parallel._is_initialized:
         no_kernels_after_fork()
 
+
+def _threads_can_share_the_pool() -> bool:
+    """Return whether several threads may run kernels at once: not on Numba's own layer, which would end the process."""
+    config = numba.config
+    layers = config.THREADING_LAYER_PRIORITY if config.THREADING_LAYER == "default" else [config.THREADING_LAYER]
+    for layer in layers:
+        if layer == "workqueue":
+            return False
+        if layer in ("tbb", "omp") and find_spec(f"numba.np.ufunc.{layer}pool") is None:
+            continue
+        return True
+    return True
+
+
+if not _threads_can_share_the_pool():
+    one_kernel_at_a_time()
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
