@@ -272,6 +272,14 @@ class TrainingSettings:
         at_least=0,
         at_most=MANY,
     )
+    eval_tokens: int | None = setting(
+        2**18,
+        "Validate on at most this many tokens, in windows that the seed chooses once; none: on all.",
+        "Output",
+        at_least=1,
+        at_most=2**62,
+        only_with=("kind", ("language",)),
+    )
     checkpoint_every: int = setting(
         500,
         "Save a checkpoint every this many steps; 0: only the best and the last.",
