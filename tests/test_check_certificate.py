@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from verify_helpers import annotations_off, damage
 
+from certificate.write import certificate, prepare, write_certificate
 from compyute_transformer.verify import registry
-from compyute_transformer.verify.certificate import certificate, write_certificate
-from compyute_transformer.verify.ops import prepare_ops
-from compyute_transformer.verify.plan import carry_out, choose, everything
+from compyute_transformer.verify.plan import carry_out
+from compyute_transformer.verify.subject import tasks
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "check_certificate.py"
 
@@ -24,9 +24,9 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "check_certificate.py"
 def certified() -> dict[str, Any]:
     """Of all ops, on their smaller cases, written and read."""
     with annotations_off():
-        every = prepare_ops(0).items()
+        every = prepare(0).items()
         examples = {name: [e for e in several if "large" not in e.case.name][:9] for name, several in every}
-        results = carry_out(choose(everything(0, examples), ["ops."])).results
+        results = carry_out(tasks(example for several in examples.values() for example in several)).results
     values: dict[str, Any] = json.loads(json.dumps(certificate(results, examples, 0)))
     return values
 

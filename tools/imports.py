@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "src" / "compyute_transformer
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("explain", "verify", "bench"),
+    ("explain", "verify", "bench", "grading"),
     ("training", "generation", "exchange", "parallel"),
     ("models", "data", "plotting"),
     ("nn",),

@@ -15,7 +15,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "compyute_transformer"
-FLOW = "data ops cpu gpu nn models optim training generation exchange parallel verify bench explain environment cli"
+FLOW = "data ops cpu gpu nn models optim training generation exchange parallel verify bench explain grading"
+FLOW += " environment cli"
 TOPICS = "embedding position linear norm attention multi_head activation feed_forward dropout block loss"
 FENCE = re.compile(r"(?<=\n## The map\n)(.*?```\n)(.*?)(?=```\n)", re.DOTALL)
 

@@ -22,12 +22,14 @@ from ._earlier_names import earlier_names
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from . import data, errors, generation, models, nn, ops, optim, training, verify
+    from . import data, errors, explain, generation, models, nn, ops, optim, training, verify
     from .dispatch import use_kernels
     from .generation import generate
     from .models import (
         GPT,
         GPTConfig,
+        Llama,
+        LlamaConfig,
         Transformer,
         TransformerConfig,
         TransformerLM,
@@ -46,6 +48,8 @@ __all__ = [
     "SGD",
     "AdamW",
     "GPTConfig",
+    "Llama",
+    "LlamaConfig",
     "Mask",
     "Module",
     "MultiHeadAttention",
@@ -57,6 +61,7 @@ __all__ = [
     "ViTConfig",
     "data",
     "errors",
+    "explain",
     "generate",
     "generation",
     "load_run",
@@ -76,6 +81,8 @@ _DEFINED_IN = {
     "SGD": "optim",
     "AdamW": "optim",
     "GPTConfig": "models",
+    "Llama": "models",
+    "LlamaConfig": "models",
     "Mask": "ops",
     "Module": "nn",
     "MultiHeadAttention": "nn",

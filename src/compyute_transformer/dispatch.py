@@ -19,15 +19,15 @@ with the same message, and neither validates again. The first call of an op impo
 `gpu/`, whose kernels register themselves.
 """
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial, update_wrapper, wraps
+from functools import update_wrapper, wraps
 from importlib import import_module
 from importlib.util import find_spec
 from inspect import signature
-from threading import RLock
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, get_args, overload
 
 from ._arguments import check_call
@@ -40,7 +40,6 @@ __all__ = [
     "intercept",
     "kernel_for",
     "no_kernels_after_fork",
-    "one_kernel_at_a_time",
     "only_kernels_of",
     "output_of",
     "package_fault",
@@ -68,7 +67,15 @@ def package_fault(device: str) -> str | None:
         numba = import_module("numba")
     except Exception as error:  # Numba refuses versions of NumPy and Python that it does not know
         return f"Numba is installed but cannot be imported ({type(error).__name__}: {error})"
-    return "NUMBA_DISABLE_JIT is set, so that no kernel is compiled" if numba.config.DISABLE_JIT else None
+    if numba.config.DISABLE_JIT:
+        return "NUMBA_DISABLE_JIT is set, so that no kernel is compiled"
+    if numba.config.THREADING_LAYER != "default":
+        try:
+            numba.get_num_threads()  # starts the layer
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            return f"the threading layer that is set, {numba.config.THREADING_LAYER!r}, cannot be used ({reason})"
+    return None
 
 
 _fork_fault: str | None = None
@@ -86,18 +93,14 @@ def no_kernels_after_fork() -> None:
     )
 
 
-_kernel_lock: AbstractContextManager[Any] | None = None
+_said: set[str] = set()
 
 
-def one_kernel_at_a_time() -> None:
-    """Let threads wait for each other's kernels from now on, where a pool of threads serves one of them at a time."""
-    global _kernel_lock
-    _kernel_lock = _kernel_lock or RLock()  # again by the same thread: a kernel calls other ops
-
-
-def _run_alone(kernel: Callable[..., R], *args: Any, **kwargs: Any) -> R:
-    with _kernel_lock or nullcontext():
-        return kernel(*args, **kwargs)
+def _say_once(fault: str) -> None:
+    if fault not in _said:
+        _said.add(fault)
+        message = "Kernels are off, ops run their references, which are slower: %s."
+        logging.getLogger("compyute_transformer").warning(message, fault)
 
 
 _choice: ContextVar[Kernels] = ContextVar("kernels", default="auto")
@@ -216,8 +219,11 @@ class Dispatched(Generic[P, R]):
         """Return the kernel for a device ("cpu" or "cuda"), or None. It trusts its arguments."""
         if device not in self._kernels:
             name = f"{__package__}.{PACKAGES[device]}.{self.topic}"
-            if package_fault(device) is None and find_spec(name):
+            fault = package_fault(device)
+            if fault is None and find_spec(name):
                 import_module(name)
+            elif fault is not None and device == "cpu":
+                _say_once(fault)
             self._kernels.setdefault(device, None)
         return None if self._hidden else self._kernels[device]
 
@@ -243,7 +249,7 @@ class Dispatched(Generic[P, R]):
         kernel = self.kernel(_device_of_call(args, kwargs) if choice == "auto" else choice)
         if kernel is None or not kernel.supports(*args, **kwargs):  # type: ignore[attr-defined]
             return None
-        return kernel if _kernel_lock is None else partial(_run_alone, kernel)
+        return kernel
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Validate the arguments, then run the kernel or the reference, as `use_kernels` says."""

@@ -17,6 +17,7 @@ CompyuteError
 ├── RunError              a run folder that cannot be used
 │   └── CheckpointError   no whole checkpoint, or one that does not fit
 ├── NonFiniteError        a loss or gradient that is NaN or infinite
+├── ParallelError         processes that train one model disagree, or one of them is gone
 ├── ParityError           candidates of a benchmark that do not compute the same
 ├── VerificationError     a gradient that differs from finite differences
 └── MissingExtraError     an optional package is needed; the message says what to install
@@ -38,6 +39,7 @@ __all__ = [
     "InputError",
     "MissingExtraError",
     "NonFiniteError",
+    "ParallelError",
     "ParityError",
     "RangeError",
     "RunError",
@@ -114,6 +116,10 @@ class CheckpointError(RunError):
 
 class NonFiniteError(CompyuteError, ArithmeticError):
     """A loss or a gradient that is NaN or infinite."""
+
+
+class ParallelError(CompyuteError, RuntimeError):
+    """Processes that train one model disagree, or one of them is gone."""
 
 
 class ParityError(CompyuteError, AssertionError):

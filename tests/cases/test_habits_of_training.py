@@ -1,6 +1,6 @@
 """Every public module trains on after what users do to parameters by habit, or says in one sentence why not.
 
-The modules are those that `verify.examples` builds; a test holds that these are all public ones.
+The modules are those that `verify.records` hold; a test holds that these are all public ones.
 """
 
 import copy
@@ -16,9 +16,11 @@ from compyute_transformer import nn, optim
 from compyute_transformer.errors import CompyuteError
 from compyute_transformer.nn import Module, evaluating
 from compyute_transformer.verify import relative_error
-from compyute_transformer.verify.examples import EXAMPLES, Example
+from compyute_transformer.verify.modules import ModuleSubject
+from compyute_transformer.verify.record import ModuleCase
+from compyute_transformer.verify.registry import MODULES
 
-FIRST = {example.name: example for example in reversed(EXAMPLES)}
+FIRST = {example.name: example for example in reversed(MODULES)}
 OPTIMIZERS = {
     name: value
     for name, value in vars(optim).items()
@@ -34,10 +36,9 @@ def test_every_public_module_is_in_the_table() -> None:
     assert set(OPTIMIZERS) == {"AdamW", "SGD"}
 
 
-def build(example: Example, kind: Any = None) -> tuple[Module, Any, Any]:
+def build(example: ModuleCase, kind: Any = None) -> tuple[Module, Any, Any]:
     """A float32 module, its inputs, and an optimizer."""
-    module, function = example.function(np.float32, 0)
-    del function
+    module, _ = ModuleSubject(example).build(np.float32)
     rng = np.random.default_rng(1)
     inputs = [rng.normal(size=shape).astype(np.float32) for shape in example.inputs.values()]
     # ε of the size of a gradient: a gradient that is zero but for rounding must not become a whole step of its sign.
@@ -45,7 +46,7 @@ def build(example: Example, kind: Any = None) -> tuple[Module, Any, Any]:
     return module, inputs, kind(module.parameters(), lr=0.01, **options) if kind else None
 
 
-def train(example: Example, module: Module, inputs: Any, optimizer: Any) -> None:
+def train(example: ModuleCase, module: Module, inputs: Any, optimizer: Any) -> None:
     optimizer.zero_grad()
     y = example.call(module, *inputs)
     module.backward(np.ones_like(y))

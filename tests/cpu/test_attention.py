@@ -7,8 +7,8 @@ from compyute_transformer.cpu._tiles import KEYS, QUERIES
 from compyute_transformer.cpu.attention import FEW
 from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.ops.attention import Mask, fused_attention_backward, fused_attention_forward
-from compyute_transformer.verify import cases as examples
-from compyute_transformer.verify.registry import cast
+from compyute_transformer.verify.record import cast
+from compyute_transformer.verify.records.attention import attention_arguments
 from compyute_transformer.verify.result import relative_error
 from compyute_transformer.verify.tolerances import limit
 
@@ -51,7 +51,7 @@ def test_many_more_queries_than_keys() -> None:
 
 def check(T: int, S: int, mask: Mask, dropout: float) -> None:
     rng = np.random.default_rng(T * S)
-    arguments = cast(examples.attention(rng, H=4, K=2, T=T, S=S, D=5, mask=mask, dropout=dropout), np.float32)
+    arguments = cast(attention_arguments(rng, H=4, K=2, T=T, S=S, D=5, mask=mask, dropout=dropout), np.float32)
     dy = rng.standard_normal((2, 4, T, 5), dtype=np.float32)
     results = []
     for which in ("reference", "cpu"):

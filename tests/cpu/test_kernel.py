@@ -1,8 +1,6 @@
 """What holds of every kernel: the number of threads changes no bit, and it refuses what it cannot serve."""
 
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numba
@@ -80,45 +78,3 @@ def test_what_is_worth_threads_gives_the_same_as_what_is_not(run: Callable[[Any]
     assert np.allclose(whole[some], np.concatenate(rows), rtol=1e-6, atol=1e-7)
     with use_kernels("reference"):
         assert np.allclose(whole, run(x), rtol=1e-5, atol=1e-6)
-
-
-def test_a_kernel_on_disk_is_stale_once_a_file_it_calls_was_edited(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Numba itself looks at the kernel's own file only."""
-    package = _kernel.FOLDER.parent
-    shutil.copytree(package / "cpu", tmp_path / "cpu")
-    shutil.copy(package / "random.py", tmp_path)
-    monkeypatch.setattr(_kernel, "FOLDER", tmp_path / "cpu")
-
-    def digests() -> dict[str, str | None]:
-        _kernel.sources_digest.cache_clear()
-        return {
-            name: _kernel.sources_digest(f"any.cpu.{name}") for name in ("block", "attention", "activation", "adamw")
-        }
-
-    before = digests()
-    try:
-        for file, changed in {
-            "cpu/_vector.py": {"block", "attention", "activation"},
-            "cpu/_tiles.py": {"block", "attention"},
-            "cpu/activation.py": {"block", "activation"},
-            "random.py": {"block", "attention", "activation", "adamw"},
-        }.items():
-            original = (tmp_path / file).read_text()
-            (tmp_path / file).write_text(original + "# edited\n")
-            after = digests()
-            assert {name for name in before if after[name] != before[name]} == changed, file
-            (tmp_path / file).write_text(original)
-        assert digests() == before
-        (tmp_path / "random.py").unlink()
-        assert digests()["adamw"] is None
-    finally:
-        _kernel.sources_digest.cache_clear()
-
-
-def test_the_stamp_of_a_kernel_is_the_digest_of_its_sources() -> None:
-    from compyute_transformer.cpu import _vector
-
-    digest = _kernel.sources_digest(_vector.__name__)
-    assert _vector.exp._cache._cache_file._source_stamp == digest

@@ -18,7 +18,7 @@ from compyute_transformer.ops import Mask
 from compyute_transformer.ops.attention import NO_MASK, attention, fused_attention_forward
 from compyute_transformer.ops.linear import linear
 from compyute_transformer.ops.multi_head import merge_heads, project_forward
-from compyute_transformer.verify.torch_models import randomize
+from compyute_transformer.verify.function import randomize
 
 
 def cache(window: int | None = None, batch_size: int = 2, capacity: int | None = None) -> KeyValueCache:

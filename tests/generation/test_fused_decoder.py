@@ -15,7 +15,7 @@ from compyute_transformer.generation.decode import Reader
 from compyute_transformer.generation.fused_decoder import FusedDecoder
 from compyute_transformer.models import GPT, GPTConfig, LanguageModel, TransformerLM, TransformerLMConfig
 from compyute_transformer.nn import FeedForward, LayerNorm, Linear, Module, Observer, observe
-from compyute_transformer.verify.torch_models import randomize
+from compyute_transformer.verify.function import randomize
 
 SIZES: dict[str, Any] = {"context_length": 12, "embed_dim": 24, "num_heads": 4, "num_layers": 3, "dropout": 0.3}
 SMALL = GPTConfig(11, **SIZES)

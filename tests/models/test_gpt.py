@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from module_checks import module_error
 from tolerances import limit
+from torch_checks import broken, torch_errors
 
 from compyute_transformer.arrays import Array
 from compyute_transformer.errors import ConfigError, DtypeError, RangeError, ShapeError
@@ -18,7 +19,7 @@ from compyute_transformer.nn.module import Phase
 from compyute_transformer.ops.loss import cross_entropy_backward, cross_entropy_forward
 from compyute_transformer.optim import SGD, AdamW
 from compyute_transformer.verify import directional_error, relative_error
-from compyute_transformer.verify.torch_models import compare_gpt, randomize
+from compyute_transformer.verify.function import randomize
 
 SMALL = GPTConfig(vocab_size=11, context_length=8, embed_dim=12, num_heads=3, num_layers=2)
 
@@ -66,21 +67,21 @@ def draw_ids(config: GPTConfig = SMALL, batch_size: int = 2, length: int | None 
     ids=str,
 )
 def test_logits_loss_and_every_gradient_are_those_of_torch(options: dict[str, Any], dtype: type) -> None:
-    errors = compare_gpt(replace(SMALL, **options), dtype)
-    assert not {name: error for name, error in errors.items() if not error <= limit("torch", dtype)}
+    errors = torch_errors(replace(SMALL, **options), dtype)
+    assert not broken(errors, limit("torch", dtype))
 
 
 @pytest.mark.parametrize("implementation", get_args(Implementation))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_every_attention_implementation_matches_torch_with_dropout(implementation: Implementation, dtype: type) -> None:
-    errors = compare_gpt(replace(SMALL, dropout=0.3, window=5, attn_implementation=implementation), dtype, seed=1)
-    assert not {name: error for name, error in errors.items() if not error <= limit("torch", dtype)}
+    errors = torch_errors(replace(SMALL, dropout=0.3, window=5, attn_implementation=implementation), dtype, seed=1)
+    assert not broken(errors, limit("torch", dtype))
 
 
 @pytest.mark.parametrize("length", [1, 5])
 def test_inputs_shorter_than_the_context_match_torch(length: int) -> None:
-    errors = compare_gpt(SMALL, np.float64, length=length)
-    assert not {name: error for name, error in errors.items() if not error <= limit("torch", np.float64)}
+    errors = torch_errors(SMALL, np.float64, length=length)
+    assert not broken(errors, limit("torch", np.float64))
 
 
 # --- beside differences ----------------------------------------------------------------------------------------------

@@ -9,13 +9,13 @@ from tolerances import limit
 
 from compyute_transformer.arrays import Array
 from compyute_transformer.errors import ConfigError, RangeError, ShapeError
-from compyute_transformer.nn import MultiHeadAttention
+from compyute_transformer.nn import MultiHeadAttention, RMSNorm, RotaryPosition
 from compyute_transformer.nn.attention import Implementation
 from compyute_transformer.ops import Mask
 from compyute_transformer.random import DROPOUT, Generator
 from compyute_transformer.verify import relative_error
+from compyute_transformer.verify.function import randomize
 from compyute_transformer.verify.registry import cast
-from compyute_transformer.verify.torch_models import randomize
 
 ALL: tuple[Implementation, ...] = get_args(Implementation)
 B, T, S, C = 2, 5, 7, 12
@@ -44,7 +44,8 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def build(num_kv_heads: int | None = None, bias: bool = True, dropout: float = 0.0) -> MultiHeadAttention:
-    module = MultiHeadAttention(C, 6, num_kv_heads, bias=bias, dropout=dropout, dropout_generator=Generator(1, DROPOUT))
+    module = MultiHeadAttention(C, 6, num_kv_heads, bias=bias, dropout=dropout)
+    module.generator = Generator(1, DROPOUT)
     randomize(module.to(dtype=np.float64))
     return module
 
@@ -305,3 +306,47 @@ def test_a_memory_projected_once_is_refused_in_training() -> None:
 def test_a_mask_that_is_no_mask_is_refused_by_one_sentence(mask: Any) -> None:
     with pytest.raises(ConfigError, match=r"mask is a Mask, got .*Give Mask\(causal=True\), or Mask\(array=\.\.\.\)"):
         MultiHeadAttention(12, 3)(np.zeros((1, 5, 12), np.float32), None, mask)
+
+
+def prepared(**options: Any) -> MultiHeadAttention:
+    module = MultiHeadAttention(C, 6, 2, head_dim=4, rotary=RotaryPosition(4), **options)
+    randomize(module.to(dtype=np.float64))
+    return module
+
+
+def test_a_head_may_have_a_width_of_its_own() -> None:
+    module = MultiHeadAttention(C, 3, 1, head_dim=5, out_bias=False)
+    assert (module.in_weight.shape, module.out_weight.shape) == ((25, C), (C, 15))
+    assert module.in_bias is not None
+    assert module.out_bias is None
+    y = module(np.ones((2, T, C), np.float32))
+    assert y.shape == (2, T, C)
+    with pytest.raises(RangeError, match="head_dim"):
+        MultiHeadAttention(C, 3, head_dim=0)
+
+
+def test_rotary_attention_does_not_depend_on_where_a_text_begins_but_on_its_order() -> None:
+    module, x = prepared().eval(), RNG.normal(size=(B, T, C))
+    y = module(x)
+    module.rotary.forward = lambda x, start=0, turn=module.rotary.forward: turn(x, start + 50)  # type: ignore[method-assign, union-attr, misc]
+    assert relative_error(module(x), y) <= 1e-12
+    assert relative_error(module(x[:, ::-1])[:, ::-1], y) > 1e-3
+
+
+@pytest.mark.parametrize("implementation", ALL)
+def test_weights_of_rotary_attention_are_those_it_used(implementation: Implementation) -> None:
+    module = prepared(implementation=implementation, q_norm=RMSNorm(4), k_norm=RMSNorm(4)).eval()
+    x = RNG.normal(size=(B, T, C))
+    y, weights = module.forward_with_weights(x, None, Mask(causal=True))
+    assert weights.shape == (B, 6, T, T)
+    assert np.allclose(weights.sum(-1), 1.0)
+    rows = x @ module.in_weight.data[32:].T + module.in_bias.data[32:]  # type: ignore[union-attr]
+    v = rows.reshape(B, T, 2, 4).swapaxes(1, 2).repeat(3, axis=1)
+    merged = (weights @ v).swapaxes(1, 2).reshape(B, T, 24)
+    assert relative_error(merged @ module.out_weight.data.T + module.out_bias.data, y) <= 1e-12  # type: ignore[union-attr]
+
+
+def test_rotary_attention_refuses_a_memory() -> None:
+    x = RNG.normal(size=(B, T, C))
+    with pytest.raises(ConfigError, match="rotary positions and norms of queries and keys are for self-attention"):
+        prepared()(x, x)

@@ -10,7 +10,7 @@ from compyute_transformer.errors import ShapeError
 from compyute_transformer.nn import Linear, init
 from compyute_transformer.random import Generator
 from compyute_transformer.verify import relative_error
-from compyute_transformer.verify.torch_models import randomize
+from compyute_transformer.verify.function import randomize
 
 
 @pytest.mark.parametrize("bias", [True, False])

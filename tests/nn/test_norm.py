@@ -8,7 +8,7 @@ from tolerances import limit
 
 from compyute_transformer.nn import LayerNorm
 from compyute_transformer.verify import relative_error
-from compyute_transformer.verify.torch_models import randomize
+from compyute_transformer.verify.function import randomize
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -11,20 +11,21 @@ from tolerances import relative_error
 from compyute_transformer.errors import DtypeError, RangeError, ShapeError
 from compyute_transformer.ops.attention import Mask
 from compyute_transformer.ops.multi_head import IMPLEMENTATIONS, attention_weights
-from compyute_transformer.verify import cases as examples
-from compyute_transformer.verify.registry import REGISTRY, cast, cotangent
-from compyute_transformer.verify.torch_ops import dense_mask, import_torch
+from compyute_transformer.verify.record import cast, cotangent
+from compyute_transformer.verify.records.multi_head import multi_head_arguments
+from compyute_transformer.verify.registry import REGISTRY
+from compyute_transformer.verify.torch.base import dense_mask, import_torch
 
 every_implementation = pytest.mark.parametrize("name", IMPLEMENTATIONS)
 
 
 def arguments(**options: Any) -> dict[str, Any]:
     """B = 2, T = 5, C = 12, H = 3, D = 4 unless told otherwise."""
-    return examples.multi_head(np.random.default_rng(0), **options)
+    return multi_head_arguments(np.random.default_rng(0), **options)
 
 
 def forward(name: str, inputs: dict[str, Any]) -> tuple[Any, Any]:
-    return IMPLEMENTATIONS[name][0](**inputs)
+    return REGISTRY[f"{name}_multi_head"].forward(**inputs)
 
 
 def gradients(name: str, dy: Any, saved: Any) -> dict[str, Any]:

@@ -114,11 +114,8 @@ def test_json_is_one_object_and_nothing_else(verify: Verify, monkeypatch: pytest
         (["lineer"], "got 'lineer'. There are: ops.embedding"),
         (["ops.relu", "--method", "magic"], "a method is one of differences"),
         (["--seed", "-1"], "a seed is not negative"),
-        (["ops.relu", "--certificate", "/none/c.json"], "into a folder that exists"),
-        (["models", "--certificate", "c.json", "--method", "adjoint"], "but none was chosen"),
         (["runs/none"], "there is none in runs/none"),
         (["runs/none", "linear"], "a run is verified on its own"),
-        (["runs/none", "--certificate", "c.json"], "a run is verified on its own"),
     ],
 )
 def test_what_cannot_be_is_one_message(
@@ -129,23 +126,6 @@ def test_what_cannot_be_is_one_message(
     assert code == 1
     assert message in " ".join(err.split())
     assert err.startswith("Error: ")
-
-
-def test_a_certificate_is_written_only_where_all_passed(
-    verify: Verify, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "certificate.json"
-    code, out, _ = verify("ops.relu", "--certificate", path)
-    assert code == 0
-    assert out.endswith(f"Certificate: {path}\n")
-    assert list(json.loads(path.read_text())["ops"]) == ["relu"]
-    assert json.loads(verify("ops.relu", "--certificate", path, "--json")[1])["certificate"] == str(path)
-    path.unlink()
-    damage(monkeypatch, "relu", "x", lambda g: -g)
-    code, out, _ = verify("ops.relu", "--certificate", path)
-    assert code == 1
-    assert out.endswith("No certificate is written where a check has failed.\n")
-    assert not path.exists()
 
 
 def test_a_run_is_proven(verify: Verify, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

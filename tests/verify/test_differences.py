@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compyute_transformer.verify.differences import check_case, derivative, directional_error
+from compyute_transformer.verify.differences import derivative, directional_error
+from compyute_transformer.verify.ops import check_case
 from compyute_transformer.verify.registry import REGISTRY, Op
 
 RNG = np.random.default_rng(0)

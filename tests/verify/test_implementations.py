@@ -5,15 +5,16 @@ from typing import Any
 import pytest
 from verify_helpers import damage
 
-from compyute_transformer.verify.implementations import FAMILIES, tasks
+from compyute_transformer.verify.ops import FAMILIES, families
 from compyute_transformer.verify.registry import REGISTRY
 from compyute_transformer.verify.result import Result
+from compyute_transformer.verify.subject import tasks
 
 pytestmark = pytest.mark.usefixtures("validation_only")
 
 
 def results_of(name: str) -> list[Result]:
-    return [result for task in tasks(0) if task.name == name for result in task.run()]
+    return [result for task in tasks(families(0)) if task.name == name for result in task.run()]
 
 
 def test_all_agree_on_outputs_weights_and_gradients_in_every_case() -> None:

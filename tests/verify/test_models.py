@@ -1,5 +1,6 @@
 """Models by every method: they pass, and what is damaged anywhere in one is found, with the parameter."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,21 +8,23 @@ import pytest
 
 from compyute_transformer.arrays import Array
 from compyute_transformer.errors import ConfigError
-from compyute_transformer.models import GPTConfig
 from compyute_transformer.models.language import LanguageModel
+from compyute_transformer.models.registry import MODELS, ModelRecord
 from compyute_transformer.nn import CrossBlock, LayerNorm, MultiHeadAttention, PreNormBlock
-from compyute_transformer.verify.models import by_flat_buffer, draw_model, flat_order, tasks
+from compyute_transformer.verify.models import by_flat_buffer, draw_model, flat_order, subjects
 from compyute_transformer.verify.result import Label, Result
-from compyute_transformer.verify.subjects import SUBJECTS, Subject, subject_of
+from compyute_transformer.verify.subject import tasks
 
 pytestmark = pytest.mark.usefixtures("validation_only")
 
 
-CONFIGS = SUBJECTS[GPTConfig].cases
+CONFIGS = MODELS["gpt"].small_configs()
+RECORDS = pytest.mark.parametrize("record", MODELS.values(), ids=MODELS)
 
 
 def results_of(*methods: str, model: str = "models.GPT") -> list[Result]:
-    chosen = [task for task in tasks(0) if task.name == model and (not methods or set(methods) & set(task.methods))]
+    every = tasks(subjects(0))
+    chosen = [task for task in every if task.name == model and (not methods or set(methods) & set(task.methods))]
     return [result for task in chosen for result in task.run()]
 
 
@@ -29,42 +32,43 @@ def red(results: list[Result]) -> set[tuple[str, str]]:
     return {(result.method, result.argument) for result in results if not result.passed}
 
 
-@pytest.mark.parametrize("subject", SUBJECTS.values(), ids=lambda subject: subject.name)
-def test_every_model_passes_by_every_method(subject: Subject) -> None:
-    results = results_of(model=subject.name)
+@RECORDS
+def test_every_model_passes_by_every_method(record: ModelRecord) -> None:
+    results = results_of(model=f"models.{record.model.__name__}")
     assert [str(result) for result in results if not result.passed] == []
     by_case = {(f.case, f.method): set[str]() for f in results}
     for result in results:
         by_case[result.case, result.method].add(result.argument)
-    for case, config in subject.cases.items():
-        parameters = {f"d{path}" for path, _ in subject.model(config).named_parameters()}
+    for case, config in record.small_configs().items():
+        parameters = {f"d{path}" for path, _ in record.model(config).named_parameters()}
         inputs = by_case[case, "complex step"] - parameters - {"all parameters"}
         assert inputs <= {"dimages"}
         if config.activation != "relu":  # whose kinks no difference may step over
             assert by_case[case, "differences"] == parameters | inputs | {"flat buffer"}
         assert by_case[case, "complex step"] == parameters | inputs | {"all parameters"}
         assert by_case[case, "adjoint"] >= parameters
-        losses = {f"loss of step {step}" for step in range(1, 11)}
-        assert by_case[case, "torch"] - inputs == parameters | {"logits", "loss"} | losses
-        written = {"logits, token by token"} if issubclass(subject.model, LanguageModel) else set()
-        for method, more in (("kernel", written), ("implementations", set())):
-            assert by_case[case, method] - inputs == parameters | {"logits", "loss"} | more
+        for method in ("torch", "kernel", "implementations"):
+            assert by_case[case, method] == parameters | inputs | {"logits", "loss"}
+        weights = {f"{path.removeprefix('d')} after 10 steps" for path in parameters}
+        assert by_case[case, "training"] == weights | {f"loss of step {step}" for step in range(1, 11)}
+    notes = {f.note for f in results if f.method == "kernel"}
+    assert notes == ({"", "token by token"} if issubclass(record.model, LanguageModel) else {""})
 
 
-@pytest.mark.parametrize("subject", SUBJECTS.values(), ids=lambda subject: subject.name)
-def test_dropout_is_on_in_most_configurations(subject: Subject) -> None:
-    assert sorted(config.dropout > 0 for config in subject.cases.values()) == [False, True, True]
+@RECORDS
+def test_dropout_is_on_in_most_configurations(record: ModelRecord) -> None:
+    assert sum(config.dropout > 0 for config in record.small_configs().values()) >= 1
 
 
-def test_the_subject_of_a_model_is_that_of_its_configuration() -> None:
-    for kind, subject in SUBJECTS.items():
-        config = subject.cases["plain"]
-        assert type(config) is kind
-        assert subject_of(config) is subject_of(subject.model(config)) is subject
-    with pytest.raises(
-        ConfigError, match=r"its record in models/registry.py, and int has none\. There are models\.GPT, "
-    ):
-        subject_of(3)
+def test_a_model_without_a_record_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"a configuration is one of GPTConfig, .* got int\."):
+        draw_model(3, np.float64)
+
+
+def test_a_model_without_a_pytorch_version_is_not_compared_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "gpt", replace(MODELS["gpt"], name="gpt_of_mine"))
+    (task,) = [task for task in tasks(subjects(0)) if task.name == "models.GPT" and task.methods == ("torch",)]
+    assert task.absent == "There is no PyTorch version of this model, verify/torch/gpt_of_mine.py."
 
 
 def test_a_damaged_gradient_is_found_and_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,17 +9,20 @@ import compyute_transformer.nn as nn
 from compyute_transformer.arrays import Array
 from compyute_transformer.nn import Dropout, LayerNorm, Linear, Module, MultiHeadAttention
 from compyute_transformer.nn.attention import Implementation
-from compyute_transformer.verify.modules import EXAMPLES, tasks
+from compyute_transformer.verify.modules import ModuleSubject, subjects
+from compyute_transformer.verify.registry import MODULES
 from compyute_transformer.verify.result import Result
+from compyute_transformer.verify.subject import tasks
 
 pytestmark = pytest.mark.usefixtures("validation_only")
 
-HOLDERS = {"Module", "ModuleList", "Observer", "Parameter", "evaluating", "observe"}  # without a backward of their own
+# without a backward of their own
+HOLDERS = {"Module", "ModuleList", "Observer", "Parameter", "evaluating", "observe", "share_generator"}
 LOSSES = {"CrossEntropyLoss"}  # whose backward is that of an op, and takes no dy
 
 
 def results_of(name: str) -> list[Result]:
-    return [result for task in tasks(0) if task.name == f"nn.{name}" for result in task.run()]
+    return [result for task in tasks(subjects(0)) if task.name == f"nn.{name}" for result in task.run()]
 
 
 def red(results: list[Result]) -> set[tuple[str, str]]:
@@ -27,21 +30,21 @@ def red(results: list[Result]) -> set[tuple[str, str]]:
 
 
 def test_every_module_is_proven() -> None:
-    assert {example.name for example in EXAMPLES} == set(nn.__all__) - HOLDERS - LOSSES
+    assert {case.name for case in MODULES} == set(nn.__all__) - HOLDERS - LOSSES
 
 
 def test_every_implementation_of_attention_is_proven() -> None:
-    cases = {example.case for example in EXAMPLES if example.name == "MultiHeadAttention"}
+    cases = {case.case for case in MODULES if case.name == "MultiHeadAttention"}
     for name in Implementation.__args__:  # type: ignore[attr-defined]
         assert any(case.startswith(name) for case in cases)
 
 
-@pytest.mark.parametrize("name", dict.fromkeys(example.name for example in EXAMPLES))
+@pytest.mark.parametrize("name", dict.fromkeys(case.name for case in MODULES))
 def test_a_module_passes_by_every_method(name: str) -> None:
     results = results_of(name)
     assert [str(result) for result in results if not result.passed] == []
     assert {f.method for f in results} == {"differences", "complex step", "adjoint", "linearity", "torch", "kernel"}
-    module, _ = next(example for example in EXAMPLES if example.name == name).function(np.float64, 0)
+    module, _ = ModuleSubject(next(case for case in MODULES if case.name == name)).build(np.float64)
     parameters = {f"d{path}" for path, _ in module.named_parameters()}
     for method in ("differences", "torch", "kernel"):
         assert parameters <= {result.argument for result in results if result.method == method}
@@ -65,8 +68,8 @@ def damage(monkeypatch: pytest.MonkeyPatch, kind: type[Module], parameter: str) 
 def test_a_damaged_module_is_found_with_its_parameter(
     kind: type[Module], parameter: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    examples = [e for e in EXAMPLES if e.name == kind.__name__ and "no_bias" not in e.case]
-    monkeypatch.setattr("compyute_transformer.verify.modules.EXAMPLES", tuple(examples))
+    cases = [case for case in MODULES if case.name == kind.__name__ and "no_bias" not in case.case]
+    monkeypatch.setattr("compyute_transformer.verify.modules.MODULES", tuple(cases))
     damage(monkeypatch, kind, parameter)
     methods = ("differences", "complex step", "adjoint", "torch")
     assert red(results_of(kind.__name__)) == {(method, f"d{parameter}") for method in methods}

@@ -1,6 +1,7 @@
 """Every op by every method: all pass, and an op whose backward is damaged by hand is found, with its argument."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,16 +9,18 @@ import pytest
 from verify_helpers import damage
 
 from compyute_transformer.ops.activation import softmax_backward
-from compyute_transformer.verify.ops import Example, prepare_ops, tasks
+from compyute_transformer.verify.ops import OpSubject, prepare, subjects
 from compyute_transformer.verify.registry import REGISTRY
 from compyute_transformer.verify.result import Result
+from compyute_transformer.verify.subject import tasks
+from compyute_transformer.verify.tolerances import limit
 
 pytestmark = pytest.mark.usefixtures("validation_only")
 
 
 def results_of(*names: str, seed: int = 0) -> list[Result]:
     """All results about some ops, on their small cases."""
-    small = {name: [Example(REGISTRY[name], case, seed) for case in REGISTRY[name].cases[:4]] for name in names}
+    small = [prepare(REGISTRY[name], case, seed) for name in names for case in REGISTRY[name].cases[:4]]
     return [result for task in tasks(small) for result in task.run()]
 
 
@@ -25,10 +28,18 @@ def red(results: list[Result]) -> set[tuple[str, str]]:
     return {(result.method, result.argument) for result in results if not result.passed}
 
 
-def test_every_case_of_the_registry_is_prepared() -> None:
-    examples = prepare_ops(0)
-    assert {name: [e.case.name for e in several] for name, several in examples.items()} == {
-        op.name: [case.name for case in op.cases] for op in REGISTRY.values()
+def test_every_case_of_the_registry_is_a_subject() -> None:
+    assert [(subject.op, subject.case) for subject in subjects(0)] == [
+        (op, case) for op in REGISTRY.values() for case in op.cases
+    ]
+
+
+def test_an_op_without_an_oracle_or_a_count_of_roundings_says_so() -> None:
+    op = replace(REGISTRY["gelu"], oracles=(), roundings=None)
+    found = {task.methods: task for task in tasks([OpSubject(op, op.cases[0])])}
+    assert found["torch",].absent == "The record of this op names no PyTorch function."
+    assert {result.limit for result in found["differences", "complex step", "adjoint"].run()} == {
+        limit(method, np.float64) for method in ("differences", "complex step", "adjoint")
     }
 
 
@@ -111,6 +122,6 @@ def test_a_backward_that_raises_has_failed(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_numbers_that_float32_cannot_be_asked_about_are_drawn_again() -> None:
     case = next(case for case in REGISTRY["softmax"].cases if case.name == "one_row")
-    seeds = [Example(REGISTRY["softmax"], case, seed).seed for seed in range(14)]
+    seeds = [prepare(REGISTRY["softmax"], case, seed).seed for seed in range(14)]
     assert seeds[:13] == list(range(13))
     assert seeds[13] != 13, "there, one share is nearly 1"

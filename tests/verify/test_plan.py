@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from compyute_transformer.errors import ConfigError
+from compyute_transformer.models.registry import MODELS
 from compyute_transformer.verify import plan
 from compyute_transformer.verify.plan import NotRun, Outcome, carry_out, choose, everything
 from compyute_transformer.verify.result import Label, Result, Task
-from compyute_transformer.verify.subjects import SUBJECTS
 
 
 def task(name: str, *methods: str, error: float = 0.0) -> Task:
@@ -76,7 +76,7 @@ def test_without_pytorch_its_proofs_have_not_passed(monkeypatch: pytest.MonkeyPa
         ("ops.linear", "torch"),
         ("nn.Linear", "torch"),
         ("ops.gelu", "torch"),
-        *((subject.name, "torch") for subject in SUBJECTS.values()),
+        *((f"models.{record.model.__name__}", "torch") for record in MODELS.values()),
     }
     assert all("pip install 'compyute-transformer[verify]'" in absent.reason for absent in outcome.not_run)
     assert not outcome.passed

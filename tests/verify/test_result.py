@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from compyute_transformer.errors import MissingExtraError
-from compyute_transformer.verify.result import Label, Result, attempt, from_errors, gradient_errors, relative_error
+from compyute_transformer.verify.result import Label, Result, attempt, from_errors, outcome_errors, relative_error
 
 X = np.array([[1.0, -4.0], [0.0, 2.0]])
 
@@ -40,10 +40,10 @@ def test_what_is_not_finite_keeps_no_limit(bad: float) -> None:
 
 
 def test_gradients_are_compared_by_name_and_a_missing_one_is_an_error() -> None:
-    ours, theirs = {"x": X, "bias": None, "weight": X}, {"x": X, "bias": None, "weight": None}
-    assert gradient_errors(ours, theirs) == {"dx": 0.0, "dweight": np.inf}
-    with pytest.raises(ValueError, match=r"same names on both sides, got \['x'\] and \['y'\]"):
-        gradient_errors({"x": X}, {"y": X})
+    ours, theirs = {"dx": X, "dbias": None, "dweight": X}, {"dx": X, "dbias": None, "dweight": None}
+    assert outcome_errors(ours, theirs) == {"dx": 0.0, "dweight": np.inf}
+    with pytest.raises(ValueError, match=r"the names must be the same, got \['x'\] and \['y'\]"):
+        outcome_errors({"x": X}, {"y": X})
 
 
 LABEL = Label("ops.linear", "rows")

@@ -10,8 +10,9 @@ from tolerances import assert_passed
 
 from compyute_transformer.errors import MissingExtraError
 from compyute_transformer.ops.attention import Mask
+from compyute_transformer.verify.ops import compare
 from compyute_transformer.verify.registry import REGISTRY, Case, Op
-from compyute_transformer.verify.torch_ops import ORACLES, compare, dense_mask, import_torch
+from compyute_transformer.verify.torch.base import dense_mask, import_torch
 
 
 def case_of(op: str, name: str) -> Case:
@@ -19,7 +20,7 @@ def case_of(op: str, name: str) -> Case:
 
 
 def test_every_op_has_an_oracle() -> None:
-    assert ORACLES.keys() == REGISTRY.keys()
+    assert all(op.oracles for op in REGISTRY.values())
 
 
 def test_the_oracle_is_the_pinned_version() -> None:
@@ -27,7 +28,7 @@ def test_the_oracle_is_the_pinned_version() -> None:
 
 
 def test_one_oracle_at_least_serves_each_case(op: Op, case: Case) -> None:
-    assert any(oracle.supports(case.arguments()) for oracle in ORACLES[op.name])
+    assert any(oracle.supports(case.arguments()) for oracle in op.oracles)
 
 
 def test_what_runs_by_default_gives_what_pytorch_gives(op: Op, case: Case) -> None:
@@ -55,7 +56,7 @@ def test_y_and_every_gradient_are_compared_with_every_oracle() -> None:
     ],
 )
 def test_pytorchs_own_attention_judges_most_cases(op: str, oracle: str) -> None:
-    supports = next(known.supports for known in ORACLES[op] if known.name == oracle)
+    supports = next(known.supports for known in REGISTRY[op].oracles if known.name == oracle)
     compared = [case.name for case in REGISTRY[op].cases if supports(case.arguments())]
     assert len(compared) >= 8
     assert not any("dropout" in name for name in compared)

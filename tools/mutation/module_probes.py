@@ -1,6 +1,6 @@
 """Probes of modules, of models and of AdamW: run twice, backward twice, and once more in `eval()`.
 
-Every example of `verify/modules.py` is one too, and every configuration of `verify/subjects.py`, so a new module or
+Every example of `verify/records/` is one too, and every configuration of `models/registry.py`, so a new module or
 model has a probe as soon as it has a check.
 """
 
@@ -14,6 +14,7 @@ import numpy as np
 from compyute_transformer.generation.cache import KeyValueCache
 from compyute_transformer.models.gpt import GPT, GPTConfig
 from compyute_transformer.models.language import LanguageModel
+from compyute_transformer.models.registry import MODELS, ModelRecord
 from compyute_transformer.models.transformer import Transformer
 from compyute_transformer.nn import (
     Dropout,
@@ -27,16 +28,17 @@ from compyute_transformer.nn import (
     Parameter,
     PreNormBlock,
     SinusoidalPosition,
+    share_generator,
 )
 from compyute_transformer.nn.attention import Implementation
 from compyute_transformer.nn.feed_forward import Activation
 from compyute_transformer.ops.attention import Mask
-from compyute_transformer.optim.adamw import adamw_update
+from compyute_transformer.optim.adamw import AdamWOptions, adamw_update
 from compyute_transformer.random import DROPOUT, Generator
-from compyute_transformer.verify import modules
-from compyute_transformer.verify.registry import cotangent
-from compyute_transformer.verify.subjects import SUBJECTS, Subject
-from compyute_transformer.verify.torch_models import randomize
+from compyute_transformer.verify.function import randomize
+from compyute_transformer.verify.modules import ModuleSubject
+from compyute_transformer.verify.record import ModuleCase, cast, cotangent
+from compyute_transformer.verify.registry import MODULES as MODULE_CASES
 
 from .module_properties import Grown
 from .probes import Probe
@@ -53,12 +55,12 @@ def module_probes(seed: int) -> Iterator[Probe]:
         for number in range(2):
             rng = np.random.default_rng([seed, 7, index, number])
             yield Probe(f"{name} {number}", partial(_run_module, build, int(rng.integers(1 << 30))))
-    for number, example in enumerate(modules.EXAMPLES):  # so that no module is without a probe
+    for number, example in enumerate(MODULE_CASES):  # so that no module is without a probe
         yield Probe(f"{example.name} [{example.case}]", partial(_run_example, example, 100 + number))
-    for index, (subject, case) in enumerate((s, case) for s in SUBJECTS.values() for case in s.cases):
+    for index, (record, case) in enumerate((r, case) for r in MODELS.values() for case in r.small_configs()):
         for number in range(2):
-            name = f"{subject.model.__name__} [{case}] {number}"
-            yield Probe(name, partial(_run_model, subject, case, [seed, 12, index, number]))
+            name = f"{record.model.__name__} [{case}] {number}"
+            yield Probe(name, partial(_run_model, record, case, [seed, 12, index, number]))
     for number in range(12):
         yield Probe(f"GPT {number}", partial(_run_gpt, [seed, 8, number]))
         yield Probe(f"AdamW {2 * number}", partial(_run_adamw, [seed, 11, number]))
@@ -71,16 +73,10 @@ def _drops(probability: float = 0.3) -> Dropout:
 
 
 def _attention(implementation: Implementation, H: int, K: int, bias: bool, dropout: float) -> MultiHeadAttention:
-    return MultiHeadAttention(
-        C,
-        H,
-        K,
-        bias=bias,
-        dropout=dropout,
-        implementation=implementation,
-        generator=Generator(1),
-        dropout_generator=Generator(4, DROPOUT),
+    attention = MultiHeadAttention(
+        C, H, K, bias=bias, dropout=dropout, implementation=implementation, generator=Generator(1)
     )
+    return share_generator(attention, Generator(4, DROPOUT))
 
 
 def _block(dropout: float) -> PreNormBlock:
@@ -140,9 +136,9 @@ def _run_module(build: Callable[[], Module], seed: int) -> Any:
     return tuple(map(_tuple, results)), np.array([kept, *drawn, *kinds])
 
 
-def _run_example(example: modules.Example, seed: int) -> Any:
+def _run_example(example: ModuleCase, seed: int) -> Any:
     """The example of the checks with other weights, inputs and draws."""
-    module, function = example.function(np.float64, seed)
+    module, function = ModuleSubject(example, seed).build(np.float64)
     inputs = [function.inputs[name] for name in example.inputs]
     calls = [inputs, [x[:, ::-1] for x in inputs]]
     outputs = [example.call(module, *given) for given in calls]
@@ -161,12 +157,12 @@ def _options(module: Module, rng: Rng, T: int) -> dict[str, Any]:
     return {"mask": Mask(causal=True)} if isinstance(module, PreNormBlock | MultiHeadAttention) else {}
 
 
-def _run_model(subject: Subject, case: str, seed: list[int]) -> Any:
+def _run_model(record: ModelRecord, case: str, seed: list[int]) -> Any:
     """A configuration of the checks with other weights and other inputs, of another number of rows."""
-    config, rng = subject.cases[case], np.random.default_rng(seed)
-    model = subject.model(config, 1).to(dtype=np.float64)
+    config, rng = record.small_configs()[case], np.random.default_rng(seed)
+    model = record.model(config, 1).to(dtype=np.float64)
     randomize(model, seed[-1] + 2)
-    calls = [subject.batch(config, rng, rows, np.float64)[0] for rows in (4, 1)]
+    calls = [cast(record.batch(config, rng, rows)[0], np.float64) for rows in (4, 1)]
     outputs = [model(*inputs) for inputs in calls]
     for y in reversed(outputs):
         model.backward(cotangent(y, 5))
@@ -227,11 +223,11 @@ def _run_adamw(seed: list[int]) -> Any:
     dtype = np.float64 if seed[-1] % 3 else np.float32
     weight, first = (rng.normal(size=11).astype(dtype) for _ in range(2))
     second = rng.random(11).astype(dtype)
-    decay, num_decayed = float(rng.choice([0.0, 0.3])), int(rng.choice([0, 7, 11]))
+    decay = float(rng.choice([0.0, 0.3]))
     betas = float(rng.choice([0.0, 0.3, 0.9])), float(rng.choice([0.0, 0.5, 0.99]))
     for step in (1, 2, 9):
         gradient = (rng.normal(size=11) * 10.0 ** rng.integers(-4, 3)).astype(dtype)
-        adamw_update(weight, gradient, first, second, step, 0.1, betas, 1e-3, decay, num_decayed)
+        adamw_update(weight, gradient, first, second, step, AdamWOptions(0.1, betas, 1e-3, decay))
     return weight, first, second
 
 

@@ -2,6 +2,7 @@
 
 twice             a module that runs twice goes back last in, first out, and its gradients add up
 eval              nothing is dropped, drawn or kept
+frozen            no gradient of a frozen parameter is computed
 kept              a model's backward uses up all that its forward saved
 dropout           with probability 0 nothing is drawn and nothing changes; a probability of 0.001 is not 0
 gradient          a gradient that is given to a parameter stays the giver's
@@ -15,6 +16,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import Any, get_args
+from unittest.mock import patch
 
 import numpy as np
 
@@ -22,25 +24,33 @@ from compyute_transformer.arrays import Array
 from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.generation.cache import KeyValueCache
 from compyute_transformer.models.gpt import GPTConfig
-from compyute_transformer.models.transformer import TransformerConfig
+from compyute_transformer.models.registry import MODELS, ModelRecord
 from compyute_transformer.models.transformer_lm import TransformerLMConfig
 from compyute_transformer.nn import Dropout, Module, MultiHeadAttention, Parameter
 from compyute_transformer.nn.attention import Implementation, ProjectedMemory
-from compyute_transformer.ops.attention import Mask
+from compyute_transformer.ops.attention import AttentionSaved, FusedAttentionSaved, Mask
+from compyute_transformer.ops.multi_head import HeadByHeadSaved, SequentialSaved
 from compyute_transformer.random import DROPOUT, Generator
-from compyute_transformer.verify import modules
-from compyute_transformer.verify.registry import cotangent
+from compyute_transformer.verify.function import randomize
+from compyute_transformer.verify.modules import ModuleSubject
+from compyute_transformer.verify.record import ModuleCase, cast, cotangent
+from compyute_transformer.verify.registry import MODULES
 from compyute_transformer.verify.result import Result, relative_error
-from compyute_transformer.verify.subjects import SUBJECTS, Subject
 from compyute_transformer.verify.tolerances import limit
-from compyute_transformer.verify.torch_models import compare_attention, randomize
-from compyute_transformer.verify.torch_modules import torch_weights
-from compyute_transformer.verify.torch_ops import import_torch
+from compyute_transformer.verify.torch.attention import compare_attention
+from compyute_transformer.verify.torch.base import import_torch
+from compyute_transformer.verify.torch.modules import torch_weights
 
 from .properties import Property, check_that, measured
 
 __all__ = ["Grown", "module_properties"]
 
+SAVED: dict[str, type] = {
+    "sequential": SequentialSaved,
+    "semiparallel": HeadByHeadSaved,
+    "parallel": AttentionSaved,
+    "fused": FusedAttentionSaved,
+}
 SAME = 1e-12  # other products, or the same in another order
 WEIGHED: tuple[dict[str, Any], ...] = (
     {"mask": Mask(causal=True)},
@@ -51,11 +61,12 @@ WEIGHED: tuple[dict[str, Any], ...] = (
 
 def module_properties() -> Iterator[Property]:
     """Every property of the modules, with its name."""
-    for example in modules.EXAMPLES:
+    for example in MODULES:
         yield f"twice {example.name} [{example.case}]", partial(_twice, example)
         yield f"eval {example.name} [{example.case}]", partial(_eval, example)
-    for subject in SUBJECTS.values():
-        yield f"kept {subject.name}", partial(_kept, subject)
+        yield f"frozen {example.name} [{example.case}]", partial(_frozen, example)
+    for record in MODELS.values():
+        yield f"kept models.{record.model.__name__}", partial(_kept, record)
     yield "dropout", _dropout
     yield "gradient", _gradient
     for name in get_args(Implementation):
@@ -66,8 +77,8 @@ def module_properties() -> Iterator[Property]:
         yield f"cache and masks of each head {name}", partial(_cache_of_heads, name)
 
 
-def _twice(example: modules.Example) -> Iterator[Result]:
-    module, function = example.function(np.float64, 0)
+def _twice(example: ModuleCase) -> Iterator[Result]:
+    module, function = ModuleSubject(example, 0).build(np.float64)
     first = [function.inputs[name] for name in example.inputs]
     calls = [first, [2.0 * x[:, ::-1] for x in first]]
     generators = [inner.generator for inner in module.modules() if hasattr(inner, "generator")]
@@ -105,12 +116,12 @@ def _several(found: Any) -> list[Array]:
     return [d for d in (found if isinstance(found, tuple) else (found,)) if d is not None]
 
 
-def _eval(example: modules.Example) -> Iterator[Result]:
+def _eval(example: ModuleCase) -> Iterator[Result]:
     torch = import_torch()
-    module, function = example.function(np.float64, 0)
+    module, function = ModuleSubject(example, 0).build(np.float64)
     inputs = [function.inputs[name] for name in example.inputs]
     y = example.call(module.eval(), *inputs)
-    theirs = example.kernel(torch_weights(module), [torch.from_numpy(x) for x in inputs], lambda x: x)
+    theirs = example.torch(torch_weights(module), [torch.from_numpy(x) for x in inputs], lambda x: x)
     error = relative_error(y, theirs.detach().numpy())
     yield measured(example.name, example.case, "y without dropout", error, limit("torch", np.float64))
     inner = list(module.modules())
@@ -119,13 +130,15 @@ def _eval(example: modules.Example) -> Iterator[Result]:
     yield check_that(example.name, "nothing drawn", not any(drawn))
 
 
-def _kept(subject: Subject) -> Iterator[Result]:
-    for case, config in subject.cases.items():
-        model = subject.model(config).to(dtype=np.float64)
-        y = model(*subject.batch(config, np.random.default_rng(5), 2, np.float64)[0])
+def _kept(record: ModelRecord) -> Iterator[Result]:
+    for case, config in record.small_configs().items():
+        model = record.model(config).to(dtype=np.float64)
+        y = model(*cast(record.batch(config, np.random.default_rng(5), 2)[0], np.float64))
         model.backward(cotangent(y))
         left = [path for path, part in model.named_modules() if part._saved]
-        yield check_that(subject.name, f"{case}: a backward uses up what was saved, but for {left}", not left)
+        yield check_that(
+            f"models.{record.model.__name__}", f"{case}: a backward uses up what was saved, but for {left}", not left
+        )
 
 
 def _dropout() -> Iterator[Result]:
@@ -136,6 +149,21 @@ def _dropout() -> Iterator[Result]:
         yield check_that("Dropout", f"draws at {probability}", module.generator.offset == draws)
         yield check_that("Dropout", f"identity at {probability}", np.array_equal(y, x) != bool(draws))
         yield check_that("Dropout", f"backward at {probability}", np.array_equal(y, dx))
+
+
+def _frozen(example: ModuleCase) -> Iterator[Result]:
+    module, function = ModuleSubject(example, 0).build(np.float64)
+    inputs = [function.inputs[name] for name in example.inputs]
+    given: list[Any] = []
+    with patch.object(Parameter, "accumulate", lambda self, gradient: given.append((self, gradient))):
+        for parameter in module.parameters():
+            given.clear()
+            parameter.requires_grad = False
+            module.backward(cotangent(example.call(module, *inputs)))
+            parameter.requires_grad = True
+            computed = {id(other) for other, gradient in given if gradient is not None}
+            expected = {id(other) for other in module.parameters()} - {id(parameter)}
+            yield check_that(example.name, f"[{example.case}] without d{parameter.path}", computed == expected)
 
 
 def _gradient() -> Iterator[Result]:
@@ -161,9 +189,8 @@ def _implementation(implementation: Implementation) -> Iterator[Result]:
         name, saved = module._saved.pop()
         wanted = best if implementation == "auto" else implementation
         yield check_that("MultiHeadAttention", f"name under {kernels}", name == wanted)
-        yield check_that(
-            "MultiHeadAttention", f"saved under {kernels}", type(saved).__name__.lower() == f"{wanted}saved"
-        )
+        kind = type(getattr(saved, "attention", saved))
+        yield check_that("MultiHeadAttention", f"saved under {kernels}", kind is SAVED[wanted])
 
 
 def _weights(implementation: Implementation) -> Iterator[Result]:
@@ -174,11 +201,11 @@ def _weights(implementation: Implementation) -> Iterator[Result]:
 
 def _cache(implementation: Implementation) -> Iterator[Result]:
     for kind, window, bias in product((GPTConfig, TransformerLMConfig), (None, 3), (True, False)):
-        subject = SUBJECTS[kind]
-        name = subject.model.__name__
-        everything = subject.cases["everything"]
+        record = next(record for record in MODELS.values() if record.config is kind)
+        name = record.model.__name__
+        everything = record.small_configs()["everything"]
         config = replace(everything, embed_dim=30, window=window, bias=bias, attn_implementation=implementation)
-        model = subject.model(config).to(dtype=np.float64).eval()
+        model = record.model(config).to(dtype=np.float64).eval()
         randomize(model)
         ids = np.random.default_rng(5).integers(0, config.vocab_size, (2, config.context_length))
         for padding in (None, np.array([0, 2])):  # the second row begins with two positions that are no text
@@ -186,7 +213,7 @@ def _cache(implementation: Implementation) -> Iterator[Result]:
             last = np.stack([row[-1] for row in alone])
             error = relative_error(model(ids, padding=padding, logits_to_keep=1)[:, 0], last)
             yield measured(name, implementation, "logits without a cache", error, SAME)
-            single = subject.model(config).eval()(ids, padding=padding, logits_to_keep=1)
+            single = record.model(config).eval()(ids, padding=padding, logits_to_keep=1)
             yield measured(name, implementation, "float32 stays float32", float(single.dtype != np.float32), SAME)
             cache = KeyValueCache(model, batch_size=2)
             cache.clear(padding)
@@ -212,12 +239,14 @@ class Grown:
 
 
 def _cache_of_memory(implementation: Implementation) -> Iterator[Result]:
-    subject = SUBJECTS[TransformerConfig]
+    record = MODELS["transformer"]
     for bias in (True, False):
-        config = replace(subject.cases["everything"], embed_dim=30, bias=bias, attn_implementation=implementation)
-        model = subject.model(config).to(dtype=np.float64).eval()
+        config = replace(
+            record.small_configs()["everything"], embed_dim=30, bias=bias, attn_implementation=implementation
+        )
+        model = record.model(config).to(dtype=np.float64).eval()
         randomize(model)
-        (source, target, lengths, _), _ = subject.batch(config, np.random.default_rng(5), 2, np.float64)
+        (source, target, lengths, _), _ = record.batch(config, np.random.default_rng(5), 2)
         together, memory = model(source, target, lengths), model.encode(source, lengths)
         for end in range(1, target.shape[1] + 1):
             error = relative_error(

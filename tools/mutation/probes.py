@@ -20,7 +20,8 @@ from compyute_transformer.ops.attention import NO_MASK, Mask
 from compyute_transformer.ops.loss import IGNORE_INDEX
 from compyute_transformer.ops.multi_head import attention_weights
 from compyute_transformer.random import DROPOUT, RandomKey
-from compyute_transformer.verify.registry import REGISTRY, Op, cast, cotangent, map_arrays
+from compyute_transformer.verify.record import Op, cast, cotangent, map_arrays
+from compyute_transformer.verify.registry import REGISTRY
 
 from .sources import poisoned
 

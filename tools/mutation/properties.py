@@ -3,47 +3,34 @@
 names       the short name of an op is its forward without what it saves
 defaults    an option that is left out is the documented one
 inputs      what was given and what was saved stay as they are; float32 stays float32
+left out    a gradient that is not asked for is None, and the others are the same
 kink        ReLU's slope at 0 is 0
 overwrite   the gradient of the loss is the same where it is written over the logits, and it is there
 AdamW       moves weights as PyTorch's does
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from inspect import signature
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from compyute_transformer.arrays import Array
 from compyute_transformer.nn import Parameter
-from compyute_transformer.ops.attention import NO_MASK
-from compyute_transformer.ops.multi_head import IMPLEMENTATIONS
+from compyute_transformer.ops.multi_head import Needs
 from compyute_transformer.optim import AdamW
 from compyute_transformer.optim.flat import FlatBuffer
-from compyute_transformer.verify.registry import REGISTRY, Case, Op, cast, cotangent, map_arrays
+from compyute_transformer.verify.record import Case, Op, cast, cotangent, map_arrays
+from compyute_transformer.verify.registry import REGISTRY
 from compyute_transformer.verify.result import Result, relative_error
-from compyute_transformer.verify.torch_ops import import_torch
+from compyute_transformer.verify.torch.base import import_torch
 
 __all__ = ["Property", "check_that", "measured", "op_properties"]
 
 Property: TypeAlias = tuple[str, Callable[[], Iterable[Result]]]
 
-HEADS = {"mask": NO_MASK, "dropout": 0.0, "key": None}
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "learned_position": {"start": 0},
-    "sinusoidal_position": {"start": 0},
-    "linear": {"bias": None},
-    "layer_norm": {"bias": None, "eps": 1e-5},
-    "gelu": {"approximate": "none"},
-    "rms_norm": {"eps": 1e-6},
-    "rotary_position": {"interleaved": False},
-    "gated_activation": {"activation": "silu"},
-    "attention": HEADS,
-    "fused_attention": HEADS,
-    **{f"{name}_multi_head": {"num_kv_heads": None, **HEADS} for name in IMPLEMENTATIONS},
-    "cross_entropy": {"ignore_index": -100, "label_smoothing": 0.0},
-}
 OPTIMIZERS: tuple[dict[str, Any], ...] = (
     {},
     {"lr": 0.1, "weight_decay": 0.5},
@@ -55,14 +42,16 @@ OPTIMIZERS: tuple[dict[str, Any], ...] = (
 
 def op_properties() -> Iterator[Property]:
     """Every property of the ops and of AdamW, with its name."""
-    for name, options in DEFAULTS.items():
-        yield f"defaults {name}", partial(_defaults, REGISTRY[name], options)
     for op in REGISTRY.values():
+        if op.defaults:
+            yield f"defaults {op.name}", partial(_defaults, op, op.defaults)
         short = getattr(sys.modules[op.forward.__module__], op.name, None)
         for case in op.cases:
             if short is not None:
                 yield f"names {op.name} [{case.name}]", partial(_names, op, short, case)
             yield f"inputs {op.name} [{case.name}]", partial(_inputs, op, case)
+        if needs := _needs(op):
+            yield f"left out {op.name}", partial(_left_out, op, needs)
     yield "kink relu", _kink
     yield "overwrite cross_entropy", _overwrite
     for index, options in enumerate(OPTIMIZERS):
@@ -84,7 +73,7 @@ def _names(op: Op, short: Callable[..., Array], case: Case) -> Iterator[Result]:
     yield check_that(op.name, "its short name", np.array_equal(short(*values), op.forward(*values)[0]))
 
 
-def _defaults(op: Op, options: dict[str, Any]) -> Iterator[Result]:
+def _defaults(op: Op, options: Mapping[str, Any]) -> Iterator[Result]:
     given = {name: value for name, value in op.cases[0].arguments().items() if name not in options}
     short, long = op.forward(**given)[0], op.forward(**given, **options)[0]
     yield check_that(op.name, "options left out", np.array_equal(short, long))
@@ -101,6 +90,27 @@ def _inputs(op: Op, case: Case) -> Iterator[Result]:
         yield check_that(op.name, subject, all(map(np.array_equal, _arrays(now), _arrays(then))))
     floats = {array.dtype.name for array in _arrays((y, saved, first)) if array.dtype.kind == "f"}
     yield check_that(op.name, "float32 throughout", floats <= {"float32"})
+
+
+def _needs(op: Op) -> dict[str, dict[str, Any]]:
+    """Return the options of a backward that leave one gradient out, by the name of its argument."""
+    options = signature(op.backward).parameters
+    if "needs" in options:
+        return {name: {"needs": Needs()._replace(**{name: False})} for name in Needs._fields}
+    return {name.removeprefix("needs_"): {name: False} for name in options if name.startswith("needs_")}
+
+
+def _left_out(op: Op, needs: dict[str, dict[str, Any]]) -> Iterator[Result]:
+    backward: Any = op.backward
+    for case in op.cases:
+        y, saved = op.forward(**case.arguments())
+        dy = cotangent(y)
+        whole = op.gradients(dy, saved)
+        for left_out, option in needs.items():
+            for name, gradient in op.by_name(backward(dy, saved, **option)).items():
+                there = name != left_out and whole[name] is not None
+                same = np.array_equal(gradient, whole[name]) if there and gradient is not None else gradient is None
+                yield check_that(op.name, f"d{name} without d{left_out}", same and there == (gradient is not None))
 
 
 def _arrays(value: Any) -> list[Any]:

@@ -16,15 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from compyute_transformer.dispatch import Dispatched, use_kernels
-from compyute_transformer.verify import modules, ops
-from compyute_transformer.verify.differences import check_case
-from compyute_transformer.verify.implementations import FAMILIES, compare_implementations
+from compyute_transformer.verify import models, modules, ops
 from compyute_transformer.verify.kernels import compare_kernel
-from compyute_transformer.verify.plan import everything
-from compyute_transformer.verify.registry import REGISTRY
+from compyute_transformer.verify.ops import check_case, compare
 from compyute_transformer.verify.result import Label
-from compyute_transformer.verify.slopes import compare_linearity, compare_slopes
-from compyute_transformer.verify.torch_ops import compare
+from compyute_transformer.verify.subject import tasks
 
 from .module_properties import module_properties
 from .properties import op_properties
@@ -72,54 +68,42 @@ def _raised(found: Any) -> bool:
 
 
 def make_suite() -> Iterator[Check]:
-    """All checks."""
-    for op in REGISTRY.values():
-        for case in op.cases:
-            yield from _of_case(ops.Example(op, case, seed=0))
-    for family, (first, *_) in FAMILIES.items():
-        for case in REGISTRY[first].cases:
-            for dtype in DTYPES:
-                compared = partial(compare_implementations, Label(family, case.name), case, dtype, 0)
-                yield Check("implementations", _name(family, case.name, dtype), compared)
-    for example in modules.EXAMPLES:
-        yield from _of_module(example)
-    yield from _of_models()
+    """Yield all checks."""
+    for op in ops.subjects(seed=0):
+        yield from _of_op(op)
+    for family in ops.families(seed=0):
+        for dtype in DTYPES:
+            compared = partial(family.by_implementations, (dtype,))
+            yield Check("implementations", _name(family.label, dtype), compared)
+    for module in modules.subjects(seed=0):
+        yield Check("slopes", str(module.label), module.by_slopes)
+        yield Check("linearity", str(module.label), module.by_linearity)
+        yield Check("torch", str(module.label), module.by_torch)
+    for task in tasks(models.subjects(seed=0)):
+        if task.methods != ("kernel",):
+            yield Check(task.methods[0], task.name, task.run)
     for name, hold in (*op_properties(), *module_properties()):
         yield Check("property", name, hold, with_kernels=name.startswith("implementation"))
 
 
-def _name(name: str, case: str, dtype: Any) -> str:
-    return f"{name} [{case}] {np.dtype(dtype).name}"
+def _name(label: Label, dtype: Any) -> str:
+    return f"{label.name.removeprefix('ops.')} [{label.case}] {np.dtype(dtype).name}"
 
 
-def _of_case(example: ops.Example) -> Iterator[Check]:
-    op, case = example.op, example.case
-
-    def bounded(check: Callable[..., Iterable[Any]], *arguments: Any) -> Iterator[Any]:
-        return map(example.bounds.holding, check(*arguments))
-
-    yield Check("differences", _name(op.name, case.name, np.float64), partial(check_case, op, case))
-    slopes = partial(bounded, compare_slopes, example.function(), example.label)
-    yield Check("slopes", _name(op.name, case.name, np.float64), slopes)
+def _of_op(subject: ops.OpSubject) -> Iterator[Check]:
+    op, case, label = subject.op, subject.case, subject.label
+    yield Check("differences", _name(label, np.float64), partial(check_case, op, case))
+    yield Check("slopes", _name(label, np.float64), partial(_held, subject, subject.by_slopes))
     for dtype in DTYPES:
-        name = _name(op.name, case.name, dtype)
+        name = _name(label, dtype)
         yield Check("torch", name, partial(compare, op, case, dtype))
-        yield Check("linearity", name, partial(compare_linearity, example.function(dtype), example.label, dtype))
+        yield Check("linearity", name, partial(_held, subject, partial(subject.by_linearity, (dtype,))))
         if isinstance(op.forward, Dispatched):
             yield Check("kernel", name, partial(compare_kernel, op, case, dtype, "cpu"), with_kernels=True)
 
 
-def _of_module(example: modules.Example) -> Iterator[Check]:
-    yield Check("slopes", str(example.label), partial(modules.by_slopes, example, 0))
-    yield Check("linearity", str(example.label), partial(modules.by_linearity, example, 0))
-    yield Check("torch", str(example.label), partial(modules.by_torch, example, 0))
-
-
-def _of_models() -> Iterator[Check]:
-    """Those of `compyute verify`, of every model, but for the kernels'."""
-    for task in everything(seed=0, examples={}):
-        if task.name.startswith("models.") and task.methods != ("kernel",):
-            yield Check(task.methods[0], task.name, task.run)
+def _held(subject: ops.OpSubject, check: Callable[[], Iterable[Any]]) -> Iterator[Any]:
+    return map(subject.hold, check())
 
 
 def lines_run(call: Callable[[], Any], files: frozenset[str]) -> Lines:

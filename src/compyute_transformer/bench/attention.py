@@ -22,7 +22,7 @@ from ..ops.attention import (
 )
 from ..ops.loss import cross_entropy_backward, cross_entropy_forward
 from ..optim.clip import global_norm
-from ..verify.torch_models import randomize
+from ..verify.function import randomize
 from .candidates import Candidate, Report, Result, alternate, check_arrays, check_parity
 from .memory import peak_memory
 from .workload import OurStep, Workload, workload

@@ -16,10 +16,9 @@ from ..dispatch import package_fault
 from ..environment.conditions import survey
 from ..errors import ConfigError
 from ..models.gpt import GPT
-from ..ops.attention import Mask
-from ..optim.adamw import adamw_update
-from ..verify import cases as examples
-from ..verify.registry import REGISTRY, Op, cast, cotangent, map_arrays
+from ..optim.adamw import AdamWOptions, adamw_update
+from ..verify.record import Arguments, Op, Sizes, cast, cotangent, map_arrays
+from ..verify.registry import REGISTRY
 from .candidates import Candidate, Report, Result, alternate, check_arrays, ratio
 from .workload import Workload, workload
 
@@ -132,71 +131,55 @@ def _of_op(op: Op, work: Workload) -> Iterator[Piece]:
         )  # fmt: skip
     if "backward" in kernels:
         gradients: Any = op.backward
-        amount = flops * BACKWARD[op.name] if flops else bytes_moved((dy, saved), gradients(dy, saved))
+        amount = (
+            flops * op.benchmark.backward if op.benchmark and flops else bytes_moved((dy, saved), gradients(dy, saved))
+        )
         yield Piece(
             f"{op.name}_backward", shape, lambda: gradients(dy, saved), lambda: gradients.reference(dy, saved),
             amount, "gemm" if flops else "copy",
         )  # fmt: skip
 
 
-# Floating-point operations of a backward, in forwards: dx and dW; five products instead of two.
-BACKWARD = {"linear": 2.0, "fused_attention": 2.5, "attention": 2.0}
-
-
 def _has_kernel(function: Any) -> bool:
     return hasattr(function, "kernel") and function.kernel("cpu") is not None
 
 
-def _sized(op: Op, work: Workload) -> tuple[examples.Arguments, str, float]:
-    """Arguments in float32 at the shapes of a model, the shape in words, and floating-point operations (0: few)."""
-    c, B = work.config, work.training.batch_size
-    N, T, C, V, D = work.tokens, c.context_length, c.embed_dim, c.vocab_size, c.embed_dim // c.num_heads
-    hidden, rng = c.mlp_dim or 4 * C, np.random.default_rng(7)
-    approximate = "none" if c.activation == "gelu" else "tanh"
-    if op.name in ("attention", "fused_attention"):
-        mask = Mask(causal=True)
-        built = examples.attention(rng, B, c.num_heads, None, T, T, D, mask, c.dropout)
-        # two products of 2·D operations for each of the T (T + 1) / 2 scores that the mask leaves
-        return _float32(built), f"B {B}, {c.num_heads} heads, T {T}, D {D}", 2.0 * D * B * c.num_heads * T * (T + 1)
-    match op.name:
-        case "embedding":
-            built, shape = examples.embedding(rng, (B, T), V, C), f"({N}), V {V}, C {C}"
-        case "linear":
-            built, shape = examples.linear(rng, (B, T), C, hidden), f"({N}, {C}) to {hidden}"
-            return _float32(built), shape, 2.0 * N * C * hidden
-        case "layer_norm":
-            built, shape = examples.layer_norm(rng, (B, T), C), f"({N}, {C})"
-        case "gelu":
-            built, shape = examples.gelu(rng, approximate, (B, T, hidden)), f"({N}, {hidden}), {approximate}"
-        case "relu":
-            built, shape = examples.relu(rng, (B, T, hidden)), f"({N}, {hidden})"
-        case "dropout":
-            built, shape = examples.dropout(rng, (B, T, C), c.dropout or 0.1), f"({N}, {C}), {c.dropout or 0.1:g}"
-        case "softmax":
-            built, shape = examples.softmax(rng, (B, c.num_heads, T), T), f"({B * c.num_heads * T}, {T})"
-        case "cross_entropy":
-            built, shape = examples.cross_entropy(rng, (B, T), V), f"({N}, {V})"
-        case _:  # an op that is new here: its own largest case
-            case = op.cases[-1]
-            built, shape = case.arguments(), case.name
-    return _float32(built), shape, 0.0
+def _sized(op: Op, work: Workload) -> tuple[Arguments, str, float]:
+    """Return arguments in float32 at the shapes of a model, the shape in words, and the forward's FLOPs (0: few)."""
+    if op.benchmark is None:
+        case = op.cases[-1]
+        return case.arguments(dtype=np.float32), case.name, 0.0
+    sizes = _sizes_of(work)
+    arguments: Arguments = cast(op.benchmark.draw(np.random.default_rng(7), sizes), np.float32)
+    return arguments, op.benchmark.shape(sizes), op.benchmark.flops(sizes)
 
 
-def _float32(arguments: examples.Arguments) -> examples.Arguments:
-    converted: examples.Arguments = cast(arguments, np.float32)
-    return converted
+def _sizes_of(work: Workload) -> Sizes:
+    c = work.config
+    return Sizes(
+        B=work.training.batch_size,
+        T=c.context_length,
+        C=c.embed_dim,
+        H=c.num_heads,
+        D=c.embed_dim // c.num_heads,
+        F=c.mlp_dim or 4 * c.embed_dim,
+        V=c.vocab_size,
+        dropout=c.dropout,
+        gelu="none" if c.activation == "gelu" else "tanh",
+    )
 
 
 def _adamw(work: Workload) -> Piece:
     count = GPT(work.config).num_parameters
     rng = np.random.default_rng(9)
     gradient = rng.standard_normal(count, dtype=np.float32)
+    options = AdamWOptions(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
 
     def stepper(update: Any) -> Callable[[], Array]:
         weight, first, second = np.ones(count, np.float32), np.zeros_like(gradient), np.zeros_like(gradient)
 
         def run() -> Array:
-            update(weight, gradient, first, second, 1, 1e-3, (0.9, 0.99), 1e-8, 0.1, count)
+            update(weight, gradient, first, second, 1, options)
             return weight
 
         return run

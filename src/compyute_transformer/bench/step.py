@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from shutil import which
 
 from ..environment.conditions import NO_TORCH, has_torch, survey, use_threads_of
-from ..verify.torch_models import randomize
+from ..verify.function import randomize
 from .candidates import Candidate, Report, Result, alternate, check_parity
 from .memory import peak_memory
 from .workload import OurStep, Workload, workload

@@ -12,6 +12,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Exit codes: 0 done, 1 an error (one message, no traceback), 2 a command line that cannot be understood, 130
     interrupted, 141 the reader of the output went away.
     """
+    from .processes import alone_or_first
+
+    with alone_or_first():
+        _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> None:
     from . import terminal
 
     with terminal.loading():

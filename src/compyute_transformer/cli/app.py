@@ -1,9 +1,8 @@
 """The table of commands, each of which hands its options on and prints the result.
 
-compyute train | generate | eval | predict | verify | bench | doctor
+compyute train | generate | eval | predict | explain | plot | summary | verify | grade | bench | doctor
 """
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,9 +12,13 @@ from .._version import __version__
 from ..bench.command import bench
 from . import terminal
 from .evaluate import evaluate
+from .explain import explain
 from .generate import generate
+from .grade import grade
 from .options import Checkpoint, Json
+from .plot import plot
 from .predict import predict
+from .summary import summary
 from .train import EPILOG, train
 
 __all__ = ["app"]
@@ -98,11 +101,15 @@ def _about(
 app.command(cls=Command, epilog=EPILOG)(train)
 app.command(cls=Command, epilog='Example: compyute generate runs/nano --prompt "The " --max-new-tokens 100')(generate)
 app.command("eval", cls=Command, epilog="Example: compyute eval runs/nano other_text.txt")(evaluate)
+app.command(cls=Command, epilog='Example: compyute explain runs/nano --prompt "The statement is"')(explain)
 app.command(cls=Command, epilog="Example: compyute predict runs/digits scan.png photos/")(predict)
+app.command(cls=Command, epilog="Example: compyute plot runs/nano runs/wide --out losses.png")(plot)
+app.command(cls=Command, epilog="Example: compyute summary runs/nano --depth 2")(summary)
+app.command(cls=Command, epilog="Example: compyute grade softmax.py --answer")(grade)
 app.add_typer(bench, name="bench")
 
 
-METHODS = "differences, complex-step, adjoint, linearity, torch, kernel, device or implementations"
+METHODS = "differences, complex-step, adjoint, linearity, torch, training, kernel, device or implementations"
 
 
 @app.command(epilog="Example: compyute verify ops.linear --method differences")
@@ -119,12 +126,6 @@ def verify(
         list[str] | None,
         typer.Option(metavar="<name>", help=f"Verify by this method only: {METHODS}. May be given several times."),
     ] = None,
-    certificate: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Write a certificate, a JSON file with the results of the ops, if all checks pass."
-        ),
-    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random inputs.")] = 0,
     checkpoint: Checkpoint = "best",
     json: Json = False,
@@ -135,7 +136,7 @@ def verify(
     """
     from ..verify.command import verify as run
 
-    if not run(what or (), method or (), seed, certificate, json, checkpoint).passed:
+    if not run(what or (), method or (), seed, json, checkpoint).passed:
         raise typer.Exit(1)
 
 

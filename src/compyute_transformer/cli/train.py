@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ..dispatch import use_kernels
+from ..environment.launcher import started_together
 from ..training import DataSettings, Settings, load_config, reporter_for, resume_run, start_run, unused_name
 from ..training.reporting.next_steps import next_steps
 from ..training.reporting.reporters import print_line, printable
@@ -15,6 +16,7 @@ from ..training.settings.settings import SECTIONS
 from ..training.tasks.registry import name_for, preset_for
 from . import terminal
 from .options import Kernels, panel, with_options
+from .processes import launch, leaves_for
 
 __all__ = ["train"]
 
@@ -85,6 +87,10 @@ def train(
             metavar="PATTERN",
         ),
     ] = None,
+    processes: Annotated[
+        int | None,
+        run("Train with this many processes on this machine, which share each batch. See --leaves.", min=1, max=1024),
+    ] = None,
     kernels: Kernels = "auto",
     json: Annotated[bool, output("Print one JSON object per line, for programs.", "--json")] = False,
     **settings: Any,
@@ -97,6 +103,8 @@ def train(
     if list_presets:
         terminal.show("".join(f"{name:<12} {about}\n" for name, about in DESCRIPTIONS.items()))
         return
+    if processes is not None and processes > 1 and started_together() == 1:
+        raise typer.Exit(launch(processes))
     given = {key: value for key, value in settings.items() if value is not None}
     sources = matching(text or ([corpus] if corpus else []), include or [])
     if resume is not None:
@@ -109,6 +117,8 @@ def train(
         chosen = Settings.resolve(preset, config, given)
         if not (text or (show and not corpus)):
             check_own_data(chosen.data, corpus)
+    if resume is None and started_together() > 1 and "leaves" not in given:
+        chosen = chosen.with_overrides({"leaves": leaves_for(chosen.training, started_together())})
     if show:
         terminal.show(chosen.to_toml())
         return

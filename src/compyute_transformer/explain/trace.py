@@ -13,7 +13,6 @@ when it passes, since some ops write over their inputs; equal arrays share one c
 
 import copy
 import re
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -322,8 +321,7 @@ def _named(output: Any, name: str) -> dict[str, Any]:
 def _gradients(op: Dispatched[..., Any], result: Any) -> dict[str, Any]:
     """Return the results of a backward by the names that its docstring gives them: dx, dweight, dbias."""
     results = result if isinstance(result, tuple) and not hasattr(result, "dtype") else (result,)
-    said: Callable[..., Any] = op.reference
-    found = re.search(r"`: (d\w+(?:, d\w+)*)", " ".join((said.__doc__ or "").split()))
+    found = re.search(r"`: (d\w+(?:, d\w+)*)", " ".join((op.__doc__ or "").split()))
     names = found[1].split(", ") if found else []
     if len(names) != len(results):
         names = [f"gradient{i}" for i in range(len(results))]

@@ -41,7 +41,8 @@ class KeyValueCache:
                 f"{config.context_length}, got {batch_size} rows and capacity {capacity}."
             )
         weight = model.token_embedding.weight.data
-        num_kv_heads, D = config.num_kv_heads or config.num_heads, config.embed_dim // config.num_heads
+        num_kv_heads = config.num_kv_heads or config.num_heads
+        D = getattr(config, "head_dim", None) or config.embed_dim // config.num_heads
         shape = (config.num_layers, batch_size, num_kv_heads, capacity, D)
         self._keys, self._values = array_module(weight).empty((2, *shape), dtype=weight.dtype)
         self.batch_size, self.capacity = batch_size, capacity

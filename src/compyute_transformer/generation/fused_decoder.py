@@ -91,6 +91,8 @@ def _has_plain_parts(block: Module) -> bool:
     up, down = block.feed_forward.up, block.feed_forward.down  # type: ignore[attr-defined]
     if type(up) is not Linear or type(down) is not Linear:
         return False
+    if block.attention.prepares_heads:  # type: ignore[attr-defined]
+        return False
     for part in (block, up, down, *block._modules.values()):
         # the last condition: the forward of this one module was replaced
         if part.training or part._observers or "forward" in part.__dict__:

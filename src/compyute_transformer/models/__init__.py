@@ -3,6 +3,7 @@
 from .._earlier_names import earlier_names
 from .gpt import GPT, GPTConfig
 from .language import LanguageModel
+from .llama import Llama, LlamaConfig
 from .output import ModelOutput
 from .transformer import Transformer, TransformerConfig
 from .transformer_lm import TransformerLM, TransformerLMConfig
@@ -12,6 +13,8 @@ __all__ = [
     "GPT",
     "GPTConfig",
     "LanguageModel",
+    "Llama",
+    "LlamaConfig",
     "ModelOutput",
     "Transformer",
     "TransformerConfig",

@@ -15,7 +15,8 @@ def check_config(config: Any, sizes: Sequence[str], optional: Sequence[str] = ()
     """Raise for a configuration that no model can have.
 
     sizes: the fields that are whole numbers of at least 1. optional: those that may be None as well. Every
-    configuration also has embed_dim, num_heads, dropout, activation and attn_implementation, and may have num_kv_heads.
+    configuration also has embed_dim, num_heads, dropout and attn_implementation, and may have num_kv_heads, head_dim
+    and activation.
 
     Raises ConfigError with the names of the configuration and of the field, and the value.
     """
@@ -31,7 +32,8 @@ def check_config(config: Any, sizes: Sequence[str], optional: Sequence[str] = ()
                 f"{name}: {field} is a whole number of at least 1, or None for its default, got {value!r}."
             )
     num_kv_heads = getattr(config, "num_kv_heads", None)
-    if config.embed_dim % config.num_heads or config.num_heads % (num_kv_heads or config.num_heads):
+    own_width = getattr(config, "head_dim", None) is not None
+    if (config.embed_dim % config.num_heads and not own_width) or config.num_heads % (num_kv_heads or config.num_heads):
         raise ConfigError(
             f"{name}: num_heads must divide embed_dim, and num_kv_heads num_heads, got "
             f"embed_dim {config.embed_dim}, num_heads {config.num_heads}, num_kv_heads {num_kv_heads}."
@@ -39,5 +41,5 @@ def check_config(config: Any, sizes: Sequence[str], optional: Sequence[str] = ()
     if not isinstance(config.dropout, (int, float)) or not 0.0 <= config.dropout < 1.0:
         raise ConfigError(f"{name}: dropout lies in [0, 1), got {config.dropout!r}.")
     for field, choices in (("activation", get_args(Activation)), ("attn_implementation", get_args(Implementation))):
-        if getattr(config, field) not in choices:
+        if getattr(config, field, choices[0]) not in choices:
             raise ConfigError(f"{name}: {field} is one of {', '.join(choices)}, got {getattr(config, field)!r}.")

@@ -8,7 +8,7 @@ from ..arrays import Array
 from ..nn import init
 from ..nn.attention import Implementation, MultiHeadAttention
 from ..nn.block import PreNormBlock
-from ..nn.dropout import Dropout
+from ..nn.dropout import Dropout, share_generator
 from ..nn.embedding import Embedding
 from ..nn.feed_forward import Activation, FeedForward
 from ..nn.linear import Linear
@@ -74,12 +74,13 @@ class GPT(LanguageModel):
         self.mask = Mask(causal=True, window=config.window)
         self.token_embedding = Embedding(config.vocab_size, C, generator=weights)
         self.position = LearnedPosition(config.context_length, C, generator=weights)
-        self.dropout = Dropout(config.dropout, generator=self.generator)
+        self.dropout = Dropout(config.dropout)
         self.blocks = ModuleList(self._block(weights) for _ in range(config.num_layers))
         self.norm = LayerNorm(C, bias=config.bias)
         self.head = Linear(C, config.vocab_size, bias=False, generator=weights)
         if config.tie_word_embeddings:
             self.head.weight = self.token_embedding.weight
+        share_generator(self, self.generator)
         _ = self.flat  # all parameters lie in one buffer
 
     def _block(self, weights: Generator) -> PreNormBlock:
@@ -94,21 +95,20 @@ class GPT(LanguageModel):
                 bias=config.bias,
                 dropout=config.dropout,
                 implementation=config.attn_implementation,
-                out_init=to_stream,
+                weight_init=(init.normal(), to_stream),
                 generator=weights,
-                dropout_generator=self.generator,
             ),
-            Dropout(config.dropout, generator=self.generator),
+            Dropout(config.dropout),
             LayerNorm(C, bias=config.bias),
             FeedForward(
                 C,
                 config.mlp_dim or 4 * C,
                 bias=config.bias,
                 activation=config.activation,
-                out_init=to_stream,
+                weight_init=(init.normal(), to_stream),
                 generator=weights,
             ),
-            Dropout(config.dropout, generator=self.generator),
+            Dropout(config.dropout),
         )
 
     def forward(

@@ -11,6 +11,7 @@ weights. An attention that replaces the library's own answers too if it defines
 and is refused if it does not, since the weights of the class it derives from would not be those that it used.
 """
 
+from importlib import import_module
 from typing import Any, NamedTuple
 
 from ..arrays import Array
@@ -56,6 +57,15 @@ class Model(Module):
             tuple(recorder.attentions.values()) if return_attention else None,
             tuple(recorder.hidden_states) if return_hidden_states else None,
         )
+
+    def summary(self, depth: int = 1) -> Any:
+        """Return parameters, bytes, floating-point operations and memory kept for the backward, a line a layer.
+
+        depth: 1 for a line a block, 2 for its attention, norms and feed-forward. Print the result, or see
+        `models.summary.Summary`.
+        """
+        summary = import_module("compyute_transformer.models.summary")  # which reads the registry of all models
+        return summary.summarize(self, depth)
 
 
 class Recorder(Observer):

@@ -27,6 +27,7 @@ from ..arrays import Array
 from ..errors import ConfigError
 from ..ops.loss import IGNORE_INDEX
 from .gpt import GPT, GPTConfig
+from .llama import Llama, LlamaConfig
 from .transformer import Transformer, TransformerConfig
 from .transformer_lm import TransformerLM, TransformerLMConfig
 from .vit import ViT, ViTConfig
@@ -129,6 +130,38 @@ RECORDS = (
         "decoder-only language model with pre-norm blocks and learned positions (GPT-2)",
         variants=dropout_variants() | {"everything": GROUPED | {"window": 3, "tie_word_embeddings": False}},
         hugging_face="gpt2",
+    ),
+    ModelRecord(
+        "llama",
+        LlamaConfig,
+        Llama,
+        "language",
+        "decoder-only language model with RMS norms, rotary positions and SwiGLU (Llama, Mistral, Qwen)",
+        variants=dropout_variants()
+        | {
+            "everything": {
+                "num_heads": 6,
+                "num_kv_heads": 2,
+                "head_dim": 4,  # not embed_dim / num_heads
+                "mlp_dim": 17,
+                "dropout": 0.2,
+                "gate_activation": "gelu",
+                "attn_bias": True,
+                "attn_out_bias": True,
+                "mlp_bias": True,
+                "qk_norm": True,
+                "norm_eps": 1e-3,
+                "window": 3,
+                "tie_word_embeddings": False,
+                "rope_theta": 100.0,
+                "rope_scaling": "yarn",
+                "rope_factor": 2.0,
+                "rope_original_length": 20,
+                "rope_beta_fast": 3.0,
+                "rope_beta_slow": 0.3,
+            },
+        },
+        hugging_face="llama",
     ),
     ModelRecord(
         "transformer_lm",

@@ -2,16 +2,16 @@
 
 from .attention import MultiHeadAttention
 from .block import CrossBlock, PostNormBlock, PreNormBlock
-from .dropout import Dropout
+from .dropout import Dropout, share_generator
 from .embedding import ClassToken, Embedding, PatchEmbedding
-from .feed_forward import FeedForward
+from .feed_forward import FeedForward, GatedFeedForward
 from .linear import Linear
 from .loss import CrossEntropyLoss
 from .module import Module, ModuleList, evaluating
-from .norm import LayerNorm
+from .norm import LayerNorm, RMSNorm
 from .observer import Observer, observe
 from .parameter import Parameter
-from .position import LearnedPosition, SinusoidalPosition
+from .position import LearnedPosition, RotaryPosition, SinusoidalPosition
 
 __all__ = [
     "ClassToken",
@@ -20,6 +20,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "FeedForward",
+    "GatedFeedForward",
     "LayerNorm",
     "LearnedPosition",
     "Linear",
@@ -31,7 +32,10 @@ __all__ = [
     "PatchEmbedding",
     "PostNormBlock",
     "PreNormBlock",
+    "RMSNorm",
+    "RotaryPosition",
     "SinusoidalPosition",
     "evaluating",
     "observe",
+    "share_generator",
 ]

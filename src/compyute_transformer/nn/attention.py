@@ -7,15 +7,30 @@ this order. It reads `cache.length`, the position of its first query, and calls 
 
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
-from ..arrays import Array, array_module
+from ..arrays import Array
 from ..errors import ConfigError
-from ..ops._checks import check_heads, check_probability, check_shape
-from ..ops.attention import NO_MASK, Mask, attention, fused_attention_forward
-from ..ops.linear import linear
-from ..ops.multi_head import IMPLEMENTATIONS, attention_weights, merge_heads, project_forward, split_heads
+from ..ops._checks import check_heads, check_integer, check_probability, check_shape
+from ..ops.attention import NO_MASK, Mask, fused_attention_forward
+from ..ops.linear import LinearSaved, linear, linear_backward, linear_forward
+from ..ops.multi_head import (
+    ATTENTIONS,
+    IMPLEMENTATIONS,
+    Gradients,
+    MultiHeadOptions,
+    Needs,
+    ProjectionSaved,
+    attention_weights,
+    merge_heads,
+    project_backward,
+    project_forward,
+    split_heads,
+)
 from ..random import DROPOUT, Generator, default_generator
 from . import init
-from .module import Module, Parameter
+from .module import Module
+from .norm import LayerNorm, RMSNorm
+from .parameter import Parameter, is_trained
+from .position import RotaryPosition
 
 __all__ = ["AttentionCache", "Implementation", "MultiHeadAttention", "ProjectedMemory"]
 
@@ -49,29 +64,31 @@ class ProjectedMemory(NamedTuple):
     v: Array
 
 
-def attend(implementation: str, q: Array, k: Array, v: Array, mask: Mask) -> Array:
-    """Return the heads' outputs (B, H, T, D) by one of the algorithms; without dropout, and without saving."""
-    if implementation == "fused":
-        return fused_attention_forward(q, k, v, mask)[0]
-    if implementation == "parallel":
-        return attention(q, k, v, mask)
-    group = q.shape[1] // k.shape[1]
-    per_head = [
-        attention(q[:, h : h + 1], k[:, h // group][:, None], v[:, h // group][:, None], mask.for_head(h))
-        for h in range(q.shape[1])
-    ]
-    return array_module(q).concatenate(per_head, axis=1)
+class PreparedSaved(NamedTuple):
+    """Of attention whose queries and keys are normalized or turned: projection, heads, output projection."""
+
+    projection: ProjectionSaved
+    attention: Any
+    out: LinearSaved
 
 
 class MultiHeadAttention(Module):
     """Self-attention, or cross-attention when given a memory.
 
-    num_heads: H, divides embed_dim. num_kv_heads: K, divides H; with fewer than H, groups of heads share keys and
-    values. dropout: of the attention weights. implementation: the algorithm, which may be changed at any time; "auto"
-    is the fastest.
+    num_heads: H, divides embed_dim unless head_dim is given. num_kv_heads: K, divides H; with fewer than H, groups of
+    heads share keys and values. head_dim: D, the width of a head; None means embed_dim / H. dropout: of the attention
+    weights. implementation: the algorithm, which may be changed at any time; "auto" is the fastest. bias: of the
+    projections. out_bias: of the output projection; None means bias.
+
+    rotary: turns queries and keys by their position. q_norm, k_norm: norms of width D for queries and keys, before they
+    are turned. With any of the three there is no memory, and "sequential" projects all heads at once.
 
     in_weight: ((H + 2K)·D, C), the query, key and value projections of all heads below each other. in_bias: its bias.
-    out_weight: (C, C), out_bias: the output projection. Biases start at zero.
+    out_weight: (C, H·D), out_bias: the output projection. Biases start at zero.
+
+    weight_init: of both weights, or a pair: of in_weight and of out_weight.
+
+    generator: of the random numbers of dropout; see `share_generator`. The argument of this name draws the weights.
     """
 
     def __init__(
@@ -80,29 +97,39 @@ class MultiHeadAttention(Module):
         num_heads: int,
         num_kv_heads: int | None = None,
         *,
+        head_dim: int | None = None,
         bias: bool = True,
+        out_bias: bool | None = None,
+        rotary: RotaryPosition | None = None,
+        q_norm: RMSNorm | LayerNorm | None = None,
+        k_norm: RMSNorm | LayerNorm | None = None,
         dropout: float = 0.0,
         implementation: Implementation = "auto",
-        weight_init: init.Init | None = None,
-        out_init: init.Init | None = None,
+        weight_init: init.Inits | None = None,
         generator: Generator | None = None,
-        dropout_generator: Generator | None = None,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-        check_heads("MultiHeadAttention", embed_dim, num_heads, self.num_kv_heads)
+        if head_dim is not None:
+            check_integer("MultiHeadAttention", "head_dim", head_dim, 1)
+        check_heads(
+            "MultiHeadAttention", embed_dim if head_dim is None else num_heads * head_dim, num_heads, self.num_kv_heads
+        )
         check_probability("MultiHeadAttention", dropout)
         self.dropout = dropout
         self.implementation = implementation
-        self.generator = dropout_generator or default_generator(DROPOUT)
+        self.generator = default_generator(DROPOUT)
         generator = generator or default_generator()
-        rows = embed_dim // num_heads * (num_heads + 2 * self.num_kv_heads)
-        weight_init = weight_init or init.normal()
-        self.in_weight = Parameter(weight_init((rows, embed_dim), generator))
+        D = embed_dim // num_heads if head_dim is None else head_dim
+        rows = D * (num_heads + 2 * self.num_kv_heads)
+        in_init, out_init = init.both(weight_init)
+        self.in_weight = Parameter(in_init((rows, embed_dim), generator))
         self.in_bias = Parameter(init.zeros((rows,))) if bias else None
-        self.out_weight = Parameter((out_init or weight_init)((embed_dim, embed_dim), generator))
-        self.out_bias = Parameter(init.zeros((embed_dim,))) if bias else None
+        self.out_weight = Parameter(out_init((embed_dim, num_heads * D), generator))
+        has_out_bias = bias if out_bias is None else out_bias
+        self.out_bias = Parameter(init.zeros((embed_dim,))) if has_out_bias else None
+        self.q_norm, self.k_norm, self.rotary = q_norm, k_norm, rotary
 
     @property
     def implementation(self) -> Implementation:
@@ -141,13 +168,19 @@ class MultiHeadAttention(Module):
                 "Mask(array=...) of booleans that are True where a query attends to a key (torch.nn.MultiheadAttention "
                 "means the opposite), or of floats that are added to the scores."
             )
+        if memory is not None and self.prepares_heads:
+            raise ConfigError(
+                "MultiHeadAttention: rotary positions and norms of queries and keys are for self-attention, got a "
+                "memory. Build a cross-attention without them."
+            )
         if cache is None and not isinstance(memory, ProjectedMemory):
             return self._run(x, memory, mask)[0]
         q, k, v = self._project(x, memory, cache)
         if mask.array is not None:  # the mask is of all positions, and a cache may return the last of them only
             mask = mask._replace(array=mask.array[..., -k.shape[2] :])
-        y = attend(self._algorithm(x), q, k, v, mask)
-        return linear(merge_heads(y), self.out_weight.data, self.out_bias.data if self.out_bias else None)
+        attend, _ = ATTENTIONS[self._algorithm(x)]
+        heads, _ = attend(q, k, v, mask, 0.0, None)
+        return linear(merge_heads(heads), self.out_weight.data, self.out_bias.data if self.out_bias else None)
 
     def _project(
         self, x: Array, memory: Array | ProjectedMemory | None, cache: AttentionCache | None
@@ -167,7 +200,30 @@ class MultiHeadAttention(Module):
             return q, memory.k, memory.v
         assert cache is not None
         (q, k, v), _ = project_forward(x, None, in_weight, in_bias, H, K, D)
+        q, k = self._prepare(q, k, 0 if self.rotary is None else cache.length)
         return q, *cache.append(k, v)
+
+    @property
+    def prepares_heads(self) -> bool:
+        """Whether queries and keys are normalized or turned before they meet."""
+        return self.rotary is not None or self.q_norm is not None or self.k_norm is not None
+
+    def _prepare(self, q: Array, k: Array, start: int = 0) -> tuple[Array, Array]:
+        """Return the queries and keys, normalized, then turned by their positions from `start` on."""
+        q = q if self.q_norm is None else self.q_norm(q)
+        k = k if self.k_norm is None else self.k_norm(k)
+        if self.rotary is None:
+            return q, k
+        return self.rotary(q, start), self.rotary(k, start)
+
+    def _prepare_backward(self, dq: Array, dk: Array) -> tuple[Array, Array]:
+        """Return the gradients of the queries and keys as they were projected."""
+        if self.rotary is not None:
+            dk = self.rotary.backward(dk)  # the keys were turned last
+            dq = self.rotary.backward(dq)
+        dk = dk if self.k_norm is None else self.k_norm.backward(dk)
+        dq = dq if self.q_norm is None else self.q_norm.backward(dq)
+        return dq, dk
 
     def project_memory(self, memory: Array) -> ProjectedMemory:
         """Return the keys and values of a memory (B, S, C), computed once for all queries that attend to it."""
@@ -197,9 +253,12 @@ class MultiHeadAttention(Module):
         return "fused" if fused_attention_forward.has_kernel(x) else "parallel"
 
     def _run(self, x: Array, memory: Array | None, mask: Mask) -> tuple[Array, Any]:
+        if self.prepares_heads:
+            return self._run_prepared(x, mask)
         name = self._algorithm(x)
         forward, _ = IMPLEMENTATIONS[name]
         dropout = self.dropout if self.training else 0.0
+        key = self.generator.next() if dropout else None
         y, saved = forward(
             x,
             memory,
@@ -207,20 +266,49 @@ class MultiHeadAttention(Module):
             self.in_bias.data if self.in_bias else None,
             self.out_weight.data,
             self.out_bias.data if self.out_bias else None,
-            self.num_heads,
-            self.num_kv_heads,
-            mask,
-            dropout,
-            self.generator.next() if dropout else None,
+            MultiHeadOptions(self.num_heads, self.num_kv_heads, mask, dropout, key),
         )
         self.save_for_backward((name, saved))
         return y, saved
 
+    def _run_prepared(self, x: Array, mask: Mask) -> tuple[Array, PreparedSaved]:
+        """Project, normalize and turn, attend, and project the heads' outputs."""
+        name = self._algorithm(x)
+        attend, _ = ATTENTIONS[name]
+        dropout = self.dropout if self.training else 0.0
+        check_shape("MultiHeadAttention", "x", x, (None, None, self.in_weight.shape[1]), "batch, time, width")
+        in_bias, out_bias = (bias.data if bias else None for bias in (self.in_bias, self.out_bias))
+        sizes = self.num_heads, self.num_kv_heads, self._head_width
+        (q, k, v), projection = project_forward(x, None, self.in_weight.data, in_bias, *sizes)
+        q, k = self._prepare(q, k)
+        heads, heads_saved = attend(q, k, v, mask, dropout, self.generator.next() if dropout else None)
+        y, out = linear_forward(merge_heads(heads), self.out_weight.data, out_bias)
+        saved = PreparedSaved(projection, heads_saved, out)
+        self.save_for_backward((name, saved))
+        return y, saved
+
+    def _prepared_backward(self, dy: Array, name: str, saved: PreparedSaved, needs: Needs) -> Gradients:
+        """The lines of `_run_prepared`, reversed."""
+        _, attend_backward = ATTENTIONS[name]
+        dmerged, dout_weight, dout_bias = linear_backward(dy, saved.out, needs.out_weight, needs.out_bias)
+        dq, dk, dv = attend_backward(split_heads(dmerged, self._head_width), saved.attention)
+        dq, dk = self._prepare_backward(dq, dk)
+        dx, dmemory, din_weight, din_bias = project_backward(dq, dk, dv, saved.projection, needs)
+        return dx, dmemory, din_weight, din_bias, dout_weight, dout_bias
+
     def backward(self, dy: Array) -> tuple[Array, Array | None]:
-        """Return the gradients of x and of the memory, the latter None in self-attention."""
+        """Return the gradients of x and of the memory, the latter None in self-attention.
+
+        A frozen parameter costs nothing.
+        """
         name, saved = self.pop_saved()
-        _, backward = IMPLEMENTATIONS[name]
-        dx, dmemory, din_weight, din_bias, dout_weight, dout_bias = backward(dy, saved)
+        needs = Needs(*map(is_trained, (self.in_weight, self.in_bias, self.out_weight, self.out_bias)))
+        if isinstance(saved, PreparedSaved):
+            gradients = self._prepared_backward(dy, name, saved, needs)
+        else:
+            _, backward = IMPLEMENTATIONS[name]
+            gradients = backward(dy, saved, needs)
+        dx, dmemory, din_weight, din_bias, dout_weight, dout_bias = gradients
         self.in_weight.accumulate(din_weight)
         self.out_weight.accumulate(dout_weight)
         if self.in_bias:

@@ -1,4 +1,4 @@
-"""Embedding: a row of weights for each id, a projection of each patch, a vector before all; and `ops.embedding`."""
+"""Embeddings as modules: a row of weights for each id, a projection of each patch, and a class token before them."""
 
 from ..arrays import Array
 from ..ops.embedding import (
@@ -11,15 +11,16 @@ from ..ops.embedding import (
 )
 from ..random import Generator, default_generator
 from . import init
-from .module import Module, Parameter
+from .module import Module
+from .parameter import Parameter, is_trained
 
 __all__ = ["ClassToken", "Embedding", "PatchEmbedding"]
 
 
 class Embedding(Module):
-    """y = weight[ids].
+    """Look up a row for each id: y = weight[ids].
 
-    weight: (num_embeddings, embed_dim), drawn by `weight_init`.
+    weight: (num_embeddings, embed_dim), initialized by `weight_init`.
     """
 
     def __init__(
@@ -41,15 +42,17 @@ class Embedding(Module):
         return y
 
     def backward(self, dy: Array) -> None:
-        """Ids have no gradient."""
-        self.weight.accumulate(embedding_backward(dy, self.pop_saved()))
+        """Add to the gradient of the weight, unless it is frozen. Ids have no gradient."""
+        saved = self.pop_saved()
+        if self.weight.requires_grad:
+            self.weight.accumulate(embedding_backward(dy, saved))
 
 
 class PatchEmbedding(Module):
-    """y[b, n] = W patch[b, n] + bias, of square patches that do not overlap.
+    """Project square patches that do not overlap: y[b, n] = W patch[b, n] + bias.
 
-    weight: (embed_dim, patch_size² · channels), drawn by `weight_init`; by default normal with variance 1 / columns, so
-    that y is as large as the pixels. bias: (embed_dim), zeros; None without.
+    weight: (embed_dim, patch_size² · channels), initialized by `weight_init`; by default normal with variance
+    1 / columns, so that y is as large as the pixels. bias: (embed_dim), zeros; None without.
     """
 
     def __init__(
@@ -77,8 +80,9 @@ class PatchEmbedding(Module):
         return y
 
     def backward(self, dy: Array) -> Array:
-        """The gradient of the images."""
-        dimages, dweight, dbias = patch_embedding_backward(dy, self.pop_saved())
+        """Return the gradient of the images; a frozen parameter costs nothing."""
+        needs = is_trained(self.weight), is_trained(self.bias)
+        dimages, dweight, dbias = patch_embedding_backward(dy, self.pop_saved(), *needs)
         self.weight.accumulate(dweight)
         if self.bias:
             self.bias.accumulate(dbias)
@@ -88,7 +92,7 @@ class PatchEmbedding(Module):
 class ClassToken(Module):
     """Put one learned vector before all others.
 
-    weight: (embed_dim), drawn by `weight_init`.
+    weight: (embed_dim), initialized by `weight_init`.
     """
 
     def __init__(
@@ -105,7 +109,7 @@ class ClassToken(Module):
         return y
 
     def backward(self, dy: Array) -> Array:
-        """The gradient of x."""
-        dx, dweight = class_token_backward(dy, self.pop_saved())
+        """Return the gradient of x."""
+        dx, dweight = class_token_backward(dy, self.pop_saved(), is_trained(self.weight))
         self.weight.accumulate(dweight)
         return dx

@@ -1,22 +1,29 @@
-"""Feed-forward: up to a wider space, an activation, and down again."""
+"""Feed-forward: up to a wider space, an activation or a gate, and down again."""
 
 from typing import get_args
 
 from ..arrays import Array
 from ..errors import ConfigError
-from ..ops.activation import ACTIVATIONS, Activation
+from ..ops.activation import (
+    ACTIVATIONS,
+    Activation,
+    Gate,
+    gated_activation_backward,
+    gated_activation_forward,
+)
 from ..random import Generator
 from . import init
 from .linear import Linear
 from .module import Module
 
-__all__ = ["Activation", "FeedForward"]
+__all__ = ["Activation", "FeedForward", "Gate", "GatedFeedForward"]
 
 
 class FeedForward(Module):
     """y = down(activation(up(x))).
 
     up: Linear from embed_dim to mlp_dim. down: Linear back. activation: "gelu_tanh" (GPT-2), "gelu" (exact) or "relu".
+    weight_init: of both weights, or a pair: of up and of down.
     """
 
     def __init__(
@@ -26,8 +33,7 @@ class FeedForward(Module):
         *,
         bias: bool = True,
         activation: Activation = "gelu_tanh",
-        weight_init: init.Init | None = None,
-        out_init: init.Init | None = None,
+        weight_init: init.Inits | None = None,
         generator: Generator | None = None,
     ) -> None:
         super().__init__()
@@ -36,8 +42,9 @@ class FeedForward(Module):
                 f"FeedForward: an activation is one of {', '.join(get_args(Activation))}, got {activation!r}."
             )
         self.activation = activation
-        self.up = Linear(embed_dim, mlp_dim, bias=bias, weight_init=weight_init, generator=generator)
-        self.down = Linear(mlp_dim, embed_dim, bias=bias, weight_init=out_init or weight_init, generator=generator)
+        up_init, down_init = init.both(weight_init)
+        self.up = Linear(embed_dim, mlp_dim, bias=bias, weight_init=up_init, generator=generator)
+        self.down = Linear(mlp_dim, embed_dim, bias=bias, weight_init=down_init, generator=generator)
 
     def forward(self, x: Array) -> Array:
         """Map (*rows, embed_dim) to the same shape."""
@@ -47,7 +54,48 @@ class FeedForward(Module):
         return self.down(hidden)
 
     def backward(self, dy: Array) -> Array:
-        """The gradient of x."""
+        """Return the gradient of x."""
         _, activation_backward = ACTIVATIONS[self.activation]
         dhidden = self.down.backward(dy)
         return self.up.backward(activation_backward(dhidden, self.pop_saved()))
+
+
+class GatedFeedForward(Module):
+    """y = down(activation(gate(x)) · up(x)); with "silu" it is SwiGLU.
+
+    gate, up: Linear from embed_dim to mlp_dim. down: Linear back. activation: "silu" (Llama), "gelu" or "gelu_tanh".
+    weight_init: of all weights, or a pair: of gate and up, and of down.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        mlp_dim: int,
+        *,
+        bias: bool = False,
+        activation: Gate = "silu",
+        weight_init: init.Inits | None = None,
+        generator: Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if activation not in get_args(Gate):
+            raise ConfigError(
+                f"GatedFeedForward: an activation is one of {', '.join(get_args(Gate))}, got {activation!r}."
+            )
+        self.activation = activation
+        up_init, down_init = init.both(weight_init)
+        self.gate = Linear(embed_dim, mlp_dim, bias=bias, weight_init=up_init, generator=generator)
+        self.up = Linear(embed_dim, mlp_dim, bias=bias, weight_init=up_init, generator=generator)
+        self.down = Linear(mlp_dim, embed_dim, bias=bias, weight_init=down_init, generator=generator)
+
+    def forward(self, x: Array) -> Array:
+        """Map (*rows, embed_dim) to the same shape."""
+        hidden, saved = gated_activation_forward(self.gate(x), self.up(x), self.activation)
+        self.save_for_backward(saved)
+        return self.down(hidden)
+
+    def backward(self, dy: Array) -> Array:
+        """The gradient of x."""
+        dhidden = self.down.backward(dy)
+        dgate, dup = gated_activation_backward(dhidden, self.pop_saved())
+        return self.up.backward(dup) + self.gate.backward(dgate)

@@ -1,4 +1,7 @@
-"""Positions as modules: a learned table, and fixed sinusoids."""
+"""Positions as modules: a learned table, fixed sinusoids, and rotations of queries and keys."""
+
+from functools import lru_cache
+from typing import Any
 
 from ..arrays import Array, array_module
 from ..errors import ConfigError
@@ -10,11 +13,19 @@ from ..ops.position import (
     sinusoidal_position_forward,
     sinusoids,
 )
+from ..ops.rotary import (
+    RotaryScaling,
+    rotary_frequencies,
+    rotary_position_backward,
+    rotary_position_forward,
+    rotary_tables,
+)
 from ..random import Generator, default_generator
 from . import init
-from .module import Module, Parameter
+from .module import Module
+from .parameter import Parameter, is_trained
 
-__all__ = ["LearnedPosition", "SinusoidalPosition", "check_evaluating", "positions_of"]
+__all__ = ["LearnedPosition", "RotaryPosition", "SinusoidalPosition", "check_evaluating", "positions_of"]
 
 
 def positions_of(padding: Array, start: int, count: int) -> Array:
@@ -66,7 +77,7 @@ class LearnedPosition(Module):
 
     def backward(self, dy: Array) -> Array:
         """Return the gradient of x."""
-        dx, dweight = learned_position_backward(dy, self.pop_saved())
+        dx, dweight = learned_position_backward(dy, self.pop_saved(), is_trained(self.weight))
         self.weight.accumulate(dweight)
         return dx
 
@@ -87,3 +98,58 @@ class SinusoidalPosition(Module):
     def backward(self, dy: Array) -> Array:
         """Return the gradient of x."""
         return sinusoidal_position_backward(dy, self.pop_saved())
+
+
+class RotaryPosition(Module):
+    """Turn pairs of columns of queries and keys by angles that grow with the position; there are no parameters.
+
+    dim: how many columns are turned; further columns of a head stay. theta: the base of the frequencies. scaling: for
+    texts longer than those of the training. interleaved: whether pairs lie side by side; otherwise they are halves, as
+    in Hugging Face's Llama. See `ops.rotary`.
+    """
+
+    def __init__(
+        self, dim: int, *, theta: float = 10000.0, scaling: RotaryScaling | None = None, interleaved: bool = False
+    ) -> None:
+        super().__init__()
+        rotary_frequencies(dim, theta, scaling)  # raises for sizes that make no pairs
+        self.dim, self.theta, self.scaling, self.interleaved = dim, theta, scaling, interleaved
+
+    def forward(self, x: Array, start: int = 0) -> Array:
+        """Turn queries or keys x (B, H, T, D) at positions start … start + T.
+
+        Raises ConfigError for dynamic scaling past its original length behind positions that were turned before: those
+        would have other frequencies.
+        """
+        end = start + x.shape[2]
+        longer = self.scaling is not None and self.scaling.kind == "dynamic" and end > self.scaling.original_length
+        if longer and start:
+            raise ConfigError(
+                "RotaryPosition: with dynamic scaling, a text longer than original_length has other frequencies at "
+                f"every position, got positions {start} to {end} behind a cache. Read the whole text without a cache."
+            )
+        tables = _rotary_tables(self.dim, self.theta, self.scaling, end if longer else 0, _room(end), x.dtype)
+        cos, sin = (array_module(x).asarray(table[start:end]) for table in tables)
+        y, saved = rotary_position_forward(x, cos, sin, self.interleaved)
+        self.save_for_backward(saved)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        """Return the gradient of x."""
+        return rotary_position_backward(dy, self.pop_saved())
+
+
+def _room(end: int) -> int:
+    """Return a length of tables for `end` positions: a power of two, so that a growing text seldom asks for others."""
+    return 1 << max(int(end) - 1, 0).bit_length()
+
+
+@lru_cache(maxsize=8)
+def _rotary_tables(
+    dim: int, theta: float, scaling: RotaryScaling | None, length: int, room: int, dtype: Any
+) -> tuple[Array, Array]:
+    frequencies = rotary_frequencies(dim, theta, scaling, length)
+    tables = rotary_tables(frequencies, 0, room, dtype, 1.0 if scaling is None else scaling.scale)
+    for table in tables:
+        table.flags.writeable = False  # all attentions of a model get the same arrays
+    return tables

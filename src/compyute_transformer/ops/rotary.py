@@ -130,7 +130,7 @@ class RotaryScaling:
     "YaRN" (yarn, dynamic); Llama 3.1 (llama3). The names are those of Hugging Face Transformers.
     """
 
-    kind: Scaling
+    kind: str
     factor: float
     original_length: int
     low_frequency_factor: float = 1.0

@@ -7,6 +7,7 @@ run that is interrupted and resumed, however often, ends with the same bits as o
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import fields
+from hashlib import sha256
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .._version import __version__
+from ..environment.numerics import numerics
 from ..errors import CheckpointError, NonFiniteError, RangeError, StateError
 from ..nn.module import Module
 from ..ops.linear import linear_forward
@@ -22,7 +23,8 @@ from ..optim.adamw import AdamW
 from ..optim.clip import clip_grad_norm_, global_norm, gradients_of
 from ..optim.optimizer import decay_groups
 from ..optim.sgd import SGD
-from ..threads import on_threads
+from ..parallel import Communicator, DataParallel, Single, sharing
+from ..threads import on_threads, threads
 from .finite import all_finite, first_non_finite
 from .interrupt import Interrupt, interruptible
 from .reporting.events import Advanced, Evaluated, Event, Logged, RunResult, Sampled, Saved, Started
@@ -77,12 +79,25 @@ class Trainer:
 
     step: optimizer steps taken. best_step, best_loss: of the lowest validation loss since training began. loss,
     metrics: the latest training loss and the latest validation metrics that were logged.
+
+    communicator: the processes that train the model together. Each of them has such a trainer; process 0 writes,
+    reports and calls the callbacks.
     """
 
-    def __init__(self, task: Task, settings: TrainingSettings, run: Path, callbacks: Sequence[Callback] = ()) -> None:
+    def __init__(
+        self,
+        task: Task,
+        settings: TrainingSettings,
+        run: Path,
+        callbacks: Sequence[Callback] = (),
+        communicator: Communicator | None = None,
+    ) -> None:
         self.task, self.settings, self.run = task, settings, run
         self.callbacks = tuple(callbacks)
         self.model = task.model
+        self.communicator = communicator or Single()
+        self.leads = self.communicator.rank == 0
+        self.parallel = DataParallel(self.model, self.communicator)
         _ = self.model.flat  # laid before the first step, so that the norm of a resumed run is the same sum
         self.optimizer = _optimizer(settings, self.model)
         self.schedule = settings.schedule()
@@ -92,6 +107,7 @@ class Trainer:
         self.loss: float | None = None
         self.metrics: dict[str, float] = {}
         self.stopped: str | None = None
+        self._changed: list[str] = []  # libraries since the checkpoint that was loaded
         self._first = 0  # the step at which this session began
         self._evaluated: int | None = None  # the step of the latest validation
         self._window = (0, 0.0)  # steps and seconds since the last logged step
@@ -101,7 +117,7 @@ class Trainer:
 
         Raises NonFiniteError for a loss or gradient that is NaN or infinite, and CheckpointError if the disk refuses.
         """
-        new = not checkpoint.steps(self.run)
+        new = self.communicator.from_first(not checkpoint.steps(self.run))
         self.reporter, self._first, self.stopped = reporter, self.step, None
         started = self._started(new)  # before the journal is cut back
         show = getattr(reporter, "interrupted", None)
@@ -151,6 +167,9 @@ class Trainer:
                 "Restore it from a copy, or start a new run."
             ) from error
         self.step = state.step
+        now = self._numerics()
+        changes = ((name, old, now.get(name, "none")) for name, old in state.versions.items())
+        self._changed = [f"{name} {old[:60]} is now {new}" for name, old, new in changes if old != new]
         if state.best_step:  # earlier versions could call step 0, the untrained model, the best
             self.best_step, self.best_loss = state.best_step, state.best_loss
 
@@ -167,6 +186,10 @@ class Trainer:
     # --- the loop ---
 
     def _ends(self, interrupt: Interrupt) -> bool:
+        if self.communicator.size > 1:  # a signal, or a callback, reaches one process; all of them stop after one step
+            requests = self.communicator.gather([interrupt.requested, self.stopped])
+            interrupt.requested = any(requested for requested, _ in requests)
+            self.stopped = next((reason for _, reason in requests if reason is not None), None)
         return self.step >= self.settings.steps or self.stopped is not None or interrupt.requested
 
     def _step(self) -> None:
@@ -174,7 +197,7 @@ class Trainer:
         task = self.task
         began, before = perf_counter(), task.state()
         self.optimizer.zero_grad()
-        loss = sum(task.loss_and_gradient(part, weight) for part, weight in task.batch())
+        loss = self.parallel.accumulate(task.batch(), task.loss_and_gradient)
         norm = self._clip()
         if not (isfinite(loss) and isfinite(norm)):
             raise self._non_finite(f"step {self.step + 1}: loss {loss:g}, gradient norm {norm:g}", before)
@@ -186,7 +209,8 @@ class Trainer:
 
     def _finish(self, interrupt: Interrupt) -> RunResult:
         """Delete old checkpoints, report the end, and return the result."""
-        checkpoint.prune(self.run, self._state({}))
+        if self.leads:
+            checkpoint.prune(self.run, self._state({}))
         interrupted = interrupt.requested and self.step < self.settings.steps
         if interrupted and self.best_step is None and self._evaluated != self.step:
             self._report_validation()
@@ -233,11 +257,12 @@ class Trainer:
 
         Only the reporter hears of it: log and checkpoint stay those of a run that is not interrupted.
         """
-        if metrics := self._validate():
+        if (metrics := self._validate()) and self.leads:
             self.reporter.report(self._evaluation(metrics, best=False))
 
     def _validate(self) -> dict[str, float]:
-        metrics = dict(self.task.validate())
+        with sharing(self.communicator):
+            metrics = dict(self.task.validate())
         if metrics and not isfinite(metrics["loss"]):
             raise self._non_finite(f"after step {self.step}: validation loss {metrics['loss']:g}", self.task.state())
         if metrics:
@@ -250,7 +275,7 @@ class Trainer:
 
     def _sample(self) -> None:
         seed = (self.settings.seed + self.step) % 2**64  # another text at each step, the same in every run
-        text = self.task.sample(seed)
+        text = self.task.sample(seed) if self.leads else None
         if text is not None:
             self._tell(Sampled(self.step, text))
 
@@ -258,9 +283,12 @@ class Trainer:
         optimizer = checkpoint.optimizer_arrays(self.optimizer)
         if not all(all_finite(array) for array in (self.model.flat.data, *optimizer.values())):
             raise self._non_finite(f"after step {self.step}: weights or moments", self.task.state())
-        self.journal.sync()
-        path = checkpoint.save(self.run, self.model.state_dict(), optimizer, self._state)
-        self._tell(Saved(self.step, path))
+        if self.communicator.size > 1:
+            self.communicator.agree(weights=sha256(self.model.flat.data.tobytes()).hexdigest())
+        if self.leads:
+            self.journal.sync()
+            path = checkpoint.save(self.run, self.model.state_dict(), optimizer, self._state)
+            self._tell(Saved(self.step, path))
 
     def _state(self, sha256: dict[str, str]) -> TrainerState:
         return TrainerState(
@@ -270,15 +298,19 @@ class Trainer:
             optimizer_steps=self.optimizer.steps,
             best_step=self.best_step,
             best_loss=self.best_loss,
-            versions={"compyute-transformer": __version__, "numpy": np.__version__},
+            versions=self._numerics(),
             sha256=sha256,
         )
+
+    def _numerics(self) -> dict[str, str]:
+        """Return what the last bits of the run depend on."""
+        return {**numerics(), "kernels": linear_forward.runs(self.model.device)}
 
     # --- reporting ---
 
     def _journal(self, new: bool) -> Journal:
         """Return the run's journal, cut back to this step, and continue from the losses it holds."""
-        self.journal = Journal(self.run, -1 if new else self.step)
+        self.journal = Journal(self.run, -1 if new else self.step, writes=self.leads)
         for values in self.journal.records:
             self.loss = values.get("loss", self.loss)
             if "validation_loss" in values:
@@ -291,6 +323,8 @@ class Trainer:
         return perf_counter() - self._epoch
 
     def _tell(self, event: Event) -> None:
+        if not self.leads:
+            return
         self.journal.report(event)
         self.reporter.report(event)
         for callback in self.callbacks:
@@ -301,6 +335,8 @@ class Trainer:
         lost = max((values["step"] for values in read_log(self.run)), default=0) if new else 0
         if lost:
             facts["begins anew"] = f"there is no checkpoint of the {lost:,} steps in {LOG}"
+        if self._changed:
+            facts["last bits"] = f"not those of an uninterrupted run: {'; '.join(self._changed)}"
         return Started(
             folder=self.run,
             step=self.step,
@@ -330,7 +366,10 @@ class Trainer:
     @contextmanager
     def _environment(self) -> Iterator[None]:
         """Set the number of threads, and silence NumPy's overflow warnings: our own check says more, and stops."""
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"), on_threads(self.settings.threads):
+        count = self.settings.threads
+        if count is None and self.communicator.neighbors > 1:
+            count = max(1, threads() // self.communicator.neighbors)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"), on_threads(count):
             yield
 
     def _non_finite(self, what: str, state: dict[str, Any]) -> NonFiniteError:

@@ -1,11 +1,11 @@
 """Verification: gradients against differences, kernels against the references, everything against PyTorch."""
 
 from .custom import check_module, check_op
-from .differences import check_case, derivative, directional_error
+from .differences import derivative, directional_error
 from .kernels import compare_devices, compare_kernel, packages
+from .ops import check_case, compare
 from .result import Result, relative_error
 from .tolerances import LIMITS, limit
-from .torch_ops import compare
 
 __all__ = [
     "LIMITS",

@@ -12,7 +12,7 @@ from ..errors import VerificationError
 from ..nn.module import Module
 from .differences import STEP, directional_error
 from .function import Function, of_module
-from .registry import cast, cotangent
+from .record import cast, cotangent
 from .result import Label, Result
 from .tolerances import limit
 

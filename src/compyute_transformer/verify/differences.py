@@ -25,18 +25,15 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Array
-from ..dispatch import use_kernels
-from .registry import Case, Op, cotangent
-from .result import Label, Result, from_errors
 
-__all__ = ["COEFFICIENTS", "STEP", "check_case", "derivative", "directional_error", "size_of"]
+__all__ = ["COEFFICIENTS", "STEP", "derivative", "directional_error", "size_of"]
 
 STEP = 2.0**-9
 COEFFICIENTS = (3 / 4, -3 / 20, 1 / 60)
 
 
 def derivative(function: Callable[[float], Any], step: float = STEP) -> Any:
-    """The slope at 0 of a function of one number, which may return an array, by six-point central differences."""
+    """Return the slope at 0 of a function of one number, which may return an array, by six-point differences."""
     slope = 0.0
     for k, coefficient in enumerate(COEFFICIENTS, start=1):
         slope = slope + coefficient * (function(k * step) - function(-k * step))
@@ -51,7 +48,7 @@ def directional_error(
     seed: int = 0,
     step: float = STEP,
 ) -> float:
-    """How far gradients are from the slope of <dy, function(*inputs)> along one random direction.
+    """Return how far gradients are from the slope of <dy, function(*inputs)> along one random direction.
 
     All inputs move at once. For a model, give its flat buffer as the one input and a function that returns the loss:
 
@@ -74,30 +71,6 @@ def directional_error(
     typical = np.sqrt(sum(size**2 * np.sum(g**2) for g, size in zip(gradients, sizes, strict=True)))
     scale = np.max([abs(numeric), abs(analytic), typical])  # NumPy's max: Python's would lose a NaN
     return 0.0 if scale == 0.0 else float(abs(numeric - analytic) / scale)
-
-
-def check_case(op: Op, case: Case, seed: int = 0) -> list[Result]:
-    """The gradients of one case against differences: of all arguments together, then of each alone."""
-    arguments = case.arguments(seed)
-    names = [name for name in op.differentiable if arguments[name] is not None]
-    with use_kernels("reference"):
-        y, saved = op.forward(*arguments.values())
-        dy = cotangent(y, seed)
-        gradients = op.gradients(dy, saved)
-
-    def error(moved: list[str]) -> float:
-        def function(*values: Array) -> Array:
-            return op.forward(*(arguments | dict(zip(moved, values, strict=True))).values())[0]
-
-        inputs = [arguments[name] for name in moved]
-        given = [gradients[name] for name in moved]
-        found = [np.full_like(x, np.nan) if g is None else g for x, g in zip(inputs, given, strict=True)]
-        with use_kernels("reference"):
-            return directional_error(function, found, inputs, dy, seed)
-
-    groups = [names] if len(names) == 1 else [names, *([name] for name in names)]
-    errors = {", ".join(f"d{name}" for name in moved): error(moved) for moved in groups}
-    return from_errors(errors, Label(f"ops.{op.name}", case.name), "differences", np.float64)
 
 
 def size_of(x: Array) -> float:

@@ -5,14 +5,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from ..arrays import Array
 from ..nn.module import Module
 from ..ops.loss import cross_entropy_backward, cross_entropy_forward
 from ..random import Generator
-from .cases import Arguments
-from .registry import Op
+from .record import Arguments, Op
 
-__all__ = ["Function", "Gradients", "Values", "images_of", "of_loss", "of_module", "of_op"]
+__all__ = ["Function", "Gradients", "Values", "images_of", "of_loss", "of_module", "of_op", "randomize"]
 
 Values: TypeAlias = Mapping[str, Array]
 Gradients: TypeAlias = dict[str, Array | None]
@@ -134,3 +135,17 @@ def rewinder(module: Module) -> Callable[[], None]:
             generator.offset = offset
 
     return rewind
+
+
+def randomize(module: Module, seed: int = 0) -> None:
+    """Draw all weights anew: matrices of variance 1/columns, and ±0.3 on vectors, about the values they have.
+
+    Scales of 1 and biases of 0 would hide a missing factor and a missing sum, and matrices as small as those of a new
+    model would hide the whole path through the scores.
+    """
+    rng = np.random.default_rng([seed, 3])
+    state = module.state_dict()
+    for path, array in state.items():
+        noise = rng.normal(size=array.shape)
+        state[path] = noise * array.shape[-1] ** -0.5 if array.ndim > 1 else array + 0.3 * noise
+    module.load_state_dict(state)

@@ -7,17 +7,18 @@ A kernel fills the same Saved type as the reference, so three backward passes mu
     kernel's forward -> reference's backward
     kernel's forward -> kernel's backward
 
-A kernel that declines a case (`serves` says so) is not compared on it: the reference runs there.
+A kernel that declines a case (`supports` says so) is not compared on it: the reference runs there.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ..arrays import Array, Device, to_device, to_numpy
 from ..dispatch import Dispatched, package_fault, use_kernels
-from .registry import Case, Op, cotangent, map_arrays
-from .result import Label, Result, from_errors, gradient_errors, relative_error
+from .record import Case, Op, cotangent, map_arrays
+from .result import Label, Result, from_errors, outcome_errors, outcome_of, relative_error
 from .tolerances import limit
 
 __all__ = ["DEVICES", "compare_devices", "compare_kernel", "packages"]
@@ -26,14 +27,14 @@ DEVICES: dict[str, Device] = {"cpu": "cpu", "cuda": "cuda"}
 
 
 def packages() -> list[str]:
-    """The packages of kernels that can run on this machine."""
+    """Return the packages of kernels that can run on this machine."""
     return [package for package in DEVICES if package_fault(package) is None]
 
 
 def compare_kernel(op: Op, case: Case, dtype: Any, package: str, seed: int = 0) -> list[Result]:
-    """One case on the kernels of a package: y and each gradient, and that the inputs stay as they were.
+    """Compare the kernels of a package with the references on one case: y, each gradient, and the inputs left alone.
 
-    An empty list says that the op has no kernel there, or none that serves the case.
+    An empty list says that the op has no kernel there, or none that supports the case.
     """
     forward, backward = kernel_of(op.forward, package), kernel_of(op.backward, package)
     device = DEVICES[package]
@@ -55,11 +56,11 @@ def compare_kernel(op: Op, case: Case, dtype: Any, package: str, seed: int = 0) 
     if fast_saved is not None:
         with use_kernels("reference"):
             gradients = op.gradients(dy, fast_saved)
-        errors |= named("kernel's forward, reference's backward", gradient_errors(gradients, expected))
+        errors |= named("kernel's forward, reference's backward", gradients, expected)
     for origin, kept in (("reference's", saved), ("kernel's", fast_saved)):
         if kept is not None and backward is not None and backward.supports(dy, kept):
             gradients = op.by_name(backward(dy, kept))
-            errors |= named(f"{origin} forward, kernel's backward", gradient_errors(gradients, expected))
+            errors |= named(f"{origin} forward, kernel's backward", gradients, expected)
     if errors:
         fresh = on_device(case.arguments(seed, dtype), device)
         errors["inputs left alone"] = 0.0 if equal(fresh, arguments) else float("inf")
@@ -73,7 +74,7 @@ def compare_kernel(op: Op, case: Case, dtype: Any, package: str, seed: int = 0) 
 
 
 def compare_devices(op: Op, case: Case, dtype: Any, seed: int = 0) -> list[Result]:
-    """One case of the reference on a GPU and on a CPU: y and each gradient.
+    """Compare the reference on a GPU with itself on a CPU on one case: y and each gradient.
 
     Raises:
         BackendError: there is no GPU.
@@ -83,29 +84,28 @@ def compare_devices(op: Op, case: Case, dtype: Any, seed: int = 0) -> list[Resul
         arguments = on_device(case.arguments(seed, dtype), device)
         with use_kernels("reference"):
             y, saved = op.forward(*arguments.values())
-            results.append((y, op.gradients(to_device(cotangent(y, seed), device), saved)))
-    (y, gradients), (expected_y, expected) = results
-    errors = {"y": relative_error(y, expected_y)} | gradient_errors(gradients, expected)
-    return from_errors(errors, Label(f"ops.{op.name}", case.name), "device", dtype, "on a GPU")
+            results.append(outcome_of(y, op.gradients(to_device(cotangent(y, seed), device), saved)))
+    return from_errors(outcome_errors(*results), Label(f"ops.{op.name}", case.name), "device", dtype, "on a GPU")
 
 
 def kernel_of(function: Any, package: str) -> Any:
-    """The kernel of an op's function on a package, or None; functions composed of ops have none of their own."""
+    """Return the kernel of an op's function on a package, or None; functions composed of ops have none of their own."""
     return function.kernel(package) if isinstance(function, Dispatched) else None
 
 
 def on_device(value: Any, device: Device) -> Any:
-    """The same structure with its arrays on a device."""
+    """Return the same structure with its arrays on a device."""
     return map_arrays(lambda array: to_device(array, device), value)
 
 
-def named(route: str, errors: dict[str, float]) -> dict[str, float]:
-    """The same errors, each with the route by which its gradient came."""
-    return {f"{what} ({route})": error for what, error in errors.items()}
+def named(route: str, gradients: Mapping[str, Array | None], expected: Mapping[str, Array | None]) -> dict[str, float]:
+    """Return the errors of gradients, each with the route by which it came."""
+    errors = outcome_errors(gradients, expected)
+    return {f"d{name} ({route})": error for name, error in errors.items()}
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Whether two structures hold equal arrays and options."""
+    """Say whether two structures hold equal arrays."""
     left: list[Array] = []
     right: list[Array] = []
     map_arrays(left.append, a)

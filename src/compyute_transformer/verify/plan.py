@@ -4,7 +4,7 @@ tasks = choose(everything(seed), ["attention"], ["torch"])
 outcome = carry_out(tasks, report)
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from time import perf_counter
@@ -14,15 +14,16 @@ import numpy as np
 
 from ..dispatch import package_fault
 from ..errors import ConfigError, MissingExtraError
-from . import implementations, models, modules, ops
+from . import models, modules, ops
 from .result import Result, Task
+from .subject import Subject, tasks
 from .tolerances import Method
 
-__all__ = ["METHODS", "NotRun", "Outcome", "carry_out", "choose", "everything", "spelled"]
+__all__ = ["METHODS", "NotRun", "Outcome", "carry_out", "choose", "everything", "spelled", "subjects"]
 
 
 def spelled(method: str) -> str:
-    """A method as it is written on the command line: one word."""
+    """Return a method as it is written on the command line: one word."""
     return method.replace(" ", "-")
 
 
@@ -40,7 +41,7 @@ class NotRun:
 
 @dataclass
 class Outcome:
-    """What was found."""
+    """The results of all tasks, and the checks that were not run."""
 
     results: list[Result] = field(default_factory=list)
     not_run: list[NotRun] = field(default_factory=list)
@@ -48,31 +49,35 @@ class Outcome:
 
     @property
     def failures(self) -> list[Result]:
-        """What broke its limit."""
+        """Return the results that exceed their tolerance."""
         return [result for result in self.results if not result.passed]
 
     @property
     def passed(self) -> bool:
-        """Whether something was verified and nothing failed."""
+        """Say whether something was verified and nothing failed."""
         return bool(self.results) and not self.failures
 
 
 Report = Callable[[Task, list[Result], list[NotRun]], None]
 
 
-def everything(seed: int, examples: dict[str, list[ops.Example]] | None = None) -> list[Task]:
-    """All checks. examples: those of the ops, if they were prepared already."""
-    prepared = ops.prepare_ops(seed) if examples is None else examples
-    return list(chain(ops.tasks(prepared), modules.tasks(seed), implementations.tasks(seed), models.tasks(seed)))
+def subjects(seed: int) -> Iterator[Subject]:
+    """Yield everything that is verified."""
+    return chain(ops.subjects(seed), modules.subjects(seed), ops.families(seed), models.subjects(seed))
 
 
-def choose(tasks: Iterable[Task], filters: Sequence[str] = (), methods: Sequence[str] = ()) -> list[Task]:
-    """The tasks whose name contains any of the filters, and that use any of the methods; without, all.
+def everything(seed: int) -> list[Task]:
+    """Return all checks."""
+    return list(tasks(subjects(seed)))
+
+
+def choose(given: Iterable[Task], filters: Sequence[str] = (), methods: Sequence[str] = ()) -> list[Task]:
+    """Return the tasks whose name contains any of the filters, and that use any of the methods; without, all.
 
     Raises:
         ConfigError: nothing is called so.
     """
-    given = list(tasks)
+    given = list(given)
     wanted = [spelled(method) for method in methods]
     for method in wanted:
         if method not in METHODS:
@@ -91,10 +96,10 @@ def choose(tasks: Iterable[Task], filters: Sequence[str] = (), methods: Sequence
     return chosen
 
 
-def carry_out(tasks: Iterable[Task], report: Report = lambda task, results, not_run: None) -> Outcome:
-    """Verify one task after the other, and tell of each."""
+def carry_out(chosen: Iterable[Task], report: Report = lambda task, results, not_run: None) -> Outcome:
+    """Verify one task after the other, and report each."""
     began, outcome = perf_counter(), Outcome()
-    for task in tasks:
+    for task in chosen:
         results, not_run = run_task(task)
         outcome.results += results
         outcome.not_run += not_run
@@ -104,7 +109,7 @@ def carry_out(tasks: Iterable[Task], report: Report = lambda task, results, not_
 
 
 def run_task(task: Task) -> tuple[list[Result], list[NotRun]]:
-    """A task's results; or why it could not begin."""
+    """Return a task's results, or why it could not begin."""
     reason = task.absent or (package_fault("cpu") if task.methods == ("kernel",) else None)
     if reason is None:
         try:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -10,9 +10,22 @@ from ..arrays import Array, to_numpy
 from ..errors import MissingExtraError
 from .tolerances import Method, limit
 
-__all__ = ["Label", "Measured", "Result", "Task", "attempt", "from_errors", "gradient_errors", "relative_error"]
+__all__ = [
+    "Label",
+    "Measured",
+    "Outcome",
+    "Result",
+    "Task",
+    "attempt",
+    "from_errors",
+    "outcome_errors",
+    "outcome_of",
+    "relative_error",
+]
 
 LONGEST_NOTE = 300
+
+Outcome: TypeAlias = Mapping[str, Array | None]  # what a run computed, by name: y, or logits and loss; gradients
 
 
 class Measured(float):
@@ -140,15 +153,24 @@ def relative_error(ours: Array, theirs: Array) -> Measured:
     return Measured(error, float(a[where]), float(b[where]), scale, where)
 
 
-def gradient_errors(ours: Mapping[str, Array | None], theirs: Mapping[str, Array | None]) -> dict[str, float]:
-    """Return the relative error of each gradient by name; infinite where only one side has a gradient."""
+def outcome_of(y: Array, gradients: Mapping[str, Array | None]) -> Outcome:
+    """Return y and the gradients, by the names of the results: "y", "dx", "dweight"."""
+    return {"y": y} | {f"d{name}": gradient for name, gradient in gradients.items()}
+
+
+def outcome_errors(ours: Outcome, theirs: Outcome) -> dict[str, float]:
+    """Return the relative error of each array by name; infinite where only one side has it.
+
+    Raises:
+        ValueError: the two sides have different names.
+    """
     if ours.keys() != theirs.keys():
-        raise ValueError(f"gradient_errors: the same names on both sides, got {sorted(ours)} and {sorted(theirs)}.")
+        raise ValueError(f"outcome_errors: the names must be the same, got {sorted(ours)} and {sorted(theirs)}.")
     errors: dict[str, float] = {}
-    for name, gradient in ours.items():
+    for name, own in ours.items():
         other = theirs[name]
-        if gradient is not None and other is not None:
-            errors[f"d{name}"] = relative_error(gradient, other)
-        elif gradient is not None or other is not None:
-            errors[f"d{name}"] = float("inf")
+        if own is not None and other is not None:
+            errors[name] = relative_error(own, other)
+        elif own is not None or other is not None:
+            errors[name] = float("inf")
     return errors

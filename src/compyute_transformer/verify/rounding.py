@@ -2,7 +2,7 @@
 
 Model. Each operation on numbers of a dtype returns the exact result times 1 + δ, |δ| ≤ u, u = 2⁻⁵³ in float64, 2⁻²⁴ in
 float32; an elementary function errs by at most 4u. A number that n such factors went into is off by a factor within
-1 ± γ_n, γ_n = n u/(1 − n u). `roundings` counts n for each op: the longest way from an input through the forward and
+1 ± γ_n, γ_n = n u/(1 − n u). The record of an op counts n: the longest way from an input through the forward and
 the backward to an element of a gradient, with m for a sum of m terms, in whatever order it is taken.
 
 An op whose n roundings are those of a stable algorithm (sums, products, exponentials, normalization) returns nearly the
@@ -34,122 +34,46 @@ tolerances (in float32 nearly always) the table holds; see `Result.held_to`.
 Source: Higham 2002, "Accuracy and stability of numerical algorithms", 2nd edition, chapters 1 to 4.
 """
 
-from collections.abc import Callable
-from math import prod, sqrt
+from math import sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..arrays import Array
 from ..dispatch import use_kernels
-from .cases import Arguments
 from .differences import COEFFICIENTS, STEP, size_of
 from .function import Function
-from .registry import cotangent
+from .record import Arguments, Op, cotangent
 from .result import Result
 from .slopes import WEIGHTS, Line, line_of, other_cotangent
 
 __all__ = ["Bounds", "gamma", "roundings", "unit_roundoff"]
 
-ELEMENTARY = 4  # exp, tanh, erf, log, a root
 CAUCHY_RADIUS = 0.25
 SEVENTH = 36.0  # of the stencil: 2 Σ c_k k⁷
 SCALAR_PRODUCT = 32  # a pairwise sum of up to 2²⁰ terms, in blocks of 128 of which 8 run side by side
 
 
 def unit_roundoff(dtype: Any) -> float:
-    """u: half the distance from 1 to the next number."""
+    """Return u, half the distance from 1 to the next number."""
     return float(np.finfo(dtype).eps) / 2.0
 
 
 def gamma(n: int, dtype: Any) -> float:
-    """γ_n = n u/(1 − n u): how far n roundings in a row can carry a number, relatively; ∞ where n u reaches 1."""
+    """Return γ_n = n u/(1 − n u), how far n roundings can carry a number, relatively; ∞ where n u reaches 1."""
     reach = n * unit_roundoff(dtype)
     return reach / (1.0 - reach) if reach < 1.0 else float("inf")
 
 
-# --- n, the longest chain of roundings through forward and backward ------------------------------------------------
+def roundings(op: Op, arguments: Arguments) -> int:
+    """Return the n of an op at arguments of these shapes, with the scalar product that the checks take of its result.
 
-
-def _linear(a: Arguments) -> int:
-    outputs, inputs = a["weight"].shape
-    return inputs + outputs + prod(a["x"].shape[:-1]) + 1  # y; dx; dweight and dbias; the bias
-
-
-def _patch_embedding(a: Arguments) -> int:
-    C, pixels = a["weight"].shape
-    num_patches = a["images"].size // pixels  # of all images
-    return pixels + C + num_patches + 1  # y; dimages; dweight and dbias; the bias
-
-
-def _layer_norm(a: Arguments) -> int:
-    C = a["x"].shape[-1]
-    forward = 2 * C + 6 + ELEMENTARY  # mean, variance, root, three products
-    backward = 2 * C + 8 + prod(a["x"].shape[:-1])  # two means, and the sum over rows
-    return forward + backward
-
-
-def _rms_norm(a: Arguments) -> int:
-    C = a["x"].shape[-1]
-    forward = C + 5 + ELEMENTARY  # the mean of squares, root, two products
-    return forward + C + 6 + prod(a["x"].shape[:-1])  # one mean, and the sum over rows
-
-
-def _attention_lengths(H: int, K: int, T: int, S: int, D: int) -> int:
-    forward = D + 2 + ELEMENTARY + S + 1 + S + 2  # scores, exp, its sum, share, P v, dropout
-    backward = T + D + 2 + S + 2 + S + T + H // K + D  # dv, dP, Σ dP P, dZ k, dZᵀ q, groups, δ of the fused form
-    return forward + backward
-
-
-def _attention(a: Arguments) -> int:
-    _, H, T, D = a["q"].shape
-    _, K, S, _ = a["k"].shape
-    return _attention_lengths(H, K, T, S, D)
-
-
-def _multi_head(a: Arguments) -> int:
-    B, T, C = a["x"].shape
-    S = T if a["memory"] is None else a["memory"].shape[1]
-    H, K = a["num_heads"], a["num_kv_heads"] or a["num_heads"]
-    D = a["out_weight"].shape[1] // H
-    projections = 2 * C + (H + 2 * K) * D + H * D + B * (T + S) + 4  # in and out, y and dx; weights over all rows
-    return _attention_lengths(H, K, T, S, D) + projections
-
-
-def _cross_entropy(a: Arguments) -> int:
-    V = a["logits"].shape[-1]
-    return 2 * V + a["targets"].size + 2 * ELEMENTARY + 12  # Σ exp, the mean; the rows
-
-
-CHAINS: dict[str, Callable[[Arguments], int]] = {
-    "embedding": lambda a: a["ids"].size,
-    "patch_embedding": _patch_embedding,
-    "class_token": lambda a: len(a["x"]),
-    "learned_position": lambda a: len(a["x"]) + 1,
-    "sinusoidal_position": lambda a: 1,
-    "linear": _linear,
-    "layer_norm": _layer_norm,
-    "rms_norm": _rms_norm,
-    "rotary_position": lambda a: 4,
-    "relu": lambda a: 1,
-    "gelu": lambda a: 2 * (ELEMENTARY + 12),
-    "silu": lambda a: 2 * (ELEMENTARY + 6),
-    "gated_activation": lambda a: 2 * (ELEMENTARY + 13),
-    "softmax": lambda a: 2 * a["x"].shape[-1] + ELEMENTARY + 5,
-    "dropout": lambda a: 2,
-    "attention": _attention,
-    "fused_attention": _attention,
-    "sequential_multi_head": _multi_head,
-    "semiparallel_multi_head": _multi_head,
-    "parallel_multi_head": _multi_head,
-    "fused_multi_head": _multi_head,
-    "cross_entropy": _cross_entropy,
-}
-
-
-def roundings(op: str, arguments: Arguments) -> int:
-    """The n of an op at arguments of these shapes, with the scalar product that the checks take of its result."""
-    return CHAINS[op](arguments) + SCALAR_PRODUCT
+    Raises:
+        ValueError: the record of the op does not count them.
+    """
+    if op.roundings is None:
+        raise ValueError(f"roundings: the record of {op.name} does not count them.")
+    return op.roundings(arguments) + SCALAR_PRODUCT
 
 
 # --- the bounds ----------------------------------------------------------------------------------------------------
@@ -169,9 +93,9 @@ class Along(NamedTuple):
 class Bounds:
     """The bounds of one case of an op. Evaluates it some ten times for each input."""
 
-    def __init__(self, op: str, arguments: Arguments, function: Function, seed: int) -> None:
+    def __init__(self, op: Op, arguments: Arguments, function: Function, seed: int) -> None:
         self.n = roundings(op, arguments)
-        self.piecewise_linear = op == "relu"  # truncates nothing away from its kink, and Cauchy's circle reaches it
+        self.piecewise_linear = op.piecewise_linear  # truncates nothing, and Cauchy's circle reaches the kink
         with use_kernels("reference"):
             y = function.run(function.inputs)
             self.cotangents = cotangent(y, seed), other_cotangent(y, seed)
@@ -203,11 +127,11 @@ class Bounds:
         )
 
     def holding(self, result: Result) -> Result:
-        """The result, held to its bound where that is stricter than the table."""
+        """Return the result, held to its bound where that is stricter than the table."""
         return result.held_to(self.of(result))
 
     def of(self, result: Result) -> float:
-        """The bound of a result's error."""
+        """Return the bound of a result's error."""
         if result.method in ("differences", "complex step", "adjoint"):
             return self._of_slope(result)
         if result.argument != "y" and result.argument.removeprefix("d") not in self.g:
@@ -234,7 +158,7 @@ class Bounds:
         return (analytic + 2.0 * sum(map(abs, COEFFICIENTS)) / STEP * value + truncation) / scale
 
     def _condition(self, argument: str) -> float:
-        """How much larger than γ_n a result's error may be, relative to its largest element."""
+        """Return how much larger than γ_n a result's error may be, relative to its largest element."""
         N = sqrt(self.num_inputs)
         if argument == "y":
             total, most = self.y + N * sum(a.slope * a.stretch for a in self.along.values()), self.y_max
@@ -246,17 +170,17 @@ class Bounds:
 
 
 def norm(x: Array | None) -> float:
-    """The Euclidean length of all finite elements: moving −∞ moves nothing."""
+    """Return the Euclidean length of all finite elements: moving −∞ moves nothing."""
     if x is None:
         return float("nan")
     return float(np.sqrt(np.sum(x[np.isfinite(x)] ** 2))) if x.ndim else abs(float(x))
 
 
 def largest(x: Array | None) -> float:
-    """The largest element, by size."""
+    """Return the largest element, by size."""
     return float("nan") if x is None else float(np.abs(x).max(initial=0.0))
 
 
 def curvature_of(ahead: Array | None, behind: Array | None) -> float:
-    """‖ġ‖ by the gradients a step ahead and a step behind; a difference of two points is near enough for a norm."""
+    """Return ‖ġ‖ by the gradients a step ahead and a step behind; two points are near enough for a norm."""
     return float("nan") if ahead is None or behind is None else norm(ahead - behind) / (2.0 * STEP)

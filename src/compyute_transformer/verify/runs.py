@@ -1,14 +1,12 @@
-"""A user's own trained model, verified on its own validation text: `compyute verify runs/NAME`.
+"""Subjects of a run: a user's own trained model, verified on its own validation text by `compyute verify runs/NAME`.
 
 The gradients that trained it, of the loss on that text with the run's dropout on, in float64: along the flat buffer
-and by each parameter against slopes; logits, loss and every gradient beside PyTorch; every way to build its attention
-beside the others; and, in float32 as it was trained, kernels beside references.
+and by each parameter against slopes; logits, loss and every gradient beside PyTorch; every implementation of its
+attention beside the others; and, in float32 as it was trained, kernels beside references.
 """
 
 import os
-from collections.abc import Iterator
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +15,19 @@ import numpy as np
 from ..arrays import Array
 from ..data.pairs.batches import EncodedPairs
 from ..data.text.batches import validation_windows
+from ..models.registry import record_of
 from ..training.run.checkpoint import Which
 from ..training.run.config import CONFIG, reload_data
 from ..training.run.folder import LoadedRun, load_run
 from ..training.tasks.images import IMAGES
-from .function import of_loss
-from .models import STEP, beside_implementations, beside_kernels, by_flat_buffer, whole_gradient, with_d
-from .registry import cast
-from .result import Label, Result, Task, attempt, from_errors
+from .models import STEP, ModelSubject
+from .record import cast
+from .result import Label, Result, Task
 from .slopes import compare_slopes
-from .subjects import subject_of
+from .subject import Check, Kernels, tasks
 from .tolerances import Method
-from .torch_models import compare_model
 
-__all__ = ["is_run", "tasks_of_run"]
+__all__ = ["batch_of", "is_run", "model_of", "tasks_of_run"]
 
 KINKED = (
     "A difference would step over the kinks of the model's ReLU; a complex step stays on its side of each, and is run."
@@ -40,44 +37,67 @@ LONGEST, MOST_TOKENS = 128, 256  # of a window; of a batch: enough for every gra
 
 
 def is_run(text: str) -> bool:
-    """Whether an argument means the folder of a run, not a part of a name: one is there, or it is written as a path."""
+    """Say whether an argument means the folder of a run: one is there, or it is written as a path."""
     return (Path(text) / CONFIG).is_file() or "/" in text or os.sep in text
 
 
+class RunSubject(ModelSubject):
+    """The trained model of a run, on a batch of its own data."""
+
+    torch_runs: tuple[tuple[Any, Kernels], ...] = ((np.float64, "auto"),)
+
+    def __init__(self, run: LoadedRun, batch: tuple[Any, Array], label: Label, seed: int) -> None:
+        super().__init__(run.model.config, label, seed)
+        self.run, self.batch = run, batch
+        self.slopes = ("complex step",) if self.kinked else ("differences", "complex step")
+
+    def draw(self, dtype: Any) -> tuple[Any, tuple[Array, ...], Array]:
+        """Return the trained model in a dtype, and the batch."""
+        inputs, targets = self.batch
+        given = inputs if isinstance(inputs, tuple) else (inputs,)
+        return model_of(self.run, dtype, self.seed), cast(given, dtype), targets
+
+    def checks(self) -> Mapping[tuple[Method, ...], Check]:
+        """Return the checks of the whole model; each parameter has slopes of its own."""
+        return {
+            self.slopes: self.by_whole_gradient,
+            ("torch",): self.by_torch,
+            ("implementations",): self.by_implementations,
+            ("kernel",): self.by_kernels,
+        }
+
+
+class ParameterSubject(RunSubject):
+    """One parameter of a run's model; its path is the name of the label."""
+
+    def checks(self) -> Mapping[tuple[Method, ...], Check]:
+        """Return the one check of a parameter."""
+        return {self.slopes: self.by_slopes}
+
+    def by_slopes(self) -> Iterator[Result]:
+        """Compare its gradient with slopes of the loss."""
+        loss = self.function(np.float64)
+        return compare_slopes(loss, self.label, self.seed, [(self.label.name,)], self.slopes, STEP)
+
+
 def tasks_of_run(folder: str | Path, which: Which = "best", seed: int = 0) -> list[Task]:
-    """The checks of a run.
+    """Return the checks of a run.
 
     Raises RunError, CheckpointError or CorpusError where the run or its text cannot be read.
     """
     run = load_run(folder, which)
-    inputs, targets = batch_of(run, folder)
-    whole = Label(f"run.{Path(folder).resolve().name}", f"step {run.step}, {which}")
-
-    def task(method: Method, dtype: Any, check: Any, label: Label = whole, methods: tuple[Method, ...] = ()) -> Task:
-        def results() -> Iterator[Result]:
-            return check(model_of(run, dtype, seed), cast(inputs, dtype), targets, label, seed)
-
-        return Task(label.name, methods or (method,), partial(attempt, label, method, dtype, results))
-
-    kinked = run.model.config.activation == "relu"
-    slopes: tuple[Method, ...] = ("complex step",) if kinked else ("differences", "complex step")
-    return [
-        replace(task("differences", np.float64, along_the_buffer), absent=KINKED if kinked else None),
-        task("complex step", np.float64, along_all_parameters),
-        *(
-            task("complex step", np.float64, partial(along_one_parameter, slopes), Label(path, whole.case), slopes)
-            for path, _ in run.model.named_parameters()
-        ),
-        task("torch", np.float64, beside_torch),
-        task("implementations", np.float64, beside_implementations),
-        task("kernel", np.float32, beside_kernels),
-    ]
+    batch, case = batch_of(run, folder), f"step {run.step}, {which}"
+    whole = RunSubject(run, batch, Label(f"run.{Path(folder).resolve().name}", case), seed)
+    parameters = [ParameterSubject(run, batch, Label(path, case), seed) for path, _ in run.model.named_parameters()]
+    absent = [Task(whole.label.name, ("differences",), list, KINKED)] if whole.kinked else []
+    return [*absent, *tasks([whole, *parameters])]
 
 
 def batch_of(run: LoadedRun, folder: str | Path) -> tuple[Any, Array]:
-    """The inputs of the model, one or several, and targets, from the run's validation split.
+    """Return the inputs of the model, one or several, and targets, from the run's validation split.
 
-    Windows from the start of its text; its first pairs; its first images. Of the training split, if it kept none.
+    They are windows from the start of its text, its first pairs, or its first images; those of the training split where
+    there is no validation split.
     """
     data: Any = reload_data(folder, run.config)
     if run.settings.data.kind == "images":
@@ -97,29 +117,7 @@ def batch_of(run: LoadedRun, folder: str | Path) -> tuple[Any, Array]:
 
 
 def model_of(run: LoadedRun, dtype: Any, seed: int) -> Any:
-    """The trained model in a dtype, in training mode, with draws of dropout of its own."""
-    model = subject_of(run.model).model(run.model.config, seed).to(dtype=dtype)
+    """Return the trained model in a dtype, in training mode, with draws of dropout of its own."""
+    model = record_of(run.model).model(run.model.config, seed).to(dtype=dtype)
     model.load_state_dict(run.model.state_dict())
     return model.train()
-
-
-def along_the_buffer(model: Any, ids: Array, targets: Array, label: Label, seed: int) -> Iterator[Result]:
-    """One direction through all parameters, by differences."""
-    yield by_flat_buffer(model, ids, targets, label, seed)
-
-
-def along_all_parameters(model: Any, ids: Array, targets: Array, label: Label, seed: int) -> Iterator[Result]:
-    """One direction through all parameters, by a complex step."""
-    yield whole_gradient(of_loss(model, ids, targets), label, seed)
-
-
-def along_one_parameter(
-    methods: tuple[Method, ...], model: Any, ids: Array, targets: Array, label: Label, seed: int
-) -> Iterator[Result]:
-    """The parameter whose path is the label's name, alone."""
-    return compare_slopes(of_loss(model, ids, targets), label, seed, [label.name], methods, STEP)
-
-
-def beside_torch(model: Any, ids: Array, targets: Array, label: Label, seed: int) -> list[Result]:
-    """Logits, loss and the gradient of each parameter."""
-    return from_errors(with_d(compare_model(model, ids, targets)), label, "torch", np.float64)

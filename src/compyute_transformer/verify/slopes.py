@@ -14,8 +14,8 @@ last digit of anything. It asks that f be analytic, and that its code run on com
     ReLU                                 is not analytic at 0. It is on either side, where NumPy's maximum, which
                                          orders complex numbers by their real part first, continues each branch
 
-so ReLU is verified away from its kink, by both methods, and its gradient at 0 is a definition: `REMARKS` has it said
-with every outcome.
+so ReLU is verified away from its kink, by both methods, and its gradient at 0 is a definition, as the remark of its
+record says.
 
 Errors are |left − right| over the largest of |left|, |right| and s ‖g‖, the size that <g, v> has over all v of standard
 deviation s (why: see `differences`).
@@ -35,13 +35,12 @@ from ..arrays import Array
 from ..dispatch import use_kernels
 from .differences import STEP, derivative, size_of
 from .function import Function
-from .registry import cotangent
+from .record import SLOPES, cotangent
 from .result import Label, Measured, Result, relative_error
 from .tolerances import Method, limit
 
 __all__ = [
     "COMPLEX_STEP",
-    "REMARKS",
     "WEIGHTS",
     "Line",
     "compare_linearity",
@@ -52,9 +51,6 @@ __all__ = [
 ]
 
 COMPLEX_STEP = 1e-20
-REMARKS = {
-    "ops.relu": "ReLU is not analytic at 0, where its gradient is a definition: it is verified on either side of it.",
-}
 WEIGHTS = (2.0, -0.5)  # a and b of linearity: powers of two, so that a u₁ + b u₂ rounds but once
 
 # What a number is drawn for; 1 is the cotangent of `registry.cotangent`.
@@ -62,12 +58,12 @@ INPUT, DIRECTION, OTHER, FIRST, SECOND = 0, 2, 3, 4, 5
 
 
 def draw(seed: int, purpose: int, name: str, shape: tuple[int, ...]) -> Array:
-    """Standard normal numbers for a purpose and a name, whatever else is drawn."""
+    """Return standard normal numbers for a purpose and a name, whatever else is drawn."""
     return np.asarray(np.random.default_rng([seed, purpose, crc32(name.encode())]).normal(size=shape))
 
 
 def other_cotangent(y: Array, seed: int) -> Array:
-    """A dy unlike the first: half of it zero, so that rows of y differ in weight, and stored by columns."""
+    """Return a dy unlike the first: half of it zero, so that rows of y differ in weight, and stored by columns."""
     u = draw(seed, OTHER, "dy", y.shape).astype(y.dtype)
     return np.asfortranarray(np.where(draw(seed, OTHER, "zero", y.shape) > 0, u, 0.0)) if u.ndim else u
 
@@ -84,28 +80,28 @@ class Line:
     step: float = STEP
 
     def values(self, t: complex) -> dict[str, Array]:
-        """The inputs at t; complex throughout for a complex t, as an op wants one dtype."""
+        """Return the inputs at t; complex throughout for a complex t, as an op wants one dtype."""
         inputs = self.function.inputs
         if isinstance(t, complex):
             inputs = {name: x.astype(np.complex128) for name, x in inputs.items()}
         return inputs | {name: inputs[name] + t * v for name, v in self.directions.items()}
 
     def at(self, t: complex) -> Array:
-        """The function at t."""
+        """Return the function at t."""
         return self.function.run(self.values(t))
 
     @cached_property
     def slope_by_differences(self) -> Array:
-        """J v, by six points on the line."""
+        """Return J v, by six points on the line."""
         return np.asarray(derivative(self.at, self.step))
 
     @cached_property
     def slope_by_complex_step(self) -> Array:
-        """J v, by one complex point beside it."""
+        """Return J v, by one complex point beside it."""
         return np.asarray(np.imag(self.at(1j * COMPLEX_STEP)) / COMPLEX_STEP)
 
     def against(self, dy: Array, slope: Array, gradients: dict[str, Array | None]) -> Measured:
-        """<Jᵀ dy, v> beside <dy, J v>."""
+        """Compare <Jᵀ dy, v> with <dy, J v>."""
         given = ((name, gradients[name]) for name in self.directions)
         found = {name: g for name, g in given if g is not None and g.shape == self.directions[name].shape}
         if len(found) < len(self.directions):
@@ -118,7 +114,7 @@ class Line:
 
 
 def line_of(function: Function, names: Sequence[str], seed: int, step: float = STEP) -> Line:
-    """The line along which the named inputs move, each by a random direction of its own size."""
+    """Return the line along which the named inputs move, each by a random direction of its own size."""
     inputs = function.inputs
     directions = {n: draw(seed, DIRECTION, n, inputs[n].shape) * size_of(inputs[n]) for n in names}
     return Line(function, directions, step)
@@ -128,19 +124,23 @@ def compare_slopes(
     function: Function,
     label: Label,
     seed: int = 0,
-    names: Sequence[str] | None = None,
-    methods: Sequence[Method] = ("differences", "complex step", "adjoint"),
+    groups: Sequence[tuple[str, ...]] | None = None,
+    methods: Sequence[Method] = SLOPES,
     step: float = STEP,
 ) -> Iterator[Result]:
-    """The gradient of each input in turn, or of the named ones, held to slopes of the references in float64."""
+    """Compare gradients with slopes of the references in float64.
+
+    groups: names of inputs that move together; by default each input moves alone.
+    """
     with use_kernels("reference"):
         inputs = function.inputs
         y = function.run(inputs)
         dy, u = cotangent(y, seed), other_cotangent(y, seed)
         _, (gradients, others) = function.pull(inputs, [dy, u])
-        for name in names or inputs:
-            line = line_of(function, [name], seed, step)
-            yield from slopes_along(line, f"d{name}", (dy, u), (gradients, others), label, methods)
+        for names in groups or [(name,) for name in inputs]:
+            line = line_of(function, names, seed, step)
+            argument = ", ".join(f"d{name}" for name in names)
+            yield from slopes_along(line, argument, (dy, u), (gradients, others), label, methods)
 
 
 def slopes_along(
@@ -151,7 +151,7 @@ def slopes_along(
     label: Label,
     methods: Sequence[Method],
 ) -> Iterator[Result]:
-    """The three checks along one line."""
+    """Compare by each method along one line."""
     (dy, u), (of_dy, of_u) = cotangents, gradients
     for method in methods:
         if method == "differences":
@@ -164,7 +164,7 @@ def slopes_along(
 
 
 def compare_linearity(function: Function, label: Label, dtype: Any, seed: int = 0) -> Iterator[Result]:
-    """The backward of a sum beside the sum of the backwards: what is saved is not spent, and dy enters once."""
+    """Compare the backward of a sum with the sum of the backwards: what is saved is not spent, and dy enters once."""
     a, b = (np.dtype(dtype).type(weight) for weight in WEIGHTS)
     y = function.run(function.inputs)
     first, second = (np.asarray(draw(seed, purpose, "dy", y.shape), dtype) for purpose in (FIRST, SECOND))

@@ -11,8 +11,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ..training.reporting.reporters import printable
 from .plan import NotRun, Outcome, spelled
+from .registry import REGISTRY
 from .result import Result, Task
-from .slopes import REMARKS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -88,7 +88,7 @@ def summary(outcome: Outcome) -> list[str]:
             f"NOT RUN, so not passed: {names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}. {reason}"
         )
     verified = {result.name for result in outcome.results}
-    lines += [remark for name, remark in REMARKS.items() if name in verified]
+    lines += [op.remark for op in REGISTRY.values() if op.remark and f"ops.{op.name}" in verified]
     return [*lines, _last_line(outcome, list(reasons))]
 
 

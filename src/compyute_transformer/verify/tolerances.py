@@ -5,6 +5,7 @@ complex step       float64 only; exact but for rounding
 adjoint            float64 only; by complex steps, so exact but for rounding
 linearity          a backward of a sum beside the sum of the backwards
 torch              the same formula in another order: some tens of roundings
+training           float64 only; ten steps of AdamW beside PyTorch's
 kernel               a kernel may round in another order and use polynomials for exp and tanh
 device             the same reference on a GPU, whose library functions round differently
 implementations    the ways to build multi-head attention: the same products, cut and ordered differently
@@ -18,7 +19,9 @@ from ..errors import ConfigError
 
 __all__ = ["LIMITS", "Method", "limit"]
 
-Method = Literal["differences", "complex step", "adjoint", "linearity", "torch", "kernel", "device", "implementations"]
+Method = Literal[
+    "differences", "complex step", "adjoint", "linearity", "torch", "training", "kernel", "device", "implementations"
+]
 
 LIMITS: dict[Method, dict[str, float]] = {
     "differences": {"float64": 1e-7},
@@ -26,6 +29,7 @@ LIMITS: dict[Method, dict[str, float]] = {
     "adjoint": {"float64": 1e-10},
     "linearity": {"float64": 1e-12, "float32": 1e-5},
     "torch": {"float64": 1e-10, "float32": 1e-5},
+    "training": {"float64": 1e-10},
     "kernel": {"float64": 1e-12, "float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2},
     "device": {"float64": 1e-12, "float32": 1e-5},
     "implementations": {"float64": 1e-12, "float32": 1e-5},

@@ -7,7 +7,7 @@ was interrupted. Before anything is dropped, the old file is copied to `log.json
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ... import _io
 from .events import Evaluated, Event, Logged, Sampled, record
@@ -52,12 +52,16 @@ def _is_record(values: Any) -> bool:
 class Journal:
     """Writes the events of a run that continues from a step; later events of the old log are dropped.
 
-    records: those kept from before. seconds: how long the run had taken by then.
+    records: those kept from before. seconds: how long the run had taken by then. writes: without, the log is only read,
+    as by a process whose events another process writes.
     """
 
-    def __init__(self, run: Path, step: int) -> None:
+    def __init__(self, run: Path, step: int, writes: bool = True) -> None:
         self.records = [values for values in read_log(run) if values["step"] <= step]
         self.seconds = max((float(values.get("seconds", 0.0)) for values in self.records), default=0.0)
+        self._log: IO[str] | None = None
+        if not writes:
+            return
         samples = [values for values in self.records if values.get("event") == Sampled.name]
         _rewrite(run / LOG, "".join(json.dumps(values) + "\n" for values in self.records))
         _rewrite(run / SAMPLES, "".join(_section(values["step"], values["text"]) for values in samples))
@@ -66,6 +70,8 @@ class Journal:
 
     def report(self, event: Event) -> None:
         """Write an event, if the log keeps events of its kind."""
+        if self._log is None:
+            return
         if isinstance(event, Logged | Evaluated | Sampled):
             self._log.write(json.dumps(record(event)) + "\n")
             self._log.flush()
@@ -75,13 +81,15 @@ class Journal:
 
     def sync(self) -> None:
         """Flush both files to the disk, before a checkpoint, which must never be ahead of its log."""
-        os.fsync(self._log.fileno())
-        os.fsync(self._samples.fileno())
+        if self._log is not None:
+            os.fsync(self._log.fileno())
+            os.fsync(self._samples.fileno())
 
     def close(self) -> None:
         """Close the files."""
-        self._log.close()
-        self._samples.close()
+        if self._log is not None:
+            self._log.close()
+            self._samples.close()
 
 
 def _rewrite(path: Path, content: str) -> None:

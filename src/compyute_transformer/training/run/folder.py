@@ -13,17 +13,21 @@ A folder is a run once it has a config.json. From then on `resume_run` continues
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
 from ... import _io
+from ..._version import __version__
 from ...arrays import Device
 from ...errors import CheckpointError, ConfigError, RunError, StateError
 from ...models.registry import build_model
 from ...nn.module import Module
+from ...parallel import Communicator, world
 from ..reporting.events import RunResult
 from ..reporting.reporters import Reporter, Reporters
 from ..settings.settings import Settings, TrainingSettings
@@ -90,20 +94,23 @@ def start_run(
     model: CustomModel | None = None,
     task: Task | None = None,
     callbacks: Sequence[Callback] = (),
+    communicator: Communicator | None = None,
 ) -> RunResult:
     """Train a model on data, from the beginning, in a new folder.
 
     sources: what the task of the settings reads: texts, pairs of texts, folders of images; none for its own data.
     model: a model in place of the one that the settings describe, or a function that makes it from the fields that the
     data decide ({"vocab_size": 65}). task: a whole task, with its model and its data, in place of everything above;
-    sources are then not read. callbacks: see `Trainer`.
+    sources are then not read. callbacks: see `Trainer`. communicator: the processes that train together, all of which
+    call this; without one, those that were started together (`mpiexec -n 4`).
 
     Raises DataError, MissingExtraError or ConfigError before anything is written, RunError for a folder that holds a
     run or in which another process is starting one, NonFiniteError when training fails, and CheckpointError when the
     disk refuses. A second Ctrl-C is a KeyboardInterrupt that says how to continue.
     """
-    folder = Path(folder)
-    _refuse_a_run(folder)
+    folder, communicator = Path(folder), communicator or world()
+    if communicator.rank == 0:
+        _refuse_a_run(folder)
     record, encoder = task_record(settings.data.kind), None
     if task is None:
         data = record.load(sources)
@@ -113,8 +120,12 @@ def start_run(
         config = replace(config, custom="" if model is None else "model")
     else:
         config = RunConfig(settings, {}, "custom", (), "", custom="task")
-    trainer = Trainer(task, settings.training, folder, callbacks)
+    trainer = Trainer(task, settings.training, folder, callbacks, communicator)
     _require_extras(settings.training)
+    _agree(communicator, config, trainer)
+    if communicator.rank != 0:
+        communicator.barrier()  # until process 0 has written what makes the folder a run
+        return _train(trainer, Reporters([]))
     with ExitStack() as held:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -133,6 +144,7 @@ def start_run(
                 f"start_run: the folder of a run must be writable; {folder} is not: {error.strerror or error}. "
                 "Choose another one."
             ) from error
+        communicator.barrier()
         return _train(trainer, listeners)
 
 
@@ -145,6 +157,7 @@ def resume_run(
     model: CustomModel | None = None,
     task: Task | None = None,
     callbacks: Sequence[Callback] = (),
+    communicator: Communicator | None = None,
 ) -> RunResult:
     """Continue a run from its last checkpoint, or from the beginning if there is none yet.
 
@@ -163,19 +176,23 @@ def resume_run(
         raise RunError(
             f"resume_run: the folder of a run must be writable; {folder} is not. Copy it, or give permission."
         )
-    with lock.hold(folder):
+    communicator = communicator or world()
+    leads = communicator.rank == 0
+    with lock.hold(folder) if leads else nullcontext():
+        if leads:
+            _io.sweep(folder)
+            _io.sweep(folder / checkpoint.FOLDER)
+        communicator.barrier()  # until process 0 has the lock
         config = load_config(folder)
         changed = _changed(config, {**(overrides or {}), **({} if steps is None else {"steps": steps})})
         settings = changed.settings.training
         _require_custom("resume_run", folder, config, model, task)
-        _io.sweep(folder)
-        _io.sweep(folder / checkpoint.FOLDER)
         begun = bool(checkpoint.steps(folder))
         if begun and not config.custom:
             check_size(folder, config, checkpoint.shapes(checkpoint.latest(folder)))
         if task is None:
             task = _task(changed, reload_data(folder, config), load_run_encoder(folder, config), model)
-        trainer = Trainer(task, settings, folder, callbacks)
+        trainer = Trainer(task, settings, folder, callbacks, communicator)
         if begun:
             trainer.load(checkpoint.latest(folder))
         if settings.steps < trainer.step:
@@ -183,8 +200,9 @@ def resume_run(
                 f"resume_run: steps counts all steps, including those already taken, got {settings.steps} for a run "
                 f"that has taken {trainer.step}. Give more."
             )
-        listeners = _listeners(reporter, settings, folder, trainer.step)
-        if changed != config:
+        _agree(communicator, changed, trainer)  # all processes have read the folder before one writes to it
+        listeners = _listeners(reporter, settings, folder, trainer.step) if leads else Reporters([])
+        if changed != config and leads:
             save_config(folder, changed)
         return _train(trainer, listeners)
 
@@ -263,6 +281,21 @@ def _require_custom(operation: str, folder: Path, config: RunConfig, model: obje
             f"{operation}: {folder} was started with its own {config.custom}, which cannot be rebuilt from its files. "
             f"Give it again: {operation}(folder, {word}=...)."
         )
+
+
+def _agree(communicator: Communicator, config: RunConfig, trainer: Trainer) -> None:
+    """Raise ParallelError where the processes that train together differ in what the run becomes."""
+    if communicator.size == 1:
+        return
+    trainer.parallel.own(config.settings.training.accumulation * config.settings.training.leaves)
+    communicator.agree(
+        version=__version__,
+        numpy=np.__version__,
+        settings=config.settings.to_toml(),
+        data=[config.data, config.sha256],
+        weights=hashlib.sha256(trainer.model.flat.data.tobytes()).hexdigest(),
+        step=trainer.step,
+    )
 
 
 def _refuse_a_run(folder: Path) -> None:

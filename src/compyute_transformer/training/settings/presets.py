@@ -52,6 +52,21 @@ VASWANI: Preset = {
     "training": NANO["training"] | {"warmup": 200, "weight_decay": 0.01},
 }
 
+# A small Llama in the size of nano: RMS norms, rotary positions, SwiGLU, and two heads that share keys and values.
+LLAMA: Preset = {
+    "data": {"tokenizer": "characters", "validation_fraction": 0.1},
+    "model": {
+        "architecture": "llama",
+        "context_length": 64,
+        "embed_dim": 128,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "num_layers": 4,
+        "dropout": 0.0,
+    },
+    "training": NANO["training"],
+}
+
 # nanoGPT's train_shakespeare_char with the sizes that its README gives for a CPU, except for the learning rate, which
 # is twice nanoGPT's 1e-3. On the whole validation split of tinyshakespeare the loss is 1.82, against 1.89 to 1.92 (four
 # seeds) at 1e-3.
@@ -262,6 +277,7 @@ PRESETS: dict[str, Preset] = {
     "shakespeare": SHAKESPEARE,
     "seed": SEED,
     "vaswani": VASWANI,
+    "llama": LLAMA,
     "dates": DATES,
     "translation": TRANSLATION,
     "digits": DIGITS,
@@ -274,6 +290,7 @@ DESCRIPTIONS = {
     "shakespeare": "text, nanoGPT's character model in its full size, for a GPU",
     "seed": "text, the settings with which this project began",
     "vaswani": "text, the decoder of Vaswani et al. in the size of nano",
+    "llama": "text, a Llama in the size of nano",
     "dates": "made pairs, spelled-out dates into ISO form",
     "translation": "your pairs, trained as in Vaswani et al.",
     "digits": "scanned digits, a small vision transformer",

@@ -118,7 +118,7 @@ class ModelSettings:
     )
     mlp_dim: int | None = setting(
         None,
-        "Width of the hidden layer in the feed-forward network; none: 4 times --embed-dim.",
+        "Width of the hidden layer in the feed-forward network; none: 4 times --embed-dim (llama: 8/3 times).",
         "Model",
         at_least=1,
         at_most=2**20,
@@ -208,6 +208,14 @@ class TrainingSettings:
         "Training",
         at_least=1,
         at_most=10**6,
+    )
+    leaves: int = setting(
+        1,
+        "Number of equal parts of a batch whose gradients are computed one by one, and which processes share. The "
+        "result depends on it, but not on the number of processes. Default: 1, or what the processes need.",
+        "Training",
+        at_least=1,
+        at_most=2**10,
     )
     optimizer: Literal["adamw", "sgd"] = setting("adamw", "Optimizer: adamw or sgd.", "Training")
     learning_rate: float = setting(1e-3, "Highest learning rate, reached when the warm-up ends.", "Training", above=0)
@@ -319,6 +327,9 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        require(
+            self.batch_size % self.leaves == 0, "leaves", f"must divide batch_size, here {self.batch_size}", self.leaves
+        )
         require(
             self.min_learning_rate <= self.learning_rate,
             "min_learning_rate",

@@ -13,6 +13,7 @@ from ...data.sources import summary
 from ...errors import RunError
 from ...generation.decode import evaluating
 from ...ops.loss import cross_entropy
+from ...parallel import shared
 from ..reporting.confusion import Confusion
 from ..settings.settings import Settings, TrainingSettings
 from .task import SupervisedTask, TaskEvaluation
@@ -86,15 +87,20 @@ class ImageTask(SupervisedTask):
 
 def evaluate_images(model: Any, encoder: ImageEncoder, images: Labeled, batch_size: int) -> TaskEvaluation:
     """Evaluate a model on images, in `eval()`: loss in nats per image, accuracy, and the number of images."""
-    nats, predicted = 0.0, []
+
+    def measure(batch: tuple[np.ndarray, np.ndarray]) -> tuple[float, list[int]]:
+        x, labels = batch
+        logits = model(to_device(x, model.device))
+        nats = len(labels) * float(cross_entropy(logits, to_device(labels, model.device)))
+        return nats, to_numpy(logits.argmax(axis=1)).tolist()
+
     with evaluating():
-        for x, labels in ordered_batches(*images, batch_size, encoder.normalize):
-            logits = model(to_device(x, model.device))
-            nats += len(labels) * float(cross_entropy(logits, to_device(labels, model.device)))
-            predicted.append(to_numpy(logits.argmax(axis=1)))
-    confusion = Confusion.of(encoder.classes, images.labels, np.concatenate(predicted))
+        measured = shared(measure, ordered_batches(*images, batch_size, encoder.normalize))
+    predicted = np.array([label for _, labels in measured for label in labels])
+    confusion = Confusion.of(encoder.classes, images.labels, predicted)
     number = len(images.labels)
-    return TaskEvaluation({"loss": nats / number, "accuracy": confusion.accuracy, "images": number}, confusion)
+    loss = sum(nats for nats, _ in measured) / number
+    return TaskEvaluation({"loss": loss, "accuracy": confusion.accuracy, "images": number}, confusion)
 
 
 class ImageRecord:

@@ -19,6 +19,7 @@ from ...data.text.batches import IGNORE_INDEX
 from ...generation.decode import evaluating
 from ...nn.module import Module
 from ...ops.loss import cross_entropy, cross_entropy_backward, cross_entropy_forward
+from ...parallel import shared
 from ..settings.settings import Settings, TrainingSettings
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ class SupervisedTask:
     def batch(self) -> Parts:
         """Return the next batch in parts, weighted by how many targets of each are scored."""
         arrays = [to_device(array, self.model.device) for array in self.batches.next()]
-        return split_batch(arrays, self.settings.accumulation)
+        return split_batch(arrays, self.settings.accumulation * self.settings.leaves)
 
     def loss_and_gradient(self, part: Part, weight: float) -> float:
         """Compute the cross-entropy with label smoothing, and add its gradient."""
@@ -232,11 +233,13 @@ def split_batch(arrays: Sequence[Array], parts: int) -> Sequence[tuple[Part, flo
 
 def mean_loss(model: Module, batches: Iterable[Sequence[np.ndarray]]) -> tuple[float, int]:
     """Return the mean cross-entropy in nats over batches (*inputs, targets), in `eval()`, and the number of targets."""
-    nats, count = 0.0, 0
+
+    def measure(arrays: Sequence[np.ndarray]) -> tuple[float, int]:
+        *inputs, targets = (to_device(array, model.device) for array in arrays)
+        scored = int((targets != IGNORE_INDEX).sum())
+        return scored * float(cross_entropy(model(*inputs), targets)), scored
+
     with evaluating():
-        for arrays in batches:
-            *inputs, targets = (to_device(array, model.device) for array in arrays)
-            scored = int((targets != IGNORE_INDEX).sum())
-            nats += scored * float(cross_entropy(model(*inputs), targets))
-            count += scored
-    return nats / max(1, count), count
+        measured = shared(measure, batches)
+    count = sum(scored for _, scored in measured)
+    return sum(nats for nats, _ in measured) / max(1, count), count

@@ -4,14 +4,15 @@ from collections.abc import Callable
 
 from ...models.gpt import GPTConfig
 from ...ops.attention import Mask
-from ..torch_modules import Tensor, Weights, part, torch_block, torch_norm
-from ..torch_ops import dense_mask, import_torch
+from ..record import Tensor, Weights
+from .base import dense_mask, import_torch
+from .modules import part, torch_block, torch_norm
 
 __all__ = ["logits"]
 
 
 def logits(weights: Weights, config: GPTConfig, ids: Tensor, drop: Callable[[Tensor], Tensor]) -> Tensor:
-    """The logits (B, T, V) of a GPT."""
+    """Return the logits (B, T, V) of a GPT."""
     functional = import_torch().nn.functional
 
     T = ids.shape[1]

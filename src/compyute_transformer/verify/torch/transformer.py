@@ -7,8 +7,10 @@ from typing import Any
 from ...models.transformer import TransformerConfig
 from ...nn.feed_forward import Activation
 from ...ops.attention import Mask
-from ..torch_modules import Tensor, Weights, part, torch_feed_forward, torch_multi_head, torch_norm
-from ..torch_ops import dense_mask, import_torch, sinusoidal_position
+from ..record import Tensor, Weights
+from ..records.position import torch_sinusoidal_position
+from .base import dense_mask, import_torch
+from .modules import part, torch_feed_forward, torch_multi_head, torch_norm
 
 __all__ = ["logits", "torch_cross_block", "torch_post_norm_block"]
 
@@ -17,14 +19,14 @@ Heads = tuple[int, int]
 
 
 def sublayer(weights: Weights, name: str, x: Tensor, y: Tensor, drop: Drop) -> Tensor:
-    """norm(x + dropout(y)), by the norm of the sublayer's name."""
+    """Return norm(x + dropout(y)), by the norm of the sublayer's name."""
     return torch_norm(part(weights, f"{name}_norm"), x + drop(y))
 
 
 def torch_post_norm_block(
     weights: Weights, x: Tensor, heads: Heads, added: Tensor, drop: Drop, activation: Activation
 ) -> Tensor:
-    """A post-norm block."""
+    """Compute a post-norm block."""
     y, _ = torch_multi_head(part(weights, "attention"), x, x, heads, added, drop)
     x = sublayer(weights, "attention", x, y, drop)
     return sublayer(weights, "feed_forward", x, torch_feed_forward(part(weights, "feed_forward"), x, activation), drop)
@@ -39,7 +41,7 @@ def torch_cross_block(
     drop: Drop,
     activation: Activation,
 ) -> Tensor:
-    """A decoder block. added: to the scores of the self-attention, and to those of the cross-attention."""
+    """Compute a decoder block. added: to the scores of the self-attention, and to those of the cross-attention."""
     y, _ = torch_multi_head(part(weights, "attention"), x, x, heads, added[0], drop)
     x = sublayer(weights, "attention", x, y, drop)
     y, _ = torch_multi_head(part(weights, "cross_attention"), x, memory, heads, added[1], drop)
@@ -48,14 +50,14 @@ def torch_cross_block(
 
 
 def embedded(weights: Weights, ids: Tensor, drop: Drop) -> Tensor:
-    """√C · embedding + sinusoids, some of it dropped."""
+    """Return √C · embedding + sinusoids, after dropout."""
     matrix = weights["token_embedding.weight"]
     x = import_torch().nn.functional.embedding(ids, matrix)
-    return drop(sinusoidal_position(x * sqrt(matrix.shape[1]), 0))
+    return drop(torch_sinusoidal_position(x * sqrt(matrix.shape[1]), 0))
 
 
 def heads_of(config: Any) -> Heads:
-    """H and K."""
+    """Return H and K."""
     return config.num_heads, config.num_kv_heads or config.num_heads
 
 

@@ -2,15 +2,16 @@
 
 from ...models.transformer_lm import TransformerLMConfig
 from ...ops.attention import Mask
-from ..torch_modules import Tensor, Weights, part
-from ..torch_ops import dense_mask
+from ..record import Tensor, Weights
+from .base import dense_mask
+from .modules import part
 from .transformer import Drop, embedded, heads_of, torch_post_norm_block
 
 __all__ = ["logits"]
 
 
 def logits(weights: Weights, config: TransformerLMConfig, ids: Tensor, drop: Drop) -> Tensor:
-    """The logits (B, T, V) of a TransformerLM."""
+    """Return the logits (B, T, V) of a TransformerLM."""
     T, x = ids.shape[1], embedded(weights, ids, drop)
     added = dense_mask(Mask(causal=True, window=config.window), T, T, x.dtype)
     for index in range(config.num_layers):

@@ -1,0 +1,37 @@
+"""Start: find the processes that were started together with this one, by mpiexec, srun or another launcher."""
+
+from functools import cache
+from importlib import import_module
+
+from ..environment.launcher import of_mpi, started_together
+from ..errors import MissingExtraError
+from .communicator import Communicator, Single
+from .mpi import MPI
+from .tcp import TCP, is_configured
+
+__all__ = ["world"]
+
+
+@cache
+def world(timeout: float = 600.0) -> Communicator:
+    """Return the communicator of all processes that were started together; one process alone is `Single`.
+
+    timeout: seconds after which a peer that does not answer is given up.
+
+    Raises:
+        MissingExtraError: a launcher started several processes, but mpi4py is not installed.
+    """
+    size = started_together()
+    if size == 1:
+        return Single()
+    if is_configured() and not of_mpi():
+        return TCP.from_environment(timeout)
+    try:
+        mpi4py = import_module("mpi4py.MPI")
+    except ImportError as error:
+        raise MissingExtraError(
+            f"parallel: {size} processes were started together, which need mpi4py to reach each other. Install it: "
+            "pip install 'compyute-transformer[parallel]'"
+        ) from error
+    communicator = MPI(mpi4py.COMM_WORLD, timeout)
+    return communicator if communicator.size > 1 else Single()

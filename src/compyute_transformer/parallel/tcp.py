@@ -1,0 +1,198 @@
+"""TCP: processes that were told RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, without MPI.
+
+Process 0 listens at MASTER_ADDR:MASTER_PORT. Every other process connects to it, says where it listens itself, and
+gets the addresses of all; then each process connects to those of lower rank. There is no encryption and no password:
+use it on a network that you trust, as for MPI.
+"""
+
+import json
+import os
+import select
+import socket
+import struct
+import time
+from typing import Any
+
+import numpy as np
+
+from ..errors import ParallelError
+from .communicator import Communicator
+
+__all__ = ["TCP", "is_configured"]
+
+VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+LENGTH = struct.Struct("!Q")
+MOST_BYTES = 2**28  # of a list of plain values
+PIECE = 2**20
+
+
+def is_configured() -> bool:
+    """Return whether the environment says where the processes meet."""
+    return all(os.environ.get(name) for name in VARIABLES)
+
+
+class TCP(Communicator):
+    """A process among others that reach each other by sockets.
+
+    host, port: where process 0 listens. timeout: seconds after which a peer that does not answer is given up.
+    """
+
+    engine = "TCP"
+
+    def __init__(self, rank: int, size: int, host: str, port: int, timeout: float = 600.0) -> None:
+        if not 0 <= rank < size:
+            raise ParallelError(f"parallel: RANK is in [0, WORLD_SIZE), got {rank} of {size}.")
+        self.rank, self.size, self.timeout = rank, size, timeout
+        self.peers: dict[int, socket.socket] = {}
+        try:
+            self._meet(host, port)
+        except OSError as error:
+            raise ParallelError(
+                f"parallel: process {rank} must reach process 0 at {host}:{port} within {timeout:g} s, which fails: "
+                f"{error.strerror or error}. Check MASTER_ADDR and MASTER_PORT, and that all processes were started."
+            ) from error
+        hosts = self.gather(socket.gethostname())
+        self.neighbors = hosts.count(hosts[rank])
+
+    @classmethod
+    def from_environment(cls, timeout: float = 600.0) -> "TCP":
+        """Return the communicator that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe."""
+        values = {name: os.environ[name] for name in VARIABLES}
+        for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
+            if not values[name].isdecimal():
+                raise ParallelError(f"parallel: {name} is a whole number, got {values[name]!r}.")
+        rank, size, host, port = (values[name] for name in VARIABLES)
+        return cls(int(rank), int(size), host, int(port), timeout)
+
+    # --- how processes meet ---
+
+    def _meet(self, host: str, port: int) -> None:
+        end = time.monotonic() + self.timeout
+        address = (host, port) if self.rank == 0 else ("", 0)
+        with socket.create_server(address, backlog=self.size) as server:
+            server.settimeout(self.timeout)
+            if self.rank == 0:
+                listening = {0: [host, port]}
+                for _ in range(self.size - 1):
+                    link, (origin, *_rest) = server.accept()
+                    number, own_port = self._greeting(link)
+                    listening[number] = [origin, own_port]
+                for peer in self.peers:
+                    self._put(peer, [listening[number] for number in range(self.size)])
+                return
+            first = self._connect(host, port, end)
+            self._greet(0, first, server.getsockname()[1])
+            addresses = self._get(0)
+            for peer in range(1, self.rank):
+                self._greet(peer, self._connect(str(addresses[peer][0]), int(addresses[peer][1]), end), 0)
+            for _ in range(self.rank + 1, self.size):
+                self._greeting(server.accept()[0])
+
+    @staticmethod
+    def _connect(host: str, port: int, end: float) -> socket.socket:
+        """Connect to a process that may not listen yet."""
+        while True:
+            try:
+                return socket.create_connection((host, port), timeout=max(0.1, end - time.monotonic()))
+            except ConnectionRefusedError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.05)
+
+    def _greet(self, peer: int, link: socket.socket, port: int) -> None:
+        self._add(peer, link)
+        self._put(peer, [self.rank, port])
+
+    def _greeting(self, link: socket.socket) -> tuple[int, int]:
+        """Take in a process that has connected, and return its rank and where it listens."""
+        self._add(-1, link)
+        said = self._get(-1)
+        link = self.peers.pop(-1)
+        if not (isinstance(said, list) and len(said) == 2 and all(type(value) is int for value in said)):
+            raise ParallelError("parallel: something else than a process of this job connected to the port.")
+        number, port = said
+        if not 0 <= number < self.size or number in self.peers or number == self.rank:
+            raise ParallelError(f"parallel: two processes say that they are number {number}. Give each its own RANK.")
+        self.peers[number] = link
+        return number, port
+
+    def _add(self, peer: int, link: socket.socket) -> None:
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        link.setblocking(False)
+        self.peers[peer] = link
+
+    def close(self) -> None:
+        """Close the sockets; the peers are told that this process is gone."""
+        for link in self.peers.values():
+            link.close()
+
+    # --- messages ---
+
+    def exchange(self, array: np.ndarray, like: np.ndarray, peer: int) -> np.ndarray:
+        received = np.empty_like(like)
+        self._transfer(peer, _bytes_of(np.ascontiguousarray(array)), _bytes_of(received))
+        return received
+
+    def send(self, array: np.ndarray, peer: int) -> None:
+        self._transfer(peer, _bytes_of(np.ascontiguousarray(array)), None)
+
+    def receive(self, like: np.ndarray, peer: int) -> np.ndarray:
+        received = np.empty_like(like)
+        self._transfer(peer, None, _bytes_of(received))
+        return received
+
+    def gather(self, value: Any) -> list[Any]:
+        """Process 0 collects the values, and sends the list to all. They travel as JSON."""
+        if self.rank:
+            self._put(0, value)
+            every: list[Any] = self._get(0)
+            return every
+        every = [json.loads(json.dumps(value)), *(self._get(peer) for peer in range(1, self.size))]
+        for peer in range(1, self.size):
+            self._put(peer, every)
+        return every
+
+    def _put(self, peer: int, value: Any) -> None:
+        text = json.dumps(value).encode()
+        self._transfer(peer, memoryview(LENGTH.pack(len(text)) + text), None)
+
+    def _get(self, peer: int) -> Any:
+        head = bytearray(LENGTH.size)
+        self._transfer(peer, None, memoryview(head))
+        (length,) = LENGTH.unpack(head)
+        if length > MOST_BYTES:
+            raise ParallelError(f"parallel: process {peer} announced {length} bytes, which is no message of this job.")
+        text = bytearray(length)
+        self._transfer(peer, None, memoryview(text))
+        return json.loads(text)
+
+    def _transfer(self, peer: int, out: memoryview | None, into: memoryview | None) -> None:
+        """Send and receive at once, so that two processes that both send much do not wait for each other."""
+        link = self.peers[peer]
+        out, into = out if out is not None else memoryview(b""), into if into is not None else memoryview(b"")
+        while len(out) or len(into):
+            readable, writable, _ = select.select(
+                [link] if len(into) else [], [link] if len(out) else [], [], self.timeout
+            )
+            if not readable and not writable:
+                raise ParallelError(
+                    f"parallel: process {peer} has not answered process {self.rank} for {self.timeout:g} s. It hangs "
+                    "or is gone: end all processes, and continue the run with compyute train --resume."
+                )
+            try:
+                if readable:
+                    count = link.recv_into(into)
+                    if count == 0:
+                        raise ConnectionResetError
+                    into = into[count:]
+                if writable:
+                    out = out[link.send(out[:PIECE]) :]
+            except (ConnectionError, BrokenPipeError) as error:
+                raise ParallelError(
+                    f"parallel: process {peer} is gone. Continue the run from its last checkpoint with compyute train "
+                    "--resume."
+                ) from error
+
+
+def _bytes_of(array: np.ndarray) -> memoryview:
+    return memoryview(array.reshape(-1).view(np.uint8).data)
