@@ -102,6 +102,11 @@ class LlamaConfig:
         return self.embed_dim // self.num_heads if self.head_dim is None else self.head_dim
 
     @property
+    def mlp_width(self) -> int:
+        """F, the hidden width of the feed-forward."""
+        return -(-8 * self.embed_dim // 96) * 32 if self.mlp_dim is None else self.mlp_dim
+
+    @property
     def rotary_scaling(self) -> RotaryScaling | None:
         """How the frequencies are scaled."""
         if self.rope_scaling == "none":
@@ -161,7 +166,7 @@ class Llama(LanguageModel):
             RMSNorm(C, config.norm_eps),
             GatedFeedForward(
                 C,
-                -(-8 * C // 96) * 32 if config.mlp_dim is None else config.mlp_dim,
+                config.mlp_width,
                 bias=config.mlp_bias,
                 activation=config.gate_activation,
                 weight_init=(init.normal(), to_stream),
