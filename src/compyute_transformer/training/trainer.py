@@ -93,7 +93,8 @@ class Trainer:
         new = self.communicator.from_first(not checkpoint.steps(self.run))
         self.reporter, self._first, self.stopped = reporter, self.step, None
         started = self._started(new)  # before the journal is cut back
-        with closing(reporter), closing(self._journal(new)), interruptible() as interrupt, self._environment():
+        show = getattr(reporter, "interrupted", None)
+        with closing(reporter), closing(self._journal(new)), interruptible(show) as interrupt, self._environment():
             self._tell(started)
             if new:
                 self._evaluate()

@@ -280,6 +280,14 @@ class TrainingSettings:
         at_least=0,
         at_most=MANY,
     )
+    eval_tokens: int | None = setting(
+        2**18,
+        "Validate on at most this many tokens, in windows that the seed chooses once; none: on all.",
+        "Output",
+        at_least=1,
+        at_most=2**62,
+        only_with=("kind", ("language",)),
+    )
     patience: int | None = setting(
         None,
         "Stop when the validation loss has not fallen for this many validations in a row; none: take all --steps.",
