@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from compyute_transformer.errors import ConfigError
+from compyute_transformer.errors import ConfigError, InputError
 from compyute_transformer.nn import Parameter
 from compyute_transformer.optim import SGD
 from compyute_transformer.verify import relative_error
@@ -37,7 +37,7 @@ def test_twenty_steps_are_those_of_torch(options: dict[str, Any], dtype: type) -
 
 
 def test_the_learning_rate_is_required() -> None:
-    with pytest.raises(TypeError, match="lr"):
+    with pytest.raises(InputError, match="required argument: .lr."):
         SGD([Parameter(np.ones(2))])  # type: ignore[call-arg]
 
 
