@@ -24,7 +24,16 @@ from ..ops.norm import (
     rms_norm_forward,
 )
 from ._buffers import empty
-from ._kernel import compile_kernel, compile_parallel, is_float32, is_ready, pool_for, sum_of_partials, worth_threads
+from ._kernel import (
+    compile_kernel,
+    compile_parallel,
+    is_float32,
+    is_ready,
+    of_one_shape,
+    pool_for,
+    sum_of_partials,
+    worth_threads,
+)
 
 __all__ = [
     "layer_norm_backward_kernel",
@@ -117,7 +126,14 @@ def layer_norm_forward_kernel(
     return y, LayerNormSaved(x, weight, mean, rstd, has_bias)
 
 
-@kernel_for(layer_norm_backward, supports=lambda dy, saved: is_float32(dy) and is_ready(*saved[:4]) and dy.size > 0)
+def _backward_supports(dy: Array, saved: LayerNormSaved) -> bool:
+    x, weight, mean, rstd, _ = saved
+    if not (is_float32(dy) and is_ready(x, weight, mean, rstd) and dy.size > 0):
+        return False
+    return of_one_shape(dy, x) and of_one_shape(dy[..., 0], mean, rstd) and weight.shape == x.shape[-1:]
+
+
+@kernel_for(layer_norm_backward, supports=_backward_supports)
 def layer_norm_backward_kernel(dy: Array, saved: LayerNormSaved) -> tuple[Array, Array, Array | None]:
     x, weight, mean, rstd, has_bias = saved
     dy = np.ascontiguousarray(dy)
@@ -183,7 +199,14 @@ def rms_norm_forward_kernel(x: Array, weight: Array, eps: float = 1e-6) -> tuple
     return y, RmsNormSaved(x, weight, rrms)
 
 
-@kernel_for(rms_norm_backward, supports=lambda dy, saved: is_float32(dy) and is_ready(*saved) and dy.size > 0)
+def _rms_backward_supports(dy: Array, saved: RmsNormSaved) -> bool:
+    x, weight, rrms = saved
+    if not (is_float32(dy) and is_ready(x, weight, rrms) and dy.size > 0):
+        return False
+    return of_one_shape(dy, x) and of_one_shape(dy[..., 0], rrms) and weight.shape == x.shape[-1:]
+
+
+@kernel_for(rms_norm_backward, supports=_rms_backward_supports)
 def rms_norm_backward_kernel(dy: Array, saved: RmsNormSaved) -> tuple[Array, Array]:
     x, weight, rrms = saved
     dy = np.ascontiguousarray(dy)

@@ -95,14 +95,16 @@ def evaluate_language(model: Any, tokenizer: Tokenizer, tokens: np.ndarray, batc
     """Evaluate a model on a text, in `eval()`: every token but the first is predicted exactly once.
 
     Returns loss, the mean negative log-likelihood in nats per token; bits_per_character, which compares models with
-    different tokenizers; perplexity, the loss as a number of equally likely tokens; tokens and characters, the numbers
-    that were predicted.
+    different tokenizers, and bits_per_byte of UTF-8; perplexity, the loss as a number of equally likely tokens; tokens
+    and characters, the numbers that were predicted.
     """
     loss, count = mean_loss(model, validation_windows(tokens, model.config.context_length, batch_size))
-    characters = len(tokenizer.decode(tokens[1:]))
+    text = tokenizer.decode(tokens[1:])
+    characters, bits = len(text), loss * count / log(2)
     return {
         "loss": loss,
-        "bits_per_character": loss * count / characters / log(2),
+        "bits_per_character": bits / characters,
+        "bits_per_byte": bits / len(text.encode("utf-8", "surrogatepass")),
         "perplexity": exp(min(loss, 700.0)),  # beyond, a float would overflow
         "tokens": count,
         "characters": characters,
