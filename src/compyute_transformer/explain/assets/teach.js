@@ -87,7 +87,7 @@ function compareView(app) {
       }
       const readout = el("p", { class: "value" });
       maps.forEach((heat) => { heat.onCell = (at_) => {
-        maps.forEach((other) => { if (other !== heat) { other.leading = heat.leading; other.cursor = heat.cursor; other.draw(); } });
+        maps.forEach((other) => { if (other !== heat) other.mirror(at_); });
         readout.textContent = `[${at_.join(", ")}]: ${maps.map((m) => shown(at(m.array, at_))).join("   |   ")}`;
       }; });
       heats.replaceChildren(...maps.map((heat) => heat.element), readout);
