@@ -119,7 +119,8 @@ class Heat {
   }
 
   fit() {
-    const width = this.box.clientWidth - 2, height = this.box.clientHeight - 2;
+    this.box.style.height = "";
+    const width = this.box.clientWidth - 2, height = this.box.clientHeight - 18;
     const whole = (gutter) => Math.min((width - (this.rows ? gutter : 0)) / this.numColumns, (height - (this.columns ? gutter : 0)) / this.numRows);
     const labeled = whole(this.gutter) >= 8.5 && (this.rows || this.columns); // a little too large, so that its labels can be read
     const cell = labeled ? Math.max(11, whole(this.gutter)) : Math.min(whole(0), 10.9);
@@ -140,6 +141,7 @@ class Heat {
     const [left, top] = this.gutters;
     this.spacer.style.width = `${left + this.numColumns * this.cell}px`;
     this.spacer.style.height = `${top + this.numRows * this.cell}px`;
+    this.box.style.height = `min(var(--tall), ${Math.ceil(top + this.numRows * this.cell + 18)}px)`; // no higher than it need be
     this.draw();
   }
 

@@ -38,7 +38,7 @@ class ModelMap {
     const forward = el("button", {
       type: "button", class: `lane forward${flagged}`, "data-node": index, "data-lane": "forward",
       "aria-current": current === "forward" ? "true" : null, "aria-label": `${name} ${kind}, forward of ${node.id}`,
-      click: () => this.onSelect(index, "forward"),
+      tabindex: this._stop(index, "forward"), click: () => this.onSelect(index, "forward"),
     }, el("span", { class: "what" }, name), " ", el("small", {}, kind));
     forward.style.marginLeft = `${node.depth * 0.7}rem`;
     const gradient = y && y.gradient !== null ? this.page.about.tensors[y.gradient].stats : null;
@@ -46,9 +46,15 @@ class ModelMap {
       type: "button", class: "lane backward", "data-node": index, "data-lane": "backward",
       "aria-current": current === "backward" ? "true" : null,
       "aria-label": `${gradient ? `‖d${y.name}‖ ${short(number(gradient.norm ?? 0))}` : "–"}, gradient of ${node.id}`,
-      click: () => this.onSelect(index, "backward"),
+      tabindex: this._stop(index, "backward"), click: () => this.onSelect(index, "backward"),
     }, gradient ? `‖d${y.name}‖ ${short(number(gradient.norm ?? 0))}` : "–");
     lanes.append(el("div", { class: "forward-cell" }, fold, forward), backward);
+  }
+
+  /** The map is one stop of the Tab key: the chosen row, or the first. */
+  _stop(index, lane) {
+    const [row, side] = this.selected || [0, "forward"];
+    return row === index && side === lane ? "0" : "-1";
   }
 
   toggle(index) {
