@@ -67,25 +67,40 @@ def package_fault(device: str) -> str | None:
         numba = import_module("numba")
     except Exception as error:  # Numba refuses versions of NumPy and Python that it does not know
         return f"Numba is installed but cannot be imported ({type(error).__name__}: {error})"
-    return "NUMBA_DISABLE_JIT is set, so that no kernel is compiled" if numba.config.DISABLE_JIT else None
+    if numba.config.DISABLE_JIT:
+        return "NUMBA_DISABLE_JIT is set, so that no kernel is compiled"
+    if numba.config.THREADING_LAYER != "default":
+        try:
+            numba.get_num_threads()  # starts the layer
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            return f"the threading layer that is set, {numba.config.THREADING_LAYER!r}, cannot be used ({reason})"
+    return None
 
 
 _fork_fault: str | None = None
 
 
 def no_kernels_after_fork() -> None:
-    """Run references only from now on, in a process that was forked after its parent had started a pool of threads."""
+    """Refuse to run kernels from now on, in a process that was forked after its parent had started a pool of threads.
+
+    References would compute the same to seven digits only, and slowly: nobody would find out why.
+    """
     global _fork_fault
     _fork_fault = (
         "this process was forked after kernels had run, and their threads are not in it: "
         "start processes with multiprocessing.get_context('spawn')"
     )
-    for op in _all:
-        op._kernels["cpu"] = None
-    _logger.warning("Kernels are off, ops run their references: %s.", _fork_fault)
 
 
-_logger = logging.getLogger("compyute_transformer")
+_said: set[str] = set()
+
+
+def _say_once(fault: str) -> None:
+    if fault not in _said:
+        _said.add(fault)
+        message = "Kernels are off, ops run their references, which are slower: %s."
+        logging.getLogger("compyute_transformer").warning(message, fault)
 
 
 _choice: ContextVar[Kernels] = ContextVar("kernels", default="auto")
@@ -204,8 +219,11 @@ class Dispatched(Generic[P, R]):
         """Return the kernel for a device ("cpu" or "cuda"), or None. It trusts its arguments."""
         if device not in self._kernels:
             name = f"{__package__}.{PACKAGES[device]}.{self.topic}"
-            if package_fault(device) is None and find_spec(name):
+            fault = package_fault(device)
+            if fault is None and find_spec(name):
                 import_module(name)
+            elif fault is not None and device == "cpu":
+                _say_once(fault)
             self._kernels.setdefault(device, None)
         return None if self._hidden else self._kernels[device]
 
@@ -224,8 +242,14 @@ class Dispatched(Generic[P, R]):
         choice = _choice.get()
         if choice == "reference":
             return None
+        if _fork_fault is not None and choice == "auto":
+            raise BackendError(
+                f"{self.__name__}: {_fork_fault}. Or compute without kernels: with use_kernels('reference')."
+            )
         kernel = self.kernel(_device_of_call(args, kwargs) if choice == "auto" else choice)
-        return kernel if kernel is not None and kernel.supports(*args, **kwargs) else None  # type: ignore[attr-defined]
+        if kernel is None or not kernel.supports(*args, **kwargs):  # type: ignore[attr-defined]
+            return None
+        return kernel
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Validate the arguments, then run the kernel or the reference, as `use_kernels` says."""

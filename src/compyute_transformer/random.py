@@ -61,6 +61,15 @@ class RandomKey(NamedTuple):
         """Return the key of one head's part of an attention key."""
         return self._replace(head=self.head + head)
 
+    @property
+    def words(self) -> tuple[int, int, int, int]:
+        """The lower and the upper half of the seed, the offset, and stream and head in one word, as Python's integers.
+
+        NumPy's would overflow in Philox.
+        """
+        seed, offset = int(self.seed), int(self.offset)
+        return seed & LOW_WORD, seed >> 32, offset, (int(self.stream) << 16) + int(self.head)
+
 
 @dataclass
 class Generator:
@@ -128,13 +137,14 @@ def philox(key: int, words: tuple[Any, Any, Any, Any]) -> tuple[Any, Any, Any, A
 def random_bits(key: RandomKey, rows: int, columns: int, heads: int = 1, xp: Any = np, first: int = 0) -> Any:
     """32 random bits for each element of (heads, rows, columns), as uint32. first: the number of the first row."""
     quads = -(-columns // 4)
+    _, _, offset, head = key.words
     words = philox(
-        key.seed,
+        int(key.seed),
         (
             xp.arange(quads, dtype=xp.uint64),
             xp.arange(first, first + rows, dtype=xp.uint64)[:, None],
-            xp.full((1, 1), key.offset, dtype=xp.uint64),
-            xp.arange(heads, dtype=xp.uint64)[:, None, None] + np.uint64((key.stream << 16) + key.head),
+            xp.full((1, 1), offset, dtype=xp.uint64),
+            xp.arange(heads, dtype=xp.uint64)[:, None, None] + np.uint64(head),
         ),
     )
     full = (heads, rows, quads)

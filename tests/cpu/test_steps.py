@@ -88,7 +88,8 @@ import numpy as np
 from compyute_transformer.ops import layer_norm
 y = layer_norm(np.ones((1024, 512), np.float32), np.ones(512, np.float32))  # worth threads
 from compyute_transformer.cpu import norm
-print(sum(norm._forward.stats.cache_misses.values()), sum(norm._forward.stats.cache_hits.values()))
+stats = norm._forward.kernel.stats
+print(sum(stats.cache_misses.values()), sum(stats.cache_hits.values()))
 """
 
 
@@ -109,7 +110,7 @@ def test_attention_is_compiled_for_one_kind_of_arguments_whatever_the_mask() -> 
         y, saved = fused_attention_forward(**case.arguments(dtype=np.float32))
         fused_attention_backward(np.ones_like(y), saved)
     kernels: list[Any] = [_tiles.forward, _tiles.backward]
-    assert [len(kernel.signatures) for kernel in kernels] == [1, 1]
+    assert [len(kernel.kernel.signatures) for kernel in kernels] == [1, 1]
 
 
 @pytest.mark.parametrize("word", ["_tiles", "activation", "adamw", "dropout", "embedding", "linear", "loss", "norm"])

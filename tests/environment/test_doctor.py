@@ -115,6 +115,14 @@ def test_a_disabled_compiler_is_slow() -> None:
     assert recommend(replace(HEALTHY, environment={"NUMBA_DISABLE_JIT": "0"})) == []
 
 
+def test_a_threading_layer_without_effect_is_named() -> None:
+    environment = {"NUMBA_THREADING_LAYER": "tbb"}
+    assert recommend(replace(HEALTHY, environment=environment)) == []
+    advice = only(replace(HEALTHY, environment=environment, kernels_fault="the layer cannot be used"))
+    assert "the layer cannot be used" in advice.problem
+    assert advice.remedy == "Unset NUMBA_THREADING_LAYER"
+
+
 def test_a_gpu_that_lies_idle_is_named_with_what_to_install() -> None:
     advice = only(replace(HEALTHY, gpu=Gpu("580.65", CUPY_MISSING)))
     assert (advice.kind, advice.remedy) == ("unused", "pip install 'compyute-transformer[gpu]'")

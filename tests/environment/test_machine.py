@@ -82,8 +82,8 @@ def test_a_package_that_cannot_be_imported_says_why(tmp_path: Path, monkeypatch:
 
 def test_a_library_that_is_no_openblas_is_named_without_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_openblas_files", lambda package: iter([Path("no such library")]))
-    blas = machine._blas("numpy")
-    assert blas.library == machine._blas("numpy").library != ""
+    blas = machine.blas_of("numpy")
+    assert blas.library == machine.blas_of("numpy").library != ""
     assert (blas.kernel, blas.threads) == (None, None)
 
 

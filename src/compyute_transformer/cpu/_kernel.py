@@ -17,6 +17,11 @@ pool takes 3 µs to be told, so what generation runs for each token has a kernel
 Work is divided into slices that do not depend on the number of threads where a sum crosses them, so that the results do
 not depend on it either.
 
+The code of a kernel is its own. Numba compiles what a kernel calls, and the body of each of its parallel loops, twice:
+alone, and again within the kernel, with other last bits. Both have one name, for which the linker takes the code that
+was loaded first. So the process that compiled the kernels gave other bits than all later ones, and what a process had
+run before decided too. `_OwnCode` hides the names within a kernel.
+
 A loop that is to vectorize runs from 0 over a slice, `part = x[start:stop]; for i in range(part.size)`, never over
 `range(start, stop)`: an index that might be negative counts from the end in NumPy, and for that possibility the
 compiler turns every load into a gather and every store into a scatter. That alone made GELU four times as slow.
@@ -26,11 +31,19 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache, wraps
+from hashlib import sha256
+from pathlib import Path
+from threading import RLock
 from typing import Any, TypeVar
 
+import llvmlite
 import numba
 import numpy as np
 from numba.core import event
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_machinery import FunctionPass, register_pass
+from numba.core.typed_passes import NoPythonSupportedFeatureValidation
 
 from ..arrays import Array
 from ..dispatch import no_kernels_after_fork
@@ -58,13 +71,47 @@ WORTH_THREADS = 1 << 18
 _no_cache_said = False
 
 
+@register_pass(mutates_CFG=False, analysis_only=True)
+class _OwnCode(FunctionPass):  # type: ignore[misc]
+    """Let a kernel run its own copies of all that it calls."""
+
+    _name = "compyute_own_code"
+
+    def __init__(self) -> None:
+        FunctionPass.__init__(self)
+
+    def run_pass(self, state: Any) -> bool:
+        library = state.targetctx.codegen().create_library(state.func_id.func_qualname)
+        library.enable_object_caching()
+        optimize = library._optimize_final_module
+
+        def optimize_and_hide() -> None:
+            optimize()
+            for function in library._final_module.functions:
+                if not function.is_declaration and function.linkage.name.startswith(("linkonce", "weak")):
+                    function.linkage = "internal"
+
+        library._optimize_final_module = optimize_and_hide
+        state.library = library
+        return False
+
+
+class _Compiler(CompilerBase):  # type: ignore[misc]
+    def define_pipelines(self) -> list[Any]:
+        manager = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        manager.add_pass_after(_OwnCode, NoPythonSupportedFeatureValidation)
+        manager.finalize()
+        return [manager]
+
+
 def compiler(**options: Any) -> Callable[[F], F]:
     """Return a decorator that compiles at the first call and keeps the result on disk, where it may write there."""
+    options["pipeline_class"] = _Compiler
 
     def compile(function: F) -> F:
         global _no_cache_said
         try:
-            return numba.njit(cache=True, **options)(function)
+            return _renewed_with_the_package(numba.njit(cache=True, **options)(function))
         except RuntimeError:  # Numba finds no folder for its cache
             if not _no_cache_said:
                 _no_cache_said = True
@@ -77,8 +124,51 @@ def compiler(**options: Any) -> Callable[[F], F]:
     return compile
 
 
+@cache
+def _stamp() -> str:
+    """Return a digest of all that compiled code depends on: the sources it is made of, and the compiler's versions."""
+    package = Path(__file__).parents[1]
+    found = sha256(f"{numba.__version__} {llvmlite.__version__} {np.__version__}".encode())
+    for path in sorted([*package.glob("cpu/*.py"), *package.glob("ops/*.py"), *package.glob("random.py")]):
+        found.update(path.name.encode() + b"\0" + path.read_bytes())
+    return found.hexdigest()
+
+
+def _renewed_with_the_package(kernel: Any) -> Any:
+    """Compile a kernel anew after an edit of any file; Numba alone looks at the kernel's own file only."""
+    file = kernel._cache._cache_file
+    file._source_stamp = file._source_stamp, _stamp()
+    return kernel
+
+
 compile_kernel = compiler(fastmath=FASTMATH, error_model="numpy", nogil=True)
-compile_parallel = compiler(fastmath=FASTMATH, error_model="numpy", nogil=True, parallel=True)
+_compile_parallel = compiler(fastmath=FASTMATH, error_model="numpy", nogil=True, parallel=True)
+_one_at_a_time = RLock()
+
+
+@cache
+def _takes_several() -> bool:
+    """Whether several threads may run parallel kernels at once. Numba's own layer would end the process."""
+    numba.get_num_threads()  # starts the pool, and with it the layer
+    return bool(numba.threading_layer() != "workqueue")
+
+
+def compile_parallel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a kernel that runs on several threads: `run.kernel`.
+
+    On the workqueue layer of Numba, calls from several threads wait for each other.
+    """
+    kernel = _compile_parallel(function)
+
+    @wraps(function)
+    def run(*args: Any) -> Any:
+        if _takes_several():
+            return kernel(*args)
+        with _one_at_a_time:
+            return kernel(*args)
+
+    run.kernel = kernel  # type: ignore[attr-defined]
+    return run
 
 
 def _after_fork() -> None:

@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from ..dispatch import package_fault
+
 __all__ = ["Threads", "of_blas", "pools", "set_threads", "threads"]
 
 NUMBA_VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
@@ -42,8 +44,8 @@ def of_blas(package: str) -> Threads | None:
 
 
 def of_numba() -> Threads | None:
-    """Numba's pool as the calling thread uses it; None without Numba."""
-    if find_spec("numba") is None:
+    """Numba's pool as the calling thread uses it; None where no kernel can run."""
+    if find_spec("numba") is None or package_fault("cpu") is not None:
         return None
     numba = import_module(f"{__package__}._kernel").numba
     return Threads(numba.get_num_threads, lambda count: numba.set_num_threads(min(count, most())))

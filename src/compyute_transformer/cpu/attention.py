@@ -81,8 +81,7 @@ def arguments(
         *(stride // 4 for x in (q, k, v) for stride in x.strides[:3]),
         *(B, H, K, T, S, D),
         *(mask.causal, mask.window or 0, mask.array is not None, *bias_steps),
-        *(dropout_threshold(dropout), key.seed & 0xFFFFFFFF, key.seed >> 32, key.offset),
-        (key.stream << 16) + key.head,
+        *(dropout_threshold(dropout), *key.words),
         1.0 / sqrt(D),
         1.0 / (1.0 - dropout),
     )

@@ -98,8 +98,11 @@ def _about_threads(machine: Machine) -> Iterator[Recommendation]:
             yield Recommendation("slow", problem, remedy)
     if machine.environment.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         yield Recommendation(
-            "slow", "NUMBA_DISABLE_JIT is set: the kernels run as plain Python", "Unset NUMBA_DISABLE_JIT"
+            "slow", "NUMBA_DISABLE_JIT is set: no kernel runs, only the references", "Unset NUMBA_DISABLE_JIT"
         )
+    if "NUMBA_THREADING_LAYER" in machine.environment and machine.kernels_fault:
+        problem = f"No kernel runs, only the references: {machine.kernels_fault}"
+        yield Recommendation("slow", problem, "Unset NUMBA_THREADING_LAYER")
     if machine.load is not None and machine.load > machine.all_cores / 2:
         problem = f"The machine is busy: a load of {machine.load:.1f} on {_count(machine.all_cores, 'core')}"
         yield Recommendation("slow", problem, "Close other programs; timings are not reliable meanwhile")

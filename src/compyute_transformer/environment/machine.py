@@ -17,8 +17,9 @@ from typing import Any
 
 from .._version import __version__
 from ..arrays import gpu_fault
+from ..dispatch import package_fault
 
-__all__ = ["VARIABLES", "Blas", "Gpu", "Machine", "Package", "examine"]
+__all__ = ["VARIABLES", "Blas", "Gpu", "Machine", "Package", "blas_of", "examine"]
 
 # The environment variables about threads and kernels. Each is read once, when its library loads.
 VARIABLES = (
@@ -87,7 +88,10 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine. cores: those this process may use. load: the load of the last minute, on `all_cores`."""
+    """A machine. cores: those this process may use. load: the load of the last minute, on `all_cores`.
+
+    kernels_fault: why no kernel for the CPU can run, or None.
+    """
 
     version: str
     python: str
@@ -103,6 +107,7 @@ class Machine:
     numba_threads: int | None
     environment: dict[str, str]
     gpu: Gpu
+    kernels_fault: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -124,10 +129,11 @@ def examine() -> Machine:
         load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         memory_bytes=_memory_bytes(),
         packages=(*core.values(), *optional.values()),
-        blas=tuple(_blas(name) for name in ("numpy", "scipy") if core[name].usable),
+        blas=tuple(blas_of(name) for name in ("numpy", "scipy") if core[name].usable),
         numba_threads=sys.modules["numba"].config.NUMBA_NUM_THREADS if core["numba"].usable else None,
         environment={n: os.environ[n] for n in VARIABLES if n in os.environ and os.environ[n] != OURS.get(n)},
         gpu=Gpu(_driver(), gpu_fault(), _gpu_names()),
+        kernels_fault=package_fault("cpu"),
     )
 
 
@@ -198,7 +204,7 @@ def _memory_bytes() -> int | None:
 # --- BLAS ---
 
 
-def _blas(package: str) -> Blas:
+def blas_of(package: str) -> Blas:
     """Return the BLAS the package was built with, and for OpenBLAS its kernel and number of threads."""
     module = import_module(package)
     built: dict[str, Any] = {}

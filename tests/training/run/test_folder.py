@@ -23,6 +23,7 @@ from compyute_transformer.training import (
     load_run,
     resume_run,
     start_run,
+    trainer,
     unused_name,
 )
 from compyute_transformer.training.reporting.events import Advanced, Evaluated, Event, Started
@@ -302,6 +303,21 @@ def test_more_steps_extend_a_run(tmp_path: Path, corpus: str) -> None:
     assert rates[14] == schedule(13)
     with pytest.raises(ConfigError, match="got 19 for a run that has taken 20"):
         resume_run(run, steps=19)
+
+
+def test_a_resumed_run_says_what_its_last_bits_depend_on_and_has_changed(
+    tmp_path: Path, corpus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_run([corpus], tiny(steps=2, decay="constant"), tmp_path)
+    written = checkpoint.load_state(checkpoint.latest(tmp_path)).versions
+    assert {"numpy", "scipy", "numba", "BLAS of scipy", "processor", "kernels", "compyute-transformer"} <= set(written)
+    listener = Listener()
+    resume_run(tmp_path, listener, 3)
+    assert "last bits" not in listener.events[0].facts  # type: ignore[union-attr]
+    monkeypatch.setattr(trainer, "numerics", lambda: {**written, "scipy": "9.9"})
+    resume_run(tmp_path, listener := Listener(), 4)
+    expected = f"not those of an uninterrupted run: scipy {written['scipy']} is now 9.9"
+    assert [event.facts.get("last bits") for event in listener.events if isinstance(event, Started)] == [expected]
 
 
 def test_only_how_the_training_goes_on_can_change(tmp_path: Path, corpus: str) -> None:
