@@ -122,6 +122,13 @@ def test_a_confusion_matrix_has_a_row_for_each_true_class(number: int) -> None:
         plot_confusion(counts, ["a", "b", "c"])
 
 
+def test_classes_in_a_script_that_the_font_lacks_are_code_points() -> None:
+    figure = plot_confusion(np.eye(2, dtype=int), ["猫", "dog"])
+    figure.canvas.draw()  # a missing glyph would be a warning
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == ["U+732B", "dog"]
+
+
 def test_the_losses_of_a_run_are_drawn_by_step(tmp_path: Path) -> None:
     records: list[dict[str, Any]] = [
         {"event": "evaluation", "step": 0, "validation_loss": 4.0},

@@ -28,7 +28,7 @@ class GPTConfig(CheckedArguments):
     """The configuration of a GPT, saved with a run.
 
     mlp_dim None means 4 · embed_dim. num_kv_heads None means num_heads. window: the number of positions up to its own
-    that a query attends to; None for all.
+    that a query attends to; None for all. norm_eps: added to the variance in the norms.
     """
 
     vocab_size: int
@@ -44,6 +44,7 @@ class GPTConfig(CheckedArguments):
     window: int | None = None
     tie_word_embeddings: bool = True  # the head uses the matrix of the token embedding
     attn_implementation: Implementation = "auto"
+    norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
         check_config(
@@ -76,7 +77,7 @@ class GPT(LanguageModel):
         self.position = LearnedPosition(config.context_length, C, generator=weights)
         self.dropout = Dropout(config.dropout)
         self.blocks = ModuleList(self._block(weights) for _ in range(config.num_layers))
-        self.norm = LayerNorm(C, bias=config.bias)
+        self.norm = LayerNorm(C, eps=config.norm_eps, bias=config.bias)
         self.head = Linear(C, config.vocab_size, bias=False, generator=weights)
         if config.tie_word_embeddings:
             self.head.weight = self.token_embedding.weight
@@ -87,7 +88,7 @@ class GPT(LanguageModel):
         config, C = self.config, self.config.embed_dim
         to_stream = init.normal(0.02 / sqrt(2 * config.num_layers))
         return PreNormBlock(
-            LayerNorm(C, bias=config.bias),
+            LayerNorm(C, eps=config.norm_eps, bias=config.bias),
             MultiHeadAttention(
                 C,
                 config.num_heads,
@@ -99,7 +100,7 @@ class GPT(LanguageModel):
                 generator=weights,
             ),
             Dropout(config.dropout),
-            LayerNorm(C, bias=config.bias),
+            LayerNorm(C, eps=config.norm_eps, bias=config.bias),
             FeedForward(
                 C,
                 config.mlp_dim or 4 * C,
@@ -113,15 +114,16 @@ class GPT(LanguageModel):
 
     def forward(
         self,
-        ids: Array,
+        ids: Array | None = None,
         cache: ModelCache | None = None,
         *,
         padding: Array | None = None,
         logits_to_keep: int | None = None,
+        inputs_embeds: Array | None = None,
     ) -> Array:
         """Return the logits (B, T, V) of the token that follows each position of ids; see `LanguageModel`."""
-        start, padding = self.check_forward(ids, cache, padding, logits_to_keep)
-        x = self.embed(ids, start, padding)
+        start, padding = self.check_forward(ids, cache, padding, logits_to_keep, inputs_embeds)
+        x = self.embed(ids, start, padding, inputs_embeds)
         x = self.run_blocks(x, cache, padding, logits_to_keep)
         return self.unembed(x)
 
@@ -136,9 +138,11 @@ class GPT(LanguageModel):
         self.token_embedding.backward(dx)
         return dx
 
-    def embed(self, ids: Array, start: int = 0, padding: Array | None = None) -> Array:
+    def embed(
+        self, ids: Array | None, start: int = 0, padding: Array | None = None, inputs_embeds: Array | None = None
+    ) -> Array:
         """Return the residual stream (B, T, C) before the first block, of ids that begin at position `start`."""
-        x = self.token_embedding(ids)
+        x = self.look_up(ids, inputs_embeds)
         x = self.position(x, start, padding)
         return self.dropout(x)
 

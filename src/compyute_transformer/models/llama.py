@@ -102,6 +102,11 @@ class LlamaConfig:
         return self.embed_dim // self.num_heads if self.head_dim is None else self.head_dim
 
     @property
+    def mlp_width(self) -> int:
+        """F, the hidden width of the feed-forward."""
+        return -(-8 * self.embed_dim // 96) * 32 if self.mlp_dim is None else self.mlp_dim
+
+    @property
     def rotary_scaling(self) -> RotaryScaling | None:
         """How the frequencies are scaled."""
         if self.rope_scaling == "none":
@@ -161,7 +166,7 @@ class Llama(LanguageModel):
             RMSNorm(C, config.norm_eps),
             GatedFeedForward(
                 C,
-                -(-8 * C // 96) * 32 if config.mlp_dim is None else config.mlp_dim,
+                config.mlp_width,
                 bias=config.mlp_bias,
                 activation=config.gate_activation,
                 weight_init=(init.normal(), to_stream),
@@ -190,15 +195,16 @@ class Llama(LanguageModel):
 
     def forward(
         self,
-        ids: Array,
+        ids: Array | None = None,
         cache: ModelCache | None = None,
         *,
         padding: Array | None = None,
         logits_to_keep: int | None = None,
+        inputs_embeds: Array | None = None,
     ) -> Array:
         """Return the logits (B, T, V) of the token that follows each position of ids; see `LanguageModel`."""
-        start, padding = self.check_forward(ids, cache, padding, logits_to_keep)
-        x = self.embed(ids, start, padding)
+        start, padding = self.check_forward(ids, cache, padding, logits_to_keep, inputs_embeds)
+        x = self.embed(ids, start, padding, inputs_embeds)
         x = self.run_blocks(x, cache, padding, logits_to_keep)
         return self.unembed(x)
 
@@ -212,9 +218,11 @@ class Llama(LanguageModel):
         self.token_embedding.backward(dx)
         return dx
 
-    def embed(self, ids: Array, start: int = 0, padding: Array | None = None) -> Array:
+    def embed(
+        self, ids: Array | None, start: int = 0, padding: Array | None = None, inputs_embeds: Array | None = None
+    ) -> Array:
         """Return the residual stream (B, T, C) before the first block; each attention knows the positions itself."""
-        return self.dropout(self.token_embedding(ids))
+        return self.dropout(self.look_up(ids, inputs_embeds))
 
     def unembed(self, x: Array) -> Array:
         """Return the logits (B, T, V) of the residual stream (B, T, C) after the last block."""

@@ -12,7 +12,8 @@ and is refused if it does not, since the weights of the class it derives from wo
 """
 
 from importlib import import_module
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 from ..arrays import Array
 from ..errors import ConfigError
@@ -57,6 +58,19 @@ class Model(Module):
             tuple(recorder.attentions.values()) if return_attention else None,
             tuple(recorder.hidden_states) if return_hidden_states else None,
         )
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, dtype: Any = None, **options: Any) -> Self:
+        """Return the model of a Hugging Face directory, in `eval()`; see `exchange.load_pretrained`."""
+        # loaded on use, by name: exchange is built on models, and models work without it
+        model: Self = import_module("compyute_transformer.exchange").load_pretrained(
+            folder, cls, dtype=dtype, **options
+        )
+        return model
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> None:
+        """Write a directory that Hugging Face Transformers opens; see `exchange.save_pretrained`."""
+        import_module("compyute_transformer.exchange").save_pretrained(self, folder, **options)
 
     def summary(self, depth: int = 1) -> Any:
         """Return parameters, bytes, floating-point operations and memory kept for the backward, a line a layer.

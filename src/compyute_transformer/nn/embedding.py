@@ -1,6 +1,7 @@
 """Embeddings as modules: a row of weights for each id, a projection of each patch, and a class token before them."""
 
 from ..arrays import Array
+from ..ops._checks import check_floats
 from ..ops.embedding import (
     class_token_backward,
     class_token_forward,
@@ -44,8 +45,14 @@ class Embedding(Module):
     def backward(self, dy: Array) -> None:
         """Add to the gradient of the weight, unless it is frozen. Ids have no gradient."""
         saved = self.pop_saved()
-        if self.weight.requires_grad:
+        if saved is not None and self.weight.requires_grad:
             self.weight.accumulate(embedding_backward(dy, saved))
+
+    def skip(self, vectors: Array) -> Array:
+        """Return vectors (*rows, embed_dim) that take the place of embedded ids; `backward` then adds nothing."""
+        check_floats("Embedding.skip", vectors=vectors, weight=self.weight.data)
+        self.save_for_backward(None)
+        return vectors
 
 
 class PatchEmbedding(Module):

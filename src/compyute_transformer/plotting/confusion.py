@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ShapeError
-from .figure import INK, color_bar, colored_cells, figure_of
+from .figure import INK, color_bar, colored_cells, drawable, figure_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,9 +36,10 @@ def plot_confusion(counts: np.ndarray, classes: Sequence[str]) -> "Figure":
             color = "white" if parts[true, predicted] > 0.3 else INK
             text = str(counts[true, predicted])
             panel.text(predicted, true, text, ha="center", va="center", fontsize=8, color=color)
-        rotation = 90 if max(map(len, classes)) > 2 else 0
-        panel.set_xticks(range(number), classes, parse_math=False, rotation=rotation)
-        panel.set_yticks(range(number), classes, parse_math=False)
+        names = [drawable(name) for name in classes]
+        rotation = 90 if max(map(len, names)) > 2 else 0
+        panel.set_xticks(range(number), names, parse_math=False, rotation=rotation)
+        panel.set_yticks(range(number), names, parse_math=False)
     panel.tick_params(labelsize=8, length=0, labelcolor=INK)
     panel.set_xlabel("predicted", fontsize=9, color=INK)
     panel.set_ylabel("true", fontsize=9, color=INK)
