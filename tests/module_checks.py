@@ -1,6 +1,7 @@
 """What the tests of several modules share: differences through a whole module, and a block to build towers of."""
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from compyute_transformer.nn import (
     MultiHeadAttention,
     PostNormBlock,
     PreNormBlock,
+    share_generator,
 )
 from compyute_transformer.random import DROPOUT, Generator
 from compyute_transformer.verify.differences import directional_error
@@ -59,30 +61,29 @@ def module_error(
 def block(embed_dim: int = 6, num_heads: int = 2, dropout: float = 0.0, seed: int = 0) -> PreNormBlock:
     """A pre-norm block with weights of its own."""
     weights, drops = Generator(seed), Generator(seed, DROPOUT)
-    return PreNormBlock(
+    built = PreNormBlock(
         LayerNorm(embed_dim),
-        MultiHeadAttention(embed_dim, num_heads, dropout=dropout, generator=weights, dropout_generator=drops),
-        Dropout(dropout, generator=drops),
+        MultiHeadAttention(embed_dim, num_heads, dropout=dropout, generator=weights),
+        Dropout(dropout),
         LayerNorm(embed_dim),
         FeedForward(embed_dim, 2 * embed_dim, generator=weights),
-        Dropout(dropout, generator=drops),
+        Dropout(dropout),
     )
+    return share_generator(built, drops)
 
 
 def _sublayers(attentions: int, dropout: float, seed: int) -> list[Any]:
-    weights, drops = Generator(seed), Generator(seed, DROPOUT)
-    heads = [
-        MultiHeadAttention(6, 2, dropout=dropout, generator=weights, dropout_generator=drops) for _ in range(attentions)
-    ]
+    weights = Generator(seed)
+    heads = [MultiHeadAttention(6, 2, dropout=dropout, generator=weights) for _ in range(attentions)]
     layers = [*heads, FeedForward(6, 12, generator=weights)]
-    return [part for layer in layers for part in (layer, Dropout(dropout, generator=drops), LayerNorm(6))]
+    return [(layer, Dropout(dropout), LayerNorm(6)) for layer in layers]
 
 
 def post_norm_block(dropout: float = 0.0, seed: int = 0) -> PostNormBlock:
     """A post-norm block of width 6 and 2 heads with weights of its own."""
-    return PostNormBlock(*_sublayers(1, dropout, seed))
+    return share_generator(PostNormBlock(*chain(*_sublayers(1, dropout, seed))), Generator(seed, DROPOUT))
 
 
 def cross_block(dropout: float = 0.0, seed: int = 0) -> CrossBlock:
     """A block with cross-attention, of width 6 and 2 heads, with weights of its own."""
-    return CrossBlock(*_sublayers(2, dropout, seed))
+    return share_generator(CrossBlock(*_sublayers(2, dropout, seed)), Generator(seed, DROPOUT))

@@ -24,7 +24,7 @@ from compyute_transformer.training import Settings
 from compyute_transformer.training.settings.presets import DEFAULT_PRESET, PRESETS
 from compyute_transformer.training.settings.settings import KINDS, SECTION_OF
 
-COMMANDS = ("train", "generate", "eval", "explain", "verify", "grade", "bench", "doctor")
+COMMANDS = ("train", "generate", "eval", "explain", "plot", "summary", "verify", "grade", "bench", "doctor")
 
 
 @dataclass

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from compyute_transformer import random
 from compyute_transformer.errors import RangeError
+from compyute_transformer.ops.dropout import dropout_forward
 from compyute_transformer.random import (
     BATCHES,
     DROPOUT,
@@ -209,3 +210,14 @@ def test_normal_numbers_do_not_depend_on_how_many_are_made_at_a_time(monkeypatch
     for at_a_time in (1, 24, 100):  # fewer than a row, a few rows, and rows that do not divide
         monkeypatch.setattr(random, "AT_A_TIME", at_a_time)
         assert np.array_equal(random.normal(draw, shape), whole)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int32, np.uint32, np.int64, np.uint64])
+def test_integers_of_numpy_make_the_same_numbers(kind: type) -> None:
+    key = RandomKey(5, 1, 2, 3)
+    other = RandomKey(*(kind(part) for part in key))
+    assert other.words == key.words
+    assert all(type(word) is int for word in other.words)
+    assert np.array_equal(random_bits(other, 3, 5), random_bits(key, 3, 5))
+    x = np.ones((3, 5), np.float32)
+    assert np.array_equal(dropout_forward(x, 0.5, other)[0], dropout_forward(x, 0.5, key)[0])

@@ -22,8 +22,9 @@ from ._earlier_names import earlier_names
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from . import data, errors, explain, generation, models, nn, ops, optim, training, verify
+    from . import data, errors, exchange, explain, generation, models, nn, ops, optim, training, verify
     from .dispatch import use_kernels
+    from .exchange import AutoModel
     from .generation import generate
     from .models import (
         GPT,
@@ -47,6 +48,7 @@ __all__ = [
     "GPT",
     "SGD",
     "AdamW",
+    "AutoModel",
     "GPTConfig",
     "Llama",
     "LlamaConfig",
@@ -61,6 +63,7 @@ __all__ = [
     "ViTConfig",
     "data",
     "errors",
+    "exchange",
     "explain",
     "generate",
     "generation",
@@ -80,6 +83,7 @@ _DEFINED_IN = {
     "GPT": "models",
     "SGD": "optim",
     "AdamW": "optim",
+    "AutoModel": "exchange",
     "GPTConfig": "models",
     "Llama": "models",
     "LlamaConfig": "models",

@@ -82,15 +82,15 @@ _fork_fault: str | None = None
 
 
 def no_kernels_after_fork() -> None:
-    """Run references only from now on, in a process that was forked after its parent had started a pool of threads."""
+    """Refuse to run kernels from now on, in a process that was forked after its parent had started a pool of threads.
+
+    References would compute the same to seven digits only, and slowly: nobody would find out why.
+    """
     global _fork_fault
     _fork_fault = (
         "this process was forked after kernels had run, and their threads are not in it: "
         "start processes with multiprocessing.get_context('spawn')"
     )
-    for op in _all:
-        op._kernels["cpu"] = None
-    _say_once(_fork_fault)
 
 
 _said: set[str] = set()
@@ -242,8 +242,14 @@ class Dispatched(Generic[P, R]):
         choice = _choice.get()
         if choice == "reference":
             return None
+        if _fork_fault is not None and choice == "auto":
+            raise BackendError(
+                f"{self.__name__}: {_fork_fault}. Or compute without kernels: with use_kernels('reference')."
+            )
         kernel = self.kernel(_device_of_call(args, kwargs) if choice == "auto" else choice)
-        return kernel if kernel is not None and kernel.supports(*args, **kwargs) else None  # type: ignore[attr-defined]
+        if kernel is None or not kernel.supports(*args, **kwargs):  # type: ignore[attr-defined]
+            return None
+        return kernel
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Validate the arguments, then run the kernel or the reference, as `use_kernels` says."""

@@ -61,6 +61,15 @@ class RandomKey(NamedTuple):
         """Return the key of one head's part of an attention key."""
         return self._replace(head=self.head + head)
 
+    @property
+    def words(self) -> tuple[int, int, int, int]:
+        """The lower and the upper half of the seed, the offset, and stream and head in one word, as Python's integers.
+
+        NumPy's would overflow in Philox.
+        """
+        seed, offset = int(self.seed), int(self.offset)
+        return seed & LOW_WORD, seed >> 32, offset, (int(self.stream) << 16) + int(self.head)
+
 
 @dataclass
 class Generator:
@@ -108,7 +117,10 @@ def seed(value: int) -> None:
 
 
 def philox(key: int, words: tuple[Any, Any, Any, Any]) -> tuple[Any, Any, Any, Any]:
-    """Philox 4x32-10 of four counter words (uint64 arrays that hold 32-bit values and broadcast) under a 64-bit key."""
+    """Return Philox 4x32-10 of four counter words under a 64-bit key.
+
+    words: uint64 arrays that hold 32-bit values and broadcast.
+    """
     c0, c1, c2, c3 = words
     k0, k1 = key & LOW_WORD, key >> 32
     m0, m1, low = np.uint64(MULTIPLIERS[0]), np.uint64(MULTIPLIERS[1]), np.uint64(LOW_WORD)
@@ -126,15 +138,19 @@ def philox(key: int, words: tuple[Any, Any, Any, Any]) -> tuple[Any, Any, Any, A
 
 
 def random_bits(key: RandomKey, rows: int, columns: int, heads: int = 1, xp: Any = np, first: int = 0) -> Any:
-    """32 random bits for each element of (heads, rows, columns), as uint32. first: the number of the first row."""
+    """Return 32 random bits for each element of (heads, rows, columns), as uint32.
+
+    first: the number of the first row.
+    """
     quads = -(-columns // 4)
+    _, _, offset, head = key.words
     words = philox(
-        key.seed,
+        int(key.seed),
         (
             xp.arange(quads, dtype=xp.uint64),
             xp.arange(first, first + rows, dtype=xp.uint64)[:, None],
-            xp.full((1, 1), key.offset, dtype=xp.uint64),
-            xp.arange(heads, dtype=xp.uint64)[:, None, None] + np.uint64((key.stream << 16) + key.head),
+            xp.full((1, 1), offset, dtype=xp.uint64),
+            xp.arange(heads, dtype=xp.uint64)[:, None, None] + np.uint64(head),
         ),
     )
     full = (heads, rows, quads)
@@ -153,12 +169,12 @@ def _bits_of_shape(key: RandomKey, shape: tuple[int, ...], xp: Any) -> Any:
 
 
 def uniform(key: RandomKey, shape: tuple[int, ...], dtype: Any = np.float32, xp: Any = np) -> Any:
-    """Numbers uniform on [0, 1): 24 random bits each, exact in float32."""
+    """Return numbers uniform on [0, 1): 24 random bits each, exact in float32."""
     return (_bits_of_shape(key, shape, xp) >> np.uint32(8)).astype(dtype) * np.dtype(dtype).type(2.0**-24)
 
 
 def normal(key: RandomKey, shape: tuple[int, ...], dtype: Any = np.float32, xp: Any = np) -> Any:
-    """Standard normal numbers (Box and Muller 1958), computed in float64, rounded to dtype.
+    """Return standard normal numbers (Box and Muller 1958), computed in float64, rounded to dtype.
 
     z = √(−2 ln u₁) · cos(2π u₂), with u₁ in (0, 1] from the even columns of an array twice as wide, u₂ from the odd.
     """
@@ -174,7 +190,10 @@ def normal(key: RandomKey, shape: tuple[int, ...], dtype: Any = np.float32, xp: 
 
 
 def integers(key: RandomKey, shape: tuple[int, ...], high: int, xp: Any = np) -> Any:
-    """Integers uniform on [0, high), as int64: ⌊bits · high / 2³²⌋ (Lemire 2019, without rejection), high up to 2³²."""
+    """Return integers uniform on [0, high), as int64: ⌊bits · high / 2³²⌋ (Lemire 2019, without rejection).
+
+    Raises RangeError unless high lies in [1, 2³²].
+    """
     if not 0 < high <= 2**32:
         raise RangeError(f"integers: high lies in [1, 2³²], got {high}. Give a positive bound.")
     scaled = _bits_of_shape(key, shape, xp).astype(xp.uint64) * np.uint64(high)
@@ -182,7 +201,7 @@ def integers(key: RandomKey, shape: tuple[int, ...], high: int, xp: Any = np) ->
 
 
 def keep_mask(key: RandomKey, probability: float, shape: tuple[int, ...], xp: Any = np) -> Any:
-    """True where dropout keeps an element: its 32 bits are at least probability · 2³².
+    """Return True where dropout keeps an element: where its 32 bits are at least probability · 2³².
 
     A shape of four axes (B, H, T, S) is drawn head by head, as the module's docstring says; any other by rows.
     """
@@ -194,5 +213,5 @@ def keep_mask(key: RandomKey, probability: float, shape: tuple[int, ...], xp: An
 
 
 def dropout_threshold(probability: float) -> int:
-    """The number of 32-bit values that mean "drop", for a probability in [0, 1)."""
+    """Return the number of 32-bit values that mean "drop", for a probability in [0, 1)."""
     return min(round(probability * 2**32), 2**32 - 1)

@@ -92,6 +92,15 @@ def test_the_ratio_is_taken_within_a_round() -> None:
     assert ratio([2.0, 20.0, 200.0], [1.0, 10.0, 100.0]) == Spread(2.0, 2.0, 2.0, 3)
 
 
+def test_the_ratio_is_the_quotient_of_the_medians_that_are_shown() -> None:
+    times, of_first = [1.0, 2.0, 9.0, 4.0], [3.0, 1.0, 2.0, 8.0]
+    found = ratio(times, of_first)
+    assert found.p50 == Spread.of(times).p50 / Spread.of(of_first).p50 == 3.0 / 2.5
+    rounds = Spread.of([theirs / ours for theirs, ours in zip(times, of_first, strict=True)])
+    assert (found.p20, found.p80) == (rounds.p20, rounds.p80)
+    assert found.p50 != rounds.p50
+
+
 @pytest.mark.parametrize("theirs", [1.0002, 0.9998, float("nan"), float("inf")])
 def test_numbers_that_differ_are_refused(theirs: float) -> None:
     check_parity("the loss", "torch", [1.00009], [1.0], 1e-4)

@@ -11,6 +11,7 @@ import pytest
 
 import compyute_transformer as ct
 from compyute_transformer import GPT, AdamW, GPTConfig, generate, nn, optim
+from compyute_transformer.cli.terminal import for_users
 from compyute_transformer.data import CharacterTokenizer
 from compyute_transformer.errors import CompyuteError, ConfigError
 from compyute_transformer.generation import Sampling, generate_batch, stream
@@ -136,3 +137,18 @@ def test_one_array_of_gradients_is_clipped() -> None:
         norm = optim.clip_by_global_norm(gradient, 1.0)
     assert norm == pytest.approx(6e19, rel=1e-5)
     assert gradient == pytest.approx(0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("load_config: the folder holds a config.json; x: y", "the folder holds a config.json; x: y"),
+        ("Trainer.load: it must fit. TokenBatches: a seed lies in", "it must fit. a seed lies in"),
+        ("Settings: steps must be at least 1, got 0.", "steps must be at least 1, got 0."),
+        ("the folder of my_run: it is empty", "the folder of my_run: it is empty"),
+        ("evaluate: the run has no validation split", "evaluate: the run has no validation split"),
+    ],
+)
+def test_names_of_functions_do_not_reach_users_of_the_command(message: str, shown: str) -> None:
+    assert for_users(ConfigError(message)) == shown
+    assert for_users(OSError(message)) == message

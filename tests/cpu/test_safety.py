@@ -83,7 +83,7 @@ def test_without_compilation_the_reference_runs() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_fork_after_use_runs_the_reference_and_says_so() -> None:
+def test_a_fork_after_use_is_refused_and_references_run() -> None:
     code = (
         SOFTMAX
         + """
@@ -91,14 +91,44 @@ import os
 softmax(x)
 child = os.fork()
 if child == 0:
-    softmax(x)
+    from compyute_transformer.dispatch import use_kernels
+    from compyute_transformer.errors import BackendError
+    try:
+        softmax(x)
+    except BackendError as error:
+        print(error, file=__import__("sys").stderr, flush=True)
+    else:
+        os._exit(3)
+    with use_kernels("reference"):
+        softmax(x)
     os._exit(7)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     )
     done = run(code)
     assert done.stdout.strip() == "7", (done.returncode, done.stderr[-500:])
-    assert "spawn" in done.stderr
+    assert "start processes with multiprocessing.get_context('spawn')" in done.stderr
+
+
+def test_two_threads_compute_on_a_layer_that_serves_one_at_a_time() -> None:
+    code = (
+        SOFTMAX
+        + """
+import threading
+x = np.random.default_rng(0).standard_normal((2048, 512)).astype(np.float32)
+want, wrong = softmax(x), []
+def work():
+    for _ in range(50):
+        if not np.array_equal(softmax(x), want):
+            wrong.append(1)
+threads = [threading.Thread(target=work) for _ in range(2)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print("wrong", len(wrong))
+"""
+    )
+    done = run(code, NUMBA_THREADING_LAYER="workqueue", NUMBA_NUM_THREADS="2")
+    assert done.stdout.strip() == "wrong 0", (done.returncode, done.stderr[-500:])
 
 
 BITS = (

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compyute_transformer.errors import ConfigError
+from compyute_transformer.errors import ConfigError, DtypeError, ShapeError
 from compyute_transformer.generation import KeyValueCache, attention_maps
 from compyute_transformer.models import ModelOutput
 from compyute_transformer.models.registry import MODELS, ModelRecord
@@ -130,3 +130,66 @@ def test_the_gradient_of_embedded_tokens_is_the_slope(record: ModelRecord) -> No
         del model.token_embedding.__dict__["forward"]
         expected = (slopes[0] - slopes[1]) / 2e-6
         assert (gradient * direction).sum() == pytest.approx(expected, rel=1e-6)
+
+
+LANGUAGE = [record for record in RECORDS if record.task == "language"]
+
+
+@pytest.mark.parametrize("variant", ["plain", "everything"])
+@pytest.mark.parametrize("record", LANGUAGE, ids=lambda record: record.name)
+def test_vectors_in_place_of_ids_give_the_same_logits_and_gradients(record: ModelRecord, variant: str) -> None:
+    model, (ids,) = build(record, variant)
+    offset = model.generator.offset
+    logits = model(ids)
+    dlogits = np.random.default_rng(5).normal(size=logits.shape)
+    dx = model.backward(dlogits)
+    of_ids = {name: p.grad.copy() for name, p in model.named_parameters()}
+    vectors = model.token_embedding.weight.data[ids]
+    model.zero_grad()
+    model.generator.offset = offset  # dropout drops the same elements
+    assert np.array_equal(model(inputs_embeds=vectors), logits)
+    assert np.array_equal(model.backward(dlogits), dx)
+    assert not any(module._saved for module in model.modules())
+    for name, parameter in model.named_parameters():
+        if parameter is not model.token_embedding.weight:
+            assert np.array_equal(parameter.grad, of_ids[name]), name
+    embedding = model.token_embedding.weight
+    if model.head.weight is embedding:
+        looked_up = np.zeros_like(embedding.data)
+        np.add.at(looked_up, ids, dx)
+        assert np.allclose(embedding.grad + looked_up, of_ids["token_embedding.weight"], rtol=1e-12, atol=1e-14)
+    else:
+        assert embedding.grad is None
+
+
+@pytest.mark.parametrize("record", LANGUAGE, ids=lambda record: record.name)
+def test_the_gradient_of_vectors_in_place_of_ids_is_the_slope(record: ModelRecord) -> None:
+    model, (ids,) = build(record)
+    rng = np.random.default_rng(5)
+    vectors, direction = rng.normal(size=(2, *ids.shape, model.config.embed_dim))
+    logits = model(inputs_embeds=vectors)
+    dlogits = rng.normal(size=logits.shape)
+    slope = (model.backward(dlogits) * direction).sum()
+    model.eval()
+    above, below = (model(inputs_embeds=vectors + step * direction) for step in (1e-6, -1e-6))
+    assert slope == pytest.approx(((above - below) * dlogits).sum() / 2e-6, rel=1e-6)
+
+
+def test_vectors_in_place_of_ids_join_a_cache_and_are_checked() -> None:
+    model, (ids,) = build(MODELS["gpt"])
+    vectors = model.token_embedding.weight.data[ids]
+    model.eval()
+    cache = KeyValueCache(model, batch_size=2)
+    parts = [model(inputs_embeds=vectors[:, :3], cache=cache), model(ids[:, 3:], cache)]
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), model(ids), rtol=1e-10)
+    for wrong in (vectors[0], vectors[..., :3], vectors[:, :0], [[0.0]]):
+        with pytest.raises(
+            ShapeError, match=r"GPT: inputs_embeds are an array of shape \(B, T, 12\) with T at least 1"
+        ):
+            model(inputs_embeds=wrong)
+    with pytest.raises(ConfigError, match=r"GPT: inputs_embeds take the place of ids, got both\. Give None as ids\."):
+        model(ids, inputs_embeds=vectors)
+    with pytest.raises(DtypeError, match="vectors: float32, weight: float64"):
+        model(inputs_embeds=vectors.astype(np.float32))
+    with pytest.raises(ShapeError, match="GPT: ids are an integer array"):
+        model()

@@ -44,7 +44,8 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def build(num_kv_heads: int | None = None, bias: bool = True, dropout: float = 0.0) -> MultiHeadAttention:
-    module = MultiHeadAttention(C, 6, num_kv_heads, bias=bias, dropout=dropout, dropout_generator=Generator(1, DROPOUT))
+    module = MultiHeadAttention(C, 6, num_kv_heads, bias=bias, dropout=dropout)
+    module.generator = Generator(1, DROPOUT)
     randomize(module.to(dtype=np.float64))
     return module
 

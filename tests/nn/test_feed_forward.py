@@ -49,7 +49,7 @@ def test_the_gradients_follow_the_differences(activation: Activation) -> None:
 
 
 def test_the_way_out_may_start_otherwise() -> None:
-    module = FeedForward(30, 120, out_init=init.normal(0.5), generator=Generator(1))
+    module = FeedForward(30, 120, weight_init=(init.normal(), init.normal(0.5)), generator=Generator(1))
     assert abs(module.up.weight.data.std() - 0.02) <= 0.001
     assert abs(module.down.weight.data.std() - 0.5) <= 0.02
     both = FeedForward(30, 120, weight_init=init.normal(0.5), generator=Generator(1))

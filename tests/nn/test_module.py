@@ -658,13 +658,6 @@ def test_a_second_thread_that_trains_one_model_is_refused(tower: Tower, x: Array
     assert "one thread at a time" in str(errors[0])
 
 
-def test_a_frozen_parameter_gets_no_gradient(tower: Tower, x: Array) -> None:
-    tower.head.requires_grad_(False)
-    tower.backward(np.ones_like(tower(x)))
-    assert tower.head.weight.grad is None
-    assert tower.blocks[0].attention.in_weight.grad is not None
-
-
 def test_a_parameter_holds_floats() -> None:
     for wrong in ([1.0], np.arange(3), None):
         with pytest.raises(DtypeError, match="an array of floats"):

@@ -1,6 +1,7 @@
 """Ids and patches become vectors; the gradients of equal ids meet again."""
 
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,9 +109,9 @@ def test_the_backward_of_patches_is_two_matrix_products(monkeypatch: pytest.Monk
     """Patches do not overlap: nothing is gathered in a loop over pixels, which took most of a step once."""
     calls: list[tuple[int, ...]] = []
 
-    def counted(dy: np.ndarray, saved: LinearSaved) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    def counted(dy: np.ndarray, saved: LinearSaved, *needs: bool) -> tuple[np.ndarray, Any, Any]:
         calls.append(dy.shape)
-        return linear_backward(dy, saved)
+        return linear_backward(dy, saved, *needs)
 
     monkeypatch.setattr(embedding_module, "linear_backward", counted)
     y, saved = patch_embedding_forward(IMAGES, KERNEL, SHIFT, 2)

@@ -25,7 +25,7 @@ def arguments(**options: Any) -> dict[str, Any]:
 
 
 def forward(name: str, inputs: dict[str, Any]) -> tuple[Any, Any]:
-    return IMPLEMENTATIONS[name][0](**inputs)
+    return REGISTRY[f"{name}_multi_head"].forward(**inputs)
 
 
 def gradients(name: str, dy: Any, saved: Any) -> dict[str, Any]:

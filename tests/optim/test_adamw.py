@@ -1,5 +1,6 @@
 """AdamW beside torch.optim.AdamW, and its refusals."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 import torch
 
 from compyute_transformer.arrays import Array
-from compyute_transformer.errors import ConfigError
+from compyute_transformer.errors import ConfigError, InputError, RangeError, ShapeError
 from compyute_transformer.nn import Parameter
 from compyute_transformer.optim import AdamW
+from compyute_transformer.optim.adamw import AdamWOptions, adamw_update
 from compyute_transformer.verify import relative_error
 
 SHAPES = [(4, 3), (5,), (2, 3, 2), (3,)]
@@ -89,21 +91,36 @@ def test_groups_and_learning_rates_that_change_are_those_of_torch() -> None:
         assert_equal(parameters, theirs, 1e-12)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"lr": -0.1},
-        {"lr": float("nan")},
-        {"eps": -1e-8},
-        {"weight_decay": -0.1},
-        {"weight_decay": float("nan")},
-        {"betas": (1.0, 0.9)},
-        {"betas": (0.9, -0.1)},
-    ],
-    ids=str,
-)
-def test_settings_out_of_range_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"^AdamW: lr, eps and weight_decay are at least 0"):
-        AdamW(make()[0], **options)
-    with pytest.raises(ConfigError, match=r"^AdamW: lr, eps and weight_decay are at least 0"):
-        AdamW([{"params": make()[0], **options}])
+REFUSED: dict[str, dict[str, Any]] = {
+    "lr is a number of at least 0, got -0.1. Give 0.1": {"lr": -0.1},
+    "lr is a number of at least 0, got NaN": {"lr": float("nan")},
+    "lr is a number of at least 0 and finite, got inf": {"lr": float("inf")},
+    "lr is a number of at least 0, got str '1e-3'. Give float('1e-3')": {"lr": "1e-3"},
+    "lr is a number of at least 0, got NoneType None": {"lr": None},
+    "eps is a number of at least 0, got -1e-08": {"eps": -1e-8},
+    "weight_decay is a number of at least 0, got -0.1": {"weight_decay": -0.1},
+    "weight_decay is a number of at least 0, got bool True": {"weight_decay": True},
+    "betas[0] is a number in [0, 1), got 1.0": {"betas": (1.0, 0.9)},
+    "betas[1] is a number in [0, 1), got -0.1": {"betas": (0.9, -0.1)},
+    "betas are two numbers in [0, 1), such as (0.9, 0.999), got 0.9": {"betas": 0.9},
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_an_option_out_of_range_is_refused_in_words_of_its_own(message: str) -> None:
+    for params in (make()[0], [{"params": make()[0], **REFUSED[message]}]):
+        with pytest.raises(ConfigError, match=f"^AdamW: {re.escape(message)}"):
+            AdamW(params, **REFUSED[message])
+
+
+def test_an_update_by_hand_is_validated() -> None:
+    arrays = [np.ones(3) for _ in range(4)]
+    adamw_update(*arrays, 1, AdamWOptions(lr=0.1))
+    with pytest.raises(ShapeError, match=r"arrays of one shape, got \(3,\), \(1,\), \(3,\), \(3,\)\."):
+        adamw_update(arrays[0], np.ones(1), *arrays[2:], 1, AdamWOptions())
+    with pytest.raises(RangeError, match="step is a whole number of at least 1, counted from 1, got 0"):
+        adamw_update(*arrays, 0, AdamWOptions())
+    with pytest.raises(InputError, match=r"options are AdamWOptions, got float"):
+        adamw_update(*arrays, 1, 0.1)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="lr is a number of at least 0, got -1"):
+        adamw_update(*arrays, 1, AdamWOptions(lr=-1))

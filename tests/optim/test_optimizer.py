@@ -256,7 +256,6 @@ def test_groups_have_options_of_their_own_and_decay_groups_are_two() -> None:
     ("params", "message"),
     [
         (lambda m: m, r"Give it model\.parameters\(\)"),
-        (lambda m: m.flat, r"Give it model\.parameters\(\)"),
         (lambda m: m.state_dict(), "got a dict"),
         (lambda m: [], "at least one parameter"),
         (lambda m: 3, "an iterable of parameters"),

@@ -44,6 +44,7 @@ def test_the_learning_rate_is_required() -> None:
 @pytest.mark.parametrize(
     "options",
     [
+        {"lr": "0.1"},
         {"lr": -0.1},
         {"lr": float("nan")},
         {"momentum": 1.0},
@@ -54,5 +55,5 @@ def test_the_learning_rate_is_required() -> None:
     ids=str,
 )
 def test_settings_out_of_range_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"^SGD: lr and weight_decay are at least 0"):
+    with pytest.raises(ConfigError, match=rf"^SGD: {next(iter(options))} is a number"):
         SGD([Parameter(np.ones(2))], **{"lr": 0.1, **options})

@@ -6,7 +6,7 @@ import pytest
 from training_helpers import TEXT, Listener, task, tiny
 
 from compyute_transformer import GPT, use_kernels
-from compyute_transformer.errors import RangeError, RunError
+from compyute_transformer.errors import ConfigError, RangeError, RunError
 from compyute_transformer.training import EarlyStopping, load_run, resume_run, start_run
 from compyute_transformer.training.reporting.events import Advanced, Evaluated
 from compyute_transformer.training.run import checkpoint
@@ -39,6 +39,9 @@ def test_a_callback_stops_a_run_after_the_current_step(tmp_path: Path, corpus: s
     assert resume_run(tmp_path / "run").step == 12
 
 
+VOCABULARY = task().tokenizer.vocab_size
+
+
 class Worse:
     """A task whose validation loss rises from step to step."""
 
@@ -61,11 +64,29 @@ def test_early_stopping_ends_a_run_that_does_not_improve(tmp_path: Path) -> None
     assert "has not improved for 3 validations" in result.stopped
 
 
+def test_the_setting_patience_stops_a_run_and_keeps_the_best(tmp_path: Path) -> None:
+    listener = Listener()
+    result = start_run((), tiny(eval_every=1, patience=3), tmp_path / "run", listener, task=Worse())
+    assert (result.step, result.best_step) == (4, 1)
+    assert result.stopped == "the validation loss has not improved for 3 validations"
+    assert {1, 4} <= set(checkpoint.steps(tmp_path / "run"))
+    assert load_run(tmp_path / "run", "best", model=GPT(tiny().model.config({"vocab_size": VOCABULARY}))).step == 1
+
+
+def test_patience_without_validations_is_refused() -> None:
+    with pytest.raises(ConfigError, match="patience counts validations, so eval_every must be at least 1"):
+        tiny(eval_every=0, patience=3)
+    with pytest.raises(ConfigError, match=r"patience counts validations, so validation_fraction must be above 0"):
+        tiny(validation_fraction=0.0, patience=3)
+    with pytest.raises(ConfigError, match="patience must be at least 1"):
+        tiny(patience=0)
+
+
 def test_the_untrained_model_is_never_the_best_of_a_run_that_has_trained(tmp_path: Path) -> None:
     result = start_run((), tiny(eval_every=4), tmp_path / "run", task=Worse())
     assert result.best_step == 4
     settings = tiny()
-    model = GPT(settings.model.config({"vocab_size": task().tokenizer.vocab_size}))
+    model = GPT(settings.model.config({"vocab_size": VOCABULARY}))
     assert load_run(tmp_path / "run", "best", model=model).step == 4
 
 

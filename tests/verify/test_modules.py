@@ -16,7 +16,8 @@ from compyute_transformer.verify.subject import tasks
 
 pytestmark = pytest.mark.usefixtures("validation_only")
 
-HOLDERS = {"Module", "ModuleList", "Observer", "Parameter", "evaluating", "observe"}  # without a backward of their own
+# without a backward of their own
+HOLDERS = {"Module", "ModuleList", "Observer", "Parameter", "evaluating", "observe", "share_generator"}
 LOSSES = {"CrossEntropyLoss"}  # whose backward is that of an op, and takes no dy
 
 

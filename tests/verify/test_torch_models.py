@@ -175,7 +175,8 @@ def test_torch_gets_its_threads_back() -> None:
 
 
 def test_the_draws_of_the_kernel_start_where_those_of_our_model_stand() -> None:
-    module = MultiHeadAttention(4, 2, dropout=0.3, dropout_generator=Generator(5, DROPOUT, offset=2))
+    module = MultiHeadAttention(4, 2, dropout=0.3)
+    module.generator = Generator(5, DROPOUT, offset=2)
     drop = torch_modules.TorchDropout(module.generator, 0.3)
     assert drop.generator == module.generator
     assert drop.generator is not module.generator

@@ -2,6 +2,7 @@
 
 twice             a module that runs twice goes back last in, first out, and its gradients add up
 eval              nothing is dropped, drawn or kept
+frozen            no gradient of a frozen parameter is computed
 kept              a model's backward uses up all that its forward saved
 dropout           with probability 0 nothing is drawn and nothing changes; a probability of 0.001 is not 0
 gradient          a gradient that is given to a parameter stays the giver's
@@ -15,6 +16,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import Any, get_args
+from unittest.mock import patch
 
 import numpy as np
 
@@ -26,7 +28,8 @@ from compyute_transformer.models.registry import MODELS, ModelRecord
 from compyute_transformer.models.transformer_lm import TransformerLMConfig
 from compyute_transformer.nn import Dropout, Module, MultiHeadAttention, Parameter
 from compyute_transformer.nn.attention import Implementation, ProjectedMemory
-from compyute_transformer.ops.attention import Mask
+from compyute_transformer.ops.attention import AttentionSaved, FusedAttentionSaved, Mask
+from compyute_transformer.ops.multi_head import HeadByHeadSaved, SequentialSaved
 from compyute_transformer.random import DROPOUT, Generator
 from compyute_transformer.verify.function import randomize
 from compyute_transformer.verify.modules import ModuleSubject
@@ -42,6 +45,12 @@ from .properties import Property, check_that, measured
 
 __all__ = ["Grown", "module_properties"]
 
+SAVED: dict[str, type] = {
+    "sequential": SequentialSaved,
+    "semiparallel": HeadByHeadSaved,
+    "parallel": AttentionSaved,
+    "fused": FusedAttentionSaved,
+}
 SAME = 1e-12  # other products, or the same in another order
 WEIGHED: tuple[dict[str, Any], ...] = (
     {"mask": Mask(causal=True)},
@@ -55,6 +64,7 @@ def module_properties() -> Iterator[Property]:
     for example in MODULES:
         yield f"twice {example.name} [{example.case}]", partial(_twice, example)
         yield f"eval {example.name} [{example.case}]", partial(_eval, example)
+        yield f"frozen {example.name} [{example.case}]", partial(_frozen, example)
     for record in MODELS.values():
         yield f"kept models.{record.model.__name__}", partial(_kept, record)
     yield "dropout", _dropout
@@ -141,6 +151,21 @@ def _dropout() -> Iterator[Result]:
         yield check_that("Dropout", f"backward at {probability}", np.array_equal(y, dx))
 
 
+def _frozen(example: ModuleCase) -> Iterator[Result]:
+    module, function = ModuleSubject(example, 0).build(np.float64)
+    inputs = [function.inputs[name] for name in example.inputs]
+    given: list[Any] = []
+    with patch.object(Parameter, "accumulate", lambda self, gradient: given.append((self, gradient))):
+        for parameter in module.parameters():
+            given.clear()
+            parameter.requires_grad = False
+            module.backward(cotangent(example.call(module, *inputs)))
+            parameter.requires_grad = True
+            computed = {id(other) for other, gradient in given if gradient is not None}
+            expected = {id(other) for other in module.parameters()} - {id(parameter)}
+            yield check_that(example.name, f"[{example.case}] without d{parameter.path}", computed == expected)
+
+
 def _gradient() -> Iterator[Result]:
     parameter, given = Parameter(np.zeros((2, 3))), np.ones((2, 3))
     parameter.accumulate(given)
@@ -164,9 +189,8 @@ def _implementation(implementation: Implementation) -> Iterator[Result]:
         name, saved = module._saved.pop()
         wanted = best if implementation == "auto" else implementation
         yield check_that("MultiHeadAttention", f"name under {kernels}", name == wanted)
-        yield check_that(
-            "MultiHeadAttention", f"saved under {kernels}", type(saved).__name__.lower() == f"{wanted}saved"
-        )
+        kind = type(getattr(saved, "attention", saved))
+        yield check_that("MultiHeadAttention", f"saved under {kernels}", kind is SAVED[wanted])
 
 
 def _weights(implementation: Implementation) -> Iterator[Result]:

@@ -3,6 +3,7 @@
 names       the short name of an op is its forward without what it saves
 defaults    an option that is left out is the documented one
 inputs      what was given and what was saved stay as they are; float32 stays float32
+left out    a gradient that is not asked for is None, and the others are the same
 kink        ReLU's slope at 0 is 0
 overwrite   the gradient of the loss is the same where it is written over the logits, and it is there
 AdamW       moves weights as PyTorch's does
@@ -11,12 +12,14 @@ AdamW       moves weights as PyTorch's does
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from inspect import signature
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from compyute_transformer.arrays import Array
 from compyute_transformer.nn import Parameter
+from compyute_transformer.ops.multi_head import Needs
 from compyute_transformer.optim import AdamW
 from compyute_transformer.optim.flat import FlatBuffer
 from compyute_transformer.verify.record import Case, Op, cast, cotangent, map_arrays
@@ -47,6 +50,8 @@ def op_properties() -> Iterator[Property]:
             if short is not None:
                 yield f"names {op.name} [{case.name}]", partial(_names, op, short, case)
             yield f"inputs {op.name} [{case.name}]", partial(_inputs, op, case)
+        if needs := _needs(op):
+            yield f"left out {op.name}", partial(_left_out, op, needs)
     yield "kink relu", _kink
     yield "overwrite cross_entropy", _overwrite
     for index, options in enumerate(OPTIMIZERS):
@@ -85,6 +90,27 @@ def _inputs(op: Op, case: Case) -> Iterator[Result]:
         yield check_that(op.name, subject, all(map(np.array_equal, _arrays(now), _arrays(then))))
     floats = {array.dtype.name for array in _arrays((y, saved, first)) if array.dtype.kind == "f"}
     yield check_that(op.name, "float32 throughout", floats <= {"float32"})
+
+
+def _needs(op: Op) -> dict[str, dict[str, Any]]:
+    """Return the options of a backward that leave one gradient out, by the name of its argument."""
+    options = signature(op.backward).parameters
+    if "needs" in options:
+        return {name: {"needs": Needs()._replace(**{name: False})} for name in Needs._fields}
+    return {name.removeprefix("needs_"): {name: False} for name in options if name.startswith("needs_")}
+
+
+def _left_out(op: Op, needs: dict[str, dict[str, Any]]) -> Iterator[Result]:
+    backward: Any = op.backward
+    for case in op.cases:
+        y, saved = op.forward(**case.arguments())
+        dy = cotangent(y)
+        whole = op.gradients(dy, saved)
+        for left_out, option in needs.items():
+            for name, gradient in op.by_name(backward(dy, saved, **option)).items():
+                there = name != left_out and whole[name] is not None
+                same = np.array_equal(gradient, whole[name]) if there and gradient is not None else gradient is None
+                yield check_that(op.name, f"d{name} without d{left_out}", same and there == (gradient is not None))
 
 
 def _arrays(value: Any) -> list[Any]:

@@ -147,8 +147,8 @@ REWRITES: dict[str, dict[str, tuple[Change, ...]]] = {
     "sequential_multi_head_backward": {
         "heads in the other order": (("reversed(range(len(heads)))", "range(len(heads))"),)
     },
-    "semiparallel_multi_head_backward": {
-        "heads in the other order": (("reversed(range(num_heads))", "range(num_heads)"),)
+    "head_by_head_backward": {
+        "heads in the other order": (("reversed(range(H))", "range(H)"),)
     },
     "cross_entropy_forward": {"a sum divided": (("shifted.mean(-1)", "shifted.sum(-1) / shifted.shape[-1]"),)},
     "cross_entropy_backward": {
@@ -177,8 +177,7 @@ REWRITES: dict[str, dict[str, tuple[Change, ...]]] = {
             ("first_moment += (1.0 - beta1) * gradient", "first_moment += (1.0 - beta1) * (gradient - first_moment)"),
         ),
         "the decay inside the step": (
-            ("weight[:num_decayed] *= 1.0 - learning_rate * weight_decay",
-             "weight[:num_decayed] -= learning_rate * weight_decay * weight[:num_decayed]"),
+            ("weight *= 1.0 - lr * weight_decay", "weight -= lr * weight_decay * weight"),
         ),
     },
 }  # fmt: skip

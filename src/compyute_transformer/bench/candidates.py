@@ -3,13 +3,13 @@
     candidates -> check_parity -> alternate -> Spread of each -> Result, one line of the report, one row of the CSV
 
 A single time is not reliable: the clock of a processor changes, and other programs use it. The candidates therefore
-alternate (A B, B A, A B, ...), which cancels a drift. Each is warmed up, and a ratio is the median of the ratios of the
-rounds. Nothing is timed before the results of all candidates agree.
+alternate (A B, B A, A B, ...), which cancels a drift. Each is warmed up. A ratio is the quotient of the medians, with
+the spread of the ratios of the rounds. Nothing is timed before the results of all candidates agree.
 """
 
 import csv
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import quantiles
 from time import perf_counter, sleep
@@ -196,8 +196,9 @@ def alternate(
 
 
 def ratio(seconds: Sequence[float], of_first: Sequence[float]) -> Spread:
-    """Return the spread of the ratios of the times, round by round."""
-    return Spread.of([theirs / ours for theirs, ours in zip(seconds, of_first, strict=True)])
+    """Return the quotient of the medians, which a reader can check, and the spread of the ratios, round by round."""
+    spread = Spread.of([theirs / ours for theirs, ours in zip(seconds, of_first, strict=True)])
+    return replace(spread, p50=Spread.of(seconds).p50 / Spread.of(of_first).p50)
 
 
 def check_parity(what: str, name: str, numbers: Sequence[float], of_first: Sequence[float], tolerance: float) -> None:

@@ -1,6 +1,6 @@
 """The command `compyute bench`: its options, and how a report is printed, written and drawn.
 
-compyute bench step | attention | ops | generate | kernels | startup
+compyute bench step | attention | ops | generate | kernels | startup | parallel
 """
 
 import sys
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["bench"]
 
 bench = typer.Typer(
-    help="Measure training steps, attention, ops, generation, kernels and startup, beside PyTorch where installed.",
+    help="Measure steps, attention, ops, generation, kernels, startup and processes, beside PyTorch where installed.",
     no_args_is_help=True,
 )
 
@@ -188,6 +188,25 @@ def startup(
     from .startup import bench_startup
 
     _out(bench_startup(preset, rounds), csv, plot, json)
+
+
+@bench.command()
+def parallel(
+    preset: Annotated[Size, shape("Size of the model that is trained.")] = "cpu",
+    processes: Annotated[str, shape("Numbers of processes, with commas between, each a power of two.")] = "1,2",
+    steps: Annotated[int, typer.Option(help="Number of steps of each process in a round.", min=1)] = 10,
+    rounds: Rounds = 3,
+    csv: Csv = None,
+    plot: Plot = None,
+    json: Json = False,
+) -> None:
+    """Time a training step by several processes of this machine, and predict it for networks of up to 1,024."""
+    from .parallel import bench_parallel
+
+    counts = _whole_numbers(processes)
+    if not counts or any(count & (count - 1) for count in counts):
+        raise typer.BadParameter(f"--processes are powers of two with commas between, got {processes!r}.")
+    _out(bench_parallel(preset, tuple(sorted(counts)), steps, rounds), csv, plot, json)
 
 
 def _given(values: dict[str, Any], *names: str) -> dict[str, object]:

@@ -16,7 +16,7 @@ from ..dispatch import package_fault
 from ..environment.conditions import survey
 from ..errors import ConfigError
 from ..models.gpt import GPT
-from ..optim.adamw import adamw_update
+from ..optim.adamw import AdamWOptions, adamw_update
 from ..verify.record import Arguments, Op, Sizes, cast, cotangent, map_arrays
 from ..verify.registry import REGISTRY
 from .candidates import Candidate, Report, Result, alternate, check_arrays, ratio
@@ -173,12 +173,13 @@ def _adamw(work: Workload) -> Piece:
     count = GPT(work.config).num_parameters
     rng = np.random.default_rng(9)
     gradient = rng.standard_normal(count, dtype=np.float32)
+    options = AdamWOptions(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
 
     def stepper(update: Any) -> Callable[[], Array]:
         weight, first, second = np.ones(count, np.float32), np.zeros_like(gradient), np.zeros_like(gradient)
 
         def run() -> Array:
-            update(weight, gradient, first, second, 1, 1e-3, (0.9, 0.99), 1e-8, 0.1, count)
+            update(weight, gradient, first, second, 1, options)
             return weight
 
         return run

@@ -68,7 +68,7 @@ def _legend(headings: Collection[str]) -> list[str]:
 MEANINGS = {
     "ms": "Medians, and in brackets the 20th to the 80th percentile.",
     "s": "Medians, and in brackets the 20th to the 80th percentile.",
-    "×": "×: how many times as long as the first line takes, the median of the ratios of each round.",
+    "×": "×: how many times as long as the first line takes, the quotient of the medians.",
     "%": "%: of the rate of the copy, or the matrix product, in the last line.",
     "MB": "MB: peak resident memory of a process that does nothing else.",
 }

@@ -31,7 +31,7 @@ def _main(arguments: Sequence[str] | None) -> None:
     try:
         app(arguments, prog_name="compyute")
     except (CompyuteError, OSError) as error:  # OSError: a full disk while a log is written, for example
-        terminal.note(f"Error: {error}", style="red")
+        terminal.note(f"Error: {terminal.for_users(error)}", style="red")
         sys.exit(1)
     except MemoryError as error:
         terminal.note(f"Error: out of memory: {error}. Choose a smaller model, batch or context.", style="red")

@@ -1,6 +1,6 @@
 """The table of commands, each of which hands its options on and prints the result.
 
-compyute train | generate | eval | predict | explain | verify | grade | bench | doctor
+compyute train | generate | eval | predict | explain | plot | summary | verify | grade | bench | doctor
 """
 
 from typing import Annotated, Any
@@ -16,7 +16,9 @@ from .explain import explain
 from .generate import generate
 from .grade import grade
 from .options import Checkpoint, Json
+from .plot import plot
 from .predict import predict
+from .summary import summary
 from .train import EPILOG, train
 
 __all__ = ["app"]
@@ -101,6 +103,8 @@ app.command(cls=Command, epilog='Example: compyute generate runs/nano --prompt "
 app.command("eval", cls=Command, epilog="Example: compyute eval runs/nano other_text.txt")(evaluate)
 app.command(cls=Command, epilog='Example: compyute explain runs/nano --prompt "The statement is"')(explain)
 app.command(cls=Command, epilog="Example: compyute predict runs/digits scan.png photos/")(predict)
+app.command(cls=Command, epilog="Example: compyute plot runs/nano runs/wide --out losses.png")(plot)
+app.command(cls=Command, epilog="Example: compyute summary runs/nano --depth 2")(summary)
 app.command(cls=Command, epilog="Example: compyute grade softmax.py --answer")(grade)
 app.add_typer(bench, name="bench")
 

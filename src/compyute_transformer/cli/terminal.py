@@ -1,6 +1,7 @@
 """The terminal: what is printed, where to, and what a signal or a closed stream does."""
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -8,7 +9,19 @@ from contextlib import contextmanager
 from threading import current_thread, main_thread
 from typing import Any, NoReturn
 
-__all__ = ["BROKEN_PIPE", "INTERRUPTED", "loading", "note", "prepare_streams", "print_json", "show", "stop_output"]
+from ..errors import CompyuteError
+
+__all__ = [
+    "BROKEN_PIPE",
+    "INTERRUPTED",
+    "for_users",
+    "loading",
+    "note",
+    "prepare_streams",
+    "print_json",
+    "show",
+    "stop_output",
+]
 
 INTERRUPTED = 128 + 2  # as shells report SIGINT
 BROKEN_PIPE = 128 + 13  # as shells report SIGPIPE
@@ -45,6 +58,15 @@ def prepare_streams() -> None:
             setattr(sys, f"__{name}__", stream)
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+
+
+# The function of the library that a message begins with: "load_corpus: ", "TokenBatches: ", "Trainer.load: ".
+OPERATION = re.compile(r"(^|(?<=[.:] ))(?=[A-Za-z._]*[A-Z_.])[A-Za-z]\w*(\.\w+)?: ")
+
+
+def for_users(error: BaseException) -> str:
+    """Return the message of an error without the names of functions, which say nothing to users of the command."""
+    return OPERATION.sub("", str(error)) if isinstance(error, CompyuteError) else str(error)
 
 
 def stop_output() -> None:

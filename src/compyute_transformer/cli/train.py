@@ -80,6 +80,13 @@ def train(
             metavar="<name>",
         ),
     ] = None,
+    include: Annotated[
+        list[str] | None,
+        data(
+            "Of folders, read only the files whose names match this pattern, '*.py'; may be given several times.",
+            metavar="PATTERN",
+        ),
+    ] = None,
     processes: Annotated[
         int | None,
         run("Train with this many processes on this machine, which share each batch. See --leaves.", min=1, max=1024),
@@ -99,9 +106,9 @@ def train(
     if processes is not None and processes > 1 and started_together() == 1:
         raise typer.Exit(launch(processes))
     given = {key: value for key, value in settings.items() if value is not None}
-    sources = text or ([corpus] if corpus else [])
+    sources = matching(text or ([corpus] if corpus else []), include or [])
     if resume is not None:
-        if sources or preset or config or out is not None or name is not None:
+        if sources or include or preset or config or out is not None or name is not None:
             raise typer.BadParameter("--resume takes data, preset, config and folder from the run: leave them out.")
         chosen = load_config(resume).settings.with_overrides(given)
     else:
@@ -120,12 +127,30 @@ def train(
         if resume is not None:
             result = resume_run(resume, reporter, overrides=given)
         else:
-            folder = out or (runs / name if name else unused_name(runs, name_for(sources if text else (), str(preset))))
+            folder = out or (runs / name if name else unused_name(runs, name_for(text or (), str(preset))))
             result = start_run(sources, chosen, folder, reporter)
     if not json:
         print_line(sys.stdout, printable(next_steps(result), sys.stdout))
     if result.interrupted:
         raise typer.Exit(terminal.INTERRUPTED)
+
+
+def matching(sources: list[str], patterns: list[str]) -> list[str]:
+    """Return the sources, where each folder is replaced by the patterns of the files to be read below it."""
+    for pattern in patterns:
+        if "/" in pattern or not pattern:
+            raise typer.BadParameter(f"--include matches names of files, such as '*.py', got {pattern!r}.")
+    if patterns and not any(Path(source).is_dir() for source in sources):
+        raise typer.BadParameter("--include chooses files of folders, and no DATA is one: leave it out.")
+    return (
+        [
+            str(Path(source) / "**" / pattern) if Path(source).is_dir() else source
+            for source in sources
+            for pattern in (patterns if patterns and Path(source).is_dir() else [""])
+        ]
+        if patterns
+        else sources
+    )
 
 
 def check_choices(text: list[str] | None, corpus: str | None, out: Path | None, name: str | None) -> None:

@@ -12,7 +12,7 @@ from numba import prange
 
 from ..arrays import Array
 from ..dispatch import kernel_for
-from ..optim.adamw import adamw_update
+from ..optim.adamw import AdamWOptions, adamw_update
 from ._kernel import compile_parallel, is_ready, pool_for
 
 __all__ = ["adamw_update_kernel"]
@@ -21,12 +21,11 @@ CHUNK = 1 << 12  # elements a task: four streams of 16 kB, so that the second lo
 
 
 @compile_parallel
-def _update(weight, gradient, first, second, rate, size_scale, beta1, rest1, beta2, rest2, eps, shrink, num_decayed):
+def _update(weight, gradient, first, second, rate, size_scale, beta1, rest1, beta2, rest2, eps, shrink):
     for chunk in prange((weight.size + CHUNK - 1) // CHUNK):
         start, stop = chunk * CHUNK, min(weight.size, (chunk + 1) * CHUNK)
         w, g, m, v = weight[start:stop], gradient[start:stop], first[start:stop], second[start:stop]
-        decayed = min(max(num_decayed - start, 0), w.size)
-        for i in range(decayed):
+        for i in range(w.size):
             w[i] *= shrink
         for i in range(w.size):
             m[i] = beta1 * m[i] + rest1 * g[i]
@@ -46,26 +45,21 @@ def adamw_update_kernel(
     first_moment: Array,
     second_moment: Array,
     step: int,
-    learning_rate: float,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
-    num_decayed: int,
+    options: AdamWOptions,
 ) -> None:
-    beta1, beta2 = betas
+    lr, (beta1, beta2), eps, weight_decay = options
     with pool_for(weight.size):
         _update(
             weight,
             gradient,
             first_moment,
             second_moment,
-            np.float32(learning_rate / (1.0 - beta1**step)),
+            np.float32(lr / (1.0 - beta1**step)),
             np.float32(1.0 / (1.0 - beta2**step) ** 0.5),
             np.float32(beta1),
             np.float32(1.0 - beta1),  # not 1 − float32(β): the rounding of β₂ = 0.999 is 1e-5 of what is left of one
             np.float32(beta2),
             np.float32(1.0 - beta2),
             np.float32(eps),
-            np.float32(1.0 - learning_rate * weight_decay),
-            num_decayed,
+            np.float32(1.0 - lr * weight_decay),
         )

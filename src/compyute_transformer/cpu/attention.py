@@ -42,7 +42,13 @@ from ._buffers import empty
 from ._kernel import is_float32, of_one_shape, pool_for
 from ._tiles import LOWEST, OPTIONS, ZERO
 
-__all__ = ["arguments", "fused_attention_backward_kernel", "fused_attention_forward_kernel", "is_strided"]
+__all__ = [
+    "arguments",
+    "fused_attention_backward_kernel",
+    "fused_attention_forward_kernel",
+    "is_strided",
+    "supports_mask",
+]
 
 FEW = 8  # queries, as in generation: plain loops, no tiles
 LARGEST_MATRIX = 1 << 30  # bytes
@@ -83,8 +89,7 @@ def arguments(
         *(stride // 4 for x in (q, k, v) for stride in x.strides[:3]),
         *(B, H, K, T, S, D),
         *(mask.causal, mask.window or 0, mask.array is not None, *bias_steps),
-        *(dropout_threshold(dropout), key.seed & 0xFFFFFFFF, key.seed >> 32, key.offset),
-        (key.stream << 16) + key.head,
+        *(dropout_threshold(dropout), *key.words),
         1.0 / sqrt(D),
         1.0 / (1.0 - dropout),
     )
@@ -93,10 +98,15 @@ def arguments(
     return options, lengths, bias
 
 
+def supports_mask(mask: Mask) -> bool:
+    """Say whether the mask asks for nothing that these kernels do not know, such as a field that is added to it."""
+    return mask[4:] == NO_MASK[4:]  # the first four are causal, window, key_lengths and array
+
+
 def _forward_supports(
     q: Array, k: Array, v: Array, mask: Mask = NO_MASK, dropout: float = 0.0, key: RandomKey | None = None
 ) -> bool:
-    return is_strided(q) and is_strided(k) and is_strided(v)
+    return supports_mask(mask) and is_strided(q) and is_strided(k) and is_strided(v)
 
 
 @kernel_for(fused_attention_forward, supports=_forward_supports)
@@ -128,10 +138,14 @@ def fits_a_matrix(q: Array, k: Array) -> bool:
 
 def _backward_supports(dy: Array, saved: FusedAttentionSaved) -> bool:
     q, k, v, y, highest, total, *_ = saved
-    if not all(x.ndim == 4 and is_strided(x) for x in (dy, q, k, v, y)) or not is_float32(highest):
+    if (
+        not supports_mask(saved.mask)
+        or not all(x.ndim == 4 and is_strided(x) for x in (dy, q, k, v, y))
+        or not is_float32(highest)
+    ):
         return False
     fit = of_one_shape(q, y, dy) and of_one_shape(k, v) and of_one_shape(q[..., 0], highest, total)
-    return fit and k.shape[::3] == q.shape[::3] and q.shape[1] % k.shape[1] == 0 and is_float32(total)
+    return fit and k.shape[::3] == q.shape[::3] and q.shape[1] % k.shape[1] == 0
 
 
 @kernel_for(fused_attention_backward, supports=_backward_supports)

@@ -58,10 +58,7 @@ def _run(x: Array, probability: float, key: RandomKey) -> Array:
             per_head,
             np.uint32(dropout_threshold(probability)),
             np.float32(1.0 / (1.0 - probability)),
-            key.seed & 0xFFFFFFFF,
-            key.seed >> 32,
-            key.offset,
-            (key.stream << 16) + key.head,
+            *key.words,
             y.reshape(-1, C),
         )
     return y

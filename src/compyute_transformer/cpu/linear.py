@@ -160,6 +160,7 @@ def _partial_sum(dy, partial, sums):
 
 @compile_parallel
 def _backward(address, dy, x, weight, dx, dweight, sums, slices):
+    """Compute dx, and those of dweight and of the partial sums of db that have elements."""
     N, I = x.shape  # noqa: E741
     O, num_partials = weight.shape[0], sums.shape[0]  # noqa: E741
     dy_at, x_at, weight_at = dy.ctypes.data, x.ctypes.data, weight.ctypes.data
@@ -174,7 +175,7 @@ def _backward(address, dy, x, weight, dx, dweight, sums, slices):
         # dW = dyᵀ x, by parts of its longer side, so that no sum crosses slices: the shorter is packed for every slice
         first, last = (edge(O, index, slices), edge(O, index + 1, slices)) if O >= I else (0, O)
         left, right = (0, I) if O >= I else (edge(I, index, slices), edge(I, index + 1, slices))
-        if last > first and right > left:
+        if last > first and right > left and dweight.size > 0:
             sgemm(
                 address, AS_IT_IS, TRANSPOSED, right - left, last - first, N,
                 ONE, x_at + 4 * left, I, dy_at + 4 * first, O, ZERO, dweight_at + 4 * (first * I + left), I,
@@ -205,7 +206,7 @@ def linear_forward_kernel(x: Array, weight: Array, bias: Array | None = None) ->
     return y, LinearSaved(x, weight, bias is not None)
 
 
-def _backward_supports(dy: Array, saved: LinearSaved) -> bool:
+def _backward_supports(dy: Array, saved: LinearSaved, needs_weight: bool = True, needs_bias: bool = True) -> bool:
     x, weight, _ = saved
     if not (is_float32(dy) and is_ready(x, weight) and x.size > 0 and dy.size > 0 and weight.ndim == 2):
         return False
@@ -213,15 +214,17 @@ def _backward_supports(dy: Array, saved: LinearSaved) -> bool:
 
 
 @kernel_for(linear_backward, supports=_backward_supports)
-def linear_backward_kernel(dy: Array, saved: LinearSaved) -> tuple[Array, Array, Array | None]:
+def linear_backward_kernel(
+    dy: Array, saved: LinearSaved, needs_weight: bool = True, needs_bias: bool = True
+) -> tuple[Array, Array | None, Array | None]:
     x, weight, has_bias = saved
     O, I = weight.shape  # noqa: E741
-    dy = np.ascontiguousarray(dy)
-    dx, dweight, work = empty(x.shape), empty(weight.shape), x.size * O
-    dy, x = dy.reshape(-1, O), x.reshape(-1, I)
-    num_partials = max(1, min(MOST_PARTIALS, len(dy) // 32)) if has_bias else 0
+    dx, dweight = empty(x.shape), empty((O if needs_weight else 0, I))
+    dy, x, work = np.ascontiguousarray(dy).reshape(-1, O), x.reshape(-1, I), x.size * O
+    num_partials = max(1, min(MOST_PARTIALS, len(dy) // 32)) if has_bias and needs_bias else 0
     sums = np.empty((num_partials, O), np.float32)
-    with single_threaded, pool_for(2 * work // PRODUCTS):
+    with single_threaded, pool_for((1 + needs_weight) * work // PRODUCTS):
         slices = slices_of(work, 2 * LARGE_SLICE)
         _backward(sgemm_address(), dy, x, weight, dx.reshape(-1, I), dweight, sums, slices)
-    return dx, dweight, sum_of_partials(sums) if has_bias else None
+    dbias = sum_of_partials(sums) if num_partials else None
+    return dx, dweight if needs_weight else None, dbias

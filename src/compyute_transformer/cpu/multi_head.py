@@ -11,12 +11,10 @@ import numpy as np
 
 from ..arrays import Array
 from ..dispatch import kernel_for
-from ..ops.attention import fused_attention_backward
 from ..ops.linear import linear_backward
-from ..ops.multi_head import FusedSaved, Gradients, fused_multi_head_backward, project_backward, split_heads
-from ._kernel import is_ready
+from ..ops.multi_head import ALL, Needs, ProjectionSaved, project_backward
 
-__all__ = ["fused_multi_head_backward_kernel", "side_by_side"]
+__all__ = ["project_backward_kernel", "side_by_side"]
 
 
 def side_by_side(*parts: Array) -> Array | None:
@@ -32,16 +30,15 @@ def side_by_side(*parts: Array) -> Array | None:
     return np.lib.stride_tricks.as_strided(parts[0], (B, T, row // 4), (T * row, row, 4))
 
 
-@kernel_for(fused_multi_head_backward, supports=lambda dy, saved: is_ready(dy) and is_ready(saved.projection.x.x))
-def fused_multi_head_backward_kernel(dy: Array, saved: FusedSaved) -> Gradients:
-    projection, attention_saved, out_saved = saved
-    dmerged, dout_weight, dout_bias = linear_backward(dy, out_saved)
-    dheads = split_heads(dmerged, attention_saved.q.shape[3])
-    dq, dk, dv = fused_attention_backward(dheads, attention_saved)
-    dqkv = side_by_side(dq, dk, dv) if projection.memory is None else None
-    if dqkv is None:
-        dx, dmemory, din_weight, din_bias = project_backward(dq, dk, dv, projection)
-    else:
-        dx, din_weight, din_bias = linear_backward(dqkv, projection.x)
-        dmemory = None
-    return dx, dmemory, din_weight, din_bias, dout_weight, dout_bias
+def _supports(dq: Array, dk: Array, dv: Array, saved: ProjectionSaved, needs: Needs = ALL) -> bool:
+    return saved.memory is None and side_by_side(dq, dk, dv) is not None
+
+
+@kernel_for(project_backward, supports=_supports)
+def project_backward_kernel(
+    dq: Array, dk: Array, dv: Array, saved: ProjectionSaved, needs: Needs = ALL
+) -> tuple[Array, Array | None, Array | None, Array | None]:
+    dqkv = side_by_side(dq, dk, dv)
+    assert dqkv is not None  # what it supports
+    dx, din_weight, din_bias = linear_backward(dqkv, saved.x, needs.in_weight, needs.in_bias)
+    return dx, None, din_weight, din_bias

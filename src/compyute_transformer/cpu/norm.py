@@ -77,6 +77,18 @@ def _forward(x, weight, bias, has_bias, eps, y, mean, rstd):
         norm_rows(x[a:b], weight, bias, has_bias, eps, y[a:b], mean[a:b], rstd[a:b])
 
 
+@compile_kernel
+def _means(dy, x, weight, m, r):
+    """Return the means over a row of dx̂ and of dx̂ · x̂."""
+    sum_dxhat, sum_product = ZERO, ZERO
+    for c in range(x.size):
+        xhat = (x[c] - m) * r
+        dxhat = dy[c] * weight[c]
+        sum_dxhat += dxhat
+        sum_product += dxhat * xhat
+    return sum_dxhat / np.float32(x.size), sum_product / np.float32(x.size)
+
+
 @compile_parallel
 def _backward(dy, x, weight, mean, rstd, dx, dweights, dbiases):
     (N, C), num_partials = x.shape, dweights.shape[0]
@@ -86,18 +98,25 @@ def _backward(dy, x, weight, mean, rstd, dx, dweights, dbiases):
             dbiases[partial, c] = ZERO
         for n in range(N * partial // num_partials, N * (partial + 1) // num_partials):
             m, r = mean[n], rstd[n]
-            sum_dxhat, sum_product = ZERO, ZERO
-            for c in range(C):
-                xhat = (x[n, c] - m) * r
-                dxhat = dy[n, c] * weight[c]
-                sum_dxhat += dxhat
-                sum_product += dxhat * xhat
-            mean_dxhat, mean_product = sum_dxhat / np.float32(C), sum_product / np.float32(C)
+            mean_dxhat, mean_product = _means(dy[n], x[n], weight, m, r)
             for c in range(C):
                 xhat = (x[n, c] - m) * r
                 dx[n, c] = r * (dy[n, c] * weight[c] - mean_dxhat - xhat * mean_product)
                 dweights[partial, c] += dy[n, c] * xhat
                 dbiases[partial, c] += dy[n, c]
+
+
+@compile_parallel
+def _backward_of_x(dy, x, weight, mean, rstd, dx):
+    """Compute dx alone, for frozen parameters."""
+    N, C = x.shape
+    for index in prange(NUM_SLICES):
+        for n in range(N * index // NUM_SLICES, N * (index + 1) // NUM_SLICES):
+            m, r = mean[n], rstd[n]
+            mean_dxhat, mean_product = _means(dy[n], x[n], weight, m, r)
+            for c in range(C):
+                xhat = (x[n, c] - m) * r
+                dx[n, c] = r * (dy[n, c] * weight[c] - mean_dxhat - xhat * mean_product)
 
 
 def _forward_supports(x: Array, weight: Array, bias: Array | None = None, eps: float = 1e-5) -> bool:
@@ -126,7 +145,7 @@ def layer_norm_forward_kernel(
     return y, LayerNormSaved(x, weight, mean, rstd, has_bias)
 
 
-def _backward_supports(dy: Array, saved: LayerNormSaved) -> bool:
+def _backward_supports(dy: Array, saved: LayerNormSaved, needs_weight: bool = True, needs_bias: bool = True) -> bool:
     x, weight, mean, rstd, _ = saved
     if not (is_float32(dy) and is_ready(x, weight, mean, rstd) and dy.size > 0):
         return False
@@ -134,18 +153,25 @@ def _backward_supports(dy: Array, saved: LayerNormSaved) -> bool:
 
 
 @kernel_for(layer_norm_backward, supports=_backward_supports)
-def layer_norm_backward_kernel(dy: Array, saved: LayerNormSaved) -> tuple[Array, Array, Array | None]:
+def layer_norm_backward_kernel(
+    dy: Array, saved: LayerNormSaved, needs_weight: bool = True, needs_bias: bool = True
+) -> tuple[Array, Array | None, Array | None]:
     x, weight, mean, rstd, has_bias = saved
-    dy = np.ascontiguousarray(dy)
-    C = x.shape[-1]
-    num_partials = max(1, min(MOST_PARTIALS, mean.size // 32))
-    dx, sums = empty(x.shape), np.empty((2, num_partials, C), np.float32)
+    C, dx = x.shape[-1], empty(x.shape)
+    given = (
+        *(np.ascontiguousarray(dy).reshape(-1, C), x.reshape(-1, C), weight),
+        *(mean.reshape(-1), rstd.reshape(-1), dx.reshape(-1, C)),
+    )
+    if not needs_weight and not needs_bias:
+        with pool_for(x.size):
+            _backward_of_x(*given)
+        return dx, None, None
+    sums = np.empty((2, max(1, min(MOST_PARTIALS, mean.size // 32)), C), np.float32)
     with pool_for(x.size):
-        _backward(
-            dy.reshape(-1, C), x.reshape(-1, C), weight, mean.reshape(-1), rstd.reshape(-1), dx.reshape(-1, C), *sums
-        )
-    dweight, dbias = map(sum_of_partials, sums)
-    return dx, dweight, dbias if has_bias else None
+        _backward(*given, *sums)
+    dweight = sum_of_partials(sums[0]) if needs_weight else None
+    dbias = sum_of_partials(sums[1]) if needs_bias and has_bias else None
+    return dx, dweight, dbias
 
 
 @compile_kernel
@@ -199,7 +225,7 @@ def rms_norm_forward_kernel(x: Array, weight: Array, eps: float = 1e-6) -> tuple
     return y, RmsNormSaved(x, weight, rrms)
 
 
-def _rms_backward_supports(dy: Array, saved: RmsNormSaved) -> bool:
+def _rms_backward_supports(dy: Array, saved: RmsNormSaved, needs_weight: bool = True) -> bool:
     x, weight, rrms = saved
     if not (is_float32(dy) and is_ready(x, weight, rrms) and dy.size > 0):
         return False
@@ -207,11 +233,11 @@ def _rms_backward_supports(dy: Array, saved: RmsNormSaved) -> bool:
 
 
 @kernel_for(rms_norm_backward, supports=_rms_backward_supports)
-def rms_norm_backward_kernel(dy: Array, saved: RmsNormSaved) -> tuple[Array, Array]:
+def rms_norm_backward_kernel(dy: Array, saved: RmsNormSaved, needs_weight: bool = True) -> tuple[Array, Array | None]:
     x, weight, rrms = saved
     dy = np.ascontiguousarray(dy)
     C = x.shape[-1]
     dx, sums = empty(x.shape), np.empty((max(1, min(MOST_PARTIALS, rrms.size // 32)), C), np.float32)
     with pool_for(x.size):
         _rms_backward(dy.reshape(-1, C), x.reshape(-1, C), weight, rrms.reshape(-1), dx.reshape(-1, C), sums)
-    return dx, sum_of_partials(sums)
+    return dx, sum_of_partials(sums) if needs_weight else None

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from ..errors import DataError
 
-__all__ = ["Name", "is_name", "summary"]
+__all__ = ["Name", "fixed_part", "is_name", "is_pattern", "summary"]
+
+WILDCARDS = frozenset("*?[")
 
 LISTED = 3  # the files that a summary names
 
@@ -29,6 +31,19 @@ def is_name(source: str | Path, names: Container[str], operation: str) -> bool:
             f"Write ./{source} for yours; for the built-in data, run the command in another folder."
         )
     return True
+
+
+def is_pattern(source: str | Path) -> bool:
+    """Return whether a source is a pattern of paths, such as src/**/*.py, and no path itself."""
+    return bool(WILDCARDS & set(str(source))) and not os.path.exists(source)
+
+
+def fixed_part(source: str | Path) -> Path:
+    """Return the folder below which the files of a pattern lie; a source that is no pattern as it is."""
+    path = Path(source)
+    while is_pattern(path):
+        path = path.parent
+    return path
 
 
 def summary(left_out: Sequence[str]) -> str:

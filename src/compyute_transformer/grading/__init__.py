@@ -5,9 +5,9 @@ grade_file(Path("softmax.py"))                  a file, in a process of its own:
 zoo.mistake("softmax-without-sum")              a classic mistake, switched on in the library
 """
 
-from . import zoo
+from . import zoo as zoo
 from .exercises import EXERCISES
 from .file import grade_file
 from .report import Grade, check, grade_functions
 
-__all__ = ["EXERCISES", "Grade", "check", "grade_file", "grade_functions", "zoo"]
+__all__ = ["EXERCISES", "Grade", "check", "grade_file", "grade_functions"]

@@ -44,7 +44,7 @@ def residual_forward(x: Array, weight: Array) -> tuple[Array, ResidualSaved]:
     return x + branch, ResidualSaved(norm_saved, xhat, weight)
 
 
-def residual_backward(dy: Array, saved: ResidualSaved) -> tuple[Array, Array]:
+def residual_backward(dy: Array, saved: ResidualSaved) -> tuple[Array, Array | None]:
     """Gradients of `residual_forward`: dx, dweight."""
     norm_saved, xhat, weight = saved
     _, linear_saved = linear_forward(xhat, weight)

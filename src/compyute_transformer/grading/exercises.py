@@ -11,7 +11,7 @@ from ..ops.dropout import dropout_backward, dropout_forward
 from ..ops.embedding import embedding_backward, embedding_forward
 from ..ops.linear import linear_backward, linear_forward
 from ..ops.loss import cross_entropy_backward, cross_entropy_forward
-from ..ops.multi_head import parallel_multi_head_backward, parallel_multi_head_forward
+from ..ops.multi_head import MultiHeadOptions, parallel_multi_head_backward, parallel_multi_head_forward
 from ..ops.norm import layer_norm_backward, layer_norm_forward
 from ..ops.position import (
     learned_position_backward,
@@ -100,9 +100,8 @@ def multi_head_cases(rng: np.random.Generator) -> list[Case]:
 def multi_head_right(
     x: Array, in_weight: Array, in_bias: Array, out_weight: Array, out_bias: Array, num_heads: int, causal: bool
 ) -> tuple[Array, Any]:
-    return parallel_multi_head_forward(
-        x, None, in_weight, in_bias, out_weight, out_bias, num_heads, None, Mask(causal=causal)
-    )
+    options = MultiHeadOptions(num_heads, mask=Mask(causal=causal))
+    return parallel_multi_head_forward(x, None, in_weight, in_bias, out_weight, out_bias, options)
 
 
 def multi_head_gradients(dy: Array, saved: Any) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ from ..arrays import Array
 from ..nn import init
 from ..nn.attention import Implementation, MultiHeadAttention
 from ..nn.block import PreNormBlock
-from ..nn.dropout import Dropout
+from ..nn.dropout import Dropout, share_generator
 from ..nn.embedding import Embedding
 from ..nn.feed_forward import Activation, FeedForward
 from ..nn.linear import Linear
@@ -28,7 +28,7 @@ class GPTConfig(CheckedArguments):
     """The configuration of a GPT, saved with a run.
 
     mlp_dim None means 4 · embed_dim. num_kv_heads None means num_heads. window: the number of positions up to its own
-    that a query attends to; None for all.
+    that a query attends to; None for all. norm_eps: added to the variance in the norms.
     """
 
     vocab_size: int
@@ -44,6 +44,7 @@ class GPTConfig(CheckedArguments):
     window: int | None = None
     tie_word_embeddings: bool = True  # the head uses the matrix of the token embedding
     attn_implementation: Implementation = "auto"
+    norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
         check_config(
@@ -74,19 +75,20 @@ class GPT(LanguageModel):
         self.mask = Mask(causal=True, window=config.window)
         self.token_embedding = Embedding(config.vocab_size, C, generator=weights)
         self.position = LearnedPosition(config.context_length, C, generator=weights)
-        self.dropout = Dropout(config.dropout, generator=self.generator)
+        self.dropout = Dropout(config.dropout)
         self.blocks = ModuleList(self._block(weights) for _ in range(config.num_layers))
-        self.norm = LayerNorm(C, bias=config.bias)
+        self.norm = LayerNorm(C, eps=config.norm_eps, bias=config.bias)
         self.head = Linear(C, config.vocab_size, bias=False, generator=weights)
         if config.tie_word_embeddings:
             self.head.weight = self.token_embedding.weight
+        share_generator(self, self.generator)
         _ = self.flat  # all parameters lie in one buffer
 
     def _block(self, weights: Generator) -> PreNormBlock:
         config, C = self.config, self.config.embed_dim
         to_stream = init.normal(0.02 / sqrt(2 * config.num_layers))
         return PreNormBlock(
-            LayerNorm(C, bias=config.bias),
+            LayerNorm(C, eps=config.norm_eps, bias=config.bias),
             MultiHeadAttention(
                 C,
                 config.num_heads,
@@ -94,34 +96,34 @@ class GPT(LanguageModel):
                 bias=config.bias,
                 dropout=config.dropout,
                 implementation=config.attn_implementation,
-                out_init=to_stream,
+                weight_init=(init.normal(), to_stream),
                 generator=weights,
-                dropout_generator=self.generator,
             ),
-            Dropout(config.dropout, generator=self.generator),
-            LayerNorm(C, bias=config.bias),
+            Dropout(config.dropout),
+            LayerNorm(C, eps=config.norm_eps, bias=config.bias),
             FeedForward(
                 C,
                 config.mlp_dim or 4 * C,
                 bias=config.bias,
                 activation=config.activation,
-                out_init=to_stream,
+                weight_init=(init.normal(), to_stream),
                 generator=weights,
             ),
-            Dropout(config.dropout, generator=self.generator),
+            Dropout(config.dropout),
         )
 
     def forward(
         self,
-        ids: Array,
+        ids: Array | None = None,
         cache: ModelCache | None = None,
         *,
         padding: Array | None = None,
         logits_to_keep: int | None = None,
+        inputs_embeds: Array | None = None,
     ) -> Array:
         """Return the logits (B, T, V) of the token that follows each position of ids; see `LanguageModel`."""
-        start, padding = self.check_forward(ids, cache, padding, logits_to_keep)
-        x = self.embed(ids, start, padding)
+        start, padding = self.check_forward(ids, cache, padding, logits_to_keep, inputs_embeds)
+        x = self.embed(ids, start, padding, inputs_embeds)
         x = self.run_blocks(x, cache, padding, logits_to_keep)
         return self.unembed(x)
 
@@ -136,9 +138,11 @@ class GPT(LanguageModel):
         self.token_embedding.backward(dx)
         return dx
 
-    def embed(self, ids: Array, start: int = 0, padding: Array | None = None) -> Array:
+    def embed(
+        self, ids: Array | None, start: int = 0, padding: Array | None = None, inputs_embeds: Array | None = None
+    ) -> Array:
         """Return the residual stream (B, T, C) before the first block, of ids that begin at position `start`."""
-        x = self.token_embedding(ids)
+        x = self.look_up(ids, inputs_embeds)
         x = self.position(x, start, padding)
         return self.dropout(x)
 

@@ -87,7 +87,7 @@ class ModelCache(Protocol):
 class LanguageModel(Model):
     """A decoder-only language model: position t attends to positions up to t.
 
-        forward(ids, cache=None, *, padding=None, logits_to_keep=None) -> logits (B, T, V)
+        forward(ids, cache=None, *, padding=None, logits_to_keep=None, inputs_embeds=None) -> logits (B, T, V)
 
     The logits are of the token that follows each position of ids (B, T). cache: holds the positions before ids; those
     of ids are appended, and `cache.length` grows by T. padding: (B) integers, the number of positions at the start of
@@ -95,6 +95,9 @@ class LanguageModel(Model):
     is the cache's own `padding`. logits_to_keep: compute the logits of this many last positions only. All three are for
     `eval()`: nothing is saved for a backward. A call of the model also takes return_attention=True and
     return_hidden_states=True, and then returns a `ModelOutput`.
+
+    inputs_embeds: vectors (B, T, C) in place of the embedded ids, which are then None: a soft prompt, or the vectors of
+    `model.token_embedding(ids)`, changed. `backward` returns their gradient, and adds none to the token embedding.
 
     config: its configuration. generator: of the random numbers of dropout; part of the state of a run. mask: which keys
     each query attends to.
@@ -110,9 +113,15 @@ class LanguageModel(Model):
     token_embedding: Embedding
     blocks: ModuleList
 
-    def embed(self, ids: Array, start: int = 0, padding: Array | None = None) -> Array:
+    def embed(
+        self, ids: Array | None, start: int = 0, padding: Array | None = None, inputs_embeds: Array | None = None
+    ) -> Array:
         """Return the residual stream (B, T, C) before the first block, of ids that begin at position `start`."""
         raise NotImplementedError(f"{type(self).__name__} has no embed")
+
+    def look_up(self, ids: Array | None, inputs_embeds: Array | None) -> Array:
+        """Return the vectors (B, T, C) of ids, or those that were given in their place."""
+        return self.token_embedding(ids) if inputs_embeds is None else self.token_embedding.skip(inputs_embeds)
 
     def unembed(self, x: Array) -> Array:
         """Return the logits (B, T, V) of the residual stream (B, T, C) after the last block."""
@@ -131,7 +140,12 @@ class LanguageModel(Model):
         return x if logits_to_keep is None else x[:, -logits_to_keep:]
 
     def check_forward(
-        self, ids: Array, cache: "ModelCache | None", padding: Array | None, logits_to_keep: int | None
+        self,
+        ids: Array | None,
+        cache: "ModelCache | None",
+        padding: Array | None,
+        logits_to_keep: int | None,
+        inputs_embeds: Array | None = None,
     ) -> tuple[int, Array | None]:
         """Raise for arguments that `forward` does not accept. Return the position of the first id, and the padding."""
         name = type(self).__name__
@@ -141,8 +155,12 @@ class LanguageModel(Model):
                 "belong to the loss: nn.CrossEntropyLoss()(model(ids), targets)."
             )
         start = 0 if cache is None else cache.length
-        check_ids(name, "ids", ids)
-        check_context(name, "ids", ids, self.config.context_length, start)
+        if inputs_embeds is None:
+            check_ids(name, "ids", ids)
+        else:
+            check_vectors(name, ids, inputs_embeds, self.config.embed_dim)
+        given = ids if inputs_embeds is None else inputs_embeds
+        check_context(name, "ids", given, self.config.context_length, start)
         for option, value in (("cache", cache), ("padding", padding), ("logits_to_keep", logits_to_keep)):
             if value is not None:
                 check_evaluating(name, option, self.training)
@@ -197,7 +215,19 @@ def block_caches(cache: "ModelCache | None", blocks: ModuleList) -> Iterable[Any
     return repeat(None, len(blocks)) if cache is None else cache.blocks
 
 
-def check_ids(model: str, name: str, ids: Array) -> None:
+def check_vectors(model: str, ids: Any, vectors: Any, embed_dim: int) -> None:
+    """Raise for vectors in place of embedded ids that are not (B, T, C) with T at least 1, or that come beside ids."""
+    if ids is not None:
+        raise ConfigError(f"{model}: inputs_embeds take the place of ids, got both. Give None as ids.")
+    shape = getattr(vectors, "shape", None)
+    if shape is None or len(shape) != 3 or shape[1] == 0 or shape[2] != embed_dim:
+        raise ShapeError(
+            f"{model}: inputs_embeds are an array of shape (B, T, {embed_dim}) with T at least 1, got "
+            f"{type(vectors).__name__ if shape is None else tuple(shape)}."
+        )
+
+
+def check_ids(model: str, name: str, ids: Any) -> None:
     """Raise for ids that are no array of shape (B, T) with T at least 1."""
     shape = getattr(ids, "shape", None)
     if shape is None or len(shape) != 2 or shape[1] == 0:
@@ -207,7 +237,7 @@ def check_ids(model: str, name: str, ids: Array) -> None:
         )
 
 
-def check_context(model: str, name: str, ids: Array, context_length: int, start: int = 0) -> None:
+def check_context(model: str, name: str, ids: Any, context_length: int, start: int = 0) -> None:
     """Raise for positions past the context: sinusoids have no end, but a model was trained within its context only."""
     T = ids.shape[1]
     if not 0 <= start <= context_length - T:

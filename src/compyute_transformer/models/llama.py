@@ -18,7 +18,7 @@ from ..errors import ConfigError, RangeError
 from ..nn import init
 from ..nn.attention import Implementation, MultiHeadAttention
 from ..nn.block import PreNormBlock
-from ..nn.dropout import Dropout
+from ..nn.dropout import Dropout, share_generator
 from ..nn.embedding import Embedding
 from ..nn.feed_forward import Gate, GatedFeedForward
 from ..nn.linear import Linear
@@ -102,6 +102,11 @@ class LlamaConfig:
         return self.embed_dim // self.num_heads if self.head_dim is None else self.head_dim
 
     @property
+    def mlp_width(self) -> int:
+        """F, the hidden width of the feed-forward."""
+        return -(-8 * self.embed_dim // 96) * 32 if self.mlp_dim is None else self.mlp_dim
+
+    @property
     def rotary_scaling(self) -> RotaryScaling | None:
         """How the frequencies are scaled."""
         if self.rope_scaling == "none":
@@ -142,12 +147,13 @@ class Llama(LanguageModel):
         C = config.embed_dim
         self.mask = Mask(causal=True, window=config.window)
         self.token_embedding = Embedding(config.vocab_size, C, generator=weights)
-        self.dropout = Dropout(config.dropout, generator=self.generator)
+        self.dropout = Dropout(config.dropout)
         self.blocks = ModuleList(self._block(weights) for _ in range(config.num_layers))
         self.norm = RMSNorm(C, config.norm_eps)
         self.head = Linear(C, config.vocab_size, bias=False, generator=weights)
         if config.tie_word_embeddings:
             self.head.weight = self.token_embedding.weight
+        share_generator(self, self.generator)
         _ = self.flat  # all parameters lie in one buffer
 
     def _block(self, weights: Generator) -> PreNormBlock:
@@ -156,17 +162,17 @@ class Llama(LanguageModel):
         return PreNormBlock(
             RMSNorm(C, config.norm_eps),
             self._attention(weights, to_stream),
-            Dropout(config.dropout, generator=self.generator),
+            Dropout(config.dropout),
             RMSNorm(C, config.norm_eps),
             GatedFeedForward(
                 C,
-                -(-8 * C // 96) * 32 if config.mlp_dim is None else config.mlp_dim,
+                config.mlp_width,
                 bias=config.mlp_bias,
                 activation=config.gate_activation,
-                out_init=to_stream,
+                weight_init=(init.normal(), to_stream),
                 generator=weights,
             ),
-            Dropout(config.dropout, generator=self.generator),
+            Dropout(config.dropout),
         )
 
     def _attention(self, weights: Generator, to_stream: init.Init) -> MultiHeadAttention:
@@ -183,22 +189,22 @@ class Llama(LanguageModel):
             k_norm=RMSNorm(D, config.norm_eps) if config.qk_norm else None,
             dropout=config.dropout,
             implementation=config.attn_implementation,
-            out_init=to_stream,
+            weight_init=(init.normal(), to_stream),
             generator=weights,
-            dropout_generator=self.generator,
         )
 
     def forward(
         self,
-        ids: Array,
+        ids: Array | None = None,
         cache: ModelCache | None = None,
         *,
         padding: Array | None = None,
         logits_to_keep: int | None = None,
+        inputs_embeds: Array | None = None,
     ) -> Array:
         """Return the logits (B, T, V) of the token that follows each position of ids; see `LanguageModel`."""
-        start, padding = self.check_forward(ids, cache, padding, logits_to_keep)
-        x = self.embed(ids, start, padding)
+        start, padding = self.check_forward(ids, cache, padding, logits_to_keep, inputs_embeds)
+        x = self.embed(ids, start, padding, inputs_embeds)
         x = self.run_blocks(x, cache, padding, logits_to_keep)
         return self.unembed(x)
 
@@ -212,9 +218,11 @@ class Llama(LanguageModel):
         self.token_embedding.backward(dx)
         return dx
 
-    def embed(self, ids: Array, start: int = 0, padding: Array | None = None) -> Array:
+    def embed(
+        self, ids: Array | None, start: int = 0, padding: Array | None = None, inputs_embeds: Array | None = None
+    ) -> Array:
         """Return the residual stream (B, T, C) before the first block; each attention knows the positions itself."""
-        return self.dropout(self.token_embedding(ids))
+        return self.dropout(self.look_up(ids, inputs_embeds))
 
     def unembed(self, x: Array) -> Array:
         """Return the logits (B, T, V) of the residual stream (B, T, C) after the last block."""

@@ -11,7 +11,9 @@ weights. An attention that replaces the library's own answers too if it defines
 and is refused if it does not, since the weights of the class it derives from would not be those that it used.
 """
 
-from typing import Any, NamedTuple
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 from ..arrays import Array
 from ..errors import ConfigError
@@ -56,6 +58,28 @@ class Model(Module):
             tuple(recorder.attentions.values()) if return_attention else None,
             tuple(recorder.hidden_states) if return_hidden_states else None,
         )
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, dtype: Any = None, **options: Any) -> Self:
+        """Return the model of a Hugging Face directory, in `eval()`; see `exchange.load_pretrained`."""
+        # loaded on use, by name: exchange is built on models, and models work without it
+        model: Self = import_module("compyute_transformer.exchange").load_pretrained(
+            folder, cls, dtype=dtype, **options
+        )
+        return model
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> None:
+        """Write a directory that Hugging Face Transformers opens; see `exchange.save_pretrained`."""
+        import_module("compyute_transformer.exchange").save_pretrained(self, folder, **options)
+
+    def summary(self, depth: int = 1) -> Any:
+        """Return parameters, bytes, floating-point operations and memory kept for the backward, a line a layer.
+
+        depth: 1 for a line a block, 2 for its attention, norms and feed-forward. Print the result, or see
+        `models.summary.Summary`.
+        """
+        summary = import_module("compyute_transformer.models.summary")  # which reads the registry of all models
+        return summary.summarize(self, depth)
 
 
 class Recorder(Observer):

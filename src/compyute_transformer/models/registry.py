@@ -128,7 +128,8 @@ RECORDS = (
         GPT,
         "language",
         "decoder-only language model with pre-norm blocks and learned positions (GPT-2)",
-        variants=dropout_variants() | {"everything": GROUPED | {"window": 3, "tie_word_embeddings": False}},
+        variants=dropout_variants()
+        | {"everything": GROUPED | {"window": 3, "tie_word_embeddings": False, "norm_eps": 1e-3}},
         hugging_face="gpt2",
     ),
     ModelRecord(
@@ -198,6 +199,7 @@ RECORDS = (
                 "dropout": 0.2,
                 "bias": False,
                 "activation": "gelu_tanh",
+                "norm_eps": 1e-3,
             }
         },
         hugging_face="vit",

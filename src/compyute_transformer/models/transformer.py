@@ -14,7 +14,7 @@ from ..errors import DtypeError, RangeError, ShapeError
 from ..nn import init
 from ..nn.attention import Implementation, MultiHeadAttention
 from ..nn.block import CrossBlock, PostNormBlock
-from ..nn.dropout import Dropout
+from ..nn.dropout import Dropout, share_generator
 from ..nn.embedding import Embedding
 from ..nn.feed_forward import Activation, FeedForward
 from ..nn.linear import Linear
@@ -83,18 +83,19 @@ class Transformer(Model):
         # source and target share this module: it runs twice in a forward, and its backward in the reverse order
         self.token_embedding = Embedding(config.vocab_size, C, weight_init=init.normal(C**-0.5), generator=weights)
         self.position = SinusoidalPosition()
-        self.dropout = Dropout(config.dropout, generator=self.generator)
+        self.dropout = Dropout(config.dropout)
         self.encoder = ModuleList(self._encoder_block(weights) for _ in range(config.num_layers))
         self.decoder = ModuleList(self._decoder_block(weights) for _ in range(config.num_layers))
         self.head = Linear(C, config.vocab_size, bias=False, generator=weights)
         self.head.weight = self.token_embedding.weight
+        share_generator(self, self.generator)
         _ = self.flat  # all parameters lie in one buffer
 
     def _encoder_block(self, weights: Generator) -> PostNormBlock:
         return PostNormBlock(*self._attention(weights), *self._feed_forward(weights))
 
     def _decoder_block(self, weights: Generator) -> CrossBlock:
-        return CrossBlock(*self._attention(weights), *self._attention(weights), *self._feed_forward(weights))
+        return CrossBlock(self._attention(weights), self._attention(weights), self._feed_forward(weights))
 
     def _attention(self, weights: Generator) -> tuple[MultiHeadAttention, Dropout, LayerNorm]:
         config = self.config
@@ -107,11 +108,10 @@ class Transformer(Model):
             implementation=config.attn_implementation,
             weight_init=init.xavier_uniform(),
             generator=weights,
-            dropout_generator=self.generator,
         )
         return (
             attention,
-            Dropout(config.dropout, generator=self.generator),
+            Dropout(config.dropout),
             LayerNorm(config.embed_dim, bias=config.bias),
         )
 
@@ -125,7 +125,7 @@ class Transformer(Model):
             weight_init=init.xavier_uniform(),
             generator=weights,
         )
-        return feed_forward, Dropout(config.dropout, generator=self.generator), LayerNorm(C, bias=config.bias)
+        return feed_forward, Dropout(config.dropout), LayerNorm(C, bias=config.bias)
 
     def forward(
         self, source: Array, target: Array, source_lengths: Array | None = None, target_lengths: Array | None = None

@@ -11,7 +11,7 @@ from ..arrays import Array
 from ..nn import init
 from ..nn.attention import Implementation, MultiHeadAttention
 from ..nn.block import PostNormBlock
-from ..nn.dropout import Dropout
+from ..nn.dropout import Dropout, share_generator
 from ..nn.embedding import Embedding
 from ..nn.feed_forward import Activation, FeedForward
 from ..nn.linear import Linear
@@ -84,10 +84,11 @@ class TransformerLM(LanguageModel):
         self.scale = sqrt(C) if config.scale_embedding else 1.0
         self.token_embedding = Embedding(config.vocab_size, C, weight_init=init.normal(C**-0.5), generator=weights)
         self.position = SinusoidalPosition()
-        self.dropout = Dropout(config.dropout, generator=self.generator)
+        self.dropout = Dropout(config.dropout)
         self.blocks = ModuleList(self._block(weights) for _ in range(config.num_layers))
         self.head = Linear(C, config.vocab_size, bias=config.head_bias, generator=weights)
         self.head.weight = self.token_embedding.weight
+        share_generator(self, self.generator)
         _ = self.flat  # all parameters lie in one buffer
 
     def _block(self, weights: Generator) -> PostNormBlock:
@@ -102,9 +103,8 @@ class TransformerLM(LanguageModel):
                 implementation=config.attn_implementation,
                 weight_init=xavier,
                 generator=weights,
-                dropout_generator=self.generator,
             ),
-            Dropout(config.dropout, generator=self.generator),
+            Dropout(config.dropout),
             LayerNorm(C, bias=config.bias),
             FeedForward(
                 C,
@@ -114,21 +114,22 @@ class TransformerLM(LanguageModel):
                 weight_init=xavier,
                 generator=weights,
             ),
-            Dropout(config.dropout, generator=self.generator),
+            Dropout(config.dropout),
             LayerNorm(C, bias=config.bias),
         )
 
     def forward(
         self,
-        ids: Array,
+        ids: Array | None = None,
         cache: ModelCache | None = None,
         *,
         padding: Array | None = None,
         logits_to_keep: int | None = None,
+        inputs_embeds: Array | None = None,
     ) -> Array:
         """Return the logits (B, T, V) of the token that follows each position of ids; see `LanguageModel`."""
-        start, padding = self.check_forward(ids, cache, padding, logits_to_keep)
-        x = self.embed(ids, start, padding)
+        start, padding = self.check_forward(ids, cache, padding, logits_to_keep, inputs_embeds)
+        x = self.embed(ids, start, padding, inputs_embeds)
         x = self.run_blocks(x, cache, padding, logits_to_keep)
         return self.unembed(x)
 
@@ -143,9 +144,11 @@ class TransformerLM(LanguageModel):
         self.token_embedding.backward(dx)
         return dx
 
-    def embed(self, ids: Array, start: int = 0, padding: Array | None = None) -> Array:
+    def embed(
+        self, ids: Array | None, start: int = 0, padding: Array | None = None, inputs_embeds: Array | None = None
+    ) -> Array:
         """Return the residual stream (B, T, C) before the first block, of ids that begin at position `start`."""
-        x = self.token_embedding(ids) * self.scale
+        x = self.look_up(ids, inputs_embeds) * self.scale
         x = self.position(x, start, padding)
         return self.dropout(x)
 

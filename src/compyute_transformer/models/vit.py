@@ -11,7 +11,7 @@ from ..errors import ConfigError, ShapeError
 from ..nn import init
 from ..nn.attention import Implementation, MultiHeadAttention
 from ..nn.block import PreNormBlock
-from ..nn.dropout import Dropout
+from ..nn.dropout import Dropout, share_generator
 from ..nn.embedding import ClassToken, PatchEmbedding
 from ..nn.feed_forward import Activation, FeedForward
 from ..nn.linear import Linear
@@ -89,10 +89,11 @@ class ViT(Model):
         )
         self.class_token = ClassToken(C, weight_init=large, generator=weights)
         self.position = LearnedPosition(1 + config.num_patches, C, weight_init=large, generator=weights)
-        self.dropout = Dropout(config.dropout, generator=self.generator)
+        self.dropout = Dropout(config.dropout)
         self.blocks = ModuleList(self._block(weights) for _ in range(config.num_layers))
         self.norm = LayerNorm(C, eps=config.norm_eps, bias=config.bias)
         self.head = Linear(C, config.num_classes, bias=config.bias, generator=weights)
+        share_generator(self, self.generator)
         _ = self.flat  # all parameters lie in one buffer
 
     def _block(self, weights: Generator) -> PreNormBlock:
@@ -108,9 +109,8 @@ class ViT(Model):
                 implementation=config.attn_implementation,
                 weight_init=xavier,
                 generator=weights,
-                dropout_generator=self.generator,
             ),
-            Dropout(config.dropout, generator=self.generator),
+            Dropout(config.dropout),
             LayerNorm(C, eps=config.norm_eps, bias=config.bias),
             FeedForward(
                 C,
@@ -120,7 +120,7 @@ class ViT(Model):
                 weight_init=xavier,
                 generator=weights,
             ),
-            Dropout(config.dropout, generator=self.generator),
+            Dropout(config.dropout),
         )
 
     def forward(self, images: Array) -> Array:

@@ -2,7 +2,7 @@
 
 from .attention import MultiHeadAttention
 from .block import CrossBlock, PostNormBlock, PreNormBlock
-from .dropout import Dropout
+from .dropout import Dropout, share_generator
 from .embedding import ClassToken, Embedding, PatchEmbedding
 from .feed_forward import FeedForward, GatedFeedForward
 from .linear import Linear
@@ -37,4 +37,5 @@ __all__ = [
     "SinusoidalPosition",
     "evaluating",
     "observe",
+    "share_generator",
 ]

@@ -13,8 +13,11 @@ from ..ops._checks import check_heads, check_integer, check_probability, check_s
 from ..ops.attention import NO_MASK, Mask, fused_attention_forward
 from ..ops.linear import LinearSaved, linear, linear_backward, linear_forward
 from ..ops.multi_head import (
+    ATTENTIONS,
     IMPLEMENTATIONS,
     Gradients,
+    MultiHeadOptions,
+    Needs,
     ProjectionSaved,
     attention_weights,
     merge_heads,
@@ -24,9 +27,9 @@ from ..ops.multi_head import (
 )
 from ..random import DROPOUT, Generator, default_generator
 from . import init
-from .heads import HEADS, weights_of_heads
-from .module import Module, Parameter
+from .module import Module
 from .norm import LayerNorm, RMSNorm
+from .parameter import Parameter, is_trained
 from .position import RotaryPosition
 
 __all__ = ["AttentionCache", "Implementation", "MultiHeadAttention", "ProjectedMemory"]
@@ -65,7 +68,7 @@ class PreparedSaved(NamedTuple):
     """Of attention whose queries and keys are normalized or turned: projection, heads, output projection."""
 
     projection: ProjectionSaved
-    heads: Any
+    attention: Any
     out: LinearSaved
 
 
@@ -82,6 +85,10 @@ class MultiHeadAttention(Module):
 
     in_weight: ((H + 2K)·D, C), the query, key and value projections of all heads below each other. in_bias: its bias.
     out_weight: (C, H·D), out_bias: the output projection. Biases start at zero.
+
+    weight_init: of both weights, or a pair: of in_weight and of out_weight.
+
+    generator: of the random numbers of dropout; see `share_generator`. The argument of this name draws the weights.
     """
 
     def __init__(
@@ -98,10 +105,8 @@ class MultiHeadAttention(Module):
         k_norm: RMSNorm | LayerNorm | None = None,
         dropout: float = 0.0,
         implementation: Implementation = "auto",
-        weight_init: init.Init | None = None,
-        out_init: init.Init | None = None,
+        weight_init: init.Inits | None = None,
         generator: Generator | None = None,
-        dropout_generator: Generator | None = None,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -114,14 +119,14 @@ class MultiHeadAttention(Module):
         check_probability("MultiHeadAttention", dropout)
         self.dropout = dropout
         self.implementation = implementation
-        self.generator = dropout_generator or default_generator(DROPOUT)
+        self.generator = default_generator(DROPOUT)
         generator = generator or default_generator()
         D = embed_dim // num_heads if head_dim is None else head_dim
         rows = D * (num_heads + 2 * self.num_kv_heads)
-        weight_init = weight_init or init.normal()
-        self.in_weight = Parameter(weight_init((rows, embed_dim), generator))
+        in_init, out_init = init.both(weight_init)
+        self.in_weight = Parameter(in_init((rows, embed_dim), generator))
         self.in_bias = Parameter(init.zeros((rows,))) if bias else None
-        self.out_weight = Parameter((out_init or weight_init)((embed_dim, num_heads * D), generator))
+        self.out_weight = Parameter(out_init((embed_dim, num_heads * D), generator))
         has_out_bias = bias if out_bias is None else out_bias
         self.out_bias = Parameter(init.zeros((embed_dim,))) if has_out_bias else None
         self.q_norm, self.k_norm, self.rotary = q_norm, k_norm, rotary
@@ -173,9 +178,9 @@ class MultiHeadAttention(Module):
         q, k, v = self._project(x, memory, cache)
         if mask.array is not None:  # the mask is of all positions, and a cache may return the last of them only
             mask = mask._replace(array=mask.array[..., -k.shape[2] :])
-        forward, _ = HEADS[self._algorithm(x)]
-        y, _ = forward(q, k, v, mask, 0.0, None)
-        return linear(merge_heads(y), self.out_weight.data, self.out_bias.data if self.out_bias else None)
+        attend, _ = ATTENTIONS[self._algorithm(x)]
+        heads, _ = attend(q, k, v, mask, 0.0, None)
+        return linear(merge_heads(heads), self.out_weight.data, self.out_bias.data if self.out_bias else None)
 
     def _project(
         self, x: Array, memory: Array | ProjectedMemory | None, cache: AttentionCache | None
@@ -239,7 +244,7 @@ class MultiHeadAttention(Module):
     def forward_with_weights(self, x: Array, memory: Array | None = None, mask: Mask = NO_MASK) -> tuple[Array, Array]:
         """Return the result of `forward`, and the attention weights (B, H, T, S) before dropout; a row sums to one."""
         y, saved = self._run(x, memory, mask)
-        return y, weights_of_heads(saved.heads) if isinstance(saved, PreparedSaved) else attention_weights(saved)
+        return y, attention_weights(saved)
 
     def _algorithm(self, x: Array) -> Implementation:
         if self.implementation != "auto":
@@ -253,6 +258,7 @@ class MultiHeadAttention(Module):
         name = self._algorithm(x)
         forward, _ = IMPLEMENTATIONS[name]
         dropout = self.dropout if self.training else 0.0
+        key = self.generator.next() if dropout else None
         y, saved = forward(
             x,
             memory,
@@ -260,11 +266,7 @@ class MultiHeadAttention(Module):
             self.in_bias.data if self.in_bias else None,
             self.out_weight.data,
             self.out_bias.data if self.out_bias else None,
-            self.num_heads,
-            self.num_kv_heads,
-            mask,
-            dropout,
-            self.generator.next() if dropout else None,
+            MultiHeadOptions(self.num_heads, self.num_kv_heads, mask, dropout, key),
         )
         self.save_for_backward((name, saved))
         return y, saved
@@ -272,36 +274,40 @@ class MultiHeadAttention(Module):
     def _run_prepared(self, x: Array, mask: Mask) -> tuple[Array, PreparedSaved]:
         """Project, normalize and turn, attend, and project the heads' outputs."""
         name = self._algorithm(x)
-        forward, _ = HEADS[name]
+        attend, _ = ATTENTIONS[name]
         dropout = self.dropout if self.training else 0.0
         check_shape("MultiHeadAttention", "x", x, (None, None, self.in_weight.shape[1]), "batch, time, width")
         in_bias, out_bias = (bias.data if bias else None for bias in (self.in_bias, self.out_bias))
         sizes = self.num_heads, self.num_kv_heads, self._head_width
         (q, k, v), projection = project_forward(x, None, self.in_weight.data, in_bias, *sizes)
         q, k = self._prepare(q, k)
-        heads, heads_saved = forward(q, k, v, mask, dropout, self.generator.next() if dropout else None)
+        heads, heads_saved = attend(q, k, v, mask, dropout, self.generator.next() if dropout else None)
         y, out = linear_forward(merge_heads(heads), self.out_weight.data, out_bias)
         saved = PreparedSaved(projection, heads_saved, out)
         self.save_for_backward((name, saved))
         return y, saved
 
-    def _prepared_backward(self, dy: Array, name: str, saved: PreparedSaved) -> Gradients:
+    def _prepared_backward(self, dy: Array, name: str, saved: PreparedSaved, needs: Needs) -> Gradients:
         """The lines of `_run_prepared`, reversed."""
-        _, backward = HEADS[name]
-        dmerged, dout_weight, dout_bias = linear_backward(dy, saved.out)
-        dq, dk, dv = backward(split_heads(dmerged, self._head_width), saved.heads)
+        _, attend_backward = ATTENTIONS[name]
+        dmerged, dout_weight, dout_bias = linear_backward(dy, saved.out, needs.out_weight, needs.out_bias)
+        dq, dk, dv = attend_backward(split_heads(dmerged, self._head_width), saved.attention)
         dq, dk = self._prepare_backward(dq, dk)
-        dx, dmemory, din_weight, din_bias = project_backward(dq, dk, dv, saved.projection)
+        dx, dmemory, din_weight, din_bias = project_backward(dq, dk, dv, saved.projection, needs)
         return dx, dmemory, din_weight, din_bias, dout_weight, dout_bias
 
     def backward(self, dy: Array) -> tuple[Array, Array | None]:
-        """Return the gradients of x and of the memory, the latter None in self-attention."""
+        """Return the gradients of x and of the memory, the latter None in self-attention.
+
+        A frozen parameter costs nothing.
+        """
         name, saved = self.pop_saved()
+        needs = Needs(*map(is_trained, (self.in_weight, self.in_bias, self.out_weight, self.out_bias)))
         if isinstance(saved, PreparedSaved):
-            gradients = self._prepared_backward(dy, name, saved)
+            gradients = self._prepared_backward(dy, name, saved, needs)
         else:
             _, backward = IMPLEMENTATIONS[name]
-            gradients = backward(dy, saved)
+            gradients = backward(dy, saved, needs)
         dx, dmemory, din_weight, din_bias, dout_weight, dout_bias = gradients
         self.in_weight.accumulate(din_weight)
         self.out_weight.accumulate(dout_weight)

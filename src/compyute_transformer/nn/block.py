@@ -15,7 +15,7 @@ from .attention import AttentionCache, MultiHeadAttention, ProjectedMemory
 from .dropout import Dropout
 from .feed_forward import FeedForward, GatedFeedForward
 from .module import Module
-from .norm import LayerNorm, RMSNorm
+from .norm import LayerNorm
 
 __all__ = ["CrossBlock", "CrossCache", "PostNormBlock", "PreNormBlock"]
 
@@ -29,10 +29,10 @@ class PreNormBlock(Module):
 
     def __init__(
         self,
-        attention_norm: LayerNorm | RMSNorm,
+        attention_norm: Module,
         attention: MultiHeadAttention,
         attention_dropout: Dropout,
-        feed_forward_norm: LayerNorm | RMSNorm,
+        feed_forward_norm: Module,
         feed_forward: FeedForward | GatedFeedForward,
         feed_forward_dropout: Dropout,
     ) -> None:
@@ -118,31 +118,20 @@ class CrossBlock(Module):
     """A `PostNormBlock` with attention to a memory between the two: x ← norm(x + dropout(cross_attention(x, memory))).
 
     Queries come from x, keys and values from the memory, the encoder's output for the source (Vaswani et al. 2017,
-    sections 3.1 and 3.2.3).
+    sections 3.1 and 3.2.3). attention, cross_attention, feed_forward: each with its dropout and
+    its norm.
     """
 
     def __init__(
         self,
-        attention: MultiHeadAttention,
-        attention_dropout: Dropout,
-        attention_norm: LayerNorm,
-        cross_attention: MultiHeadAttention,
-        cross_attention_dropout: Dropout,
-        cross_attention_norm: LayerNorm,
-        feed_forward: FeedForward,
-        feed_forward_dropout: Dropout,
-        feed_forward_norm: LayerNorm,
+        attention: tuple[MultiHeadAttention, Dropout, LayerNorm],
+        cross_attention: tuple[MultiHeadAttention, Dropout, LayerNorm],
+        feed_forward: tuple[FeedForward, Dropout, LayerNorm],
     ) -> None:
         super().__init__()
-        self.attention = attention
-        self.attention_dropout = attention_dropout
-        self.attention_norm = attention_norm
-        self.cross_attention = cross_attention
-        self.cross_attention_dropout = cross_attention_dropout
-        self.cross_attention_norm = cross_attention_norm
-        self.feed_forward = feed_forward
-        self.feed_forward_dropout = feed_forward_dropout
-        self.feed_forward_norm = feed_forward_norm
+        self.attention, self.attention_dropout, self.attention_norm = attention
+        self.cross_attention, self.cross_attention_dropout, self.cross_attention_norm = cross_attention
+        self.feed_forward, self.feed_forward_dropout, self.feed_forward_norm = feed_forward
 
     def forward(
         self,

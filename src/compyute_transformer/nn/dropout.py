@@ -1,12 +1,25 @@
 """Dropout: a probability, a generator, and `ops.dropout`."""
 
+from typing import TypeVar
+
 from ..arrays import Array
 from ..ops._checks import check_probability
 from ..ops.dropout import dropout_backward, dropout_forward
 from ..random import DROPOUT, Generator, default_generator
 from .module import Module
 
-__all__ = ["Dropout"]
+__all__ = ["Dropout", "share_generator"]
+
+
+M = TypeVar("M", bound=Module)
+
+
+def share_generator(module: M, generator: Generator) -> M:
+    """Let all dropout in a module draw from one generator, that of attention weights too. Return the module."""
+    for inner in module.modules():
+        if hasattr(inner, "generator"):
+            inner.generator = generator
+    return module
 
 
 class Dropout(Module):
@@ -32,6 +45,6 @@ class Dropout(Module):
         return y
 
     def backward(self, dy: Array) -> Array:
-        """The gradient of x."""
+        """Return the gradient of x."""
         saved = self.pop_saved()
         return dy if saved is None else dropout_backward(dy, saved)

@@ -1,6 +1,7 @@
-"""Embedding: a row of weights for each id, a projection of each patch, a vector before all; and `ops.embedding`."""
+"""Embeddings as modules: a row of weights for each id, a projection of each patch, and a class token before them."""
 
 from ..arrays import Array
+from ..ops._checks import check_floats
 from ..ops.embedding import (
     class_token_backward,
     class_token_forward,
@@ -11,15 +12,16 @@ from ..ops.embedding import (
 )
 from ..random import Generator, default_generator
 from . import init
-from .module import Module, Parameter
+from .module import Module
+from .parameter import Parameter, is_trained
 
 __all__ = ["ClassToken", "Embedding", "PatchEmbedding"]
 
 
 class Embedding(Module):
-    """y = weight[ids].
+    """Look up a row for each id: y = weight[ids].
 
-    weight: (num_embeddings, embed_dim), drawn by `weight_init`.
+    weight: (num_embeddings, embed_dim), initialized by `weight_init`.
     """
 
     def __init__(
@@ -41,15 +43,23 @@ class Embedding(Module):
         return y
 
     def backward(self, dy: Array) -> None:
-        """Ids have no gradient."""
-        self.weight.accumulate(embedding_backward(dy, self.pop_saved()))
+        """Add to the gradient of the weight, unless it is frozen. Ids have no gradient."""
+        saved = self.pop_saved()
+        if saved is not None and self.weight.requires_grad:
+            self.weight.accumulate(embedding_backward(dy, saved))
+
+    def skip(self, vectors: Array) -> Array:
+        """Return vectors (*rows, embed_dim) that take the place of embedded ids; `backward` then adds nothing."""
+        check_floats("Embedding.skip", vectors=vectors, weight=self.weight.data)
+        self.save_for_backward(None)
+        return vectors
 
 
 class PatchEmbedding(Module):
-    """y[b, n] = W patch[b, n] + bias, of square patches that do not overlap.
+    """Project square patches that do not overlap: y[b, n] = W patch[b, n] + bias.
 
-    weight: (embed_dim, patch_size² · channels), drawn by `weight_init`; by default normal with variance 1 / columns, so
-    that y is as large as the pixels. bias: (embed_dim), zeros; None without.
+    weight: (embed_dim, patch_size² · channels), initialized by `weight_init`; by default normal with variance
+    1 / columns, so that y is as large as the pixels. bias: (embed_dim), zeros; None without.
     """
 
     def __init__(
@@ -77,8 +87,9 @@ class PatchEmbedding(Module):
         return y
 
     def backward(self, dy: Array) -> Array:
-        """The gradient of the images."""
-        dimages, dweight, dbias = patch_embedding_backward(dy, self.pop_saved())
+        """Return the gradient of the images; a frozen parameter costs nothing."""
+        needs = is_trained(self.weight), is_trained(self.bias)
+        dimages, dweight, dbias = patch_embedding_backward(dy, self.pop_saved(), *needs)
         self.weight.accumulate(dweight)
         if self.bias:
             self.bias.accumulate(dbias)
@@ -88,7 +99,7 @@ class PatchEmbedding(Module):
 class ClassToken(Module):
     """Put one learned vector before all others.
 
-    weight: (embed_dim), drawn by `weight_init`.
+    weight: (embed_dim), initialized by `weight_init`.
     """
 
     def __init__(
@@ -105,7 +116,7 @@ class ClassToken(Module):
         return y
 
     def backward(self, dy: Array) -> Array:
-        """The gradient of x."""
-        dx, dweight = class_token_backward(dy, self.pop_saved())
+        """Return the gradient of x."""
+        dx, dweight = class_token_backward(dy, self.pop_saved(), is_trained(self.weight))
         self.weight.accumulate(dweight)
         return dx

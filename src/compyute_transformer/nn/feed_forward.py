@@ -23,6 +23,7 @@ class FeedForward(Module):
     """y = down(activation(up(x))).
 
     up: Linear from embed_dim to mlp_dim. down: Linear back. activation: "gelu_tanh" (GPT-2), "gelu" (exact) or "relu".
+    weight_init: of both weights, or a pair: of up and of down.
     """
 
     def __init__(
@@ -32,8 +33,7 @@ class FeedForward(Module):
         *,
         bias: bool = True,
         activation: Activation = "gelu_tanh",
-        weight_init: init.Init | None = None,
-        out_init: init.Init | None = None,
+        weight_init: init.Inits | None = None,
         generator: Generator | None = None,
     ) -> None:
         super().__init__()
@@ -42,8 +42,9 @@ class FeedForward(Module):
                 f"FeedForward: an activation is one of {', '.join(get_args(Activation))}, got {activation!r}."
             )
         self.activation = activation
-        self.up = Linear(embed_dim, mlp_dim, bias=bias, weight_init=weight_init, generator=generator)
-        self.down = Linear(mlp_dim, embed_dim, bias=bias, weight_init=out_init or weight_init, generator=generator)
+        up_init, down_init = init.both(weight_init)
+        self.up = Linear(embed_dim, mlp_dim, bias=bias, weight_init=up_init, generator=generator)
+        self.down = Linear(mlp_dim, embed_dim, bias=bias, weight_init=down_init, generator=generator)
 
     def forward(self, x: Array) -> Array:
         """Map (*rows, embed_dim) to the same shape."""
@@ -53,7 +54,7 @@ class FeedForward(Module):
         return self.down(hidden)
 
     def backward(self, dy: Array) -> Array:
-        """The gradient of x."""
+        """Return the gradient of x."""
         _, activation_backward = ACTIVATIONS[self.activation]
         dhidden = self.down.backward(dy)
         return self.up.backward(activation_backward(dhidden, self.pop_saved()))
@@ -63,6 +64,7 @@ class GatedFeedForward(Module):
     """y = down(activation(gate(x)) · up(x)); with "silu" it is SwiGLU.
 
     gate, up: Linear from embed_dim to mlp_dim. down: Linear back. activation: "silu" (Llama), "gelu" or "gelu_tanh".
+    weight_init: of all weights, or a pair: of gate and up, and of down.
     """
 
     def __init__(
@@ -72,8 +74,7 @@ class GatedFeedForward(Module):
         *,
         bias: bool = False,
         activation: Gate = "silu",
-        weight_init: init.Init | None = None,
-        out_init: init.Init | None = None,
+        weight_init: init.Inits | None = None,
         generator: Generator | None = None,
     ) -> None:
         super().__init__()
@@ -82,9 +83,10 @@ class GatedFeedForward(Module):
                 f"GatedFeedForward: an activation is one of {', '.join(get_args(Gate))}, got {activation!r}."
             )
         self.activation = activation
-        self.gate = Linear(embed_dim, mlp_dim, bias=bias, weight_init=weight_init, generator=generator)
-        self.up = Linear(embed_dim, mlp_dim, bias=bias, weight_init=weight_init, generator=generator)
-        self.down = Linear(mlp_dim, embed_dim, bias=bias, weight_init=out_init or weight_init, generator=generator)
+        up_init, down_init = init.both(weight_init)
+        self.gate = Linear(embed_dim, mlp_dim, bias=bias, weight_init=up_init, generator=generator)
+        self.up = Linear(embed_dim, mlp_dim, bias=bias, weight_init=up_init, generator=generator)
+        self.down = Linear(mlp_dim, embed_dim, bias=bias, weight_init=down_init, generator=generator)
 
     def forward(self, x: Array) -> Array:
         """Map (*rows, embed_dim) to the same shape."""

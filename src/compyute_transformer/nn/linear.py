@@ -4,7 +4,8 @@ from ..arrays import Array
 from ..ops.linear import linear_backward, linear_forward
 from ..random import Generator, default_generator
 from . import init
-from .module import Module, Parameter
+from .module import Module
+from .parameter import Parameter, is_trained
 
 __all__ = ["Linear"]
 
@@ -36,8 +37,9 @@ class Linear(Module):
         return y
 
     def backward(self, dy: Array) -> Array:
-        """The gradient of x."""
-        dx, dweight, dbias = linear_backward(dy, self.pop_saved())
+        """Return the gradient of x; a frozen parameter costs nothing."""
+        needs = is_trained(self.weight), is_trained(self.bias)
+        dx, dweight, dbias = linear_backward(dy, self.pop_saved(), *needs)
         self.weight.accumulate(dweight)
         if self.bias:
             self.bias.accumulate(dbias)

@@ -5,9 +5,12 @@ from ..errors import ConfigError
 from ..ops.norm import layer_norm_backward, layer_norm_forward, rms_norm_backward, rms_norm_forward
 from . import init
 from .module import Module
-from .parameter import Parameter
+from .parameter import Parameter, is_trained
 
-__all__ = ["LayerNorm", "RMSNorm"]
+__all__ = [
+    "LayerNorm",
+    "RMSNorm",
+]
 
 
 class LayerNorm(Module):
@@ -31,8 +34,9 @@ class LayerNorm(Module):
         return y
 
     def backward(self, dy: Array) -> Array:
-        """The gradient of x."""
-        dx, dweight, dbias = layer_norm_backward(dy, self.pop_saved())
+        """Return the gradient of x; a frozen parameter costs nothing."""
+        needs = is_trained(self.weight), is_trained(self.bias)
+        dx, dweight, dbias = layer_norm_backward(dy, self.pop_saved(), *needs)
         self.weight.accumulate(dweight)
         if self.bias:
             self.bias.accumulate(dbias)
@@ -58,6 +62,6 @@ class RMSNorm(Module):
 
     def backward(self, dy: Array) -> Array:
         """The gradient of x."""
-        dx, dweight = rms_norm_backward(dy, self.pop_saved())
+        dx, dweight = rms_norm_backward(dy, self.pop_saved(), is_trained(self.weight))
         self.weight.accumulate(dweight)
         return dx

@@ -7,7 +7,7 @@ from ..arrays import Array, array_module
 from ..errors import DtypeError, ShapeError
 from ..optim.flat import Place
 
-__all__ = ["Parameter"]
+__all__ = ["Parameter", "is_trained"]
 
 
 class Parameter:
@@ -97,3 +97,8 @@ class Parameter:
     def __repr__(self) -> str:
         frozen = "" if self.requires_grad else ", requires_grad=False"
         return f"Parameter(shape={tuple(self.shape)}, dtype={self.dtype}{frozen})"
+
+
+def is_trained(parameter: Parameter | None) -> bool:
+    """Return whether a parameter is there and not frozen, so that a backward has to compute its gradient."""
+    return parameter is not None and parameter.requires_grad

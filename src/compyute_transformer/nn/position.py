@@ -22,7 +22,8 @@ from ..ops.rotary import (
 )
 from ..random import Generator, default_generator
 from . import init
-from .module import Module, Parameter
+from .module import Module
+from .parameter import Parameter, is_trained
 
 __all__ = ["LearnedPosition", "RotaryPosition", "SinusoidalPosition", "check_evaluating", "positions_of"]
 
@@ -76,7 +77,7 @@ class LearnedPosition(Module):
 
     def backward(self, dy: Array) -> Array:
         """Return the gradient of x."""
-        dx, dweight = learned_position_backward(dy, self.pop_saved())
+        dx, dweight = learned_position_backward(dy, self.pop_saved(), is_trained(self.weight))
         self.weight.accumulate(dweight)
         return dx
 

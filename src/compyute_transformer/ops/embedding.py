@@ -11,7 +11,16 @@ from jaxtyping import Float, Integer
 from ..arrays import Array, array_module
 from ..dispatch import dispatched, output_of
 from ..errors import ShapeError
-from ._checks import check_array, check_floats, check_gradient, check_ids, check_integer, check_saved, check_shape
+from ._checks import (
+    check_array,
+    check_bool,
+    check_floats,
+    check_gradient,
+    check_ids,
+    check_integer,
+    check_saved,
+    check_shape,
+)
 from .linear import LinearSaved, linear_backward, linear_forward
 
 __all__ = [
@@ -80,7 +89,15 @@ def check_embedding_backward(dy: Any, saved: Any) -> None:
 
 @dispatched(validate=check_embedding_backward)
 def embedding_backward(dy: Float[Array, "*rows C"], saved: EmbeddingSaved) -> Float[Array, "V C"]:
-    """Gradient of `embedding_forward`: dweight. Ids have no gradient."""
+    """Return the gradient of `embedding_forward`: dweight. Ids have no gradient.
+
+    dweight[v] = Σ dy[r] over all r with ids[r] = v
+
+    Shapes:
+        dy (*rows, C) as y; dweight (V, C).
+    Raises:
+        ShapeError: dy has not the shape of y. RangeError: ids were written over since the forward.
+    """
     ids, num_embeddings = saved
     C = dy.shape[-1]
     xp = array_module(dy)
@@ -134,13 +151,23 @@ def patch_embedding_forward(
 
 
 def patch_embedding_backward(
-    dy: Float[Array, "B N C"], saved: PatchEmbeddingSaved
-) -> tuple[Float[Array, "B height width channels"], Float[Array, "C pixels"], Float[Array, "C"] | None]:
-    """Gradients of `patch_embedding_forward`: dimages, dweight, dbias (None where there was no bias)."""
+    dy: Float[Array, "B N C"], saved: PatchEmbeddingSaved, needs_weight: bool = True, needs_bias: bool = True
+) -> tuple[Float[Array, "B height width channels"], Float[Array, "C pixels"] | None, Float[Array, "C"] | None]:
+    """Return the gradients of `patch_embedding_forward`: dimages, dweight, dbias.
+
+    dpatch = dy W, put back where the patch was cut; dW = dyᵀ patch over all patches at once; db = Σ dy
+
+    needs_weight, needs_bias: False leaves dweight or dbias out, which is None then; so is dbias without a bias.
+
+    Shapes:
+        dy (B, N, C) as y; each gradient as its argument.
+    Raises:
+        ShapeError, DtypeError: dy has not the shape of y or the dtype of images. InputError: saved is of another op.
+    """
     check_saved("patch_embedding_backward", saved, PatchEmbeddingSaved)
     patches = saved.linear.x
     check_gradient("patch_embedding_backward", dy, patches, (*patches.shape[:2], saved.linear.weight.shape[0]))
-    dpatches, dweight, dbias = linear_backward(dy, saved.linear)
+    dpatches, dweight, dbias = linear_backward(dy, saved.linear, needs_weight, needs_bias)
     return join_patches(dpatches, saved.shape, saved.patch_size), dweight, dbias
 
 
@@ -227,17 +254,28 @@ def class_token_forward(
     return y, ClassTokenSaved(y.shape)
 
 
-def check_class_token_backward(dy: Any, saved: Any) -> None:
+def check_class_token_backward(dy: Any, saved: Any, needs_weight: Any = True) -> None:
     check_saved("class_token_backward", saved, ClassTokenSaved)
     check_gradient("class_token_backward", dy, None, saved.shape)
+    check_bool("class_token_backward", "needs_weight", needs_weight)
 
 
 @dispatched(validate=check_class_token_backward)
 def class_token_backward(
-    dy: Float[Array, "B M C"], saved: ClassTokenSaved
-) -> tuple[Float[Array, "B N C"], Float[Array, "C"]]:
-    """Gradients of `class_token_forward`: dx, dweight."""
-    return dy[:, 1:], dy[:, 0].sum(0)
+    dy: Float[Array, "B M C"], saved: ClassTokenSaved, needs_weight: bool = True
+) -> tuple[Float[Array, "B N C"], Float[Array, "C"] | None]:
+    """Return the gradients of `class_token_forward`: dx, dweight.
+
+    dx[b, n] = dy[b, 1 + n]; dweight = Σ_b dy[b, 0]
+
+    needs_weight: False leaves dweight out, which is None then.
+
+    Shapes:
+        dy (B, M, C) as y; each gradient as its argument.
+    Raises:
+        ShapeError: dy has not the shape of y. InputError: saved is of another op.
+    """
+    return dy[:, 1:], dy[:, 0].sum(0) if needs_weight else None
 
 
 class_token = output_of("class_token", class_token_forward)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from ..arrays import Array
 from ..dispatch import dispatched, output_of
 from ..errors import ShapeError
-from ._checks import check_floats, check_gradient, check_saved, check_shape
+from ._checks import check_bool, check_floats, check_gradient, check_saved, check_shape
 from ._sums import sum_of_rows
 
 __all__ = ["LinearSaved", "linear", "linear_backward", "linear_forward"]
@@ -54,21 +54,34 @@ def linear_forward(
     return y.reshape(*x.shape[:-1], weight.shape[0]), LinearSaved(x, weight, bias is not None)
 
 
-def check_linear_backward(dy: Any, saved: Any) -> None:
+def check_linear_backward(dy: Any, saved: Any, needs_weight: Any = True, needs_bias: Any = True) -> None:
     check_saved("linear_backward", saved, LinearSaved)
     check_gradient("linear_backward", dy, saved.x, (*saved.x.shape[:-1], saved.weight.shape[0]))
+    check_bool("linear_backward", "needs_weight", needs_weight)
+    check_bool("linear_backward", "needs_bias", needs_bias)
 
 
 @dispatched(validate=check_linear_backward)
 def linear_backward(
-    dy: Float[Array, "*rows O"], saved: LinearSaved
-) -> tuple[Float[Array, "*rows I"], Float[Array, "O I"], Float[Array, "O"] | None]:
-    """Gradients of `linear_forward`: dx, dweight, dbias (None where there was no bias)."""
+    dy: Float[Array, "*rows O"], saved: LinearSaved, needs_weight: bool = True, needs_bias: bool = True
+) -> tuple[Float[Array, "*rows I"], Float[Array, "O I"] | None, Float[Array, "O"] | None]:
+    """Return the gradients of `linear_forward`: dx, dweight, dbias.
+
+    dx = dy W; dW = dyᵀ x over all rows at once; db = Σ_rows dy
+
+    needs_weight, needs_bias: False leaves dweight or dbias out, which is None then; so is dbias without a bias.
+
+    Shapes:
+        dy (*rows, O) as y; each gradient as its argument.
+    Raises:
+        ShapeError, DtypeError: dy has not the shape of y or the dtype of x. InputError: saved is of another op.
+    """
     x, weight, has_bias = saved
     dy_rows, x_rows = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])
     dx = (dy_rows @ weight).reshape(x.shape)
-    dweight = dy_rows.T @ x_rows
-    return dx, dweight, sum_of_rows(dy_rows) if has_bias else None
+    dweight = dy_rows.T @ x_rows if needs_weight else None
+    dbias = sum_of_rows(dy_rows) if needs_bias and has_bias else None
+    return dx, dweight, dbias
 
 
 linear = output_of("linear", linear_forward)

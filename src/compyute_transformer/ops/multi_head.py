@@ -13,6 +13,9 @@ All compute the same function of the same parameters, in the layout of torch.nn.
 
 where m is x itself (self-attention) or a memory with a length of its own (cross-attention).
 
+`sequential` is written out as the formula reads. The other three share one forward and one backward, and differ only
+in the attention between the two projections.
+
 Source: Vaswani et al. 2017, section 3.2.2: D is their d_k = d_v, C their d_model.
 """
 
@@ -23,9 +26,9 @@ from jaxtyping import Float
 
 from ..arrays import Array, array_module
 from ..dispatch import dispatched
-from ..errors import ShapeError
+from ..errors import InputError, ShapeError
 from ..random import RandomKey
-from ._checks import check_floats, check_gradient, check_heads, check_integer, check_saved, check_shape
+from ._checks import check_floats, check_gradient, check_heads, check_integer, check_shape
 from .attention import (
     NO_MASK,
     AttentionSaved,
@@ -44,6 +47,7 @@ from .linear import LinearSaved, linear_backward, linear_forward
 __all__ = [
     "IMPLEMENTATIONS",
     "Implementation",
+    "MultiHeadOptions",
     "attention_weights",
     "fused_multi_head_backward",
     "fused_multi_head_forward",
@@ -63,9 +67,37 @@ InWeight: TypeAlias = Float[Array, "W C"]
 InBias: TypeAlias = Float[Array, "W"]
 OutWeight: TypeAlias = Float[Array, "C HD"]
 OutBias: TypeAlias = Float[Array, "C"]
-Gradients: TypeAlias = tuple[X, Memory | None, InWeight, InBias | None, OutWeight, OutBias | None]
+Gradients: TypeAlias = tuple[X, Memory | None, InWeight | None, InBias | None, OutWeight | None, OutBias | None]
 
-# --- sequential ----------------------------------------------------------------------------------------------------
+
+class Needs(NamedTuple):
+    """Which gradients of parameters a backward computes; None is returned for the others, and for biases left out."""
+
+    in_weight: bool = True
+    in_bias: bool = True
+    out_weight: bool = True
+    out_bias: bool = True
+
+
+ALL = Needs()
+
+
+class MultiHeadOptions(NamedTuple):
+    """num_heads: H. num_kv_heads: K, which divides H; None means H. mask, dropout, key: see `attention_forward`."""
+
+    num_heads: int
+    num_kv_heads: int | None = None
+    mask: Mask = NO_MASK
+    dropout: float = 0.0
+    key: RandomKey | None = None
+
+    @property
+    def kv_heads(self) -> int:
+        """K, also where it is left out."""
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+
+# --- sequential: the formula, head after head ------------------------------------------------------------------------
 
 
 class HeadSaved(NamedTuple):
@@ -75,7 +107,7 @@ class HeadSaved(NamedTuple):
     k: LinearSaved
     v: LinearSaved
     attention: AttentionSaved
-    rows: tuple[slice, ...]
+    rows: tuple[slice, slice, slice]
 
 
 class SequentialSaved(NamedTuple):
@@ -94,11 +126,7 @@ def sequential_multi_head_forward(
     in_bias: InBias | None,
     out_weight: OutWeight,
     out_bias: OutBias | None,
-    num_heads: int,
-    num_kv_heads: int | None = None,
-    mask: Mask = NO_MASK,
-    dropout: float = 0.0,
-    key: RandomKey | None = None,
+    options: MultiHeadOptions,
 ) -> tuple[X, SequentialSaved]:
     """Multi-head attention, each head on its own from projection to output (formula in the module's docstring).
 
@@ -111,37 +139,44 @@ def sequential_multi_head_forward(
     Source:
         Vaswani et al. 2017, section 3.2.2.
     """
-    D, num_kv_heads = check_multi_head(
-        x, memory, in_weight, in_bias, out_weight, out_bias, num_heads, num_kv_heads, mask, dropout, key
-    )
-    xp = array_module(x)
+    D = check_multi_head(x, memory, in_weight, in_bias, out_weight, out_bias, options)
     m = x if memory is None else memory
     outputs, heads = [], []
-    for h in range(num_heads):
-        g = h * num_kv_heads // num_heads
-        starts = h, num_heads + g, num_heads + num_kv_heads + g
-        rows = q_rows, k_rows, v_rows = tuple(slice(start * D, (start + 1) * D) for start in starts)
-        q, q_saved = linear_forward(x, in_weight[q_rows], None if in_bias is None else in_bias[q_rows])
-        k, k_saved = linear_forward(m, in_weight[k_rows], None if in_bias is None else in_bias[k_rows])
-        v, v_saved = linear_forward(m, in_weight[v_rows], None if in_bias is None else in_bias[v_rows])
-        head_key = None if key is None else key.for_head(h)
-        y, attention_saved = attention_forward(q[:, None], k[:, None], v[:, None], mask.for_head(h), dropout, head_key)
+    for h in range(options.num_heads):
+        rows = rows_of_head(h, options, D)
+        q_weight, k_weight, v_weight = (in_weight[each] for each in rows)
+        q_bias, k_bias, v_bias = (None if in_bias is None else in_bias[each] for each in rows)
+        q, q_saved = linear_forward(x, q_weight, q_bias)
+        k, k_saved = linear_forward(m, k_weight, k_bias)
+        v, v_saved = linear_forward(m, v_weight, v_bias)
+        y, attention_saved = attention_forward(q[:, None], k[:, None], v[:, None], *options_of_head(h, options))
         outputs.append(y[:, 0])
         heads.append(HeadSaved(q_saved, k_saved, v_saved, attention_saved, rows))
-    y, out_saved = linear_forward(xp.concatenate(outputs, axis=-1), out_weight, out_bias)
+    y, out_saved = linear_forward(array_module(x).concatenate(outputs, axis=-1), out_weight, out_bias)
     return y, SequentialSaved(tuple(heads), out_saved, in_weight, memory is not None)
 
 
-def sequential_multi_head_backward(dy: X, saved: SequentialSaved) -> Gradients:
-    """Gradients of `sequential_multi_head_forward`: dx, dmemory, din_weight, din_bias, dout_weight, dout_bias."""
+def sequential_multi_head_backward(dy: X, saved: SequentialSaved, needs: Needs = ALL) -> Gradients:
+    """Return the gradients of `sequential_multi_head_forward`: dx, dmemory, and those of the four parameters in order.
+
+    The gradients of all heads are added in dx and dmemory; each head has rows of din_weight and din_bias of its own, or
+    shares those of k and v with its group.
+
+    needs: which gradients of parameters to compute. dmemory is None in self-attention.
+
+    Shapes:
+        dy (B, T, C) as y; each gradient as its argument.
+    Raises:
+        ShapeError, DtypeError: dy has not the shape or the dtype of y. InputError: saved or needs are of another type.
+    """
+    check_multi_head_backward(dy, saved, SequentialSaved, needs)
     heads, out_saved, in_weight, has_memory = saved
     xp = array_module(dy)
-    has_bias = heads[0].q.has_bias
-    dheads, dout_weight, dout_bias = linear_backward(dy, out_saved)
+    dheads, dout_weight, dout_bias = linear_backward(dy, out_saved, needs.out_weight, needs.out_bias)
     dx = xp.zeros_like(heads[0].q.x)
     dm = xp.zeros_like(heads[0].k.x) if has_memory else dx  # in self-attention one array gathers all three
-    din_weight = xp.zeros_like(in_weight)
-    din_bias = xp.zeros_like(in_weight[:, 0]) if has_bias else None
+    din_weight = xp.zeros_like(in_weight) if needs.in_weight else None
+    din_bias = xp.zeros_like(in_weight[:, 0]) if needs.in_bias and heads[0].q.has_bias else None
     D = dheads.shape[-1] // len(heads)
     for h in reversed(range(len(heads))):
         head = heads[h]
@@ -149,15 +184,30 @@ def sequential_multi_head_backward(dy: X, saved: SequentialSaved) -> Gradients:
         for dprojected, projection, rows, dinput in zip(
             (dq, dk, dv), (head.q, head.k, head.v), head.rows, (dx, dm, dm), strict=True
         ):
-            dpart, dweight, dbias = linear_backward(dprojected[:, 0], projection)
+            dpart, dweight, dbias = linear_backward(dprojected[:, 0], projection, needs.in_weight, needs.in_bias)
             dinput += dpart
-            din_weight[rows] += dweight
+            if din_weight is not None:
+                din_weight[rows] += dweight
             if din_bias is not None:
                 din_bias[rows] += dbias
     return dx, dm if has_memory else None, din_weight, din_bias, dout_weight, dout_bias
 
 
-# --- the projection that semiparallel and parallel share -----------------------------------------------------------
+def rows_of_head(h: int, options: MultiHeadOptions, D: int) -> tuple[slice, slice, slice]:
+    """Return the rows of in_weight that project q, k and v of head h; a group of heads shares those of k and v."""
+    H, K = options.num_heads, options.kv_heads
+    g = h * K // H
+    q, k, v = (slice(start * D, (start + 1) * D) for start in (h, H + g, H + K + g))
+    return q, k, v
+
+
+def options_of_head(h: int, options: MultiHeadOptions) -> tuple[Mask, float, RandomKey | None]:
+    """Return the mask, the dropout and the key of the attention of one head."""
+    key = None if options.key is None else options.key.for_head(h)
+    return options.mask.for_head(h), options.dropout, key
+
+
+# --- the projections of the other three ------------------------------------------------------------------------------
 
 
 class ProjectionSaved(NamedTuple):
@@ -176,7 +226,7 @@ def project_forward(
     num_kv_heads: int,
     D: int,
 ) -> tuple[tuple[Array, Array, Array], ProjectionSaved]:
-    """Queries (B, H, T, D), keys and values (B, K, S, D) of all heads, as views of one product, or of two."""
+    """Return queries (B, H, T, D), keys and values (B, K, S, D) of all heads, as views of one product, or of two."""
     queries, keys = num_heads * D, num_kv_heads * D
     if memory is None:
         qkv, x_saved = linear_forward(x, in_weight, in_bias)
@@ -189,19 +239,23 @@ def project_forward(
     return heads, ProjectionSaved(x_saved, memory_saved)
 
 
+@dispatched
 def project_backward(
-    dq: Array, dk: Array, dv: Array, saved: ProjectionSaved
-) -> tuple[X, Memory | None, InWeight, InBias | None]:
-    """Gradients of `project_forward`: dx, dmemory, din_weight, din_bias."""
+    dq: Array, dk: Array, dv: Array, saved: ProjectionSaved, needs: Needs = ALL
+) -> tuple[X, Memory | None, InWeight | None, InBias | None]:
+    """Return the gradients of `project_forward`: dx, dmemory, din_weight, din_bias."""
     xp = array_module(dq)
+    needs_in = needs.in_weight, needs.in_bias
     parts = merge_heads(dq), merge_heads(dk), merge_heads(dv)
     if saved.memory is None:
-        dx, din_weight, din_bias = linear_backward(xp.concatenate(parts, axis=-1), saved.x)
+        dx, din_weight, din_bias = linear_backward(xp.concatenate(parts, axis=-1), saved.x, *needs_in)
         return dx, None, din_weight, din_bias
-    dx, dq_weight, dq_bias = linear_backward(parts[0], saved.x)
-    dmemory, dkv_weight, dkv_bias = linear_backward(xp.concatenate(parts[1:], axis=-1), saved.memory)
+    dx, dq_weight, dq_bias = linear_backward(parts[0], saved.x, *needs_in)
+    dkv = xp.concatenate(parts[1:], axis=-1)
+    dmemory, dkv_weight, dkv_bias = linear_backward(dkv, saved.memory, *needs_in)
+    din_weight = None if dq_weight is None else xp.concatenate([dq_weight, dkv_weight])
     din_bias = None if dq_bias is None else xp.concatenate([dq_bias, dkv_bias])
-    return dx, dmemory, xp.concatenate([dq_weight, dkv_weight]), din_bias
+    return dx, dmemory, din_weight, din_bias
 
 
 def split_heads(x: Float[Array, "B T HD"], D: int) -> Float[Array, "B H T D"]:
@@ -216,16 +270,91 @@ def merge_heads(x: Float[Array, "B H T D"]) -> Float[Array, "B T HD"]:
     return x.swapaxes(1, 2).reshape(B, T, H * D)
 
 
-# --- semiparallel --------------------------------------------------------------------------------------------------
+# --- one forward and one backward around any attention ---------------------------------------------------------------
+
+Attend: TypeAlias = Callable[..., tuple[Array, Any]]  # (q, k, v, mask, dropout, key) -> heads (B, H, T, D), saved
+AttendBackward: TypeAlias = Callable[[Array, Any], tuple[Array, Array, Array]]  # (dheads, saved) -> dq, dk, dv
 
 
-class SemiparallelSaved(NamedTuple):
-    """projection: of all heads at once. heads: one attention after the other. out: the output projection."""
+class MultiHeadSaved(NamedTuple):
+    """projection: of all heads at once. attention: what the attention in the middle saved. out: the output projection.
+
+    D: the width of a head.
+    """
 
     projection: ProjectionSaved
-    heads: tuple[AttentionSaved, ...]
+    attention: "AttentionSaved | FusedAttentionSaved | HeadByHeadSaved"
     out: LinearSaved
+    D: int
+
+
+def multi_head_forward(
+    attend: Attend,
+    x: X,
+    memory: Memory | None,
+    in_weight: InWeight,
+    in_bias: InBias | None,
+    out_weight: OutWeight,
+    out_bias: OutBias | None,
+    options: MultiHeadOptions,
+) -> tuple[X, MultiHeadSaved]:
+    """Project, attend, project: multi-head attention around an attention of all heads."""
+    D = check_multi_head(x, memory, in_weight, in_bias, out_weight, out_bias, options)
+    H, K = options.num_heads, options.kv_heads
+    (q, k, v), projection = project_forward(x, memory, in_weight, in_bias, H, K, D)
+    heads, attention_saved = attend(q, k, v, options.mask, options.dropout, options.key)
+    y, out_saved = linear_forward(merge_heads(heads), out_weight, out_bias)
+    return y, MultiHeadSaved(projection, attention_saved, out_saved, D)
+
+
+def multi_head_backward(attend_backward: AttendBackward, dy: X, saved: MultiHeadSaved, needs: Needs) -> Gradients:
+    """Return the gradients of `multi_head_forward`, its lines in reverse order."""
+    check_multi_head_backward(dy, saved, MultiHeadSaved, needs)
+    projection, attention_saved, out_saved, D = saved
+    dmerged, dout_weight, dout_bias = linear_backward(dy, out_saved, needs.out_weight, needs.out_bias)
+    dq, dk, dv = attend_backward(split_heads(dmerged, D), attention_saved)
+    dx, dmemory, din_weight, din_bias = project_backward(dq, dk, dv, projection, needs)
+    return dx, dmemory, din_weight, din_bias, dout_weight, dout_bias
+
+
+# --- the three attentions --------------------------------------------------------------------------------------------
+
+
+class HeadByHeadSaved(NamedTuple):
+    """heads: what the attention of each head saved. num_kv_heads: K, to shape the gradients."""
+
+    heads: tuple[AttentionSaved, ...]
     num_kv_heads: int
+
+
+def head_by_head_forward(
+    q: Array, k: Array, v: Array, mask: Mask, dropout: float, key: RandomKey | None
+) -> tuple[Array, HeadByHeadSaved]:
+    """Return what `attention_forward` returns, computed head after head."""
+    H, K = q.shape[1], k.shape[1]
+    options = MultiHeadOptions(H, K, mask, dropout, key)
+    outputs, heads = [], []
+    for h in range(H):
+        g = h * K // H
+        y, saved = attention_forward(q[:, h : h + 1], k[:, g : g + 1], v[:, g : g + 1], *options_of_head(h, options))
+        outputs.append(y)
+        heads.append(saved)
+    return array_module(q).concatenate(outputs, axis=1), HeadByHeadSaved(tuple(heads), K)
+
+
+def head_by_head_backward(dheads: Array, saved: HeadByHeadSaved) -> tuple[Array, Array, Array]:
+    """Return the gradients of `head_by_head_forward`: dq, dk, dv; a group of heads adds to the dk and dv it shares."""
+    heads, K = saved
+    xp, H = array_module(dheads), len(heads)
+    B, _, S, D = heads[0].k.shape
+    dq = xp.empty_like(dheads)
+    dk, dv = xp.zeros((2, B, K, S, D), dtype=dheads.dtype)
+    for h in reversed(range(H)):
+        g = h * K // H
+        dq[:, h : h + 1], dk_head, dv_head = attention_backward(dheads[:, h : h + 1], heads[h])
+        dk[:, g : g + 1] += dk_head
+        dv[:, g : g + 1] += dv_head
+    return dq, dk, dv
 
 
 def semiparallel_multi_head_forward(
@@ -235,12 +364,8 @@ def semiparallel_multi_head_forward(
     in_bias: InBias | None,
     out_weight: OutWeight,
     out_bias: OutBias | None,
-    num_heads: int,
-    num_kv_heads: int | None = None,
-    mask: Mask = NO_MASK,
-    dropout: float = 0.0,
-    key: RandomKey | None = None,
-) -> tuple[X, SemiparallelSaved]:
+    options: MultiHeadOptions,
+) -> tuple[X, MultiHeadSaved]:
     """Multi-head attention, projected for all heads at once, then head after head.
 
     Shapes, Raises, Source:
@@ -248,51 +373,12 @@ def semiparallel_multi_head_forward(
     Saves:
         x, memory and weights, no copies; q, k, v once; each head's attention weights.
     """
-    D, num_kv_heads = check_multi_head(
-        x, memory, in_weight, in_bias, out_weight, out_bias, num_heads, num_kv_heads, mask, dropout, key
-    )
-    (q, k, v), projection = project_forward(x, memory, in_weight, in_bias, num_heads, num_kv_heads, D)
-    outputs, heads = [], []
-    for h in range(num_heads):
-        g = h * num_kv_heads // num_heads
-        head_key = None if key is None else key.for_head(h)
-        y, attention_saved = attention_forward(
-            q[:, h : h + 1], k[:, g : g + 1], v[:, g : g + 1], mask.for_head(h), dropout, head_key
-        )
-        outputs.append(y)
-        heads.append(attention_saved)
-    y, out_saved = linear_forward(merge_heads(array_module(x).concatenate(outputs, axis=1)), out_weight, out_bias)
-    return y, SemiparallelSaved(projection, tuple(heads), out_saved, num_kv_heads)
+    return multi_head_forward(head_by_head_forward, x, memory, in_weight, in_bias, out_weight, out_bias, options)
 
 
-def semiparallel_multi_head_backward(dy: X, saved: SemiparallelSaved) -> Gradients:
-    """Gradients of `semiparallel_multi_head_forward`: dx, dmemory, din_weight, din_bias, dout_weight, dout_bias."""
-    projection, heads, out_saved, num_kv_heads = saved
-    xp = array_module(dy)
-    dmerged, dout_weight, dout_bias = linear_backward(dy, out_saved)
-    num_heads = len(heads)
-    B, _, S, D = heads[0].k.shape
-    dheads = split_heads(dmerged, D)
-    dq = xp.empty_like(dheads)
-    dk, dv = xp.zeros((2, B, num_kv_heads, S, D), dtype=dy.dtype)
-    for h in reversed(range(num_heads)):
-        g = h * num_kv_heads // num_heads
-        dq[:, h : h + 1], dk_head, dv_head = attention_backward(dheads[:, h : h + 1], heads[h])
-        dk[:, g : g + 1] += dk_head
-        dv[:, g : g + 1] += dv_head
-    dx, dmemory, din_weight, din_bias = project_backward(dq, dk, dv, projection)
-    return dx, dmemory, din_weight, din_bias, dout_weight, dout_bias
-
-
-# --- parallel ------------------------------------------------------------------------------------------------------
-
-
-class ParallelSaved(NamedTuple):
-    """projection: of all heads at once. attention: of all heads at once. out: the output projection."""
-
-    projection: ProjectionSaved
-    attention: AttentionSaved
-    out: LinearSaved
+def semiparallel_multi_head_backward(dy: X, saved: MultiHeadSaved, needs: Needs = ALL) -> Gradients:
+    """Return the gradients of `semiparallel_multi_head_forward`; see `sequential_multi_head_backward`."""
+    return multi_head_backward(head_by_head_backward, dy, saved, needs)
 
 
 def parallel_multi_head_forward(
@@ -302,12 +388,8 @@ def parallel_multi_head_forward(
     in_bias: InBias | None,
     out_weight: OutWeight,
     out_bias: OutBias | None,
-    num_heads: int,
-    num_kv_heads: int | None = None,
-    mask: Mask = NO_MASK,
-    dropout: float = 0.0,
-    key: RandomKey | None = None,
-) -> tuple[X, ParallelSaved]:
+    options: MultiHeadOptions,
+) -> tuple[X, MultiHeadSaved]:
     """Multi-head attention, all heads at once throughout.
 
     Shapes, Raises, Source:
@@ -315,34 +397,12 @@ def parallel_multi_head_forward(
     Saves:
         x, memory and weights, no copies; q, k, v once; the attention weights of all heads.
     """
-    D, num_kv_heads = check_multi_head(
-        x, memory, in_weight, in_bias, out_weight, out_bias, num_heads, num_kv_heads, mask, dropout, key
-    )
-    (q, k, v), projection = project_forward(x, memory, in_weight, in_bias, num_heads, num_kv_heads, D)
-    heads, attention_saved = attention_forward(q, k, v, mask, dropout, key)
-    y, out_saved = linear_forward(merge_heads(heads), out_weight, out_bias)
-    return y, ParallelSaved(projection, attention_saved, out_saved)
+    return multi_head_forward(attention_forward, x, memory, in_weight, in_bias, out_weight, out_bias, options)
 
 
-def parallel_multi_head_backward(dy: X, saved: ParallelSaved) -> Gradients:
-    """Gradients of `parallel_multi_head_forward`: dx, dmemory, din_weight, din_bias, dout_weight, dout_bias."""
-    projection, attention_saved, out_saved = saved
-    dmerged, dout_weight, dout_bias = linear_backward(dy, out_saved)
-    dheads = split_heads(dmerged, attention_saved.q.shape[3])
-    dq, dk, dv = attention_backward(dheads, attention_saved)
-    dx, dmemory, din_weight, din_bias = project_backward(dq, dk, dv, projection)
-    return dx, dmemory, din_weight, din_bias, dout_weight, dout_bias
-
-
-# --- fused ---------------------------------------------------------------------------------------------------------
-
-
-class FusedSaved(NamedTuple):
-    """projection: of all heads at once. attention: the same, without weights. out: the output projection."""
-
-    projection: ProjectionSaved
-    attention: FusedAttentionSaved
-    out: LinearSaved
+def parallel_multi_head_backward(dy: X, saved: MultiHeadSaved, needs: Needs = ALL) -> Gradients:
+    """Return the gradients of `parallel_multi_head_forward`; see `sequential_multi_head_backward`."""
+    return multi_head_backward(attention_backward, dy, saved, needs)
 
 
 def fused_multi_head_forward(
@@ -352,12 +412,8 @@ def fused_multi_head_forward(
     in_bias: InBias | None,
     out_weight: OutWeight,
     out_bias: OutBias | None,
-    num_heads: int,
-    num_kv_heads: int | None = None,
-    mask: Mask = NO_MASK,
-    dropout: float = 0.0,
-    key: RandomKey | None = None,
-) -> tuple[X, FusedSaved]:
+    options: MultiHeadOptions,
+) -> tuple[X, MultiHeadSaved]:
     """Multi-head attention, all heads at once, with `fused_attention_forward` in the middle.
 
     Shapes, Raises, Source:
@@ -365,100 +421,97 @@ def fused_multi_head_forward(
     Saves:
         x, memory and weights, no copies; q, k, v once; the heads' outputs; one number a query, no attention weights.
     """
-    D, num_kv_heads = check_multi_head(
-        x, memory, in_weight, in_bias, out_weight, out_bias, num_heads, num_kv_heads, mask, dropout, key
-    )
-    (q, k, v), projection = project_forward(x, memory, in_weight, in_bias, num_heads, num_kv_heads, D)
-    heads, attention_saved = fused_attention_forward(q, k, v, mask, dropout, key)
-    y, out_saved = linear_forward(merge_heads(heads), out_weight, out_bias)
-    return y, FusedSaved(projection, attention_saved, out_saved)
+    return multi_head_forward(fused_attention_forward, x, memory, in_weight, in_bias, out_weight, out_bias, options)
 
 
-def check_fused_multi_head_backward(dy: Any, saved: Any) -> None:
-    check_saved("fused_multi_head_backward", saved, FusedSaved)
-    x = saved.projection.x.x
-    check_gradient("fused_multi_head_backward", dy, x, x.shape)
+def fused_multi_head_backward(dy: X, saved: MultiHeadSaved, needs: Needs = ALL) -> Gradients:
+    """Return the gradients of `fused_multi_head_forward`; see `sequential_multi_head_backward`."""
+    return multi_head_backward(fused_attention_backward, dy, saved, needs)
 
 
-@dispatched(validate=check_fused_multi_head_backward)
-def fused_multi_head_backward(dy: X, saved: FusedSaved) -> Gradients:
-    """Gradients of `fused_multi_head_forward`: dx, dmemory, din_weight, din_bias, dout_weight, dout_bias."""
-    projection, attention_saved, out_saved = saved
-    dmerged, dout_weight, dout_bias = linear_backward(dy, out_saved)
-    dheads = split_heads(dmerged, attention_saved.q.shape[3])
-    dq, dk, dv = fused_attention_backward(dheads, attention_saved)
-    dx, dmemory, din_weight, din_bias = project_backward(dq, dk, dv, projection)
-    return dx, dmemory, din_weight, din_bias, dout_weight, dout_bias
-
-
-# --- all four ------------------------------------------------------------------------------------------------------
-
-IMPLEMENTATIONS: dict[str, tuple[Callable[..., tuple[Array, Any]], Callable[[Array, Any], Gradients]]] = {
+IMPLEMENTATIONS: dict[str, tuple[Callable[..., tuple[Array, Any]], Callable[..., Gradients]]] = {
     "sequential": (sequential_multi_head_forward, sequential_multi_head_backward),
     "semiparallel": (semiparallel_multi_head_forward, semiparallel_multi_head_backward),
     "parallel": (parallel_multi_head_forward, parallel_multi_head_backward),
     "fused": (fused_multi_head_forward, fused_multi_head_backward),
 }
+ATTENTIONS: dict[str, tuple[Attend, AttendBackward]] = {  # what each of them does between its projections
+    "sequential": (head_by_head_forward, head_by_head_backward),
+    "semiparallel": (head_by_head_forward, head_by_head_backward),
+    "parallel": (attention_forward, attention_backward),
+    "fused": (fused_attention_forward, fused_attention_backward),
+}
 
 
-def attention_weights(
-    saved: SequentialSaved | SemiparallelSaved | ParallelSaved | FusedSaved,
-) -> Float[Array, "B H T S"]:
-    """The attention weights of any of the four: before dropout, so the row of a query with a key sums to one."""
-    if isinstance(saved, FusedSaved):  # which kept none: they are rebuilt
-        return fused_attention_weights(saved.attention)
-    if isinstance(saved, ParallelSaved):
-        return saved.attention.weights
-    if isinstance(saved, SemiparallelSaved):
-        per_head = [head.weights for head in saved.heads]
-    else:
+def attention_weights(saved: Any) -> Float[Array, "B H T S"]:
+    """Return the attention weights of any of the four: before dropout, so the row of a query with a key sums to one.
+
+    saved: what the forward saved, or anything whose `attention` is what an attention of `ATTENTIONS` saved.
+    """
+    if isinstance(saved, SequentialSaved):
         per_head = [head.attention.weights for head in saved.heads]
-    weights: Array = array_module(per_head[0]).concatenate(per_head, axis=1)
+    elif isinstance(saved.attention, HeadByHeadSaved):
+        per_head = [head.weights for head in saved.attention.heads]
+    elif isinstance(saved.attention, FusedAttentionSaved):  # which kept none: they are rebuilt
+        return fused_attention_weights(saved.attention)
+    else:
+        per_head = [saved.attention.weights]
+    weights: Array = per_head[0] if len(per_head) == 1 else array_module(per_head[0]).concatenate(per_head, axis=1)
     return weights
 
 
+# --- validation ------------------------------------------------------------------------------------------------------
+
+
 def check_multi_head(
-    x: Any,
-    memory: Any,
-    in_weight: Any,
-    in_bias: Any,
-    out_weight: Any,
-    out_bias: Any,
-    num_heads: Any,
-    num_kv_heads: Any,
-    mask: Any,
-    dropout: Any,
-    key: Any,
-) -> tuple[int, int]:
-    """Refuse what does not fit together. Returns D, the width of a head, and K, the number of key/value heads.
+    x: Any, memory: Any, in_weight: Any, in_bias: Any, out_weight: Any, out_bias: Any, options: Any
+) -> int:
+    """Raise for what does not fit together. Return D, the width of a head.
 
     Raises:
         ShapeError: x or memory has not three axes, their batches or widths differ, the heads do not divide the width,
         a weight has another shape than they ask for, or the mask another than the scores. RangeError: fewer than one
-        head; a window below 1. DtypeError: dtypes differ.
+        head; a window below 1. DtypeError: dtypes differ. InputError: options are no `MultiHeadOptions`.
     """
     op = "multi_head_attention"
+    if not isinstance(options, MultiHeadOptions):
+        raise InputError(
+            f"{op}: options are MultiHeadOptions, got {type(options).__name__}. Give MultiHeadOptions(num_heads)."
+        )
     optional = {"memory": memory, "in_bias": in_bias, "out_bias": out_bias}
     check_floats(op, optional, x=x, in_weight=in_weight, out_weight=out_weight)
     check_shape(op, "x", x, (None, None, None), "batch, time, width")
-    B, _, C = x.shape
+    B, T, C = x.shape
     if memory is not None:
         check_shape(op, "memory", memory, (B, None, C), "batch and width as in x")
     check_shape(op, "out_weight", out_weight, (C, None), "the width of x by all heads side by side")
-    width = out_weight.shape[1]
-    check_integer(op, "num_heads", num_heads, 1)
-    K = num_heads if num_kv_heads is None else num_kv_heads
-    check_heads(op, width, num_heads, K)
-    D = width // num_heads
-    rows = (num_heads + 2 * K) * D
-    check_shape(op, "in_weight", in_weight, (rows, C), f"{num_heads} query, {K} key and {K} value heads of width {D}")
+    width, H = out_weight.shape[1], options.num_heads
+    check_integer(op, "num_heads", H, 1)
+    K = options.kv_heads
+    check_heads(op, width, H, K)
+    D = width // H
+    rows = (H + 2 * K) * D
+    check_shape(op, "in_weight", in_weight, (rows, C), f"{H} query, {K} key and {K} value heads of width {D}")
     if in_bias is not None:
         check_shape(op, "in_bias", in_bias, (rows,), "one number a row of in_weight")
     if out_bias is not None:
         check_shape(op, "out_bias", out_bias, (C,), "the width of x")
-    if x.shape[1] == 0:
+    if T == 0:
         raise ShapeError(f"{op}: there must be at least one query, got x of shape {tuple(x.shape)}.")
-    check_dropout_of_weights(op, dropout, key)
-    S = x.shape[1] if memory is None else memory.shape[1]
-    check_mask(mask, (B, num_heads, x.shape[1], S))  # here, before each head takes its part of it
-    return D, K
+    check_dropout_of_weights(op, options.dropout, options.key)
+    S = T if memory is None else memory.shape[1]
+    check_mask(options.mask, (B, H, T, S))  # here, before each head takes its part of it
+    return D
+
+
+def check_multi_head_backward(dy: Any, saved: Any, kind: type[Any], needs: Any) -> None:
+    """Raise unless dy, what the forward saved and needs fit."""
+    op = "multi_head_backward"
+    if not isinstance(saved, kind):
+        raise InputError(
+            f"{op}: saved is the {kind.__name__} that the forward returned beside y, got {type(saved).__name__}."
+        )
+    y = saved.out.x
+    check_gradient(op, dy, y, (*y.shape[:-1], saved.out.weight.shape[0]))
+    if not isinstance(needs, Needs):
+        raise InputError(f"{op}: needs is a Needs, got {type(needs).__name__}. Leave it out to compute all gradients.")

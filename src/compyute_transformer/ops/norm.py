@@ -7,7 +7,15 @@ from jaxtyping import Float
 
 from ..arrays import Array
 from ..dispatch import dispatched, output_of
-from ._checks import check_floats, check_gradient, check_last_axis, check_number, check_saved, check_shape
+from ._checks import (
+    check_bool,
+    check_floats,
+    check_gradient,
+    check_last_axis,
+    check_number,
+    check_saved,
+    check_shape,
+)
 from ._sums import sum_of_rows
 
 __all__ = [
@@ -72,22 +80,36 @@ def layer_norm_forward(
     return y, LayerNormSaved(x, weight, mean[..., 0], rstd[..., 0], bias is not None)
 
 
-def check_layer_norm_backward(dy: Any, saved: Any) -> None:
+def check_layer_norm_backward(dy: Any, saved: Any, needs_weight: Any = True, needs_bias: Any = True) -> None:
     check_saved("layer_norm_backward", saved, LayerNormSaved)
     check_gradient("layer_norm_backward", dy, saved.x, saved.x.shape)
+    check_bool("layer_norm_backward", "needs_weight", needs_weight)
+    check_bool("layer_norm_backward", "needs_bias", needs_bias)
 
 
 @dispatched(validate=check_layer_norm_backward)
 def layer_norm_backward(
-    dy: Float[Array, "*rows C"], saved: LayerNormSaved
-) -> tuple[Float[Array, "*rows C"], Float[Array, "C"], Float[Array, "C"] | None]:
-    """Gradients of `layer_norm_forward`: dx, dweight, dbias (None where there was no bias)."""
+    dy: Float[Array, "*rows C"], saved: LayerNormSaved, needs_weight: bool = True, needs_bias: bool = True
+) -> tuple[Float[Array, "*rows C"], Float[Array, "C"] | None, Float[Array, "C"] | None]:
+    """Return the gradients of `layer_norm_forward`: dx, dweight, dbias.
+
+    dx = rstd · (dx̂ − mean(dx̂) − x̂ · mean(dx̂ · x̂)), dx̂ = dy · weight; dweight = Σ_rows dy · x̂; dbias = Σ_rows dy
+
+    needs_weight, needs_bias: False leaves dweight or dbias out, which is None then; so is dbias without a bias.
+
+    Shapes:
+        dy (*rows, C) as y; each gradient as its argument.
+    Raises:
+        ShapeError, DtypeError: dy has not the shape or the dtype of x. InputError: saved is of another op.
+    """
     x, weight, mean, rstd, has_bias = saved
     rstd = rstd[..., None]
     xhat = (x - mean[..., None]) * rstd
     dxhat = dy * weight
     dx = rstd * (dxhat - dxhat.mean(-1, keepdims=True) - xhat * (dxhat * xhat).mean(-1, keepdims=True))
-    return dx, sum_of_rows(dy * xhat), sum_of_rows(dy) if has_bias else None
+    dweight = sum_of_rows(dy * xhat) if needs_weight else None
+    dbias = sum_of_rows(dy) if needs_bias and has_bias else None
+    return dx, dweight, dbias
 
 
 layer_norm = output_of("layer_norm", layer_norm_forward)
@@ -131,22 +153,33 @@ def rms_norm_forward(
     return x * rrms * weight, RmsNormSaved(x, weight, rrms[..., 0])
 
 
-def check_rms_norm_backward(dy: Any, saved: Any) -> None:
+def check_rms_norm_backward(dy: Any, saved: Any, needs_weight: Any = True) -> None:
     check_saved("rms_norm_backward", saved, RmsNormSaved)
     check_gradient("rms_norm_backward", dy, saved.x, saved.x.shape)
+    check_bool("rms_norm_backward", "needs_weight", needs_weight)
 
 
 @dispatched(validate=check_rms_norm_backward)
 def rms_norm_backward(
-    dy: Float[Array, "*rows C"], saved: RmsNormSaved
-) -> tuple[Float[Array, "*rows C"], Float[Array, "C"]]:
-    """Gradients of `rms_norm_forward`: dx, dweight."""
+    dy: Float[Array, "*rows C"], saved: RmsNormSaved, needs_weight: bool = True
+) -> tuple[Float[Array, "*rows C"], Float[Array, "C"] | None]:
+    """Return the gradients of `rms_norm_forward`: dx, dweight.
+
+    dx = rrms · (dx̂ − x̂ · mean(dx̂ · x̂)), dx̂ = dy · weight; dweight = Σ_rows dy · x̂
+
+    needs_weight: False leaves dweight out, which is None then.
+
+    Shapes:
+        dy (*rows, C) as y; each gradient as its argument.
+    Raises:
+        ShapeError, DtypeError: dy has not the shape or the dtype of x. InputError: saved is of another op.
+    """
     x, weight, rrms = saved
     rrms = rrms[..., None]
     xhat = x * rrms
     dxhat = dy * weight
     dx = rrms * (dxhat - xhat * (dxhat * xhat).mean(-1, keepdims=True))
-    return dx, sum_of_rows(dy * xhat)
+    return dx, sum_of_rows(dy * xhat) if needs_weight else None
 
 
 rms_norm = output_of("rms_norm", rms_norm_forward)

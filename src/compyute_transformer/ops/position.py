@@ -9,7 +9,7 @@ from jaxtyping import Float
 from ..arrays import Array, array_module
 from ..dispatch import dispatched, output_of
 from ..errors import RangeError
-from ._checks import check_floats, check_gradient, check_integer, check_saved, check_shape
+from ._checks import check_bool, check_floats, check_gradient, check_integer, check_saved, check_shape
 
 __all__ = [
     "LearnedPositionSaved",
@@ -69,19 +69,32 @@ def learned_position_forward(
     return y, LearnedPositionSaved(start, weight.shape[0], x.shape)
 
 
-def check_learned_position_backward(dy: Any, saved: Any) -> None:
+def check_learned_position_backward(dy: Any, saved: Any, needs_weight: Any = True) -> None:
     check_saved("learned_position_backward", saved, LearnedPositionSaved)
     check_gradient("learned_position_backward", dy, None, saved.shape)
+    check_bool("learned_position_backward", "needs_weight", needs_weight)
 
 
 @dispatched(validate=check_learned_position_backward)
 def learned_position_backward(
-    dy: Float[Array, "B T C"], saved: LearnedPositionSaved
-) -> tuple[Float[Array, "B T C"], Float[Array, "L C"]]:
-    """Gradients of `learned_position_forward`: dx, dweight."""
+    dy: Float[Array, "B T C"], saved: LearnedPositionSaved, needs_weight: bool = True
+) -> tuple[Float[Array, "B T C"], Float[Array, "L C"] | None]:
+    """Return the gradients of `learned_position_forward`: dx, dweight.
+
+    dx = dy; dweight[start + t] = Σ_b dy[b, t], and zero in the rows that no position took
+
+    needs_weight: False leaves dweight out, which is None then.
+
+    Shapes:
+        dy (B, T, C) as y; each gradient as its argument.
+    Raises:
+        ShapeError: dy has not the shape of y. InputError: saved is of another op.
+    """
     start, context_length, (_, T, C) = saved
-    dweight = array_module(dy).zeros((context_length, C), dtype=dy.dtype)
-    dweight[start : start + T] = dy.sum(0)
+    dweight = None
+    if needs_weight:
+        dweight = array_module(dy).zeros((context_length, C), dtype=dy.dtype)
+        dweight[start : start + T] = dy.sum(0)
     return dy, dweight
 
 
@@ -101,7 +114,7 @@ def _sinusoids_float64(length: int, width: int) -> Array:
 
 
 def sinusoids(length: int, width: int, dtype: Any = np.float32) -> Float[Array, "L C"]:
-    """The table of sinusoids, computed in float64 and rounded to dtype.
+    """Return the table of sinusoids (length, width), computed in float64 and rounded to dtype.
 
     table[t, 2i] = sin(t / 10000^(2i/C)), table[t, 2i+1] = cos(t / 10000^(2i/C))
 
@@ -160,7 +173,11 @@ def check_sinusoidal_position_backward(dy: Any, saved: Any) -> None:
 
 @dispatched(validate=check_sinusoidal_position_backward)
 def sinusoidal_position_backward(dy: Float[Array, "B T C"], saved: SinusoidalPositionSaved) -> Float[Array, "B T C"]:
-    """Gradient of `sinusoidal_position_forward`: dx."""
+    """Return the gradient of `sinusoidal_position_forward`: dx = dy, of one shape.
+
+    Raises:
+        ShapeError: dy has not the shape of y. InputError: saved is of another op.
+    """
     return dy
 
 

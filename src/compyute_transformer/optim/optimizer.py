@@ -6,6 +6,8 @@ of flat buffers (see `flat`), and then updates one contiguous range after the ot
 
 import weakref
 from collections.abc import Iterable, Mapping
+from math import inf
+from numbers import Real
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -15,7 +17,7 @@ from ..arrays import Array, array_module, device_of, to_device
 from ..errors import ConfigError, StateError
 from .flat import FlatBuffer, settle
 
-__all__ = ["Optimizer", "Params", "decay_groups"]
+__all__ = ["Optimizer", "Params", "check_fraction", "check_not_negative", "decay_groups"]
 
 # Parameters; (name, parameter) pairs; or groups of either, {"params": [...], "lr": ...}.
 Params = Iterable[Any]
@@ -395,6 +397,28 @@ def _is_in_order(slots: list[_Slot]) -> bool:
 def _moment_dtype(dtype: Any) -> Any:
     """Return the dtype of the moments: float32 at least, for the square of a small gradient is zero in float16."""
     return np.dtype(np.float32) if dtype.itemsize < 4 else dtype
+
+
+def check_not_negative(optimizer: str, name: str, value: Any) -> None:
+    """Raise a ConfigError unless an option is a finite number of at least 0, in words that fit what came."""
+    rule = f"{optimizer}: {name} is a number of at least 0"
+    if not isinstance(value, Real) or isinstance(value, bool):
+        remedy = f" Give float({value!r})." if isinstance(value, str) else ""
+        raise ConfigError(f"{rule}, got {type(value).__name__} {value!r}.{remedy}")
+    if value != value:
+        raise ConfigError(f"{rule}, got NaN, which is no number. Look where it was computed.")
+    if value < 0:
+        raise ConfigError(f"{rule}, got {value}. Give {abs(value)}: a step goes against the gradient by itself.")
+    if value == inf:
+        raise ConfigError(
+            f"{rule} and finite, got {value}, which no weight survives. Give a small number such as 1e-3."
+        )
+
+
+def check_fraction(optimizer: str, name: str, value: Any) -> None:
+    """Raise a ConfigError unless an option is a number in [0, 1)."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) < 1:
+        raise ConfigError(f"{optimizer}: {name} is a number in [0, 1), got {value!r}.")
 
 
 def decay_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:

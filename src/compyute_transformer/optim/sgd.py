@@ -3,14 +3,15 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ..errors import ConfigError
-from .optimizer import Optimizer, Params, Range
+from .optimizer import Optimizer, Params, Range, check_fraction, check_not_negative
 
 __all__ = ["SGD"]
 
 
 class SGD(Optimizer):
-    """u ← μ u + g + λ w;   w ← w − η u
+    """Stochastic gradient descent with momentum: `SGD(model.parameters(), lr=0.1)`.
+
+    u ← μ u + g + λ w;   w ← w − η u
 
     lr: η. momentum: μ in [0, 1). weight_decay: λ, added to the gradient.
 
@@ -24,12 +25,9 @@ class SGD(Optimizer):
 
     @staticmethod
     def _check_options(options: Mapping[str, Any]) -> None:
-        lr, momentum, weight_decay = (options[name] for name in ("lr", "momentum", "weight_decay"))
-        if not (lr >= 0 and weight_decay >= 0 and 0 <= momentum < 1):
-            raise ConfigError(
-                "SGD: lr and weight_decay are at least 0 and momentum lies in [0, 1), got "
-                f"lr {lr}, momentum {momentum}, weight_decay {weight_decay}."
-            )
+        check_not_negative("SGD", "lr", options["lr"])
+        check_not_negative("SGD", "weight_decay", options["weight_decay"])
+        check_fraction("SGD", "momentum", options["momentum"])
 
     def _update(self, part: Range, step: int) -> None:
         (velocity,), group = part.state, part.group

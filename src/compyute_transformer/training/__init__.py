@@ -10,6 +10,7 @@ interrupt  Ctrl-C ends a run after the current step, with a checkpoint
 finite     find the module that produced the first NaN or infinity
 """
 
+from .early_stopping import EarlyStopping
 from .prediction import Prediction, predict_images, predict_texts
 from .reporting.choose import reporter_for
 from .reporting.events import RunResult
@@ -20,7 +21,7 @@ from .run.folder import Evaluation, LoadedRun, evaluate_run, load_run, resume_ru
 from .settings.settings import DataSettings, ModelSettings, Settings, TrainingSettings
 from .tasks.language import LanguageTask
 from .tasks.task import Task, TaskEvaluation
-from .trainer import Callback, EarlyStopping, Trainer
+from .trainer import Callback, Trainer
 
 __all__ = [
     "Callback",

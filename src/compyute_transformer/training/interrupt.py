@@ -4,13 +4,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
 __all__ = ["Interrupt", "interruptible"]
 
-NOTICE = b"\nStopping after this step, with a checkpoint. Press Ctrl-C again to stop at once, without one.\n"
+NOTICE = "Stopping after this step, with a checkpoint. Press Ctrl-C again to stop at once, without one."
 
 
 class Interrupt:
@@ -21,9 +21,11 @@ class Interrupt:
 
 
 @contextmanager
-def interruptible() -> Iterator[Interrupt]:
+def interruptible(show: Callable[[str], bool] | None = None) -> Iterator[Interrupt]:
     """Let SIGINT and SIGTERM set `requested` within a `with` block; the second signal raises KeyboardInterrupt.
 
+    show: takes the notice that the first signal was understood, and returns whether it shows it; otherwise it is
+    written to the standard error.
     Signals reach the main thread only: in another thread nothing changes. A process that is forked from this one, such
     as a worker of a pool, ends by the signal as usual. The previous handlers are restored at the end.
     """
@@ -42,8 +44,10 @@ def interruptible() -> Iterator[Interrupt]:
         if interrupt.requested:
             raise KeyboardInterrupt
         interrupt.requested = True
+        if show is not None and show(NOTICE):
+            return
         with suppress(AttributeError, OSError, ValueError):  # standard error may be closed, or None
-            os.write(sys.__stderr__.fileno(), NOTICE)  # type: ignore[union-attr] # print may not be called in a handler
+            os.write(sys.__stderr__.fileno(), f"\n{NOTICE}\n".encode())  # type: ignore[union-attr] # print may not be called in a handler
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

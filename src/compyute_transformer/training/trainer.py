@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..environment.numerics import numerics
-from ..errors import CheckpointError, NonFiniteError, RangeError, StateError
+from ..errors import CheckpointError, NonFiniteError, StateError
 from ..nn.module import Module
 from ..ops.linear import linear_forward
 from ..optim.adamw import AdamW
@@ -25,6 +25,7 @@ from ..optim.optimizer import decay_groups
 from ..optim.sgd import SGD
 from ..parallel import Communicator, DataParallel, Single, sharing
 from ..threads import on_threads, threads
+from .early_stopping import EarlyStopping
 from .finite import all_finite, first_non_finite
 from .interrupt import Interrupt, interruptible
 from .reporting.events import Advanced, Evaluated, Event, Logged, RunResult, Sampled, Saved, Started
@@ -35,40 +36,11 @@ from .run.checkpoint import MODEL, OPTIMIZER, TrainerState
 from .settings.settings import TrainingSettings
 from .tasks.task import Task
 
-__all__ = ["Callback", "EarlyStopping", "Trainer"]
+__all__ = ["Callback", "Trainer"]
 
 EVALUATED = {"event", *(field.name for field in fields(Evaluated))}  # the fields of a log record that are not metrics
 
 Callback = Callable[["Trainer", Event], object]
-
-
-class EarlyStopping:
-    """A callback that stops a run when the validation loss has not improved for `patience` validations.
-
-    min_delta: by how much the loss must fall to count as an improvement. The validation of the untrained model does
-    not count. Raises RangeError for a patience below 1.
-    """
-
-    def __init__(self, patience: int = 3, min_delta: float = 0.0) -> None:
-        if patience < 1 or not min_delta >= 0:
-            raise RangeError(
-                f"EarlyStopping: patience is at least 1 and min_delta at least 0, got {patience} and {min_delta}."
-            )
-        self.patience, self.min_delta = patience, min_delta
-        self.best: float | None = None
-        self.since = 0
-
-    def __call__(self, trainer: "Trainer", event: Event) -> None:
-        if isinstance(event, Started):
-            self.best, self.since = trainer.best_loss, trainer.validations_since_best()
-        if not isinstance(event, Evaluated) or event.step == 0:
-            return
-        if self.best is None or event.validation_loss < self.best - self.min_delta:
-            self.best, self.since = event.validation_loss, 0
-        else:
-            self.since += 1
-        if self.since >= self.patience:
-            trainer.stop(f"the validation loss has not improved for {self.since} validations")
 
 
 class Trainer:
@@ -93,7 +65,8 @@ class Trainer:
         communicator: Communicator | None = None,
     ) -> None:
         self.task, self.settings, self.run = task, settings, run
-        self.callbacks = tuple(callbacks)
+        patience = settings.patience
+        self.callbacks = (*callbacks, *(() if patience is None else (EarlyStopping(patience),)))
         self.model = task.model
         self.communicator = communicator or Single()
         self.leads = self.communicator.rank == 0
@@ -120,7 +93,8 @@ class Trainer:
         new = self.communicator.from_first(not checkpoint.steps(self.run))
         self.reporter, self._first, self.stopped = reporter, self.step, None
         started = self._started(new)  # before the journal is cut back
-        with closing(reporter), closing(self._journal(new)), interruptible() as interrupt, self._environment():
+        show = getattr(reporter, "interrupted", None)
+        with closing(reporter), closing(self._journal(new)), interruptible(show) as interrupt, self._environment():
             self._tell(started)
             if new:
                 self._evaluate()

@@ -2,6 +2,7 @@ import errno
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -193,3 +194,61 @@ def test_metrics_in_words() -> None:
     assert describe_metrics({"loss": 0.5, "accuracy": 0.985, "images": 360}) == (
         "loss               0.5000 nats per image\naccuracy           98.50%\nimages             360"
     )
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        (40, ("1/2,000", "loss 4.200")),
+        (60, ("step 1/2,000", "loss 4.200", "validation 4.100")),
+        (80, ("step 1/2,000", "loss 4.200", "validation 4.100", "20,000 tokens/s", "left")),
+        (140, ("━", "step 1/2,000", "loss 4.200", "validation 4.100", "20,000 tokens/s", "left")),
+    ],
+)
+def test_a_narrow_terminal_keeps_the_loss_and_the_time(
+    monkeypatch: pytest.MonkeyPatch, columns: int, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    stream = Terminal()
+    tell(ProgressReporter(stream))
+    bar = [line for line in stream.getvalue().replace("\r", "\n").split("\n") if "/2,000" in line][-1]
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", bar)
+    assert all(word in plain for word in words), plain
+    assert re.search(r"-:--|\d:\d\d", plain), plain
+    assert "…" not in plain
+    assert len(plain.rstrip()) <= columns
+
+
+def test_an_interruption_is_shown_below_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "140")
+    stream = Terminal()
+    reporter = ProgressReporter(stream)
+    listeners = Reporters([reporter, Listener()])
+    assert not listeners.interrupted("before the bar")
+    listeners.report(STORY[0])
+    assert listeners.interrupted("Stopping after this step")
+    reporter.close()
+    assert "Stopping after this step" in stream.getvalue().rpartition("/2,000")[2]
+    assert not Reporters([Listener()]).interrupted("nobody shows it")
+
+
+def test_a_resumed_bar_shows_the_latest_validation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+    (tmp_path / "log.jsonl").write_text('{"event": "evaluation", "step": 5, "validation_loss": 1.25}\n')
+    stream = Terminal()
+    reporter = ProgressReporter(stream)
+    reporter.report(Started(tmp_path, 5, 20, 5, "cpu", "cpu", 768, "tokens", {}))
+    reporter.close()
+    assert "validation 1.250" in stream.getvalue()
+
+
+def test_lines_say_how_much_time_is_left() -> None:
+    stream = io.StringIO()
+    reporter = LineReporter(stream)
+    reporter.report(Started(Path("a"), 0, 30, 5, "cpu", "cpu", 768, "tokens", {}))
+    for step, seconds in ((1, 20.0), (11, 30.0), (30, 49.0)):
+        reporter.report(Logged(step, 1.0, 1e-3, 1.0, 100.0, "tokens", seconds))
+    lines = [line for line in stream.getvalue().splitlines() if line.startswith("step ") and "loss" in line]
+    assert [line.endswith("  19 s left") for line in lines] == [False, True, False]

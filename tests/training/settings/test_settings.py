@@ -130,7 +130,7 @@ def test_a_missing_file_or_preset_is_refused(tmp_path: Path) -> None:
     [
         (
             {"architecture": "vit", "context_length": 256},
-            'architecture for the task "language" must be gpt or transformer_lm, got vit',
+            'architecture for the task "language" must be gpt or llama or transformer_lm, got vit',
         ),
         ({"task": "digits"}, 'architecture for the task "digits" must be vit, got gpt'),
         (

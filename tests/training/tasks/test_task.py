@@ -7,6 +7,7 @@ from training_helpers import TEXT, task, tiny
 
 from compyute_transformer import GPT
 from compyute_transformer.data import IGNORE_INDEX, train_tokenizer
+from compyute_transformer.data.text.batches import chosen_windows
 from compyute_transformer.errors import CorpusError, VocabularyError
 from compyute_transformer.ops import cross_entropy
 from compyute_transformer.training import LanguageTask
@@ -63,6 +64,39 @@ def test_validation_is_the_mean_over_every_target() -> None:
         assert metrics["loss"] == pytest.approx(sum(nats) / len(nats), rel=1e-12)
         assert metrics["bits_per_character"] == pytest.approx(sum(nats) / len(nats) / log(2), rel=1e-12)
         assert metrics["tokens"] == metrics["characters"] == len(nats)
+
+
+def test_a_bounded_validation_is_the_mean_over_windows_that_the_seed_chooses() -> None:
+    language = task(np.float64)
+    tokens, model = language.validation_tokens, language.model.eval()
+    windows = {
+        seed: [
+            (x, y) for xs, ys in chosen_windows(tokens, 16, 2, 3 * 16 + 5, seed) for x, y in zip(xs, ys, strict=True)
+        ]
+        for seed in (0, 1)
+    }
+    starts = {seed: [find(tokens, x) for x, _ in chosen] for seed, chosen in windows.items()}
+    assert all(len(set(each)) == 3 and each == sorted(each) for each in starts.values())
+    assert all(start % 16 == 0 for each in starts.values() for start in each)
+    assert starts[0] != starts[1]
+    losses = [float(cross_entropy(model(x[None])[0], y)) for x, y in windows[1]]
+    metrics = evaluate_language(model, language.tokenizer, tokens, 2, most=3 * 16 + 5, seed=1)
+    assert metrics["loss"] == pytest.approx(sum(losses) / 3, rel=1e-12)
+    assert metrics["tokens"] == metrics["characters"] == 48
+    whole = evaluate_language(model, language.tokenizer, tokens, 2)
+    assert evaluate_language(model, language.tokenizer, tokens, 2, most=len(tokens) - 1, seed=1) == whole
+    assert evaluate_language(model, language.tokenizer, tokens, 2, most=1)["tokens"] == 16
+    bounded = task(np.float64, eval_tokens=53, seed=1)
+    assert bounded.validate()["tokens"] == 48
+    assert bounded.facts()["validated on"] == "53 of them, chosen by the seed (--eval-tokens)"
+    assert "validated on" not in language.facts()
+
+
+def find(tokens: np.ndarray, window: np.ndarray) -> int:
+    """The place of a window that occurs once among those that begin at multiples of its length."""
+    places = [s for s in range(0, len(tokens), len(window)) if np.array_equal(tokens[s : s + len(window)], window)]
+    assert len(places) == 1
+    return places[0]
 
 
 def test_bits_count_characters_whatever_the_tokens() -> None:

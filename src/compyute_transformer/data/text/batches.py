@@ -14,9 +14,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from ...errors import CorpusError, DtypeError, RangeError, ShapeError
-from ...random import BATCHES, RandomKey, integers
+from ...random import BATCHES, CORPUS, RandomKey, integers, random_bits
 
-__all__ = ["IGNORE_INDEX", "TokenBatches", "validation_windows"]
+__all__ = ["IGNORE_INDEX", "TokenBatches", "chosen_windows", "validation_windows"]
 
 IGNORE_INDEX = -100  # a target that the loss leaves out, as in PyTorch
 
@@ -94,6 +94,26 @@ def validation_windows(
             f"got {len(tokens)}. Give more text or a larger validation fraction."
         )
     return _windows(tokens, context_length, batch_size, dtype)
+
+
+def chosen_windows(
+    tokens: np.ndarray, context_length: int, batch_size: int, most: int, seed: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield some of the windows of `validation_windows`, in order: as many as have `most` targets, at least one.
+
+    The seed chooses them. Where all windows have no more than `most` targets, it is all of them.
+    """
+    windows = (len(tokens) - 1) // context_length
+    count = max(1, most // context_length)
+    if len(tokens) - 1 <= most or count >= windows:
+        yield from validation_windows(tokens, context_length, batch_size)
+        return
+    dtype = _batch_dtype(tokens, batch_size, context_length, "chosen_windows")
+    bits = random_bits(RandomKey(seed, CORPUS, 0, 2), 1, windows)[0, 0]
+    starts = np.sort(np.argsort(bits, kind="stable")[:count]) * context_length
+    for first in range(0, count, batch_size):
+        positions = starts[first : first + batch_size, None] + np.arange(context_length)
+        yield tokens[positions].astype(dtype), tokens[positions + 1].astype(dtype)
 
 
 def _windows(

@@ -12,12 +12,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
 
 from ... import _io
 from ...errors import CorpusError, DownloadError, RangeError
-from ..sources import Name, is_name
+from ..images.files import SUFFIXES
+from ..sources import Name, fixed_part, is_name, is_pattern
 
 __all__ = ["Corpus", "load_corpus", "load_corpus_by_name"]
 
@@ -66,8 +68,9 @@ def load_corpus(sources: str | Path | Sequence[str | Path] = ()) -> Corpus:
 
     A `str` that is exactly "builtin" or "shakespeare" is that corpus; a file of such a name is `Path("shakespeare")`.
     A folder is every text file below it, sorted by path, without hidden files and folders and without the folders of
-    runs. Files in a folder that are not UTF-8 text are left out; see `Corpus.left_out`. A byte order mark is dropped,
-    CR LF and CR become LF, and where one file ends without a line end the next starts on a new line.
+    runs; a pattern, "src/**/*.py", is those that match. Files in a folder that are not UTF-8 text are left out; see
+    `Corpus.left_out`. A byte order mark is dropped, CR LF and CR become LF, and where one file ends without a line end
+    the next starts on a new line.
 
     Raises CorpusError for a missing path, a named file that is not UTF-8 text, a folder without text files and a text
     without characters; DataError for a name that is also a path; DownloadError if a corpus cannot be fetched.
@@ -81,7 +84,7 @@ def load_corpus(sources: str | Path | Sequence[str | Path] = ()) -> Corpus:
             f"load_corpus: a corpus has at least one character, but {_enumerate(given)} holds none. "
             "Give a text file with text in it."
         )
-    name = Path(given[0]).stem + (f"-and-{len(given) - 1}-more" if len(given) > 1 else "")
+    name = fixed_part(given[0]).stem + (f"-and-{len(given) - 1}-more" if len(given) > 1 else "")
     return Corpus(name, text, tuple(str(source) for source in given), tuple(left_out))
 
 
@@ -104,18 +107,30 @@ def _texts(source: str | Path, left_out: list[str]) -> list[str]:
     if isinstance(source, str):
         return [NAMED[source]()]
     files = _files(source)
-    if not source.is_dir():
+    if not source.is_dir() and not is_pattern(source):
         return _read(files)
     texts = _read(files, left_out)
     if not texts:
+        images = sum(file.suffix.lower() in SUFFIXES for file in files)
         raise CorpusError(
             f"load_corpus: a folder holds at least one text file, but none of the {len(files)} files in {source} is "
-            f"UTF-8 text: {_enumerate(left_out)}. Save them as UTF-8, or give another folder."
+            f"UTF-8 text: {_enumerate(left_out)}. "
+            + (
+                "To learn images, give a folder that has one sub-folder of images for each class."
+                if images
+                else "Save them as UTF-8, or give another folder."
+            )
         )
     return texts
 
 
 def _files(path: Path) -> list[Path]:
+    if is_pattern(path):
+        matches = sorted(Path(name) for name in glob(str(path), recursive=True))
+        files = [file for file in matches if file.is_file() and not any(map(_is_run, file.parents))]
+        if not files:
+            raise CorpusError(f"load_corpus: a pattern matches at least one file, but none matches {path}. Check it.")
+        return files
     if not path.exists():
         raise CorpusError(
             f"load_corpus: a source is a file or a folder that exists; there is no {path}. "
@@ -134,12 +149,16 @@ def _files(path: Path) -> list[Path]:
 
 def _files_below(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
-        if "config.json" in names and "checkpoints" in folders:  # the folder of a run is not data
+        if _is_run(Path(parent)):  # not data
             folders[:] = []
             continue
         folders[:] = [name for name in folders if not name.startswith(".")]  # os.walk enters those that stay
         files = (Path(parent, name) for name in names if not name.startswith("."))
         yield from (file for file in files if file.is_file())
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and (folder / "checkpoints").is_dir()
 
 
 def _read(files: Sequence[Path], left_out: list[str] | None = None) -> list[str]:

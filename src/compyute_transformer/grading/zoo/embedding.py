@@ -92,5 +92,6 @@ def sinusoids_of_each_dimension(x: Array, start: int = 0) -> tuple[Array, Sinuso
 )
 def position_gradient_without_batch_sum(dy: Array, saved: LearnedPositionSaved) -> tuple[Array, Array]:
     dx, dweight = right_position_backward(dy, saved)
+    assert dweight is not None  # it is needed
     dweight[saved.start : saved.start + dy.shape[1]] = dy[-1]
     return dx, dweight

@@ -6,7 +6,7 @@ from .record import mistaken
 
 __all__: list[str] = []
 
-Gradients = tuple[Array, Array, Array | None]
+Gradients = tuple[Array, Array | None, Array | None]
 
 right_backward = linear_backward.reference
 
@@ -22,7 +22,7 @@ right_backward = linear_backward.reference
 )
 def transposed_weight_gradient(dy: Array, saved: LinearSaved) -> Gradients:
     dx, dweight, dbias = right_backward(dy, saved)
-    return dx, dweight.T, dbias
+    return dx, None if dweight is None else dweight.T, dbias
 
 
 @mistaken(

@@ -7,7 +7,7 @@ from .record import mistaken
 __all__: list[str] = []
 
 Output = tuple[Array, LayerNormSaved]
-Gradients = tuple[Array, Array, Array | None]
+Gradients = tuple[Array, Array | None, Array | None]
 
 right_forward, right_backward = layer_norm_forward.reference, layer_norm_backward.reference
 

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import wraps
+from inspect import signature
 from typing import Any
 
 from ...dispatch import Dispatched, only_kernels_of
@@ -88,4 +90,11 @@ def _standing_in(code: Code, owner: Any, attribute: str) -> Code:
     if isinstance(owner, type) and issubclass(owner, Module) and attribute in Module.PHASES:
         phase: Phase = "forward" if attribute == "forward" else "backward"
         return observed(code, phase)
-    return code
+    names = signature(code).parameters
+
+    @wraps(code)
+    def computing_all(*args: Any, **kwargs: Any) -> Any:
+        """Leave out what the code does not take: which gradients of parameters are needed. It computes all."""
+        return code(*args[: len(names)], **{name: value for name, value in kwargs.items() if name in names})
+
+    return computing_all

@@ -51,6 +51,11 @@ class Reporter(Protocol):
 class Reporters:
     """Several reporters as one. Without any, nothing is reported."""
 
+    def interrupted(self, notice: str) -> bool:
+        """Pass the notice of an interruption to those that can show it. Return whether one does."""
+        told = [each.interrupted(notice) for each in self.reporters if hasattr(each, "interrupted")]
+        return any(told)
+
     def __init__(self, reporters: Sequence[Reporter] = ()) -> None:
         self.reporters = tuple(reporters)
 
@@ -70,11 +75,24 @@ class LineReporter:
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         self.stream = stream or sys.stdout
+        self._steps = 0
+        self._first: Logged | None = None  # of this session
 
     def report(self, event: Event) -> None:
         """Print the event, if it has a line."""
+        if isinstance(event, Started):
+            self._steps, self._first = event.steps, None
         if (text := describe(event)) is not None:
-            print_line(self.stream, printable(text, self.stream))
+            left = self._left(event) if isinstance(event, Logged) else ""
+            print_line(self.stream, printable(text + left, self.stream))
+
+    def _left(self, event: Logged) -> str:
+        """Return the time left in words, from the second logged step of a session on."""
+        first, self._first = self._first, self._first or event
+        if first is None or event.step <= first.step or event.step >= self._steps:
+            return ""
+        seconds = (event.seconds - first.seconds) / (event.step - first.step) * (self._steps - event.step)
+        return f"  {duration(seconds)} left"
 
     def close(self) -> None:
         """Leave the stream open: it belongs to the caller."""

@@ -280,6 +280,21 @@ class TrainingSettings:
         at_least=0,
         at_most=MANY,
     )
+    eval_tokens: int | None = setting(
+        2**18,
+        "Validate on at most this many tokens, in windows that the seed chooses once; none: on all.",
+        "Output",
+        at_least=1,
+        at_most=2**62,
+        only_with=("kind", ("language",)),
+    )
+    patience: int | None = setting(
+        None,
+        "Stop when the validation loss has not fallen for this many validations in a row; none: take all --steps.",
+        "Training",
+        at_least=1,
+        at_most=MANY,
+    )
     checkpoint_every: int = setting(
         500,
         "Save a checkpoint every this many steps; 0: only the best and the last.",
@@ -327,6 +342,12 @@ class TrainingSettings:
             "min_learning_rate",
             f"must be at most learning_rate, here {self.learning_rate:g}",
             self.min_learning_rate,
+        )
+        require(
+            self.patience is None or self.eval_every > 0,
+            "patience",
+            "counts validations, so eval_every must be at least 1",
+            f"patience {self.patience} and eval_every 0",
         )
 
     def schedule(self) -> Schedule:

@@ -38,6 +38,12 @@ class Settings:
             f'for the task "{self.data.task}" must be {" or ".join(learners)}',
             architecture,
         )
+        require(
+            self.training.patience is None or self.data.validation_fraction > 0,
+            "patience",
+            "counts validations, so validation_fraction must be above 0",
+            f"patience {self.training.patience} and validation_fraction 0",
+        )
 
     @classmethod
     def resolve(

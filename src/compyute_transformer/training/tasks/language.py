@@ -1,6 +1,6 @@
 """Language: predict the next token of a text."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import exp, log
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...data.sources import summary
-from ...data.text.batches import TokenBatches, validation_windows
+from ...data.text.batches import IGNORE_INDEX, TokenBatches, chosen_windows, validation_windows
 from ...data.text.corpus import Corpus, load_corpus
 from ...data.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from ...errors import RunError, VocabularyError
@@ -62,7 +62,8 @@ class LanguageTask(SupervisedTask):
         """See `evaluate_language`."""
         if self.validation_tokens is None:
             return {}
-        return evaluate_language(self.model, self.tokenizer, self.validation_tokens, self.settings.batch_size)
+        rows, most = self.settings.batch_size, self.settings.eval_tokens
+        return evaluate_language(self.model, self.tokenizer, self.validation_tokens, rows, most, self.settings.seed)
 
     def sample(self, seed: int) -> str | None:
         """Return the sample prompt and what the model generates after it."""
@@ -74,9 +75,12 @@ class LanguageTask(SupervisedTask):
     def facts(self) -> Mapping[str, object]:
         """Return the corpus, and the numbers of tokens and of the vocabulary."""
         validation = 0 if self.validation_tokens is None else len(self.validation_tokens)
+        most = self.settings.eval_tokens
+        bound = {"validated on": f"{most:,} of them, chosen by the seed (--eval-tokens)"} if most else {}
         return self._facts | {
             "training_tokens": len(self.training_tokens),
             "validation_tokens": validation,
+            **(bound if most and validation > most + 1 else {}),
             "vocab_size": self.model.config.vocab_size,
         }
 
@@ -91,24 +95,46 @@ def _prompt(tokenizer: Tokenizer, prompt: str) -> str:
     return prompt
 
 
-def evaluate_language(model: Any, tokenizer: Tokenizer, tokens: np.ndarray, batch_size: int) -> dict[str, float]:
+def evaluate_language(
+    model: Any, tokenizer: Tokenizer, tokens: np.ndarray, batch_size: int, most: int | None = None, seed: int = 0
+) -> dict[str, float]:
     """Evaluate a model on a text, in `eval()`: every token but the first is predicted exactly once.
+
+    most: predict about this many tokens only, in windows that the seed chooses; see `chosen_windows`.
 
     Returns loss, the mean negative log-likelihood in nats per token; bits_per_character, which compares models with
     different tokenizers, and bits_per_byte of UTF-8; perplexity, the loss as a number of equally likely tokens; tokens
     and characters, the numbers that were predicted.
     """
-    loss, count = mean_loss(model, validation_windows(tokens, model.config.context_length, batch_size))
-    text = tokenizer.decode(tokens[1:])
-    characters, bits = len(text), loss * count / log(2)
+    length = model.config.context_length
+    windows = chosen_windows(tokens, length, batch_size, len(tokens) if most is None else most, seed)
+    predicted: list[np.ndarray] = []
+    loss, count = mean_loss(model, _noting_targets(windows, predicted))
+    characters = num_bytes = 0
+    for targets in _joined(predicted, count == len(tokens) - 1):
+        text = tokenizer.decode(targets)
+        characters, num_bytes = characters + len(text), num_bytes + len(text.encode("utf-8", "surrogatepass"))
+    bits = loss * count / log(2)
     return {
         "loss": loss,
         "bits_per_character": bits / characters,
-        "bits_per_byte": bits / len(text.encode("utf-8", "surrogatepass")),
+        "bits_per_byte": bits / num_bytes,
         "perplexity": exp(min(loss, 700.0)),  # beyond, a float would overflow
         "tokens": count,
         "characters": characters,
     }
+
+
+def _noting_targets(batches: Iterable[Any], predicted: list[np.ndarray]) -> Iterator[Any]:
+    """Pass batches on, and note the targets of every window."""
+    for x, y in batches:
+        predicted += [row[row != IGNORE_INDEX] for row in y]
+        yield x, y
+
+
+def _joined(targets: list[np.ndarray], is_whole: bool) -> list[np.ndarray]:
+    """Return the targets as they are decoded: in one piece where the windows are the whole text, lest one be cut."""
+    return [np.concatenate(targets)] if is_whole else targets
 
 
 class LanguageRecord:
@@ -141,6 +167,9 @@ class LanguageRecord:
         facts: dict[str, object] = {"corpus": data.name, "characters": len(data.text)}
         if data.left_out:
             facts["left out"] = f"{summary(data.left_out)}, not UTF-8 text"
+        asked = settings.data.vocab_size
+        if settings.data.tokenizer == "bpe" and encoder.vocab_size < asked:
+            facts["vocabulary"] = f"smaller than the {asked:,} tokens asked for: no other pair occurs twice"
         return LanguageTask(model, encoder, training, validation if fraction else None, settings.training, facts)
 
     def evaluate(self, model: Any, encoder: Tokenizer, data: Corpus, settings: Settings, whole: bool) -> TaskEvaluation:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...data.sources import fixed_part
+from ...errors import ConfigError
 from ..settings.presets import DEFAULT_PRESET, PRESETS
 from .task import TaskRecord
 
@@ -30,11 +32,20 @@ def preset_for(task: str | None, sources: Sequence[str]) -> str:
     """Return the preset to start from if none is named: that of the task, or one that fits the first source.
 
     A .tsv file holds pairs of texts; a folder may hold classes of images, see `holds_images`; all else is text.
+
+    Raises ConfigError for pairs together with other data.
     """
     if task is not None:
         return task if task in PRESETS else DEFAULT_PRESET
     if sources:
         first = Path(sources[0])
+        pairs = [source for source in sources if source.lower().endswith(".tsv")]
+        if pairs and len(pairs) < len(sources):
+            other = next(source for source in sources if source not in pairs)
+            raise ConfigError(
+                f"preset_for: DATA are texts or pairs of texts (.tsv), got both: {other} and {pairs[0]}. Give one "
+                "kind, or read all of them as texts: --task language."
+            )
         if first.suffix.lower() == ".tsv":
             return "translation"
         if first.is_dir():
@@ -49,5 +60,5 @@ def name_for(sources: Sequence[str], preset: str) -> str:
     """Return the default name of a run: its first file without the suffix, or its folder; else its preset."""
     if not sources:
         return preset
-    first = Path(sources[0]).resolve()
+    first = fixed_part(sources[0]).resolve()
     return (first.name if first.is_dir() else first.stem) or preset

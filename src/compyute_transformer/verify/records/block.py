@@ -1,5 +1,8 @@
 """Records of the blocks: the modules."""
 
+from itertools import chain
+from typing import Any
+
 import numpy as np
 
 from ...nn import (
@@ -11,6 +14,7 @@ from ...nn import (
     MultiHeadAttention,
     PostNormBlock,
     PreNormBlock,
+    share_generator,
 )
 from ...ops.attention import NO_MASK, Mask
 from ...random import Generator
@@ -22,22 +26,17 @@ from ..torch.transformer import torch_cross_block, torch_post_norm_block
 __all__ = ["MODULES"]
 
 
-def sublayers(weights: Generator, drops: Generator, dropout: float, attentions: int) -> list[Module]:
+def sublayers(weights: Generator, dropout: float, attentions: int) -> list[tuple[Any, Dropout, LayerNorm]]:
     """Return attentions, then a feed-forward, each with its dropout and its norm: the parts of a post-norm block."""
-    heads = [
-        MultiHeadAttention(C, 3, dropout=dropout, generator=weights, dropout_generator=drops) for _ in range(attentions)
-    ]
-    return [
-        part
-        for layer in (*heads, FeedForward(C, 17, generator=weights))
-        for part in (layer, Dropout(dropout, generator=drops), LayerNorm(C))
-    ]
+    heads = [MultiHeadAttention(C, 3, dropout=dropout, generator=weights) for _ in range(attentions)]
+    layers = (*heads, FeedForward(C, 17, generator=weights))
+    return [(layer, Dropout(dropout), LayerNorm(C)) for layer in layers]
 
 
 def pre_norm_block(case: str, mask: Mask, dropout: float) -> ModuleCase:
     def build(weights: Generator, drops: Generator) -> Module:
-        attention, drop, norm, feed_forward, last_drop, last_norm = sublayers(weights, drops, dropout, 1)
-        return PreNormBlock(norm, attention, drop, last_norm, feed_forward, last_drop)  # type: ignore[arg-type]
+        (attention, drop, norm), (feed_forward, last_drop, last_norm) = sublayers(weights, dropout, 1)
+        return share_generator(PreNormBlock(norm, attention, drop, last_norm, feed_forward, last_drop), drops)
 
     return ModuleCase(
         "PreNormBlock",
@@ -55,7 +54,7 @@ def post_norm_block(case: str, mask: Mask, dropout: float) -> ModuleCase:
     return ModuleCase(
         "PostNormBlock",
         case,
-        lambda weights, drops: PostNormBlock(*sublayers(weights, drops, dropout, 1)),  # type: ignore[arg-type]
+        lambda weights, drops: share_generator(PostNormBlock(*chain(*sublayers(weights, dropout, 1))), drops),
         torch,
         call=lambda module, x: module(x, mask),
     )
@@ -70,7 +69,7 @@ def cross_block(case: str, mask: Mask, memory_mask: Mask, dropout: float) -> Mod
     return ModuleCase(
         "CrossBlock",
         case,
-        lambda weights, drops: CrossBlock(*sublayers(weights, drops, dropout, 2)),  # type: ignore[arg-type]
+        lambda weights, drops: share_generator(CrossBlock(*sublayers(weights, dropout, 2)), drops),
         torch,
         {"x": (B, T, C), "memory": (B, S, C)},
         lambda module, x, memory: module(x, memory, mask, memory_mask),

@@ -1,12 +1,15 @@
 """Records of multi-head attention: its four algorithms, and the module that chooses among them."""
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...nn import Module, MultiHeadAttention, RMSNorm, RotaryPosition
+from ...arrays import Array
+from ...nn import Module, MultiHeadAttention, RMSNorm, RotaryPosition, share_generator
 from ...ops.attention import NO_MASK, Mask
-from ...ops.multi_head import IMPLEMENTATIONS
+from ...ops.multi_head import IMPLEMENTATIONS, MultiHeadOptions
 from ...random import DROPOUT, Generator, RandomKey
 from ..record import Arguments, B, C, Drop, ModuleCase, Op, Oracle, Rng, S, T, Tensor, Weights, case
 from ..torch.base import dense_mask, import_torch
@@ -129,12 +132,26 @@ ORACLES = (
     Oracle("torch.nn.MultiheadAttention", torch_own_multi_head, is_plain),
 )
 
+
+def with_options(forward: Callable[..., tuple[Array, Any]]) -> Callable[..., tuple[Array, Any]]:
+    """Return a multi-head forward that takes each of its options by its own name, as the cases state them."""
+
+    @wraps(forward)
+    def call(x: Array, memory: Any, *arguments: Any, **named: Any) -> tuple[Array, Any]:
+        weights, options = arguments[:4], arguments[4:]
+        by_name = [named.pop(name) for name in WEIGHTS[len(weights) :]]
+        return forward(x, memory, *weights, *by_name, MultiHeadOptions(*options, **named))
+
+    return call
+
+
+WEIGHTS = ("in_weight", "in_bias", "out_weight", "out_bias")
 OPS = tuple(
     Op(
         f"{name}_multi_head",
-        forward,
+        with_options(forward),
         backward,
-        ("x", "memory", "in_weight", "in_bias", "out_weight", "out_bias"),
+        ("x", "memory", *WEIGHTS),
         CASES,
         ORACLES,
         roundings,
@@ -152,7 +169,7 @@ def module(case: str, mask: Mask = NO_MASK, memory: bool = False, H: int = 3, K:
     return ModuleCase(
         "MultiHeadAttention",
         case,
-        lambda weights, drops: MultiHeadAttention(C, H, K, generator=weights, dropout_generator=drops, **options),
+        lambda weights, drops: share_generator(MultiHeadAttention(C, H, K, generator=weights, **options), drops),
         torch,
         {"x": (B, T, C)} | ({"memory": (B, S, C)} if memory else {}),
         lambda module, x, memory=None: module(x, memory, mask),
@@ -165,7 +182,8 @@ def rotary_module(case: str, mask: Mask, H: int, K: int, norms: bool, **options:
     def build(weights: Generator, drops: Generator) -> Module:
         parts: dict[str, Any] = {"rotary": RotaryPosition(6, theta=100.0)}
         parts |= {name: RMSNorm(6, 0.1) for name in ("q_norm", "k_norm")} if norms else {}
-        return MultiHeadAttention(C, H, K, head_dim=6, generator=weights, dropout_generator=drops, **parts, **options)
+        attention = MultiHeadAttention(C, H, K, head_dim=6, generator=weights, **parts, **options)
+        return share_generator(attention, drops)
 
     def torch(w: Weights, x: list[Tensor], drop: Drop) -> Tensor:
         cos, sin = (import_torch().cat((table, table), 1) for table in torch_tables(0, 6, 100.0, x[0].dtype))

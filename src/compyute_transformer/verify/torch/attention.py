@@ -36,7 +36,8 @@ def compare_attention(
     """
     torch = import_torch()
     options = {"embed_dim": 12, "num_heads": 3} | options
-    ours = MultiHeadAttention(implementation=implementation, dropout_generator=Generator(seed, DROPOUT), **options)
+    ours = MultiHeadAttention(implementation=implementation, **options)
+    ours.generator = Generator(seed, DROPOUT)
     ours.to(dtype=dtype)
     randomize(ours, seed)
     weights, drop = torch_weights(ours), TorchDropout(ours.generator, ours.dropout)

@@ -82,9 +82,9 @@ def part(weights: Weights, name: str) -> dict[str, Tensor]:
     return {path.removeprefix(name + "."): w for path, w in weights.items() if path.startswith(name + ".")}
 
 
-def torch_norm(weights: Weights, x: Tensor) -> Tensor:
+def torch_norm(weights: Weights, x: Tensor, eps: float = 1e-5) -> Tensor:
     """Compute layer norm."""
-    return functional().layer_norm(x, x.shape[-1:], weights["weight"], weights.get("bias"))
+    return functional().layer_norm(x, x.shape[-1:], weights["weight"], weights.get("bias"), eps)
 
 
 def torch_feed_forward(weights: Weights, x: Tensor, activation: Activation) -> Tensor:
@@ -101,9 +101,10 @@ def torch_block(
     added: Tensor,
     drop: Callable[[Tensor], Tensor],
     activation: Activation,
+    eps: float = 1e-5,
 ) -> Tensor:
     """Compute a pre-norm block."""
-    normed = torch_norm(part(weights, "attention_norm"), x)
+    normed = torch_norm(part(weights, "attention_norm"), x, eps)
     x = x + drop(torch_multi_head(part(weights, "attention"), normed, normed, heads, added, drop)[0])
-    normed = torch_norm(part(weights, "feed_forward_norm"), x)
+    normed = torch_norm(part(weights, "feed_forward_norm"), x, eps)
     return x + drop(torch_feed_forward(part(weights, "feed_forward"), normed, activation))

@@ -22,6 +22,6 @@ def logits(weights: Weights, config: ViTConfig, images: Tensor, drop: Callable[[
     heads, N = (config.num_heads, config.num_heads), x.shape[1]
     for index in range(config.num_layers):
         added = dense_mask(NO_MASK, N, N, x.dtype)
-        x = torch_block(part(weights, f"blocks.{index}"), x, heads, added, drop, config.activation)
+        x = torch_block(part(weights, f"blocks.{index}"), x, heads, added, drop, config.activation, config.norm_eps)
     head = part(weights, "head")
-    return torch_linear(torch_norm(part(weights, "norm"), x)[:, 0], head["weight"], head.get("bias"))
+    return torch_linear(torch_norm(part(weights, "norm"), x, config.norm_eps)[:, 0], head["weight"], head.get("bias"))

@@ -1,0 +1,319 @@
+"""Configurations: config.json of Hugging Face Transformers and the configurations of `models`, both ways.
+
+What an architecture of theirs can say and ours cannot is refused by name, never left out in silence. Both spellings of
+rotary positions are read: `rope_theta` and `rope_scaling`, and `rope_parameters` of version 5.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..errors import ConfigError
+from ..models.gpt import GPTConfig
+from ..models.llama import LlamaConfig
+from ..models.vit import ViTConfig
+
+__all__ = ["from_hugging_face", "to_hugging_face"]
+
+Values = Mapping[str, Any]
+Fields = dict[str, Any]
+
+ACTIVATIONS = {
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu": "gelu",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+LLAMAS = ("llama", "mistral", "qwen2", "qwen3")
+
+
+def from_hugging_face(values: Values, **options: Any) -> Any:
+    """Return our configuration of the values of a config.json. options: fields of ours that are set to other values.
+
+    Raises:
+        ConfigError: an architecture, or an option of one, that our models do not have.
+    """
+    name = values.get("model_type")
+    readers: dict[str, Callable[[Values], Any]] = {"gpt2": _read_gpt, "vit": _read_vit}
+    readers |= dict.fromkeys(LLAMAS, _read_llama)
+    if name not in readers:
+        raise ConfigError(
+            f"from_pretrained: config.json has a model_type of {', '.join(readers)}, got {name!r}. "
+            "Other architectures cannot be read."
+        )
+    kind, fields = readers[name](values)
+    try:
+        return kind(**{**fields, **options})
+    except TypeError as error:
+        raise ConfigError(
+            f"from_pretrained: an option is a field of {kind.__name__}, got {', '.join(options)}."
+        ) from error
+
+
+def _need(values: Values, *names: str) -> list[Any]:
+    """Return values that have no default. Raises ConfigError with all names that are missing."""
+    if missing := [name for name in names if values.get(name) is None]:
+        raise ConfigError(f"from_pretrained: config.json must have {', '.join(missing)}. Fetch or copy it again.")
+    return [values[name] for name in names]
+
+
+def _only(values: Values, **allowed: Any) -> None:
+    """Raise ConfigError for an option that our model does not have, unless it has this value, or none."""
+    wrong = [name for name, value in allowed.items() if values.get(name) not in (None, value)]
+    if wrong:
+        came = ", ".join(f"{name} {values[name]!r}" for name in wrong)
+        raise ConfigError(
+            f"from_pretrained: this model has options that our {values.get('model_type')} has not: {came}."
+        )
+
+
+def _activation(values: Values, key: str, default: str, allowed: tuple[str, ...]) -> str:
+    name = values.get(key) or default
+    ours = ACTIVATIONS.get(name, "")
+    if ours not in allowed:
+        known = ", ".join(theirs for theirs, word in ACTIVATIONS.items() if word in allowed)
+        raise ConfigError(f"from_pretrained: {key} is one of {known}, got {name!r}.")
+    return ours
+
+
+def _read_gpt(values: Values) -> tuple[type, Fields]:
+    _only(values, scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
+    V, L, C, N, H = _need(values, "vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
+    return GPTConfig, {
+        "vocab_size": V,
+        "context_length": L,
+        "embed_dim": C,
+        "num_heads": H,
+        "num_layers": N,
+        "mlp_dim": values.get("n_inner"),
+        "activation": _activation(values, "activation_function", "gelu_new", ("gelu_tanh", "gelu", "relu")),
+        "norm_eps": values.get("layer_norm_epsilon", 1e-5),
+        "tie_word_embeddings": values.get("tie_word_embeddings", True),
+    }
+
+
+def _read_vit(values: Values) -> tuple[type, Fields]:
+    _only(values, qkv_bias=True)
+    C, N, H = _need(values, "hidden_size", "num_hidden_layers", "num_attention_heads")
+    size = values.get("image_size", 224)
+    height, width = size if isinstance(size, list) and len(size) == 2 else (size, size)
+    labels = values.get("id2label")
+    return ViTConfig, {
+        "image_height": height,
+        "image_width": width,
+        "channels": values.get("num_channels", 3),
+        "num_classes": len(labels) if isinstance(labels, dict) else values.get("num_labels", 2),
+        "patch_size": values.get("patch_size", 16),
+        "embed_dim": C,
+        "num_heads": H,
+        "num_layers": N,
+        "mlp_dim": values.get("intermediate_size"),
+        "activation": _activation(values, "hidden_act", "gelu", ("gelu_tanh", "gelu", "relu")),
+        "norm_eps": values.get("layer_norm_eps", 1e-12),
+    }
+
+
+def _read_llama(values: Values) -> tuple[type, Fields]:
+    name = values["model_type"]
+    _only(values, partial_rotary_factor=1.0, pretraining_tp=1)
+    V, C, F, N, H = _need(
+        values, "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"
+    )
+    (length,) = _need(values, "max_position_embeddings")
+    bias = bool(values.get("attention_bias", False))
+    return LlamaConfig, {
+        "vocab_size": V,
+        "context_length": length,
+        "embed_dim": C,
+        "num_heads": H,
+        "num_layers": N,
+        "num_kv_heads": values.get("num_key_value_heads") or H,
+        "head_dim": values.get("head_dim") or (128 if name == "qwen3" else None),
+        "mlp_dim": F,
+        "gate_activation": _activation(values, "hidden_act", "silu", ("silu", "gelu", "gelu_tanh")),
+        "attn_bias": True if name == "qwen2" else bias,
+        "attn_out_bias": False if name == "qwen2" else bias,
+        "mlp_bias": bool(values.get("mlp_bias", False)),
+        "qk_norm": name == "qwen3",
+        "norm_eps": values.get("rms_norm_eps", 1e-6),
+        "window": _window(values, N),
+        "tie_word_embeddings": bool(values.get("tie_word_embeddings", False)),
+        **_rotary(values, length),
+    }
+
+
+def _window(values: Values, num_layers: int) -> int | None:
+    """Return the sliding window, which all layers share; None where all see everything."""
+    window, kinds = values.get("sliding_window"), values.get("layer_types")
+    if values["model_type"] == "llama" or not window or values.get("use_sliding_window") is False:
+        return None
+    if values["model_type"] != "mistral":
+        if values.get("use_sliding_window") is None:
+            return None
+        if not isinstance(kinds, list):
+            first = values.get("max_window_layers", 28)
+            kinds = ["sliding_attention" if i >= first else "full_attention" for i in range(num_layers)]
+    if not isinstance(kinds, list) or set(kinds) == {"sliding_attention"}:
+        return int(window)
+    if set(kinds) == {"full_attention"}:
+        return None
+    raise ConfigError("from_pretrained: layers with a sliding window between layers without one cannot be read.")
+
+
+def _rotary(values: Values, length: int) -> Fields:
+    """Return the fields of rotary positions."""
+    given = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    if not isinstance(given, dict):
+        raise ConfigError(f"from_pretrained: rope_scaling is a JSON object, got {given!r}.")
+    name = given.get("rope_type", given.get("type", "default"))
+    fields: Fields = {"rope_theta": float(given.get("rope_theta") or values.get("rope_theta") or 10000.0)}
+    if name == "default":
+        return fields
+    if name not in ("linear", "dynamic", "llama3", "yarn"):
+        raise ConfigError(f"from_pretrained: rope_type is default, linear, dynamic, llama3 or yarn, got {name!r}.")
+    if given.get("mscale") or given.get("mscale_all_dim"):
+        raise ConfigError("from_pretrained: mscale and mscale_all_dim of rotary positions cannot be read.")
+    keys = {
+        "low_freq_factor": "rope_low_frequency_factor",
+        "high_freq_factor": "rope_high_frequency_factor",
+        "beta_fast": "rope_beta_fast",
+        "beta_slow": "rope_beta_slow",
+        "truncate": "rope_truncate",
+        "attention_factor": "rope_attention_factor",
+    }
+    fields |= {"rope_scaling": name, "rope_factor": float(given.get("factor", 1.0))}
+    original = None if name == "dynamic" else given.get("original_max_position_embeddings")
+    fields["rope_original_length"] = original or length  # Transformers takes dynamic scaling's from the configuration
+    return fields | {ours: given[theirs] for theirs, ours in keys.items() if given.get(theirs) is not None}
+
+
+# --- ours to theirs --------------------------------------------------------------------------------------------------
+
+
+def to_hugging_face(config: Any) -> Fields:
+    """Return the values of config.json for a configuration of ours.
+
+    Raises:
+        ConfigError: no architecture of Transformers has these options together.
+    """
+    if isinstance(config, GPTConfig):
+        return _write_gpt(config)
+    if isinstance(config, ViTConfig):
+        return _write_vit(config)
+    if isinstance(config, LlamaConfig):
+        return _write_llama(config)
+    raise ConfigError(
+        f"save_pretrained: GPT, Llama and ViT are architectures of Transformers too, got {type(config).__name__}. "
+        "Save the model with model.save(path)."
+    )
+
+
+def _refuse(config: Any, theirs: str, faults: Mapping[str, bool]) -> None:
+    if wrong := [name for name, present in faults.items() if present]:
+        came = ", ".join(f"{name} {getattr(config, name)!r}" for name in wrong)
+        raise ConfigError(f"save_pretrained: {theirs} of Transformers cannot express {came}.")
+
+
+def _theirs(activation: str) -> str:
+    return {"gelu_tanh": "gelu_pytorch_tanh"}.get(activation, activation)
+
+
+def _write_gpt(config: GPTConfig) -> Fields:
+    grouped = (config.num_kv_heads or config.num_heads) != config.num_heads
+    faults = {"bias": not config.bias, "window": config.window is not None, "num_kv_heads": grouped}
+    _refuse(config, "GPT-2", faults)
+    return {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "vocab_size": config.vocab_size,
+        "n_positions": config.context_length,
+        "n_embd": config.embed_dim,
+        "n_layer": config.num_layers,
+        "n_head": config.num_heads,
+        "n_inner": config.mlp_dim,
+        "activation_function": "gelu_new" if config.activation == "gelu_tanh" else config.activation,
+        "layer_norm_epsilon": config.norm_eps,
+        "tie_word_embeddings": config.tie_word_embeddings,
+    }
+
+
+def _write_vit(config: ViTConfig) -> Fields:
+    _refuse(config, "ViT", {"bias": not config.bias})
+    square = config.image_height == config.image_width
+    names = {str(i): f"LABEL_{i}" for i in range(config.num_classes)}
+    return {
+        "model_type": "vit",
+        "architectures": ["ViTForImageClassification"],
+        "image_size": config.image_height if square else [config.image_height, config.image_width],
+        "num_channels": config.channels,
+        "patch_size": config.patch_size,
+        "hidden_size": config.embed_dim,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": config.mlp_dim or 4 * config.embed_dim,
+        "hidden_act": _theirs(config.activation),
+        "layer_norm_eps": config.norm_eps,
+        "qkv_bias": True,
+        "id2label": names,
+        "label2id": {label: int(i) for i, label in names.items()},
+    }
+
+
+def _write_llama(config: LlamaConfig) -> Fields:
+    name = "qwen3" if config.qk_norm else "qwen2" if config.attn_bias and not config.attn_out_bias else "llama"
+    if name == "llama" and config.window is not None:
+        name = "mistral"
+    faults = {
+        "attn_out_bias": config.attn_out_bias and (name == "mistral" or not config.attn_bias),
+        "attn_bias": config.attn_bias and name == "qwen3" and not config.attn_out_bias,
+        "mlp_bias": config.mlp_bias and name != "llama",
+    }
+    _refuse(config, name, faults)
+    values: Fields = {
+        "model_type": name,
+        "architectures": [f"{ {'llama': 'Llama', 'mistral': 'Mistral'}.get(name, name.capitalize()) }ForCausalLM"],
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": _length(config),
+        "hidden_size": config.embed_dim,
+        "intermediate_size": config.mlp_width,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads or config.num_heads,
+        "head_dim": config.head_width,
+        "hidden_act": _theirs(config.gate_activation),
+        "rms_norm_eps": config.norm_eps,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": _rope_scaling(config),
+    }
+    if name in ("llama", "qwen3"):
+        values["attention_bias"] = config.attn_bias
+    if name == "llama":
+        values["mlp_bias"] = config.mlp_bias
+    if name == "mistral":
+        values["sliding_window"] = config.window
+    if name in ("qwen2", "qwen3") and config.window is not None:
+        values |= {"use_sliding_window": True, "sliding_window": config.window, "max_window_layers": 0}
+    return values
+
+
+def _length(config: LlamaConfig) -> int:
+    """Return their context length: with dynamic scaling the original one, past which texts may be longer."""
+    scaling = config.rotary_scaling
+    return scaling.original_length if scaling is not None and scaling.kind == "dynamic" else config.context_length
+
+
+def _rope_scaling(config: LlamaConfig) -> Fields | None:
+    scaling = config.rotary_scaling
+    if scaling is None:
+        return None
+    values: Fields = {"rope_type": scaling.kind, "factor": scaling.factor}
+    if scaling.kind == "llama3":
+        values |= {"low_freq_factor": scaling.low_frequency_factor, "high_freq_factor": scaling.high_frequency_factor}
+    if scaling.kind == "yarn":
+        values |= {"beta_fast": scaling.beta_fast, "beta_slow": scaling.beta_slow, "truncate": scaling.truncate}
+        values |= {} if scaling.attention_factor is None else {"attention_factor": scaling.attention_factor}
+    if scaling.kind in ("llama3", "yarn"):
+        values["original_max_position_embeddings"] = scaling.original_length
+    return values

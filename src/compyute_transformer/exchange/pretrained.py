@@ -1,0 +1,202 @@
+"""Whole directories: a model from config.json and its tensors, and back.
+
+    model = Llama.from_pretrained("SmolLM2-135M")          # or AutoModel.from_pretrained, which reads what it is
+    tokenizer = load_tokenizer("SmolLM2-135M/tokenizer.json")
+    model.save_pretrained("copy", tokenizer=tokenizer)     # a directory that Transformers opens
+
+All names and shapes are compared before anything is loaded, so that one message has every fault.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import _io
+from ..arrays import Array, to_numpy
+from ..data.text.tokenizer import Tokenizer
+from ..errors import ConfigError, DataError, StateError
+from ..models.output import Model
+from ..models.registry import record_of
+from ..nn import init
+from .configurations import from_hugging_face, to_hugging_face
+from .gguf import HuggingFaceView, hugging_face_values, read_gguf
+from .names import Family, Piece, family_of
+from .tensors import as_floats, read_tensors, write_tensors
+
+__all__ = ["AutoModel", "load_pretrained", "save_pretrained"]
+
+CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+MOST_FAULTS = 40  # that a message lists
+
+
+class AutoModel:
+    """The model that a directory holds: `AutoModel.from_pretrained(DIR)` returns a GPT, a Llama or a ViT."""
+
+    @staticmethod
+    def from_pretrained(folder: str | Path, *, dtype: Any = None, **options: Any) -> Any:
+        """Return the model of a Hugging Face directory, in `eval()`; see `load_pretrained`."""
+        return load_pretrained(folder, dtype=dtype, **options)
+
+
+def load_pretrained(folder: str | Path, kind: type[Model] = Model, *, dtype: Any = None, **options: Any) -> Any:
+    """Return the model of a Hugging Face directory or of a GGUF file, in `eval()`.
+
+    folder: holds config.json and model.safetensors, or shards and their index; or is a file that ends in .gguf.
+    kind: the class it must be. dtype: of the parameters; None means float64 where the file has float64, and float32
+    else. options: fields of the configuration that are set to other values, such as attn_implementation or
+    context_length; dropout is 0 unless given.
+
+    Raises:
+        DataError: a file is missing or breaks its format. ConfigError: an architecture or an option that our models do
+        not have. StateError: with every tensor that is missing, unexpected or of another shape.
+    """
+    folder = Path(folder)
+    values, read = _opened(folder)
+    config = from_hugging_face(values, **options)
+    own = record_of(config).model
+    if not issubclass(own, kind):
+        raise ConfigError(
+            f"{kind.__name__}.from_pretrained: {folder} holds a {own.__name__}. "
+            f"Call {own.__name__}.from_pretrained, or AutoModel.from_pretrained."
+        )
+    family = family_of(config)
+    assert family is not None
+    tensors = read()
+    named = _named(tensors, family)
+    pieces = family.pieces(config)
+    _check(named, pieces, tensors, family, getattr(config, "tie_word_embeddings", False))
+    with init.skipped():
+        model: Any = own(config)
+    wanted = dtype or (np.float64 if any(tensors.dtype(name) == "F64" for name in tensors) else np.float32)
+    model.to(dtype=wanted)
+    _fill(model, pieces, {name: tensors[own] for name, own in named.items()})
+    model.hugging_face = values  # what config.json says beside our fields, for `save_pretrained`
+    return model.eval()
+
+
+def _opened(folder: Path) -> tuple[dict[str, Any], Callable[[], Any]]:
+    """Return the values of config.json, and a function that returns the tensors."""
+    if folder.suffix != ".gguf":
+        return _read_config(folder), lambda: read_tensors(folder)
+    file = read_gguf(folder)
+    values = hugging_face_values(file)
+    return values, lambda: HuggingFaceView(file, values)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        values = _io.read_json(folder / CONFIG)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"from_pretrained: a directory of Hugging Face Transformers holds {CONFIG}; that of {folder} cannot be "
+            f"read: {str(error)[:300]}. Give the path of a downloaded model."
+        ) from error
+    if not isinstance(values, dict):
+        raise DataError(f"from_pretrained: {folder / CONFIG} must hold a JSON object.")
+    return values
+
+
+def _named(tensors: Any, family: Family) -> dict[str, str]:
+    """Return the names of a file by their complete spelling. Raises DataError for two of one meaning."""
+    named: dict[str, str] = {}
+    for own in tensors:
+        name = family.canonical(own)
+        if name is None:
+            continue
+        if name in named:
+            raise DataError(f"from_pretrained: the file has {own} and {named[name]}, which are the same tensor.")
+        named[name] = own
+    return named
+
+
+def _check(named: Mapping[str, str], pieces: list[Piece], tensors: Any, family: Family, tied: bool) -> None:
+    """Raise StateError with every tensor that is missing, unexpected, of another shape, or no float."""
+    wanted = {name: shape for piece in pieces for name, shape in piece.theirs.items()}
+    faults = [f"missing: {name} {shape}" for name, shape in wanted.items() if name not in named]
+    for name, own in named.items():
+        shape = tensors.shape(own)
+        if name not in wanted:
+            if tied and name == family.head:
+                faults += _differs_from_embedding(tensors, own, named[next(iter(wanted))])
+            else:
+                faults.append(f"unexpected: {own} {shape}")
+        elif shape != wanted[name]:
+            faults.append(f"other shape: {own} is {shape}, and config.json asks for {wanted[name]}")
+        elif not tensors.dtype(own).endswith(("F16", "F32", "F64")):
+            faults.append(f"no floats: {own} holds {tensors.dtype(own)}")
+    if faults:
+        more = f"\n  and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
+        raise StateError(
+            "from_pretrained: the tensors must be those that config.json describes.\n  "
+            + "\n  ".join(faults[:MOST_FAULTS])
+            + more
+            + "\nFetch or copy the directory again, or correct config.json."
+        )
+
+
+def _differs_from_embedding(tensors: Any, head: str, embedding: str) -> list[str]:
+    """Return a fault for a head beside a tied embedding that is another matrix."""
+    if np.array_equal(tensors[head], tensors[embedding]):
+        return []
+    return [f"not tied: {head} differs from {embedding}, and config.json has tie_word_embeddings true"]
+
+
+def _fill(model: Any, pieces: list[Piece], tensors: Mapping[str, Array]) -> None:
+    """Copy the tensors into the parameters, one after the other."""
+    parameters = dict(model.named_parameters())
+    for piece in pieces:
+        target = parameters[piece.ours].data
+        target[...] = as_floats(piece.read(tensors), target.dtype)
+
+
+def save_pretrained(
+    model: Any,
+    folder: str | Path,
+    *,
+    dtype: str | None = None,
+    tokenizer: Tokenizer | None = None,
+    shard_bytes: int = 50_000_000_000,
+) -> None:
+    """Write a directory that Hugging Face Transformers opens: config.json, tensors, and tokenizer.json if one is given.
+
+    dtype: "float64", "float32", "float16" or "bfloat16"; None means that of the parameters. Tied weights are written
+    once. What config.json said beside our fields when the model was read is written again.
+
+    Raises:
+        ConfigError: no architecture of Transformers is this model. DataError: an unknown dtype, or the directory cannot
+        be written.
+    """
+    values = to_hugging_face(model.config)
+    known = getattr(model, "hugging_face", {})
+    if known.get("model_type") == values["model_type"]:
+        values = _merged(known, values, model.config)
+    family = family_of(model.config)
+    assert family is not None
+    parameters = {name: to_numpy(parameter.data) for name, parameter in model.named_parameters()}
+    dtype = dtype or str(parameters[next(iter(parameters))].dtype)
+    values = {**values, "torch_dtype": dtype} if "dtype" not in values else {**values, "dtype": dtype}
+    tensors: dict[str, Array] = {}
+    for piece in family.pieces(model.config):
+        tensors |= piece.write(parameters[piece.ours])
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_tensors(folder, tensors, dtype, shard_bytes)
+        _io.replace_text(folder / CONFIG, json.dumps(values, indent=2, sort_keys=True) + "\n")
+        if tokenizer is not None:
+            tokenizer.save(folder / TOKENIZER)
+    except OSError as error:
+        raise DataError(
+            f"save_pretrained: {folder} must be a folder that can be written; it cannot: {error}."
+        ) from error
+
+
+def _merged(known: Mapping[str, Any], values: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """Return the values that were read, unless they describe another configuration than the model has now."""
+    same = from_hugging_face(known)
+    for name in ("dropout", "attn_implementation"):  # which are no part of the architecture
+        object.__setattr__(same, name, getattr(config, name))
+    return dict(known) if same == config else {**known, **values}

@@ -1,0 +1,23 @@
+"""`compyute bench parallel`: processes that share a batch, and the prediction for networks."""
+
+import pytest
+
+from compyute_transformer.bench.parallel import NETWORKS, bench_parallel, predicted
+
+
+def test_the_prediction_is_the_formula() -> None:
+    assert predicted(1.0, 1e6, 1, 1e-3, 1e9) == 1.0
+    assert predicted(1.0, 1e6, 4, 1e-3, 1e9) == pytest.approx(0.25 + 4e-3 + 1.5e-3)
+    # more processes than the work is worth: latency grows, nothing else falls
+    assert predicted(1e-4, 1e6, 1024, 1e-3, 1e9) > predicted(1e-4, 1e6, 2, 1e-3, 1e9)
+
+
+def test_one_and_two_processes_are_timed_and_compared() -> None:
+    report = bench_parallel("nano", (1, 2), steps=2, rounds=1)
+    by_name = {(result.what, result.mode): result for result in report.results}
+    assert by_name["step", "1 process"].value > 0
+    assert by_name["bytes sent by each", "1 process"].value == 0
+    assert by_name["bytes sent by each", "2 processes"].value > 0
+    assert by_name["speed beside one", "1 process"].value == pytest.approx(1.0)
+    for network in (*NETWORKS, "this machine"):
+        assert by_name[f"predicted: {network}", "1024 processes"].value > 0
