@@ -25,8 +25,9 @@ from compyute_transformer import ops
 from compyute_transformer.ops.attention import Mask, RandomKey
 
 SIDES = "forward", "backward"
-SLOPES = {"differences": (1e-7,), "complex step": (1e-10,), "adjoint": (1e-10,)}  # float64
-LIMITS = SLOPES | {"torch": (1e-10, 1e-5)} | dict.fromkeys(("kernel", "device", "linearity"), (1e-12, 1e-5))  # float32
+SLOPES = {"differences": (1.5e-8,), "complex step": (5e-13,), "adjoint": (5e-13,)}  # float64
+LIMITS = SLOPES | {"torch": (5e-13, 1e-5), "linearity": (2.5e-13, 1e-5)}  # and float32
+LIMITS |= dict.fromkeys(("kernel", "device"), (1e-12, 1e-5))
 
 
 def draw(seed, purpose, name, shape):

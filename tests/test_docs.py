@@ -32,6 +32,7 @@ LOADS = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source
 def blocks(page: Path, language: str) -> list[tuple[int, str]]:
     """The code blocks of a language, each with the line on which it stands."""
     text = page.read_text(encoding="utf-8")
+    text = re.sub(r"^````.*?^````$", lambda page: "\n" * page[0].count("\n"), text, flags=re.MULTILINE | re.DOTALL)
     found = re.finditer(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     return [(text[: match.start(1)].count("\n"), match[1]) for match in found]
 

@@ -18,15 +18,17 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("explain", "verify", "bench", "grading"),
-    ("training", "generation", "exchange", "parallel"),
+    ("training", "generation", "exchange"),
+    ("parallel",),
     ("models", "data", "plotting"),
     ("nn",),
     ("cpu", "gpu"),
     ("ops", "optim"),
     ("environment",),
-    ("dispatch", "_io"),
+    ("dispatch", "_io", "backend"),
     ("arrays", "random", "threads"),
-    ("_version", "errors"),
+    ("_arguments",),
+    ("_version", "errors", "_earlier_names"),
 )
 ALONE = ("cpu", "gpu")  # nobody imports them: `dispatch` loads them by name
 RANK = {name: len(LAYERS) - depth for depth, names in enumerate(LAYERS) for name in names}

@@ -117,7 +117,10 @@ def seed(value: int) -> None:
 
 
 def philox(key: int, words: tuple[Any, Any, Any, Any]) -> tuple[Any, Any, Any, Any]:
-    """Philox 4x32-10 of four counter words (uint64 arrays that hold 32-bit values and broadcast) under a 64-bit key."""
+    """Return Philox 4x32-10 of four counter words under a 64-bit key.
+
+    words: uint64 arrays that hold 32-bit values and broadcast.
+    """
     c0, c1, c2, c3 = words
     k0, k1 = key & LOW_WORD, key >> 32
     m0, m1, low = np.uint64(MULTIPLIERS[0]), np.uint64(MULTIPLIERS[1]), np.uint64(LOW_WORD)
@@ -135,7 +138,10 @@ def philox(key: int, words: tuple[Any, Any, Any, Any]) -> tuple[Any, Any, Any, A
 
 
 def random_bits(key: RandomKey, rows: int, columns: int, heads: int = 1, xp: Any = np, first: int = 0) -> Any:
-    """32 random bits for each element of (heads, rows, columns), as uint32. first: the number of the first row."""
+    """Return 32 random bits for each element of (heads, rows, columns), as uint32.
+
+    first: the number of the first row.
+    """
     quads = -(-columns // 4)
     _, _, offset, head = key.words
     words = philox(
@@ -163,12 +169,12 @@ def _bits_of_shape(key: RandomKey, shape: tuple[int, ...], xp: Any) -> Any:
 
 
 def uniform(key: RandomKey, shape: tuple[int, ...], dtype: Any = np.float32, xp: Any = np) -> Any:
-    """Numbers uniform on [0, 1): 24 random bits each, exact in float32."""
+    """Return numbers uniform on [0, 1): 24 random bits each, exact in float32."""
     return (_bits_of_shape(key, shape, xp) >> np.uint32(8)).astype(dtype) * np.dtype(dtype).type(2.0**-24)
 
 
 def normal(key: RandomKey, shape: tuple[int, ...], dtype: Any = np.float32, xp: Any = np) -> Any:
-    """Standard normal numbers (Box and Muller 1958), computed in float64, rounded to dtype.
+    """Return standard normal numbers (Box and Muller 1958), computed in float64, rounded to dtype.
 
     z = √(−2 ln u₁) · cos(2π u₂), with u₁ in (0, 1] from the even columns of an array twice as wide, u₂ from the odd.
     """
@@ -184,7 +190,10 @@ def normal(key: RandomKey, shape: tuple[int, ...], dtype: Any = np.float32, xp: 
 
 
 def integers(key: RandomKey, shape: tuple[int, ...], high: int, xp: Any = np) -> Any:
-    """Integers uniform on [0, high), as int64: ⌊bits · high / 2³²⌋ (Lemire 2019, without rejection), high up to 2³²."""
+    """Return integers uniform on [0, high), as int64: ⌊bits · high / 2³²⌋ (Lemire 2019, without rejection).
+
+    Raises RangeError unless high lies in [1, 2³²].
+    """
     if not 0 < high <= 2**32:
         raise RangeError(f"integers: high lies in [1, 2³²], got {high}. Give a positive bound.")
     scaled = _bits_of_shape(key, shape, xp).astype(xp.uint64) * np.uint64(high)
@@ -192,7 +201,7 @@ def integers(key: RandomKey, shape: tuple[int, ...], high: int, xp: Any = np) ->
 
 
 def keep_mask(key: RandomKey, probability: float, shape: tuple[int, ...], xp: Any = np) -> Any:
-    """True where dropout keeps an element: its 32 bits are at least probability · 2³².
+    """Return True where dropout keeps an element: where its 32 bits are at least probability · 2³².
 
     A shape of four axes (B, H, T, S) is drawn head by head, as the module's docstring says; any other by rows.
     """
@@ -204,5 +213,5 @@ def keep_mask(key: RandomKey, probability: float, shape: tuple[int, ...], xp: An
 
 
 def dropout_threshold(probability: float) -> int:
-    """The number of 32-bit values that mean "drop", for a probability in [0, 1)."""
+    """Return the number of 32-bit values that mean "drop", for a probability in [0, 1)."""
     return min(round(probability * 2**32), 2**32 - 1)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from compyute_transformer import nn
+from compyute_transformer import Mask, nn
 from compyute_transformer.optim import AdamW, LambdaLR, clip_grad_norm_
 
 
@@ -13,6 +13,8 @@ class Model(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(13, 16)
+        self.attention_norm = nn.LayerNorm(16)
+        self.attention = nn.MultiHeadAttention(16, 2)
         self.norm = nn.LayerNorm(16)
         self.feed_forward = nn.FeedForward(16, 32, activation="relu")
         self.feed_forward.down.bias = None
@@ -20,12 +22,15 @@ class Model(nn.Module):
 
     def forward(self, ids: Any) -> Any:
         x = self.embedding(ids)
+        x = x + self.attention(self.attention_norm(x), mask=Mask(causal=True))
         x = x + self.feed_forward(self.norm(x))
         return self.head(x)
 
     def backward(self, dlogits: Any) -> None:
         dx = self.head.backward(dlogits)
         dx = dx + self.norm.backward(self.feed_forward.backward(dx))
+        da, _ = self.attention.backward(dx)
+        dx = dx + self.attention_norm.backward(da)
         self.embedding.backward(dx)
 
 

@@ -15,6 +15,8 @@ class Model(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(13, 16)
+        self.attention_norm = nn.LayerNorm(16)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
         self.norm = nn.LayerNorm(16)
         self.up = nn.Linear(16, 32)
         self.activation = nn.ReLU()
@@ -23,6 +25,9 @@ class Model(nn.Module):
 
     def forward(self, ids: Any) -> Any:
         x = self.embedding(ids)
+        hidden = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).triu(1)
+        a = self.attention_norm(x)
+        x = x + self.attention(a, a, a, attn_mask=hidden, need_weights=False)[0]
         x = x + self.down(self.activation(self.up(self.norm(x))))
         return self.head(x)
 

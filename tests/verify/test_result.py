@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from compyute_transformer.errors import MissingExtraError
-from compyute_transformer.verify.result import Label, Result, attempt, from_errors, outcome_errors, relative_error
+from compyute_transformer.verify.result import (
+    Label,
+    Result,
+    attempt,
+    element_error,
+    from_errors,
+    outcome_errors,
+    relative_error,
+)
 
 X = np.array([[1.0, -4.0], [0.0, 2.0]])
 
@@ -46,6 +54,19 @@ def test_gradients_are_compared_by_name_and_a_missing_one_is_an_error() -> None:
         outcome_errors({"x": X}, {"y": X})
 
 
+def test_small_elements_are_compared_by_their_own_size() -> None:
+    ours, theirs = np.array([1.0, 1e-9, 0.0]), np.array([1.0, 1.1e-9, 0.0])
+    assert relative_error(ours, theirs) < 1e-9
+    assert element_error(ours, theirs) == pytest.approx(0.1 / 1.1)
+    assert element_error(theirs, theirs) == 0.0
+    assert element_error(ours[:2], np.array([1.0, 0.0])) == np.inf
+    assert np.isnan(element_error(np.array([np.nan]), np.ones(1)))
+    assert element_error(ours, theirs[:2]) == np.inf
+    assert outcome_errors({"y": ours, "dx": ours}, {"y": theirs, "dx": theirs}, ("y",)).keys() == {
+        *("y", "y by element", "dx")
+    }
+
+
 LABEL = Label("ops.linear", "rows")
 
 
@@ -83,7 +104,7 @@ def test_a_bound_holds_only_where_it_is_stricter() -> None:
 
 def test_errors_become_results() -> None:
     (result,) = from_errors({"y": 1e-9}, LABEL, "torch", np.float64, "beside it")
-    assert (result.argument, result.note, result.limit) == ("y", "beside it", 1e-10)
+    assert (result.argument, result.note, result.limit) == ("y", "beside it", 5e-13)
 
 
 def test_what_raises_has_failed_and_what_was_found_before_stays() -> None:

@@ -77,7 +77,7 @@ def test_a_wrong_op_is_found(op: Op, which: str, how: Any) -> None:
 
     wrong = replace(op, forward=forward) if which == "y" else replace(op, backward=backward)
     for check in compare(wrong, op.cases[0], np.float32):
-        assert check.passed == ((check.argument == "y") != (which == "y"))
+        assert check.passed == (check.argument.startswith("y") != (which == "y"))
 
 
 def test_a_missing_gradient_is_found() -> None:

@@ -42,7 +42,13 @@ from ._buffers import empty
 from ._kernel import pool_for
 from ._tiles import LOWEST, OPTIONS, ZERO
 
-__all__ = ["arguments", "fused_attention_backward_kernel", "fused_attention_forward_kernel", "is_strided"]
+__all__ = [
+    "arguments",
+    "fused_attention_backward_kernel",
+    "fused_attention_forward_kernel",
+    "is_strided",
+    "supports_mask",
+]
 
 FEW = 8  # queries, as in generation: plain loops, no tiles
 LARGEST_MATRIX = 1 << 30  # bytes
@@ -90,10 +96,15 @@ def arguments(
     return options, lengths, bias
 
 
+def supports_mask(mask: Mask) -> bool:
+    """Say whether the mask asks for nothing that these kernels do not know, such as a field that is added to it."""
+    return mask[4:] == NO_MASK[4:]  # the first four are causal, window, key_lengths and array
+
+
 def _forward_supports(
     q: Array, k: Array, v: Array, mask: Mask = NO_MASK, dropout: float = 0.0, key: RandomKey | None = None
 ) -> bool:
-    return is_strided(q) and is_strided(k) and is_strided(v)
+    return supports_mask(mask) and is_strided(q) and is_strided(k) and is_strided(v)
 
 
 @kernel_for(fused_attention_forward, supports=_forward_supports)
@@ -124,7 +135,7 @@ def fits_a_matrix(q: Array, k: Array) -> bool:
 
 
 def _backward_supports(dy: Array, saved: FusedAttentionSaved) -> bool:
-    return all(is_strided(x) for x in (dy, saved.q, saved.k, saved.v, saved.y))
+    return supports_mask(saved.mask) and all(is_strided(x) for x in (dy, saved.q, saved.k, saved.v, saved.y))
 
 
 @kernel_for(fused_attention_backward, supports=_backward_supports)

@@ -25,7 +25,7 @@ from ._blas import pointer
 from ._kernel import compile_kernel, compile_parallel, is_float32, is_ready, pool_for
 from ._tiles import few_task
 from .activation import gelu_part
-from .attention import arguments, is_strided
+from .attention import arguments, is_strided, supports_mask
 from .linear import FEW_ROWS, columns_of, few_rows_columns
 from .norm import norm_rows
 
@@ -144,7 +144,7 @@ def _supports(
     norm_first: bool = True,
 ) -> bool:
     # blocks that are alike: one kernel runs through all of them
-    if x.size == 0 or not is_float32(x):
+    if x.size == 0 or not is_float32(x) or not supports_mask(mask):
         return False
     (B, T, C), k, F = x.shape, keys[0], len(weights[0].up_weight)
     if not is_strided(k) or B * T > FEW_ROWS:

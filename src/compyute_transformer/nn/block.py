@@ -15,7 +15,7 @@ from .attention import AttentionCache, MultiHeadAttention, ProjectedMemory
 from .dropout import Dropout
 from .feed_forward import FeedForward, GatedFeedForward
 from .module import Module
-from .norm import LayerNorm, RMSNorm
+from .norm import LayerNorm
 
 __all__ = ["CrossBlock", "CrossCache", "PostNormBlock", "PreNormBlock"]
 
@@ -29,10 +29,10 @@ class PreNormBlock(Module):
 
     def __init__(
         self,
-        attention_norm: LayerNorm | RMSNorm,
+        attention_norm: Module,
         attention: MultiHeadAttention,
         attention_dropout: Dropout,
-        feed_forward_norm: LayerNorm | RMSNorm,
+        feed_forward_norm: Module,
         feed_forward: FeedForward | GatedFeedForward,
         feed_forward_dropout: Dropout,
     ) -> None:

@@ -7,7 +7,10 @@ from . import init
 from .module import Module
 from .parameter import Parameter, is_trained
 
-__all__ = ["LayerNorm", "RMSNorm"]
+__all__ = [
+    "LayerNorm",
+    "RMSNorm",
+]
 
 
 class LayerNorm(Module):

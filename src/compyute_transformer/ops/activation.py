@@ -81,7 +81,15 @@ def check_relu_backward(dy: Any, saved: Any) -> None:
 
 @dispatched(validate=check_relu_backward)
 def relu_backward(dy: Float[Array, "*shape"], saved: ReluSaved) -> Float[Array, "*shape"]:
-    """Gradient of `relu_forward`: dx."""
+    """Return the gradient of `relu_forward`: dx.
+
+    dx = dy where x > 0, else 0: also at x = 0, where ReLU has no slope
+
+    Shapes:
+        dy, dx as x, of any shape.
+    Raises:
+        ShapeError: dy has not the shape of x. InputError: saved is of another op.
+    """
     return dy * saved.positive
 
 
@@ -140,7 +148,15 @@ def check_gelu_backward(dy: Any, saved: Any) -> None:
 
 @dispatched(validate=check_gelu_backward)
 def gelu_backward(dy: Float[Array, "*shape"], saved: GeluSaved) -> Float[Array, "*shape"]:
-    """Gradient of `gelu_forward`: dx."""
+    """Return the gradient of `gelu_forward`: dx.
+
+    dx = dy · (Φ(x) + x φ(x)), φ being the density of the normal distribution; for "tanh" the slope of its formula
+
+    Shapes:
+        dy, dx as x, of any shape.
+    Raises:
+        ShapeError, DtypeError: dy has not the shape or the dtype of x. InputError: saved is of another op.
+    """
     x, approximate = saved
     xp = array_module(dy, x)
     if approximate == "tanh":
@@ -210,7 +226,15 @@ def check_silu_backward(dy: Any, saved: Any) -> None:
 
 @dispatched(validate=check_silu_backward)
 def silu_backward(dy: Float[Array, "*shape"], saved: SiluSaved) -> Float[Array, "*shape"]:
-    """Gradient of `silu_forward`: dx."""
+    """Return the gradient of `silu_forward`: dx.
+
+    dx = dy · σ(x) (1 + x (1 − σ(x))), σ being the logistic function
+
+    Shapes:
+        dy, dx as x, of any shape.
+    Raises:
+        ShapeError, DtypeError: dy has not the shape or the dtype of x. InputError: saved is of another op.
+    """
     x = saved.x
     weight = logistic(x)
     return dy * weight * (1 + x * (1 - weight))
@@ -274,7 +298,15 @@ def check_gated_activation_backward(dy: Any, saved: Any) -> None:
 def gated_activation_backward(
     dy: Float[Array, "*shape"], saved: GatedActivationSaved
 ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
-    """Gradients of `gated_activation_forward`: dgate, dup."""
+    """Return the gradients of `gated_activation_forward`: dgate, dup.
+
+    dgate = dy · up · activation′(gate); dup = dy · activation(gate)
+
+    Shapes:
+        dy, dgate, dup as gate and up, of any shape.
+    Raises:
+        ShapeError, DtypeError: dy has not the shape or the dtype of gate. InputError: saved is of another op.
+    """
     gate, up, activation = saved
     forward, backward = GATES[activation]
     activated, activation_saved = forward(gate)
@@ -329,7 +361,15 @@ def check_softmax_backward(dy: Any, saved: Any) -> None:
 
 @dispatched(validate=check_softmax_backward)
 def softmax_backward(dy: Float[Array, "*rows C"], saved: SoftmaxSaved) -> Float[Array, "*rows C"]:
-    """Gradient of `softmax_forward`: dx."""
+    """Return the gradient of `softmax_forward`: dx.
+
+    dx = y · (dy − Σ dy · y), the sum over a row
+
+    Shapes:
+        dy, dx (*rows, C) as y.
+    Raises:
+        ShapeError, DtypeError: dy has not the shape or the dtype of y. InputError: saved is of another op.
+    """
     y = saved.y
     return y * (dy - (dy * y).sum(-1, keepdims=True))
 

@@ -200,7 +200,15 @@ def check_attention_backward(dy: Any, saved: Any) -> None:
 def attention_backward(
     dy: Float[Array, "B H T D"], saved: AttentionSaved
 ) -> tuple[Float[Array, "B H T D"], Float[Array, "B K S D"], Float[Array, "B K S D"]]:
-    """Gradients of `attention_forward`: dq, dk, dv."""
+    """Return the gradients of `attention_forward`: dq, dk, dv.
+
+    dv = P̃ᵀ dy; dP = dropout′(dy vᵀ); dZ = P · (dP − Σ_s dP · P); dq = dZ k/√D; dk = dZᵀ q/√D
+
+    Shapes:
+        dy (B, H, T, D) as y; each gradient as its argument.
+    Raises:
+        ShapeError, DtypeError: dy has not the shape or the dtype of q. InputError: saved is of another op.
+    """
     q, k, v, weights, dropout, key = saved
     group = q.shape[1] // k.shape[1]
     dv = weighted_sum(drop_weights(weights, dropout, key).swapaxes(2, 3), dy)
@@ -274,7 +282,15 @@ def check_fused_attention_backward(dy: Any, saved: Any) -> None:
 def fused_attention_backward(
     dy: Float[Array, "B H T D"], saved: FusedAttentionSaved
 ) -> tuple[Float[Array, "B H T D"], Float[Array, "B K S D"], Float[Array, "B K S D"]]:
-    """Gradients of `fused_attention_forward`: dq, dk, dv."""
+    """Return the gradients of `fused_attention_forward`: dq, dk, dv.
+
+    P is rebuilt; δ = Σ_d dy · y; dZ = P · (dP − δ); the rest as in `attention_backward`
+
+    Shapes:
+        dy (B, H, T, D) as y; each gradient as its argument.
+    Raises:
+        ShapeError, DtypeError: dy has not the shape or the dtype of q. InputError: saved is of another op.
+    """
     q, k, v, y, *_, dropout, key = saved
     group = q.shape[1] // k.shape[1]
     weights = fused_attention_weights(saved)

@@ -54,7 +54,15 @@ def check_dropout_backward(dy: Any, saved: Any) -> None:
 
 @dispatched(validate=check_dropout_backward)
 def dropout_backward(dy: Float[Array, "*shape"], saved: DropoutSaved) -> Float[Array, "*shape"]:
-    """Gradient of `dropout_forward`: dx."""
+    """Return the gradient of `dropout_forward`: dx.
+
+    dx = dy / (1 − p) where x was kept, else 0
+
+    Shapes:
+        dy, dx as x, of any shape.
+    Raises:
+        ShapeError: dy has not the shape of x. InputError: saved is of another op.
+    """
     return _keep_and_scale(dy, saved.probability, saved.key)
 
 

@@ -120,7 +120,9 @@ def check_scalar(op: str, name: str, value: object) -> None:
 def cross_entropy_backward(
     dloss: Float[Array, ""] | float, saved: CrossEntropySaved, overwrite: bool = False
 ) -> Float[Array, "*rows V"]:
-    """Gradient of `cross_entropy_forward`: dlogits, for the gradient dloss of the scalar.
+    """Return the gradient of `cross_entropy_forward`: dlogits, for the gradient dloss of the scalar.
+
+    dlogits = dloss / n · (softmax(logits) − target distribution) in the n rows that are scored, 0 in the others
 
     With `overwrite` it is written over the logits, which nobody needs by then and of which a large vocabulary makes
     the largest array there is: 206 MB for 1,024 tokens of GPT-2. `saved` has served then.

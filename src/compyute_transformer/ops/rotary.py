@@ -97,7 +97,11 @@ def check_rotary_position_backward(dy: Any, saved: Any) -> None:
 
 @dispatched(validate=check_rotary_position_backward)
 def rotary_position_backward(dy: Float[Array, "B H T D"], saved: RotaryPositionSaved) -> Float[Array, "B H T D"]:
-    """Gradient of `rotary_position_forward`: dx."""
+    """Return the gradient of `rotary_position_forward`: dx, which is dy turned back by the same angles.
+
+    Shapes:
+        dy, dx as x.
+    """
     cos, sin, interleaved, _ = saved
     dy_first, dy_second = pairs_of(dy, cos.shape[1], interleaved)
     dx = dy.copy()

@@ -52,7 +52,7 @@ class Schedule:
             )
 
     def __call__(self, step: int) -> float:
-        """The learning rate of a step."""
+        """Return the learning rate of a step, counted from 0."""
         if self.decay == "inverse_sqrt":
             n = step + 1
             return (

@@ -10,7 +10,7 @@ A kernel fills the same Saved type as the reference, so three backward passes mu
 A kernel that declines a case (`supports` says so) is not compared on it: the reference runs there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from ..arrays import Array, Device, to_device, to_numpy
 from ..dispatch import Dispatched, package_fault, use_kernels
 from .record import Case, Op, cotangent, map_arrays
-from .result import Label, Result, from_errors, outcome_errors, outcome_of, relative_error
+from .result import Label, Result, from_errors, outcome_errors, outcome_of
 from .tolerances import limit
 
 __all__ = ["DEVICES", "compare_devices", "compare_kernel", "packages"]
@@ -49,26 +49,26 @@ def compare_kernel(op: Op, case: Case, dtype: Any, package: str, seed: int = 0) 
     fast_saved = None
     if forward is not None and forward.supports(*values):
         fast_y, fast_saved = forward(*values)
-        errors["y"] = relative_error(fast_y, y)
+        errors |= outcome_errors({"y": fast_y}, {"y": y}, op.by_element)
         same = type(fast_saved) is type(saved)
         errors["type of saved"] = 0.0 if same else float("inf")
         fast_saved = fast_saved if same else None  # what a backward makes of another type is no gradient
     if fast_saved is not None:
         with use_kernels("reference"):
             gradients = op.gradients(dy, fast_saved)
-        errors |= named("kernel's forward, reference's backward", gradients, expected)
+        errors |= named("kernel's forward, reference's backward", gradients, expected, op.by_element)
     for origin, kept in (("reference's", saved), ("kernel's", fast_saved)):
         if kept is not None and backward is not None and backward.supports(dy, kept):
             gradients = op.by_name(backward(dy, kept))
-            errors |= named(f"{origin} forward, kernel's backward", gradients, expected)
+            errors |= named(f"{origin} forward, kernel's backward", gradients, expected, op.by_element)
     if errors:
         fresh = on_device(case.arguments(seed, dtype), device)
         errors["inputs left alone"] = 0.0 if equal(fresh, arguments) else float("inf")
     label = Label(f"ops.{op.name}", case.name)
     results = []
     for what, error in errors.items():
-        argument, _, route = what.partition(" ")
-        note = f"{route} on {package}".strip()
+        argument, bracket, route = what.partition(" (")
+        note = f"{bracket.strip()}{route} on {package}".strip()
         results.append(label.result("kernel", dtype, argument, error, limit("kernel", dtype), note))
     return results
 
@@ -98,10 +98,15 @@ def on_device(value: Any, device: Device) -> Any:
     return map_arrays(lambda array: to_device(array, device), value)
 
 
-def named(route: str, gradients: Mapping[str, Array | None], expected: Mapping[str, Array | None]) -> dict[str, float]:
+def named(
+    route: str,
+    gradients: Mapping[str, Array | None],
+    expected: Mapping[str, Array | None],
+    by_element: Collection[str],
+) -> dict[str, float]:
     """Return the errors of gradients, each with the route by which it came."""
-    errors = outcome_errors(gradients, expected)
-    return {f"d{name} ({route})": error for name, error in errors.items()}
+    ours, theirs = ({f"d{name}": g for name, g in found.items()} for found in (gradients, expected))
+    return {f"{name} ({route})": error for name, error in outcome_errors(ours, theirs, by_element).items()}
 
 
 def equal(a: Any, b: Any) -> bool:

@@ -37,7 +37,7 @@ class OpSubject(Subject):
 
     def __init__(self, op: Op, case: Case, seed: int = 0) -> None:
         self.op, self.case, self.seed = op, case, seed
-        self.label = Label(f"ops.{op.name}", case.name)
+        self.label, self.by_element = Label(f"ops.{op.name}", case.name), op.by_element
         self.torch_missing = None if op.oracles else "The record of this op names no PyTorch function."
 
     def function(self, dtype: Any = np.float64) -> Function:

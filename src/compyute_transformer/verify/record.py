@@ -142,6 +142,8 @@ class Op:
     roundings: the longest chain of roundings from an input through forward and backward to an element of a gradient,
         for arguments of given shapes (see `rounding`); without it, the table of tolerances alone holds.
     defaults: the documented values of the options that a caller may leave out.
+    by_element: those of y and the gradients ("dx") whose elements are computed each on its own, so that they are also
+        compared element by element.
     piecewise_linear: no difference errs away from a kink.
     remark: what the report says beside the results.
     benchmark: the work at which a kernel is timed; without it, that is the last case.
@@ -155,6 +157,7 @@ class Op:
     oracles: tuple[Oracle, ...] = ()
     roundings: Callable[[Arguments], int] | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    by_element: tuple[str, ...] = ()
     piecewise_linear: bool = False
     remark: str = ""
     benchmark: Benchmark | None = None

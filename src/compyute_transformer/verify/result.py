@@ -1,6 +1,6 @@
 """The one type of a result: one error beside its tolerance, and all that names it."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -17,6 +17,7 @@ __all__ = [
     "Result",
     "Task",
     "attempt",
+    "element_error",
     "from_errors",
     "outcome_errors",
     "outcome_of",
@@ -158,8 +159,23 @@ def outcome_of(y: Array, gradients: Mapping[str, Array | None]) -> Outcome:
     return {"y": y} | {f"d{name}": gradient for name, gradient in gradients.items()}
 
 
-def outcome_errors(ours: Outcome, theirs: Outcome) -> dict[str, float]:
+def element_error(ours: Array, theirs: Array) -> float:
+    """Return the largest |ours − theirs| / |theirs| of all elements; infinite where theirs alone is zero.
+
+    It is for results whose elements are computed each on its own, so that a small one is as exact as a large one.
+    """
+    a, b = to_numpy(ours), to_numpy(theirs)
+    if a.shape != b.shape:
+        return float("inf")
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return float(np.where(a == b, 0.0, np.abs(a - b) / np.abs(b)).max(initial=0.0))  # NaN stays NaN
+
+
+def outcome_errors(ours: Outcome, theirs: Outcome, by_element: Collection[str] = ()) -> dict[str, float]:
     """Return the relative error of each array by name; infinite where only one side has it.
+
+    by_element: the names of those that are also compared element by element.
 
     Raises:
         ValueError: the two sides have different names.
@@ -171,6 +187,8 @@ def outcome_errors(ours: Outcome, theirs: Outcome) -> dict[str, float]:
         other = theirs[name]
         if own is not None and other is not None:
             errors[name] = relative_error(own, other)
+            if name in by_element:
+                errors[f"{name} by element"] = element_error(own, other)
         elif own is not None or other is not None:
             errors[name] = float("inf")
     return errors

@@ -39,6 +39,7 @@ class Subject:
     label: names it. seed: of all random numbers of its checks.
     slopes: the methods that hold for its function. step: of differences. linear_in: the dtypes of linearity.
     torch_runs: dtypes, and whether kernels run; variants_in: dtypes in which implementations are compared.
+    by_element: the names of results that are also compared element by element.
     torch_missing: why there is no comparison with PyTorch; None where there is one.
     """
 
@@ -49,6 +50,7 @@ class Subject:
     linear_in: tuple[Any, ...] = (np.float64, np.float32)
     torch_runs: tuple[tuple[Any, Kernels], ...] = ((np.float64, "auto"), (np.float32, "auto"))
     variants_in: tuple[Any, ...] = (np.float64, np.float32)
+    by_element: tuple[str, ...] = ()
     torch_missing: str | None = None
 
     # --- what a subject gives ---
@@ -104,13 +106,15 @@ class Subject:
         """Compare the outcome, as it is computed now, with that of each PyTorch function."""
         ours = self.outcome(dtype)
         for name, theirs in self.oracles(dtype):
-            yield from from_errors(outcome_errors(ours, theirs), self.label, "torch", dtype, name)
+            errors = outcome_errors(ours, theirs, self.by_element)
+            yield from from_errors(errors, self.label, "torch", dtype, name)
 
     def by_kernels(self) -> Iterator[Result]:
         """Compare the outcome with kernels with that of references alone, in float32."""
         with use_kernels("reference"):
             expected = self.outcome(np.float32)
-        yield from from_errors(outcome_errors(self.outcome(np.float32), expected), self.label, "kernel", np.float32)
+        errors = outcome_errors(self.outcome(np.float32), expected, self.by_element)
+        yield from from_errors(errors, self.label, "kernel", np.float32)
 
     def by_implementations(self, dtypes: Sequence[Any] | None = None) -> Iterator[Result]:
         """Compare the outcomes of all implementations with that of the first."""

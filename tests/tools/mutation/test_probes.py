@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compyute_transformer.verify import modules
-from compyute_transformer.verify.registry import REGISTRY
+from compyute_transformer.verify.registry import MODULES, REGISTRY
 from mutation.module_probes import module_probes
 from mutation.probes import DRAWS, PROBES, Probe, op_probes
 
@@ -52,5 +51,5 @@ def test_an_op_without_a_draw_of_its_own_is_probed_on_its_cases_with_other_numbe
 
 def test_every_module_is_probed_and_no_probe_raises() -> None:
     probes = list(module_probes(seed=0))
-    assert {example.name for example in modules.EXAMPLES} <= {probe.name.partition(" ")[0] for probe in probes}
+    assert {case.name for case in MODULES} <= {probe.name.partition(" ")[0] for probe in probes}
     assert not [probe.name for probe in probes if any(isinstance(found, str) for found in probe.run())]

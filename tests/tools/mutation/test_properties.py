@@ -5,7 +5,7 @@ from inspect import Parameter, signature
 from compyute_transformer.dispatch import Dispatched, use_kernels
 from compyute_transformer.verify.registry import REGISTRY
 from mutation.module_properties import module_properties
-from mutation.properties import DEFAULTS, op_properties
+from mutation.properties import op_properties
 
 
 def test_every_promise_holds() -> None:
@@ -20,4 +20,4 @@ def test_every_argument_that_may_be_left_out_has_its_documented_value() -> None:
         function = op.forward.reference if isinstance(op.forward, Dispatched) else op.forward
         given = signature(function).parameters.values()
         optional = {argument.name: argument.default for argument in given if argument.default is not Parameter.empty}
-        assert optional == DEFAULTS.get(op.name, {}), f"{op.name}: see DEFAULTS in tools/mutation/properties.py"
+        assert optional == op.defaults, f"{op.name}: the defaults of its record differ"

@@ -3,8 +3,8 @@
 from mutation_helpers import kinds_of
 
 from compyute_transformer import models
-from compyute_transformer.verify import modules
-from compyute_transformer.verify.registry import REGISTRY
+from compyute_transformer.verify.modules import ModuleSubject
+from compyute_transformer.verify.registry import MODULES, REGISTRY
 from mutation.suite import make_suite
 
 
@@ -14,8 +14,9 @@ def test_every_op_module_and_model_has_its_proofs() -> None:
         for case in op.cases:
             for kind in ("differences", "slopes", "torch", "linearity"):
                 assert (kind, f"{op.name} [{case.name}] float64") in checks
-    for example in modules.EXAMPLES:
-        assert {("slopes", str(example.label)), ("torch", str(example.label))} <= checks
+    for case in MODULES:
+        label = str(ModuleSubject(case).label)
+        assert {("slopes", label), ("torch", label)} <= checks
     for kind in kinds_of(models):
         methods = {method for method, name in checks if name == f"models.{kind.__name__}"}
         assert methods >= {"differences", "adjoint", "torch"}, f"{kind.__name__} is not verified: {methods}"

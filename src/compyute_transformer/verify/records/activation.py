@@ -92,6 +92,7 @@ OPS = (
             case("large", relu_arguments, shape=(3, 43, 67)),
         ),
         oracles=(Oracle("functional.relu", torch_relu),),
+        by_element=("y", "dx"),
         roundings=lambda a: 1,
         piecewise_linear=True,
         remark="ReLU is not analytic at 0, where its gradient is a definition: it is verified on either side of it.",
@@ -162,6 +163,7 @@ OPS = (
             case("large", softmax_arguments, rows=(3, 43), C=67),
         ),
         oracles=(Oracle("functional.softmax", torch_softmax),),
+        by_element=("y",),
         roundings=lambda a: 2 * a["x"].shape[-1] + ELEMENTARY + 5,
         benchmark=Benchmark(
             lambda rng, s: softmax_arguments(rng, (s.B, s.H, s.T), s.T), lambda s: f"({s.B * s.H * s.T}, {s.T})"

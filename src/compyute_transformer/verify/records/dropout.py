@@ -36,6 +36,7 @@ OPS = (
             case("large", dropout_arguments, shape=(3, 43, 67), probability=0.1),
         ),
         oracles=(Oracle("composition", torch_dropout),),
+        by_element=("y", "dx"),
         roundings=lambda a: 2,
         benchmark=Benchmark(
             lambda rng, s: dropout_arguments(rng, (s.B, s.T, s.C), s.dropout or 0.1),

@@ -92,6 +92,7 @@ OPS = (
             case("large", embedding_arguments, rows=(3, 131), V=67, C=33),
         ),
         oracles=(Oracle("functional.embedding", torch_embedding),),
+        by_element=("y",),
         roundings=lambda a: a["ids"].size,
         benchmark=Benchmark(
             lambda rng, s: embedding_arguments(rng, (s.B, s.T), s.V, s.C), lambda s: f"({s.N}), V {s.V}, C {s.C}"
@@ -127,6 +128,7 @@ OPS = (
             case("large", class_token_arguments, B=5, N=65, C=33),
         ),
         oracles=(Oracle("cat", torch_class_token),),
+        by_element=("y", "dx"),
         roundings=lambda a: len(a["x"]),
     ),
 )

@@ -45,6 +45,7 @@ OPS = (
         ("x", "weight"),
         (case("from_0", learned_position_arguments, start=0), case("from_4", learned_position_arguments, start=4)),
         oracles=(Oracle("composition", torch_learned_position),),
+        by_element=("y", "dx"),
         roundings=lambda a: len(a["x"]) + 1,
         defaults={"start": 0},
     ),
