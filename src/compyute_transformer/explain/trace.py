@@ -28,7 +28,7 @@ from ..models.registry import record_of
 from ..nn import CrossEntropyLoss, Module, Observer, observe
 from ..ops.loss import IGNORE_INDEX
 
-__all__ = ["LOSS", "ModuleCall", "OpCall", "Trace", "next_tokens", "trace"]
+__all__ = ["LOSS", "ModuleCall", "OpCall", "Trace", "gradients_by_name", "next_tokens", "trace"]
 
 LOSS = "loss"  # the path of the ops outside of all modules
 
@@ -246,7 +246,7 @@ class Recorder(Observer):
 
     def op(self, op: Dispatched[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a call of an op, and record it."""
-        arguments = dict(signature(op.reference).bind(*args, **kwargs).arguments)
+        arguments = dict(signature(op).bind(*args, **kwargs).arguments)
         name = op.__name__.removesuffix("_forward").removesuffix("_backward")
         phase: Phase = "backward" if op.__name__.endswith("_backward") else "forward"
         saved = arguments.pop("saved", None)
@@ -266,7 +266,7 @@ class Recorder(Observer):
             self._record_forward(call, result)
         else:
             self._pair(call, saved)
-            call.outputs = self.arrays_of(_gradients(op, result))
+            call.outputs = self.arrays_of(gradients_by_name(op, result))
         return result
 
     def _record_forward(self, call: OpCall, result: Any) -> None:
@@ -318,7 +318,7 @@ def _named(output: Any, name: str) -> dict[str, Any]:
     return {f"{name}{i}" if several and i else name: value for i, value in enumerate(output if several else (output,))}
 
 
-def _gradients(op: Dispatched[..., Any], result: Any) -> dict[str, Any]:
+def gradients_by_name(op: Dispatched[..., Any], result: Any) -> dict[str, Any]:
     """Return the results of a backward by the names that its docstring gives them: dx, dweight, dbias."""
     results = result if isinstance(result, tuple) and not hasattr(result, "dtype") else (result,)
     found = re.search(r"`: (d\w+(?:, d\w+)*)", " ".join((op.__doc__ or "").split()))
