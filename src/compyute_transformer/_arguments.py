@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from typing import Any, Self
 
-from .errors import InputError
+from .errors import ArgumentError
 
 __all__ = ["CheckedArguments", "check_call"]
 
@@ -50,7 +50,7 @@ class CheckedArguments:
 def check_call(
     name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], skip: int = 0
 ) -> None:
-    """Raise an InputError if a call does not fit the signature of a function.
+    """Raise an ArgumentError if a call does not fit the signature of a function.
 
     name: of the operation in the message. skip: how many of the first parameters, such as self, the message leaves out.
     """
@@ -62,4 +62,6 @@ def check_call(
         ours = {other: OTHER_NAMES[other] for other in kwargs if other not in names and other in OTHER_NAMES}
         told = {other: own for other, own in ours.items() if own in names or not own.isidentifier()}
         hint = "".join(f" Ours for {other} is {own}." for other, own in told.items())
-        raise InputError(f"{name}: the arguments are {', '.join(names)}, but this call has {error}.{hint}") from None
+        raise ArgumentError(
+            f"{name}: the arguments are {', '.join(names)}, but the call does not fit: {error}.{hint}"
+        ) from None

@@ -3,6 +3,7 @@
 CompyuteError
 ├── InputError            an argument breaks a rule (also a ValueError)
 │   ├── ShapeError        an axis is missing, too many, or of the wrong length
+│   ├── ArgumentError     arguments that do not fit the signature (also a TypeError)
 │   ├── DtypeError        numbers of the wrong kind, or of different kinds
 │   ├── DeviceError       arrays on different devices
 │   └── RangeError        a value outside its range: a probability, a window, a token id, a position
@@ -26,6 +27,7 @@ A message names the operation, the rule, what came, and the remedy, in that orde
 """
 
 __all__ = [
+    "ArgumentError",
     "BackendError",
     "BackwardError",
     "CheckpointError",
@@ -60,6 +62,10 @@ class InputError(CompyuteError, ValueError):
 
 class ShapeError(InputError):
     """An axis is missing, superfluous, or of the wrong length."""
+
+
+class ArgumentError(InputError, TypeError):
+    """Arguments that do not fit the signature of what was called."""
 
 
 class DtypeError(InputError, TypeError):

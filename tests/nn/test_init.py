@@ -46,3 +46,13 @@ def test_zeros_and_ones_are_float32() -> None:
     for made, value in ((init.zeros((2, 3)), 0.0), (init.ones((2, 3)), 1.0)):
         assert made.dtype == np.float32
         assert np.array_equal(made, np.full((2, 3), value))
+
+
+def test_skipped_initializers_draw_nothing_and_draw_again_afterwards() -> None:
+    generator = Generator(3)
+    with init.skipped():
+        assert not init.normal()((2, 3), generator).any()
+        assert not init.xavier_uniform()((2, 3), generator).any()
+    assert generator.offset == 0
+    assert init.normal()((2, 3), generator).all()
+    assert init.xavier_uniform()((2, 3), generator).all()

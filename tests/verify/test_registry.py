@@ -148,20 +148,33 @@ def test_the_short_name_is_the_forward_without_what_it_saves(name: str) -> None:
         assert np.array_equal(function(*arguments.values()), op.forward(*arguments.values())[0])
 
 
+def takes_two_arrays(case: Case) -> bool:
+    arguments = case.arguments()
+    names = [name for name, value in arguments.items() if isinstance(value, np.ndarray)]
+    return len(names) > 1 or bool(arrays_of(arguments.get("mask")))  # one array cannot be on two devices
+
+
+TWO_ARRAYS = [
+    pytest.param(op, case, id=f"{op.name}-{case.name}")
+    for op in REGISTRY.values()
+    for case in op.cases
+    if takes_two_arrays(case)
+]
+
+
 @pytest.mark.usefixtures("validation_only")
-def test_arrays_on_two_devices_are_refused(op: Op, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("kind", "example"), TWO_ARRAYS)
+def test_arrays_on_two_devices_are_refused(kind: Op, example: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     class OnGpu(np.ndarray):
         """Stands in for CuPy's array."""
 
     monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(ndarray=OnGpu))
-    arguments = case.arguments()
+    arguments = example.arguments()
     names = [name for name, value in arguments.items() if isinstance(value, np.ndarray)]
-    if len(names) == 1 and not arrays_of(arguments.get("mask")):
-        return  # one array cannot be on two devices
     for name in names[1:] or names:
         moved = arguments | {name: arguments[name].view(OnGpu)}
         with pytest.raises(DeviceError, match=r"one device.*to_device"):
-            op.forward(*moved.values())
+            kind.forward(*moved.values())
 
 
 # --- the checks ------------------------------------------------------------------------------------------------------

@@ -6,7 +6,16 @@ names          the names and layouts of their tensors and of our parameters, bot
 pretrained     whole directories in and out; `AutoModel`
 """
 
+from .gguf import read_gguf, tokenizer_of
 from .pretrained import AutoModel, load_pretrained, save_pretrained
 from .tensors import read_tensors, write_tensors
 
-__all__ = ["AutoModel", "load_pretrained", "read_tensors", "save_pretrained", "write_tensors"]
+__all__ = [
+    "AutoModel",
+    "load_pretrained",
+    "read_gguf",
+    "read_tensors",
+    "save_pretrained",
+    "tokenizer_of",
+    "write_tensors",
+]

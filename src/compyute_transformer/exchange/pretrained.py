@@ -8,7 +8,7 @@ All names and shapes are compared before anything is loaded, so that one message
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from ..data.text.tokenizer import Tokenizer
 from ..errors import ConfigError, DataError, StateError
 from ..models.output import Model
 from ..models.registry import record_of
+from ..nn import init
 from .configurations import from_hugging_face, to_hugging_face
+from .gguf import HuggingFaceView, hugging_face_values, read_gguf
 from .names import Family, Piece, family_of
-from .tensors import Tensors, as_floats, read_tensors, write_tensors
+from .tensors import as_floats, read_tensors, write_tensors
 
 __all__ = ["AutoModel", "load_pretrained", "save_pretrained"]
 
@@ -40,18 +42,19 @@ class AutoModel:
 
 
 def load_pretrained(folder: str | Path, kind: type[Model] = Model, *, dtype: Any = None, **options: Any) -> Any:
-    """Return the model of a Hugging Face directory, in `eval()`.
+    """Return the model of a Hugging Face directory or of a GGUF file, in `eval()`.
 
-    folder: holds config.json and model.safetensors, or shards and their index. kind: the class it must be. dtype: of
-    the parameters; None means float64 where the file has float64, and float32 else. options: fields of the
-    configuration that are set to other values, such as attn_implementation or dropout; dropout is 0 unless given.
+    folder: holds config.json and model.safetensors, or shards and their index; or is a file that ends in .gguf.
+    kind: the class it must be. dtype: of the parameters; None means float64 where the file has float64, and float32
+    else. options: fields of the configuration that are set to other values, such as attn_implementation or
+    context_length; dropout is 0 unless given.
 
     Raises:
         DataError: a file is missing or breaks its format. ConfigError: an architecture or an option that our models do
         not have. StateError: with every tensor that is missing, unexpected or of another shape.
     """
     folder = Path(folder)
-    values = _read_config(folder)
+    values, read = _opened(folder)
     config = from_hugging_face(values, **options)
     own = record_of(config).model
     if not issubclass(own, kind):
@@ -61,16 +64,26 @@ def load_pretrained(folder: str | Path, kind: type[Model] = Model, *, dtype: Any
         )
     family = family_of(config)
     assert family is not None
-    tensors = read_tensors(folder)
+    tensors = read()
     named = _named(tensors, family)
     pieces = family.pieces(config)
     _check(named, pieces, tensors, family, getattr(config, "tie_word_embeddings", False))
-    model: Any = own(config)
+    with init.skipped():
+        model: Any = own(config)
     wanted = dtype or (np.float64 if any(tensors.dtype(name) == "F64" for name in tensors) else np.float32)
     model.to(dtype=wanted)
     _fill(model, pieces, {name: tensors[own] for name, own in named.items()})
     model.hugging_face = values  # what config.json says beside our fields, for `save_pretrained`
     return model.eval()
+
+
+def _opened(folder: Path) -> tuple[dict[str, Any], Callable[[], Any]]:
+    """Return the values of config.json, and a function that returns the tensors."""
+    if folder.suffix != ".gguf":
+        return _read_config(folder), lambda: read_tensors(folder)
+    file = read_gguf(folder)
+    values = hugging_face_values(file)
+    return values, lambda: HuggingFaceView(file, values)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -86,7 +99,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return values
 
 
-def _named(tensors: Tensors, family: Family) -> dict[str, str]:
+def _named(tensors: Any, family: Family) -> dict[str, str]:
     """Return the names of a file by their complete spelling. Raises DataError for two of one meaning."""
     named: dict[str, str] = {}
     for own in tensors:
@@ -99,7 +112,7 @@ def _named(tensors: Tensors, family: Family) -> dict[str, str]:
     return named
 
 
-def _check(named: Mapping[str, str], pieces: list[Piece], tensors: Tensors, family: Family, tied: bool) -> None:
+def _check(named: Mapping[str, str], pieces: list[Piece], tensors: Any, family: Family, tied: bool) -> None:
     """Raise StateError with every tensor that is missing, unexpected, of another shape, or no float."""
     wanted = {name: shape for piece in pieces for name, shape in piece.theirs.items()}
     faults = [f"missing: {name} {shape}" for name, shape in wanted.items() if name not in named]
@@ -124,7 +137,7 @@ def _check(named: Mapping[str, str], pieces: list[Piece], tensors: Tensors, fami
         )
 
 
-def _differs_from_embedding(tensors: Tensors, head: str, embedding: str) -> list[str]:
+def _differs_from_embedding(tensors: Any, head: str, embedding: str) -> list[str]:
     """Return a fault for a head beside a tied embedding that is another matrix."""
     if np.array_equal(tensors[head], tensors[embedding]):
         return []

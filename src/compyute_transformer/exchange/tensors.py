@@ -24,7 +24,7 @@ from .. import _io
 from ..arrays import Array
 from ..errors import DataError
 
-__all__ = ["Tensors", "as_floats", "read_tensors", "write_tensors"]
+__all__ = ["Tensors", "as_floats", "from_bfloat16", "read_tensors", "write_tensors"]
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 LONGEST_HEADER = 100_000_000  # bytes, as in the safetensors library
@@ -69,7 +69,7 @@ class Tensors(Mapping[str, Array]):
             array: Array = np.zeros(entry.shape, dtype)
         else:
             array = np.memmap(entry.path, dtype, "r", entry.start, entry.shape)
-        return _from_bfloat16(array) if entry.dtype == "BF16" else array
+        return from_bfloat16(array) if entry.dtype == "BF16" else array
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -186,7 +186,7 @@ def _read_shards(folder: Path) -> Tensors:
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 
-def _from_bfloat16(bits: Array) -> Array:
+def from_bfloat16(bits: Array) -> Array:
     """Return bfloat16 numbers, given as 16 bits each, as float32: the lower 16 bits are zero."""
     wide: Array = (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
     return wide

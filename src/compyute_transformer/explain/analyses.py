@@ -16,7 +16,7 @@ import numpy as np
 
 from ..dispatch import use_kernels
 from ..models.output import record_forward
-from ..nn import LayerNorm, evaluating
+from ..nn import evaluating
 from ..ops.loss import IGNORE_INDEX
 from .trace import ModuleCall, OpCall, Trace
 
@@ -188,5 +188,6 @@ def _head(traced: Trace) -> tuple[np.ndarray, np.ndarray, str] | None:
     if weight is None or weight.shape[0] != traced.logits.shape[-1]:
         return None
     norm = getattr(traced.model, "norm", None)
-    scale = np.asarray(norm.weight.data) if isinstance(norm, LayerNorm) else np.ones(weight.shape[1])
+    learned = getattr(norm, "weight", None)
+    scale = np.ones(weight.shape[1]) if learned is None else np.asarray(learned.data)
     return np.asarray(weight.data, np.float64), scale.astype(np.float64), "head"

@@ -16,7 +16,7 @@ import numpy as np
 from ..dispatch import use_kernels
 from ..ops.loss import cross_entropy, cross_entropy_backward, cross_entropy_forward
 from .nodes import Node
-from .trace import OpCall, Trace
+from .trace import OpCall, Trace, gradients_by_name
 
 __all__ = ["check_ops", "check_parameters"]
 
@@ -43,7 +43,7 @@ def _check_op(op: OpCall, backward: OpCall) -> list[dict[str, Any]]:
     if backward.inputs and dy.shape != y.shape:
         return []
     exact = backward.op.reference(dy, saved) if backward.inputs else cross_entropy_backward(1.0, saved)
-    exacts = dict(zip(backward.outputs, exact if isinstance(exact, tuple) else (exact,), strict=False))
+    exacts = gradients_by_name(backward.op, exact)
     found = []
     for name, recorded in backward.outputs.items():
         source, gradient = inputs.get(name[1:]), exacts.get(name)

@@ -132,7 +132,8 @@ def _text(loaded: Any, request: Request) -> tuple[tuple[np.ndarray], np.ndarray]
 def _pair(loaded: Any, request: Request) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
     target = request.target
     if target is None:
-        target = translate(loaded.model, loaded.tokenizer, [request.prompt])[0].text
+        room = loaded.model.config.context_length - 1  # the end of a target takes a position too
+        target = translate(loaded.model, loaded.tokenizer, [request.prompt], max_new_tokens=room)[0].text
     pairs = [Pair(request.prompt, target, "--prompt", 1)]
     batch = EncodedPairs(pairs, loaded.tokenizer, loaded.model.config.context_length, "given").batch(np.array([0]))
     return tuple(batch[:4]), batch.labels

@@ -53,8 +53,6 @@ SUMS: dict[str, tuple[Sum, ...]] = {
     "layer_norm": (Sum("dbias", "dy", "", "* c -> c"),),
 }
 
-GELU_TANH = "½ x (1 + tanh(√(2/π) (x + 0.044715 x³)))"
-
 POINTS: dict[str, tuple[Point, ...]] = {
     "layer_norm": (
         Point(
@@ -63,6 +61,10 @@ POINTS: dict[str, tuple[Point, ...]] = {
             (("x", "*c"), ("mean", "*"), ("rstd", "*"), ("weight", "c"), ("bias", "c")),
         ),
     ),
+    "rms_norm": (Point("y", "x · rrms · weight", (("x", "*c"), ("rrms", "*"), ("weight", "c"))),),
+    "rotary_position": (Point("y", "each pair of columns of x, turned by the angle of its position", (("x", "*c"),)),),
+    "silu": (Point("y", "x / (1 + exp(−x))", (("x", "*c"),)),),
+    "gated_activation": (Point("y", "activation(gate) · up", (("gate", "*c"), ("up", "*c"))),),
     "gelu": (
         Point("y", "x · Φ(x), or its approximation with tanh", (("x", "*c"),)),
         Point("dx", "dy · (the slope of GELU at x)", (("dy", "*c"), ("x", "*c"))),

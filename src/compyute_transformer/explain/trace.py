@@ -28,7 +28,7 @@ from ..models.registry import record_of
 from ..nn import CrossEntropyLoss, Module, Observer, observe
 from ..ops.loss import IGNORE_INDEX
 
-__all__ = ["LOSS", "ModuleCall", "OpCall", "Trace", "next_tokens", "trace"]
+__all__ = ["LOSS", "ModuleCall", "OpCall", "Trace", "gradients_by_name", "next_tokens", "trace"]
 
 LOSS = "loss"  # the path of the ops outside of all modules
 
@@ -246,7 +246,7 @@ class Recorder(Observer):
 
     def op(self, op: Dispatched[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a call of an op, and record it."""
-        arguments = dict(signature(op.reference).bind(*args, **kwargs).arguments)
+        arguments = dict(signature(op).bind(*args, **kwargs).arguments)
         name = op.__name__.removesuffix("_forward").removesuffix("_backward")
         phase: Phase = "backward" if op.__name__.endswith("_backward") else "forward"
         saved = arguments.pop("saved", None)
@@ -266,14 +266,25 @@ class Recorder(Observer):
             self._record_forward(call, result)
         else:
             self._pair(call, saved)
-            call.outputs = self.arrays_of(_gradients(op, result))
+            call.outputs = self.arrays_of(gradients_by_name(op, result))
         return result
 
     def _record_forward(self, call: OpCall, result: Any) -> None:
         y, saved = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
         call.outputs = self.arrays_of({"y": y})
         call.saved = self.arrays_of(_fields(saved))
-        self._forwards.append((call, saved))
+        self._forwards.append((self._first_of(call), saved))
+
+    def _first_of(self, call: OpCall) -> OpCall:
+        """Return the forward that a forward within a backward computes again; of any other, itself."""
+        if not self._open or self._open[-1].phase == "forward":
+            return call
+        given = {name: id(array) for name, array in call.inputs.items()}  # equal arrays are one object
+        for other, _ in self._forwards:
+            alike = (other.path, other.name) == (call.path, call.name)
+            if alike and given == {name: id(array) for name, array in other.inputs.items()}:
+                return other
+        return call
 
     def _pair(self, call: OpCall, saved: Any) -> None:
         """Find the forward of a backward: that which saved the same object, or else the same arrays."""
@@ -318,7 +329,7 @@ def _named(output: Any, name: str) -> dict[str, Any]:
     return {f"{name}{i}" if several and i else name: value for i, value in enumerate(output if several else (output,))}
 
 
-def _gradients(op: Dispatched[..., Any], result: Any) -> dict[str, Any]:
+def gradients_by_name(op: Dispatched[..., Any], result: Any) -> dict[str, Any]:
     """Return the results of a backward by the names that its docstring gives them: dx, dweight, dbias."""
     results = result if isinstance(result, tuple) and not hasattr(result, "dtype") else (result,)
     found = re.search(r"`: (d\w+(?:, d\w+)*)", " ".join((op.__doc__ or "").split()))

@@ -9,7 +9,7 @@ all inputs tests all of g at once: if g is off by δ, the test sees <δ, v>, whi
     error    = |numeric − analytic| / max(|numeric|, |analytic|, s ‖g‖)
 
 With v normal of standard deviation s, the size of x, and h = 2⁻⁹, both errors of the difference are at most about 1e-11
-on every case of the registry, so right gradients keep a limit of 1e-7 with room to spare, and wrong ones do not.
+on every case of the registry, so right gradients keep a limit of 1.5e-8 with room to spare, and wrong ones do not.
 
 s ‖g‖ is the standard deviation of <g, v> over all v. Without it, a v that happens to be nearly orthogonal to g would
 leave a slope of nearly nothing to divide by, and call rounding a wrong gradient. It cannot excuse a wrong one: a g that

