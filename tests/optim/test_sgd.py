@@ -37,7 +37,7 @@ def test_twenty_steps_are_those_of_torch(options: dict[str, Any], dtype: type) -
 
 
 def test_the_learning_rate_is_required() -> None:
-    with pytest.raises(InputError, match="required argument: .lr."):
+    with pytest.raises(InputError, match=r"required argument: .lr."):
         SGD([Parameter(np.ones(2))])  # type: ignore[call-arg]
 
 
