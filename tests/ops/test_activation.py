@@ -132,3 +132,10 @@ def test_a_gate_refuses_what_does_not_fit() -> None:
     y, saved = gated_activation_forward(X, X)
     with pytest.raises(ShapeError, match="gated_activation_backward: dy must have shape"):
         gated_activation_backward(y[0], saved)
+
+
+def test_a_gate_of_one_number_without_axes_has_a_gradient() -> None:
+    _, saved = gated_activation_forward(np.array(0.5), np.array(2.0))
+    dgate, dup = gated_activation_backward(np.array(3.0), saved)
+    _, of_silu = silu_forward(np.array(0.5))
+    assert np.allclose([dgate, dup], [silu_backward(np.array(6.0), of_silu), 3.0 * silu(np.array(0.5))])

@@ -310,7 +310,8 @@ def gated_activation_backward(
     gate, up, activation = saved
     forward, backward = GATES[activation]
     activated, activation_saved = forward(gate)
-    return backward(dy * up, activation_saved), dy * activated
+    dactivated = array_module(dy).asarray(dy * up)  # of one number without axes, the product is no array
+    return backward(dactivated, activation_saved), dy * activated
 
 
 gated_activation = output_of("gated_activation", gated_activation_forward)
