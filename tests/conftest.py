@@ -8,14 +8,12 @@ A test that takes `op` and `case` runs once for each case of the registry.
 
 A check that needs a GPU (marker `gpu`) is left out where there is none, and the last line says how many were.
 
-Compiled kernels older than any kernel's source are dropped first: Numba compares a kernel with the file it stands in,
-but kernels call kernels of other files, and a test of what was compiled before the change would test nothing.
+Ctrl-C is heard also where a shell takes it away from what it starts in the background (`nohup scripts/test &`).
 """
 
+import signal
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import jaxtyping
@@ -30,15 +28,8 @@ jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 
 
 def pytest_configure() -> None:
-    for folder in find_spec("compyute_transformer").submodule_search_locations:  # type: ignore[union-attr]
-        kernels = Path(folder) / "cpu"
-        latest = max(source.stat().st_mtime for source in kernels.glob("*.py"))
-        for compiled in kernels.glob("__pycache__/*.nb[ic]"):
-            try:
-                if compiled.stat().st_mtime < latest:
-                    compiled.unlink()
-            except OSError:  # another process of this run was faster, or the library is not ours to change
-                pass
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

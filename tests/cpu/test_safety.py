@@ -13,27 +13,41 @@ from compyute_transformer.ops.loss import cross_entropy_backward, cross_entropy_
 from compyute_transformer.optim.adamw import adamw_update
 
 
-def run(code: str, prefix: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    command = f'{prefix} exec "{sys.executable}" -c "$CODE"'
+def run(code: str, prefix: str = "", arguments: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    command = f'{prefix} exec "{sys.executable}" -c "$CODE" {arguments}'
     return subprocess.run(
         ["bash", "-c", command], env={**os.environ, **environment, "CODE": code}, capture_output=True, text=True
     )
 
 
-def test_the_stack_of_attention_does_not_grow_with_the_context() -> None:
-    code = """
+STACK = """
+import sys
 import numpy as np, numba
 from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.ops.attention import Mask, fused_attention_backward, fused_attention_forward
-numba.set_num_threads(1)
-q = np.ones((1, 1, 6000, 8), np.float32)
+numba.set_num_threads(int(sys.argv[1]))
 with use_kernels("cpu"):
-    y, saved = fused_attention_forward(q, q, q, Mask())
-    fused_attention_backward(np.ones_like(y), saved)
-print("done")
+    for heads, length, mask, backward in (
+        (1, 6000, Mask(), True),
+        (32, 2048, Mask(causal=True, window=512), True),
+        (1, 16_000, Mask(causal=True, window=300), True),
+        (1, 32_000, Mask(causal=True, window=300), False),
+        (1, 128_000, Mask(causal=True, window=300), False),
+    ):
+        q, k = np.ones((1, heads, length, 8), np.float32), np.ones((1, 1, length, 8), np.float32)
+        y, saved = fused_attention_forward(q, k, k, mask)
+        assert abs(y - 1).max() < 1e-5
+        if backward:
+            fused_attention_backward(np.ones_like(y), saved)
+        print(heads, length, flush=True)
 """
-    done = run(code, prefix="ulimit -s 512;", OMP_STACKSIZE="512k")
-    assert done.stdout.strip() == "done", (done.returncode, done.stderr[-500:])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_stack_of_attention_does_not_grow_with_heads_and_context(threads: int) -> None:
+    """Threads have 512 kB of it, as on macOS; many heads share one key/value head in a single task."""
+    done = run(STACK, f"ulimit -s 512; set -- {threads};", "$1", OMP_STACKSIZE="512k", NUMBA_NUM_THREADS=str(threads))
+    assert done.stdout.count("\n") == 5, (done.returncode, done.stdout, done.stderr[-500:])
 
 
 def test_ids_and_targets_that_change_between_forward_and_backward_are_refused() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from compyute_transformer.errors import RangeError
-from compyute_transformer.generation.beam import Beam, BeamOptions, length_divisor
+from compyute_transformer.generation.beam import Beam, BeamOptions, Hypothesis, length_divisor
 
 END = 2
 Model = Callable[[tuple[int, ...]], NDArray[np.float64]]  # what was written -> log-probabilities of what follows
@@ -107,6 +107,22 @@ def test_the_search_ends_once_nothing_open_can_win() -> None:
     beam = search(table({(): [0.05, 0.05, 0.9]}), BeamOptions(3, 0.6, 50, END))
     assert beam.best.ids == (END,)
     assert [beginning.ids for beginning in beam.open] == [(0,), (1,)]
+
+
+def test_the_search_goes_on_while_a_longer_answer_can_win() -> None:
+    """At its present length the open hypothesis scores below the finished one; five tokens later, above it."""
+    certain = {(0,) * n: [1 - 2e-9, 1e-9, 1e-9] for n in range(1, 5)}
+    model = table({(): [0.4, 0.1, 0.5], **certain, (0,) * 5: [1e-9, 1e-9, 1 - 2e-9]})
+    assert log(0.4) < log(0.5) < log(0.4) / length_divisor(6, 3.0)
+    assert search(model, BeamOptions(2, 3.0, 10, END)).best.ids == (0, 0, 0, 0, 0, END)
+
+
+def test_the_best_of_equals_is_the_one_found_first() -> None:
+    beam = Beam(BeamOptions(2, 0.6, 9, END))
+    beam.ended = [Hypothesis((token, END), (-0.5, -0.5), -1.0) for token in (1, 0)]
+    assert beam.best.ids == (1, END)
+    beam.ended, beam.open = [], beam.ended
+    assert beam.best.ids == (1, END)
 
 
 def test_without_an_end_the_best_beginning_is_the_answer() -> None:

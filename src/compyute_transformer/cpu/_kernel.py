@@ -55,6 +55,7 @@ __all__ = [
     "compiler",
     "is_float32",
     "is_ready",
+    "of_one_shape",
     "pool_for",
     "sum_of_partials",
     "worth_threads",
@@ -126,18 +127,24 @@ def compiler(**options: Any) -> Callable[[F], F]:
 
 @cache
 def _stamp() -> str:
-    """Return a digest of all that compiled code depends on: the sources it is made of, and the compiler's versions."""
+    """Return a digest of what all compiled code depends on: the sources of the kernels, and the compiler's versions."""
     package = Path(__file__).parents[1]
-    found = sha256(f"{numba.__version__} {llvmlite.__version__} {np.__version__}".encode())
-    for path in sorted([*package.glob("cpu/*.py"), *package.glob("ops/*.py"), *package.glob("random.py")]):
+    options = numba.config.BOUNDSCHECK, numba.config.OPT, numba.config.DEBUGINFO_DEFAULT
+    found = sha256(f"{numba.__version__} {llvmlite.__version__} {np.__version__} {options}".encode())
+    for path in sorted([*package.glob("cpu/*.py"), *package.glob("random.py")]):
         found.update(path.name.encode() + b"\0" + path.read_bytes())
     return found.hexdigest()
 
 
 def _renewed_with_the_package(kernel: Any) -> Any:
-    """Compile a kernel anew after an edit of any file; Numba alone looks at the kernel's own file only."""
+    """Compile a kernel anew after an edit of any kernel, or of a constant that it takes from elsewhere, as from `ops`.
+
+    Numba alone looks at the kernel's own file only.
+    """
+    known = kernel.py_func.__globals__.items()
+    constants = sorted(f"{name} {value!r}" for name, value in known if isinstance(value, int | float | np.generic))
     file = kernel._cache._cache_file
-    file._source_stamp = file._source_stamp, _stamp()
+    file._source_stamp = file._source_stamp, _stamp(), tuple(constants)
     return kernel
 
 
@@ -231,6 +238,14 @@ def is_ready(*arrays: Array | None) -> bool:
         if array is not None and (array.dtype != np.float32 or not array.flags.c_contiguous):
             return False
     return True
+
+
+def of_one_shape(*arrays: Array | None) -> bool:
+    """Whether all arrays that are there have the shape of the first. A kernel indexes them all alike, unchecked.
+
+    Validation sees dy alone: what was saved is as the forward made it, unless somebody replaced a part of it.
+    """
+    return all(array is None or array.shape == arrays[0].shape for array in arrays)  # type: ignore[union-attr]
 
 
 def is_float32(array: Array) -> bool:

@@ -36,7 +36,7 @@ from ..ops.activation import (
     softmax_forward,
 )
 from ._buffers import empty
-from ._kernel import compile_kernel, compile_parallel, is_ready, pool_for, worth_threads
+from ._kernel import compile_kernel, compile_parallel, is_ready, of_one_shape, pool_for, worth_threads
 from ._vector import exp, highest, logistic, normal_cdf_and_pdf
 
 __all__ = [
@@ -107,7 +107,7 @@ def gelu_forward_kernel(x: Array, approximate: Approximation = "none") -> tuple[
     return y, GeluSaved(x, approximate)
 
 
-@kernel_for(gelu_backward, supports=lambda dy, saved: is_ready(dy, saved.x))
+@kernel_for(gelu_backward, supports=lambda dy, saved: is_ready(dy, saved.x) and of_one_shape(dy, saved.x))
 def gelu_backward_kernel(dy: Array, saved: GeluSaved) -> Array:
     dx = empty(dy.shape)
     with pool_for(dy.size):
@@ -154,7 +154,7 @@ def silu_forward_kernel(x: Array) -> tuple[Array, SiluSaved]:
     return y, SiluSaved(x)
 
 
-@kernel_for(silu_backward, supports=lambda dy, saved: is_ready(dy, saved.x))
+@kernel_for(silu_backward, supports=lambda dy, saved: is_ready(dy, saved.x) and of_one_shape(dy, saved.x))
 def silu_backward_kernel(dy: Array, saved: SiluSaved) -> Array:
     dx = empty(dy.shape)
     with pool_for(dy.size):
@@ -213,7 +213,9 @@ def gated_activation_forward_kernel(
     return y, GatedActivationSaved(gate, up, activation)
 
 
-@kernel_for(gated_activation_backward, supports=lambda dy, saved: is_ready(dy, saved.gate, saved.up))
+@kernel_for(
+    gated_activation_backward, supports=lambda dy, saved: is_ready(dy, *saved[:2]) and of_one_shape(dy, *saved[:2])
+)
 def gated_activation_backward_kernel(dy: Array, saved: GatedActivationSaved) -> tuple[Array, Array]:
     gate, up, activation = saved
     dgate, dup = empty(up.shape), empty(up.shape)
@@ -259,7 +261,9 @@ def softmax_forward_kernel(x: Array) -> tuple[Array, SoftmaxSaved]:
     return y, SoftmaxSaved(y)
 
 
-@kernel_for(softmax_backward, supports=lambda dy, saved: is_ready(dy, saved.y) and dy.size > 0)
+@kernel_for(
+    softmax_backward, supports=lambda dy, saved: is_ready(dy, saved.y) and of_one_shape(dy, saved.y) and dy.size > 0
+)
 def softmax_backward_kernel(dy: Array, saved: SoftmaxSaved) -> Array:
     C, dx = dy.shape[-1], empty(dy.shape)
     with pool_for(dy.size):

@@ -39,7 +39,7 @@ from ..random import RandomKey, dropout_threshold
 from . import _tiles
 from ._blas import sgemm_address, single_threaded
 from ._buffers import empty
-from ._kernel import pool_for
+from ._kernel import is_float32, of_one_shape, pool_for
 from ._tiles import LOWEST, OPTIONS, ZERO
 
 __all__ = [
@@ -72,11 +72,13 @@ def arguments(
     """What the kernels of `_tiles` take first: options, lengths, bias."""
     B, H, T, D = q.shape
     K, S = k.shape[1:3]
-    lengths = np.full(B, S) if mask.key_lengths is None else np.array(mask.key_lengths, np.int64)
+    # the mask may have been changed since it was validated, in the forward
+    lengths = np.full(B, S) if mask.key_lengths is None else np.clip(np.array(mask.key_lengths, np.int64), 0, S)
     bias, bias_steps = np.zeros(1, np.float32), [0, 0, 0]
     if mask.array is not None:  # laid out as one row of floats, so that the kernel is compiled for nothing else
         bias = mask.array if mask.array.dtype.kind == "f" else np.where(mask.array, ZERO, LOWEST)
         bias = bias if bias.ndim == 4 else bias[None, None]
+        np.broadcast_to(bias, (B, H, T, S))  # a ValueError, unless it fits
         bias = np.ascontiguousarray(np.broadcast_to(bias, (*bias.shape[:3], S)), np.float32)
         bias_steps = [s // 4 if n > 1 else 0 for n, s in zip(bias.shape[:3], bias.strides[:3], strict=True)]
     key = key or RandomKey(0, 0, 0)
@@ -135,7 +137,15 @@ def fits_a_matrix(q: Array, k: Array) -> bool:
 
 
 def _backward_supports(dy: Array, saved: FusedAttentionSaved) -> bool:
-    return supports_mask(saved.mask) and all(is_strided(x) for x in (dy, saved.q, saved.k, saved.v, saved.y))
+    q, k, v, y, highest, total, *_ = saved
+    if (
+        not supports_mask(saved.mask)
+        or not all(x.ndim == 4 and is_strided(x) for x in (dy, q, k, v, y))
+        or not is_float32(highest)
+    ):
+        return False
+    fit = of_one_shape(q, y, dy) and of_one_shape(k, v) and of_one_shape(q[..., 0], highest, total)
+    return fit and k.shape[::3] == q.shape[::3] and q.shape[1] % k.shape[1] == 0
 
 
 @kernel_for(fused_attention_backward, supports=_backward_supports)

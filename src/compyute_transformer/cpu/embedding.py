@@ -16,7 +16,7 @@ from ..arrays import Array
 from ..dispatch import kernel_for
 from ..ops.embedding import EmbeddingSaved, embedding_backward
 from ._buffers import empty
-from ._kernel import compile_parallel, is_ready, pool_for
+from ._kernel import compile_parallel, is_ready, of_one_shape, pool_for
 
 __all__ = ["embedding_backward_kernel"]
 
@@ -50,7 +50,9 @@ def _backward_in_cache(ids, dy, dweight, slices):
         dweight[:, first:last] = sums
 
 
-@kernel_for(embedding_backward, supports=lambda dy, saved: is_ready(dy) and dy.size > 0)
+@kernel_for(
+    embedding_backward, supports=lambda dy, saved: is_ready(dy) and dy.size > 0 and of_one_shape(dy[..., 0], saved.ids)
+)
 def embedding_backward_kernel(dy: Array, saved: EmbeddingSaved) -> Array:
     ids, num_embeddings = saved
     C = dy.shape[-1]

@@ -207,7 +207,10 @@ def linear_forward_kernel(x: Array, weight: Array, bias: Array | None = None) ->
 
 
 def _backward_supports(dy: Array, saved: LinearSaved, needs_weight: bool = True, needs_bias: bool = True) -> bool:
-    return is_float32(dy) and is_ready(saved.x, saved.weight) and saved.x.size > 0 and dy.size > 0
+    x, weight, _ = saved
+    if not (is_float32(dy) and is_ready(x, weight) and x.size > 0 and dy.size > 0 and weight.ndim == 2):
+        return False
+    return dy.shape == (*x.shape[:-1], weight.shape[0]) and x.shape[-1] == weight.shape[1]
 
 
 @kernel_for(linear_backward, supports=_backward_supports)

@@ -14,7 +14,7 @@ from ..arrays import Array
 from ..dispatch import kernel_for
 from ..ops.loss import IGNORE_INDEX, CrossEntropySaved, cross_entropy_backward, cross_entropy_forward
 from ._buffers import empty
-from ._kernel import compile_parallel, is_ready, pool_for
+from ._kernel import compile_parallel, is_ready, of_one_shape, pool_for
 from ._vector import difference, exp
 from ._vector import highest as maximum
 
@@ -89,7 +89,10 @@ def cross_entropy_forward_kernel(
 
 def _backward_supports(dloss: Array | float, saved: CrossEntropySaved, overwrite: bool = False) -> bool:
     logits = saved.logits
-    return is_ready(logits) and logits.size > 0 and (logits.flags.writeable or not overwrite)
+    if not (is_ready(logits, saved.highest, saved.log_total) and logits.size > 0):
+        return False
+    fits = of_one_shape(logits[..., 0], saved.targets, saved.highest, saved.log_total)
+    return fits and (logits.flags.writeable or not overwrite)
 
 
 @kernel_for(cross_entropy_backward, supports=_backward_supports)

@@ -24,7 +24,16 @@ from ..ops.norm import (
     rms_norm_forward,
 )
 from ._buffers import empty
-from ._kernel import compile_kernel, compile_parallel, is_float32, is_ready, pool_for, sum_of_partials, worth_threads
+from ._kernel import (
+    compile_kernel,
+    compile_parallel,
+    is_float32,
+    is_ready,
+    of_one_shape,
+    pool_for,
+    sum_of_partials,
+    worth_threads,
+)
 
 __all__ = [
     "layer_norm_backward_kernel",
@@ -137,7 +146,10 @@ def layer_norm_forward_kernel(
 
 
 def _backward_supports(dy: Array, saved: LayerNormSaved, needs_weight: bool = True, needs_bias: bool = True) -> bool:
-    return is_float32(dy) and is_ready(*saved[:4]) and dy.size > 0
+    x, weight, mean, rstd, _ = saved
+    if not (is_float32(dy) and is_ready(x, weight, mean, rstd) and dy.size > 0):
+        return False
+    return of_one_shape(dy, x) and of_one_shape(dy[..., 0], mean, rstd) and weight.shape == x.shape[-1:]
 
 
 @kernel_for(layer_norm_backward, supports=_backward_supports)
@@ -214,7 +226,10 @@ def rms_norm_forward_kernel(x: Array, weight: Array, eps: float = 1e-6) -> tuple
 
 
 def _rms_backward_supports(dy: Array, saved: RmsNormSaved, needs_weight: bool = True) -> bool:
-    return is_float32(dy) and is_ready(*saved) and dy.size > 0
+    x, weight, rrms = saved
+    if not (is_float32(dy) and is_ready(x, weight, rrms) and dy.size > 0):
+        return False
+    return of_one_shape(dy, x) and of_one_shape(dy[..., 0], rrms) and weight.shape == x.shape[-1:]
 
 
 @kernel_for(rms_norm_backward, supports=_rms_backward_supports)

@@ -14,7 +14,7 @@ from ..arrays import Array
 from ..dispatch import kernel_for
 from ..ops.rotary import RotaryPositionSaved, rotary_position_backward, rotary_position_forward
 from ._buffers import empty
-from ._kernel import compile_parallel, is_float32, is_ready, pool_for
+from ._kernel import compile_parallel, is_float32, is_ready, of_one_shape, pool_for
 
 __all__ = ["rotary_position_backward_kernel", "rotary_position_forward_kernel"]
 
@@ -60,9 +60,13 @@ def rotary_position_forward_kernel(
     return _turned(x, cos, sin, interleaved, 1.0), RotaryPositionSaved(cos, sin, interleaved, x.shape)
 
 
-@kernel_for(
-    rotary_position_backward,
-    supports=lambda dy, saved: is_float32(dy) and is_ready(saved.cos, saved.sin) and dy.size > 0,
-)
+def _backward_supports(dy: Array, saved: RotaryPositionSaved) -> bool:
+    cos, sin = saved.cos, saved.sin
+    if not (is_float32(dy) and is_ready(cos, sin) and dy.size > 0 and dy.shape == saved.shape and cos.ndim == 2):
+        return False
+    return of_one_shape(cos, sin) and len(cos) == dy.shape[2] and 2 * cos.shape[1] <= dy.shape[3]
+
+
+@kernel_for(rotary_position_backward, supports=_backward_supports)
 def rotary_position_backward_kernel(dy: Array, saved: RotaryPositionSaved) -> Array:
     return _turned(dy, saved.cos, saved.sin, saved.interleaved, -1.0)

@@ -82,7 +82,8 @@ class Builder:
         for op in traced.ops:
             for parameter in op.parameters.values() if op.phase == "forward" else ():
                 self._uses[parameter] = self._uses.get(parameter, 0) + 1
-        forwards = [call for call in self._calls.values() if call.phase == "forward"]
+        again = {call.start for call in traced.ops if call.within is not None and self._is_backward(call.within)}
+        forwards = [c for c in self._calls.values() if c.phase == "forward" and c.start not in again]
         for call in sorted(forwards, key=lambda call: call.start):
             if isinstance(call, ModuleCall):
                 self._module(call)
@@ -90,6 +91,9 @@ class Builder:
                 self._op(call)
         for node in self.nodes:
             node.flags = flags_of(node)
+
+    def _is_backward(self, start: int) -> bool:
+        return bool(self._calls[start].phase == "backward")
 
     def _module(self, call: ModuleCall) -> None:
         module, backward = call.module, self._partner(call)

@@ -62,7 +62,7 @@ class LlamaConfig:
     attn_out_bias: bool = False  # in the output projection of attention
     mlp_bias: bool = False
     qk_norm: bool = False  # an RMS norm of each query and key, before it is turned
-    norm_eps: float = 1e-6
+    norm_eps: float = 1e-5
     window: int | None = None
     tie_word_embeddings: bool = True  # the head uses the matrix of the token embedding
     attn_implementation: Implementation = "auto"

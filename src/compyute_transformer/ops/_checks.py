@@ -172,10 +172,10 @@ def check_ids(op: str, name: str, ids: Array, size: int, ignore: int | None = No
     if ignore is not None:
         outside &= ids != ignore
     if outside.any():
-        where = tuple(int(axis[0]) for axis in outside.nonzero())
+        where = tuple(int(axis[0]) for axis in outside.nonzero()) if outside.ndim else ()
         besides = "" if ignore is None else f" (or {ignore}, which is ignored)"
         raise RangeError(
-            f"{op}: {name} lie in [0, {size}){besides}, got {int(ids[where])} at {where}. "
+            f"{op}: {name} lie in [0, {size}){besides}, got {int(ids[where])}{f' at {where}' if where else ''}. "
             "Was the text encoded with the tokenizer this model was trained with?"
         )
 

@@ -41,3 +41,10 @@ def test_without_sacrebleu_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "sacrebleu.metrics.bleu", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'compyute-transformer\[translation\]'"):
         bleu(["a"], ["a"])
+
+
+def test_bleu_and_chrf_tell_capitals_apart() -> None:
+    small = ["the cat sat on a mat", "it was not his own"]
+    assert bleu(small, small) == pytest.approx(100)
+    for metric in (bleu, chrf):
+        assert metric([text.upper() for text in small], small) < 10

@@ -176,7 +176,7 @@ def test_no_run_is_refused(tmp_path: Path) -> None:
         ("[]", "it is not a JSON object"),
         ("{", "cannot be read: Expecting property name"),
         ('{"data": "x", "version": "1"}', "the fields settings, shape, sources, sha256 are missing"),
-        ("MORE", "the fields color are not known to this version"),
+        ("MORE", "the fields 'color' are not known to this version"),
         ("WRONG", "settings is an object"),
     ],
 )

@@ -110,6 +110,16 @@ def test_bits_count_characters_whatever_the_tokens() -> None:
     assert metrics["bits_per_character"] == pytest.approx(metrics["loss"] * metrics["tokens"] / characters / log(2))
 
 
+def test_bits_per_byte_count_the_bytes_of_utf8() -> None:
+    text = "é€𝄞a" * 100  # 2, 3, 4 and 1 bytes
+    tokenizer = train_tokenizer("characters", text)
+    model = GPT(tiny().model.config({"vocab_size": tokenizer.vocab_size}))
+    metrics = evaluate_language(model, tokenizer, tokenizer.encode(text[:41]), 4)
+    assert metrics["characters"] == 40
+    assert metrics["bits_per_byte"] == pytest.approx(metrics["loss"] / log(2) * 40 / 100, rel=1e-12)
+    assert metrics["bits_per_character"] == pytest.approx(2.5 * metrics["bits_per_byte"], rel=1e-12)
+
+
 def test_looking_changes_nothing() -> None:
     language = task()
     for (x, y), weight in language.batch():

@@ -21,7 +21,7 @@ def checked(values: Any, schema: Mapping[str, Check]) -> dict[str, Any]:
         raise ValueError("it is not a JSON object")
     if missing := [name for name in schema if name not in values]:
         raise ValueError(f"the fields {', '.join(missing)} are missing")
-    if unknown := [str(name)[:40] for name in values if name not in schema]:
+    if unknown := [repr(name[:40]) for name in values if name not in schema]:
         raise ValueError(f"the fields {', '.join(unknown[:5])} are not known to this version")
     result = {}
     for name, check in schema.items():

@@ -148,6 +148,7 @@ class ModelSettings:
         "results with other speed and memory.",
         "Model",
     )
+    norm_eps: float = setting(1e-5, "Number that norms add before they take the root.", "Model", at_least=0, below=1)
     patch_size: int = setting(
         4, "Side of the square patches into which images are cut, in pixels.", "Model", at_least=1, at_most=2**14
     )

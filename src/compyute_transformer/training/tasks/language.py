@@ -103,17 +103,22 @@ def evaluate_language(
     most: predict about this many tokens only, in windows that the seed chooses; see `chosen_windows`.
 
     Returns loss, the mean negative log-likelihood in nats per token; bits_per_character, which compares models with
-    different tokenizers; perplexity, the loss as a number of equally likely tokens; tokens and characters, the numbers
-    that were predicted.
+    different tokenizers, and bits_per_byte of UTF-8; perplexity, the loss as a number of equally likely tokens; tokens
+    and characters, the numbers that were predicted.
     """
     length = model.config.context_length
     windows = chosen_windows(tokens, length, batch_size, len(tokens) if most is None else most, seed)
     predicted: list[np.ndarray] = []
     loss, count = mean_loss(model, _noting_targets(windows, predicted))
-    characters = sum(len(tokenizer.decode(targets)) for targets in _joined(predicted, count == len(tokens) - 1))
+    characters = num_bytes = 0
+    for targets in _joined(predicted, count == len(tokens) - 1):
+        text = tokenizer.decode(targets)
+        characters, num_bytes = characters + len(text), num_bytes + len(text.encode("utf-8", "surrogatepass"))
+    bits = loss * count / log(2)
     return {
         "loss": loss,
-        "bits_per_character": loss * count / characters / log(2),
+        "bits_per_character": bits / characters,
+        "bits_per_byte": bits / num_bytes,
         "perplexity": exp(min(loss, 700.0)),  # beyond, a float would overflow
         "tokens": count,
         "characters": characters,
