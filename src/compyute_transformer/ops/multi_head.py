@@ -53,6 +53,7 @@ __all__ = [
     "fused_multi_head_forward",
     "parallel_multi_head_backward",
     "parallel_multi_head_forward",
+    "project_backward",
     "semiparallel_multi_head_backward",
     "semiparallel_multi_head_forward",
     "sequential_multi_head_backward",
