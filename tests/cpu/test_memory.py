@@ -118,7 +118,8 @@ def test_kernel_and_reference_agree_about_other_gradients_and_saved_arrays(op: O
     cases += [(f"saved {what}", (cotangent(y), changed), Exception) for what, changed in variants(saved)]
     for what, args, refusals in cases:
         theirs, mine = (outcome(f, *args, refusals=refusals) for f in (op.backward.reference, op.backward))
-        if not agree(mine, theirs):
+        # of changed saved arrays a kernel may refuse more than the reference, but never less
+        if not agree(mine, theirs) and not (refusals is Exception and isinstance(mine, str)):
             disagreeing.append((what, str(mine)[:100], str(theirs)[:100]))
     assert not disagreeing
 
