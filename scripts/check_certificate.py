@@ -49,6 +49,14 @@ def make(name, value, seed):  # an argument by its recipe, in float64
     return x
 
 
+def call(forward, arguments):  # the last parameter may hold some of the arguments by their names
+    *_, last = inspect.signature(forward).parameters.values()
+    if last.name != "options":
+        return forward(*arguments.values())
+    own = {name: arguments[name] for name in last.annotation._fields}
+    return forward(*(value for name, value in arguments.items() if name not in own), last.annotation(**own))
+
+
 class Case:  # of an op, run again in a dtype, on numbers rounded to another: y, gradients by name, slopes
     def __init__(self, entry, functions, names, dtype, rounded):
         def cast(x):
@@ -59,7 +67,7 @@ class Case:  # of an op, run again in a dtype, on numbers rounded to another: y,
         (self.forward, self.backward), self.names, self.seed = functions, names, entry["seed"]
         seed = self.seed
         self.arguments = {name: cast(make(name, value, seed)) for name, value in entry["inputs"].items()}
-        self.y, self.saved = self.forward(*self.arguments.values())
+        self.y, self.saved = call(self.forward, self.arguments)
         self.dy = cast(np.asarray(np.random.default_rng([seed, 1]).normal(size=self.y.shape)))
         u, first, second = (cast(draw(seed, stream, "dy", self.y.shape)) for stream in (3, 4, 5))
         self.u = np.where(draw(seed, 3, "zero", self.y.shape) > 0, u, u.dtype.type(0)) if u.ndim else u
@@ -76,7 +84,7 @@ class Case:  # of an op, run again in a dtype, on numbers rounded to another: y,
         x, h = self.arguments[name], 2.0**-10
         size = min(1.0, np.sqrt(np.mean(x[np.isfinite(x)] ** 2)))
         v = size * draw(self.seed, 2, name, x.shape)
-        f = [self.forward(*(self.arguments | {name: x + t * v}).values())[0] for t in (h, -h, 2 * h, -2 * h)]
+        f = [call(self.forward, self.arguments | {name: x + t * v})[0] for t in (h, -h, 2 * h, -2 * h)]
         return v, size, (8 * (f[0] - f[1]) - (f[2] - f[3])) / (12 * h)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from compyute_transformer.optim.adamw import adamw_update
+from compyute_transformer.optim.adamw import AdamWOptions, adamw_update
 from compyute_transformer.verify.registry import REGISTRY, cotangent, map_arrays
 
 PAGE = mmap.PAGESIZE
@@ -53,7 +53,7 @@ def contiguous(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def main() -> int:
     modules = [import_module(f"compyute_transformer.cpu.{topic}") for topic in TOPICS]
-    lent = [(module, module.empty) for module in modules if hasattr(module, "empty")]
+    own = [(module, module.empty) for module in modules if hasattr(module, "empty")]
     calls = 0
     for op in REGISTRY.values():
         for case in op.cases:
@@ -68,10 +68,10 @@ def main() -> int:
                 def empty(shape: Any, dtype: Any = np.float32, at_end: bool = at_end) -> np.ndarray:
                     return guarded(np.empty(shape, dtype), at_end)
 
-                for module, _ in lent:
+                for module, _ in own:
                     module.empty = empty
                 found = contiguous(run(op, arguments, place))
-                for module, before in lent:
+                for module, before in own:
                     module.empty = before
                 assert same(expected, found), (op.name, case.name)
                 calls += 1
@@ -79,7 +79,7 @@ def main() -> int:
         arrays = [np.linspace(0.1 * i, 1, size, dtype=np.float32) for i in range(4)]
         shadows = [guarded(array, True) for array in arrays]
         for group in (arrays, shadows):
-            adamw_update(*group, 3, 1e-3, (0.9, 0.999), 1e-8, 0.1, size // 2)
+            adamw_update(*group, 3, AdamWOptions(1e-3, (0.9, 0.999), 1e-8, 0.1))
         assert same(tuple(arrays), tuple(shadows)), size
         calls += 1
     print(calls)

@@ -19,7 +19,7 @@ from compyute_transformer.nn import (
     share_generator,
 )
 from compyute_transformer.random import DROPOUT, Generator
-from compyute_transformer.verify.differences import directional_error
+from compyute_transformer.verify.differences import STEP, directional_error
 from compyute_transformer.verify.function import randomize
 from compyute_transformer.verify.registry import cotangent
 
@@ -27,7 +27,11 @@ __all__ = ["block", "cross_block", "module_error", "post_norm_block"]
 
 
 def module_error(
-    module: Module, inputs: Sequence[Array], forward: Callable[..., Array] | None = None, seed: int = 0
+    module: Module,
+    inputs: Sequence[Array],
+    forward: Callable[..., Array] | None = None,
+    seed: int = 0,
+    step: float = STEP,
 ) -> float:
     """How far the gradients of a float64 module are from differences: parameters and inputs move together.
 
@@ -53,7 +57,7 @@ def module_error(
     dinputs = [d for d in (found if isinstance(found, tuple) else (found,)) if d is not None]
     if not inputs:  # a model of ids returns the gradients of its embedded tokens, which test_output verifies
         dinputs = []
-    error = directional_error(run, [flat.grad.copy(), *dinputs], [start, *inputs], u, seed)
+    error = directional_error(run, [flat.grad.copy(), *dinputs], [start, *inputs], u, seed, step)
     module.clear_saved()
     return error
 

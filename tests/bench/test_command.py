@@ -98,7 +98,7 @@ def test_options_reach_the_race(
     [
         (["attention", "flash"], 1, "Error: bench attention: an algorithm is one of .* got 'flash'"),
         (["ops", "conv"], 1, "Error: bench ops: an op is one of .* got 'conv'"),
-        (["step", "--num-heads", "7"], 1, "Error: GPTConfig: num_heads must divide embed_dim"),
+        (["step", "--num-heads", "7"], 1, "Error: num_heads must divide embed_dim"),
         (["step", "--preset", "huge"], 2, "'huge' is not one of 'nano'"),
         (["attention", "--lengths", "64,x"], 2, "whole numbers of at least 1"),
         (["attention", "--lengths", "0"], 2, "whole numbers of at least 1"),

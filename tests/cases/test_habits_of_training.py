@@ -26,7 +26,7 @@ OPTIMIZERS = {
     for name, value in vars(optim).items()
     if isinstance(value, type) and issubclass(value, optim.Optimizer) and value is not optim.Optimizer
 }
-WITHOUT_PARAMETERS = {"Dropout", "SinusoidalPosition"}
+WITHOUT_PARAMETERS = {"Dropout", "RotaryPosition", "SinusoidalPosition"}
 CONTAINERS = {"Module", "ModuleList"}
 
 

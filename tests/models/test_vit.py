@@ -19,6 +19,7 @@ from compyute_transformer.nn.attention import Implementation
 from compyute_transformer.ops.loss import cross_entropy_backward, cross_entropy_forward
 from compyute_transformer.verify import relative_error
 from compyute_transformer.verify.function import randomize
+from compyute_transformer.verify.models import STEP
 from compyute_transformer.verify.torch.modules import TorchDropout, torch_weights
 from compyute_transformer.verify.torch.vit import logits as torch_vit
 
@@ -95,7 +96,7 @@ def test_the_gradient_of_the_images_is_that_of_torch() -> None:
 @pytest.mark.parametrize("options", [{}, {"dropout": 0.3, "bias": False, "patch_size": 1}], ids=str)
 def test_the_gradient_of_weights_and_images_follows_the_differences(options: dict[str, Any]) -> None:
     config = replace(SMALL, **options)
-    assert module_error(ViT(config), [draw_images(config)]) <= limit("differences", np.float64)
+    assert module_error(ViT(config), [draw_images(config)], step=STEP) <= limit("differences", np.float64)
 
 
 # --- the class token -------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Records of multi-head attention: its four algorithms, and the module that chooses among them."""
 
+import inspect
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, NamedTuple
@@ -142,6 +143,9 @@ def with_options(forward: Callable[..., tuple[Array, Any]]) -> Callable[..., tup
         by_name = [named.pop(name) for name in WEIGHTS[len(weights) :]]
         return forward(x, memory, *weights, *by_name, MultiHeadOptions(*options, **named))
 
+    own = list(inspect.signature(forward).parameters.values())[:-1]
+    fields = inspect.signature(MultiHeadOptions).parameters.values()
+    call.__signature__ = inspect.Signature([*own, *fields])  # type: ignore[attr-defined]
     return call
 
 
