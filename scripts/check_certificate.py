@@ -3,7 +3,6 @@
 Imports nothing of the library but the functions under test and the two types they take, Mask and RandomKey. Inputs are
 drawn by the certificate's recipes, slopes are central differences, written here; every op that the library has must be
 there, with the source that was verified. Prints a line an op, and exits with 1 at any fault. A row is accepted where
-
     error = |ours − theirs| / scale, and error ≤ bound ≤ the limit of its method
     ours and theirs are what is found here: theirs of a slope to 1e-7 of scale, all others to twice the bound
     the slope found here is that of the backward, to 1e-7; a float32 number is that of float64, to 1e-4
@@ -49,30 +48,26 @@ def make(name, value, seed):  # an argument by its recipe, in float64
     return x
 
 
-def call(forward, arguments):  # the last parameter may hold some of the arguments by their names
-    *_, last = inspect.signature(forward).parameters.values()
-    if last.name != "options":
-        return forward(*arguments.values())
-    own = {name: arguments[name] for name in last.annotation._fields}
-    return forward(*(value for name, value in arguments.items() if name not in own), last.annotation(**own))
-
-
 class Case:  # of an op, run again in a dtype, on numbers rounded to another: y, gradients by name, slopes
-    def __init__(self, entry, functions, names, dtype, rounded):
+    def __init__(self, case, functions, op, dtype, rounded):
         def cast(x):
             if isinstance(x, Mask):
                 return x._replace(array=cast(x.array))
             return x.astype(rounded).astype(dtype) if getattr(x, "dtype", np.dtype(int)).kind == "f" else x
 
-        (self.forward, self.backward), self.names, self.seed = functions, names, entry["seed"]
-        seed = self.seed
-        self.arguments = {name: cast(make(name, value, seed)) for name, value in entry["inputs"].items()}
-        self.y, self.saved = call(self.forward, self.arguments)
+        (self.forward, self.backward), self.names, self.seed = functions, op["differentiable"], (seed := case["seed"])
+        self.arguments = {name: cast(make(name, value, seed)) for name, value in case["inputs"].items()}
+        self.y, self.saved = self.run(self.arguments)
         self.dy = cast(np.asarray(np.random.default_rng([seed, 1]).normal(size=self.y.shape)))
         u, first, second = (cast(draw(seed, stream, "dy", self.y.shape)) for stream in (3, 4, 5))
         self.u = np.where(draw(seed, 3, "zero", self.y.shape) > 0, u, u.dtype.type(0)) if u.ndim else u
-        sums = first * u.dtype.type(2) - second * u.dtype.type(0.5)
-        self.of_dy, self.of_u, self.of_sum = (self.outcome(dy) for dy in (self.dy, self.u, sums))
+        self.of_dy, self.of_u, self.of_sum = map(self.outcome, (self.dy, self.u, 2 * first - second / 2))
+
+    def run(self, arguments):
+        parameters = inspect.signature(self.forward).parameters  # `options` holds some of the arguments by their names
+        own = {name: x for name, x in arguments.items() if name not in parameters}
+        options = [parameters["options"].annotation(**own)] if own else []
+        return self.forward(*(x for name, x in arguments.items() if name in parameters), *options)
 
     def outcome(self, dy):
         found = self.backward(dy, self.saved)
@@ -84,7 +79,7 @@ class Case:  # of an op, run again in a dtype, on numbers rounded to another: y,
         x, h = self.arguments[name], 2.0**-10
         size = min(1.0, np.sqrt(np.mean(x[np.isfinite(x)] ** 2)))
         v = size * draw(self.seed, 2, name, x.shape)
-        f = [call(self.forward, self.arguments | {name: x + t * v})[0] for t in (h, -h, 2 * h, -2 * h)]
+        f = [self.run(self.arguments | {name: x + t * v})[0] for t in (h, -h, 2 * h, -2 * h)]
         return v, size, (8 * (f[0] - f[1]) - (f[2] - f[3])) / (12 * h)
 
 
@@ -116,13 +111,11 @@ def faults_of(row, case, exact, lines):  # exact: the case in float64, at the sa
 
 
 def check_op(name, entry, rows, functions):
-    for side, function in zip(SIDES, functions, strict=True):
-        source = inspect.getsource(getattr(function, "reference", function))
-        if sha256(source.encode()).hexdigest() != entry[side]["sha256"]:
+    for side, one in zip(SIDES, functions, strict=True):
+        if sha256(inspect.getsource(getattr(one, "reference", one)).encode()).hexdigest() != entry[side]["sha256"]:
             yield f"the source of {name}_{side} is not what was verified"
     for title, told in entry["cases"].items():
-        kinds = ("f8", "f8"), ("f4", "f4"), ("f8", "f4")
-        double, single, exact = (Case(told, functions, entry["differentiable"], *kind) for kind in kinds)
+        double, single, exact = (Case(told, functions, entry, *k) for k in (("f8", "f8"), ("f4", "f4"), ("f8", "f4")))
         lines = {what[1:]: double.line(what[1:]) for what in double.of_dy if what != "y"}
         given = [row for row in rows if row["case"] == title]
         keys = [(row["method"], row["dtype"], row["argument"]) for row in given]
@@ -146,9 +139,7 @@ def main(path):
             faults[file] = ["is not what was verified"]
     for name in sorted(pairs.keys() | certificate["ops"].keys() | {row["op"] for row in certificate["rows"]}):
         rows, entry = [row for row in certificate["rows"] if row["op"] == name], certificate["ops"].get(name)
-        faults[name] = ["is missing"]
-        if entry and name in pairs:
-            faults[name] = list(check_op(name, entry, rows, pairs[name]))
+        faults[name] = list(check_op(name, entry, rows, pairs[name])) if entry and name in pairs else ["is missing"]
         print(f"{name:24} {len(rows):5} rows  {f'{len(faults[name])} faults' if faults[name] else 'ok'}", flush=True)
     told = [f"FAULT {name} {fault}" for name, found in faults.items() for fault in found]
     print("\n".join(told) or "Every figure was found again.")

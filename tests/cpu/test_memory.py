@@ -12,7 +12,7 @@ import pytest
 
 from compyute_transformer.dispatch import Dispatched, use_kernels
 from compyute_transformer.errors import CompyuteError
-from compyute_transformer.optim.adamw import adamw_update
+from compyute_transformer.optim.adamw import AdamWOptions, adamw_update
 from compyute_transformer.verify.registry import REGISTRY, Op, cotangent, map_arrays
 
 pytestmark = pytest.mark.usefixtures("validation_only")
@@ -118,14 +118,13 @@ def test_kernel_and_reference_agree_about_other_gradients_and_saved_arrays(op: O
     cases += [(f"saved {what}", (cotangent(y), changed), Exception) for what, changed in variants(saved)]
     for what, args, refusals in cases:
         theirs, mine = (outcome(f, *args, refusals=refusals) for f in (op.backward.reference, op.backward))
-        # of changed saved arrays a kernel may refuse more than the reference, but never less
-        if not agree(mine, theirs) and not (refusals is Exception and isinstance(mine, str)):
+        if not agree(mine, theirs):
             disagreeing.append((what, str(mine)[:100], str(theirs)[:100]))
     assert not disagreeing
 
 
 def test_kernel_and_reference_of_adamw_agree_about_other_arrays() -> None:
-    options = (3, 1e-3, (0.9, 0.999), 1e-8, 0.1, 5)
+    options = (3, AdamWOptions(1e-3, (0.9, 0.999), 1e-8, 0.1))
     for what, arrays in variants(tuple(np.linspace(0.1 * i, 1, 10, dtype=np.float32) for i in range(4))):
         mine, theirs = (tuple(np.array(a) for a in arrays) for _ in range(2))
         one, two = (

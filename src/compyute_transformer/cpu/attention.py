@@ -141,7 +141,7 @@ def _backward_supports(dy: Array, saved: FusedAttentionSaved) -> bool:
     if (
         not supports_mask(saved.mask)
         or not all(x.ndim == 4 and is_strided(x) for x in (dy, q, k, v, y))
-        or not is_float32(highest)
+        or not (is_float32(highest) and is_float32(total))
     ):
         return False
     fit = of_one_shape(q, y, dy) and of_one_shape(k, v) and of_one_shape(q[..., 0], highest, total)
@@ -165,8 +165,8 @@ def fused_attention_backward_kernel(dy: Array, saved: FusedAttentionSaved) -> tu
         _tiles.backward(
             *arguments(q, k, v, mask, dropout, key),
             by_time[0],
-            np.ascontiguousarray(highest),
-            np.ascontiguousarray(total),
+            # writable, as a kernel is compiled anew for arrays that are not
+            *(np.require(x, requirements="CW") for x in (highest, total)),
             by_time[1],
             dq,
             dk,
