@@ -16,12 +16,11 @@ import os
 import subprocess
 import sys
 from math import log2
-from pathlib import Path
-from shutil import which
 from statistics import median
 from typing import Any
 
 from ..environment.conditions import survey
+from ..environment.launcher import find_mpiexec
 from ..errors import CompyuteError, MissingExtraError, ParityError
 from .candidates import Report, Result, Spread
 
@@ -139,8 +138,7 @@ def _fit(runs: list[dict[str, Any]]) -> tuple[float, float] | None:
 
 
 def _run(size: str, processes: int, leaves: int, steps: int) -> dict[str, Any]:
-    beside = Path(sys.executable).with_name("mpiexec")
-    launcher = str(beside) if beside.exists() else which("mpiexec")
+    launcher = find_mpiexec()
     if launcher is None:
         raise MissingExtraError(
             "bench parallel: mpiexec and mpi4py are needed: pip install 'compyute-transformer[parallel]'"

@@ -5,17 +5,15 @@
 
 import io
 import os
-import shutil
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from ..environment.launcher import abort, rank, started_together
+from ..environment.launcher import abort, find_mpiexec, rank, started_together
 from ..errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -66,8 +64,7 @@ def launch(processes: int) -> int:
     Raises:
         MissingExtraError: there is no mpiexec.
     """
-    beside = Path(sys.executable).with_name("mpiexec")
-    launcher = str(beside) if beside.exists() else shutil.which("mpiexec")
+    launcher = find_mpiexec()
     if launcher is None:
         raise MissingExtraError(
             "train: --processes needs mpiexec and mpi4py: pip install 'compyute-transformer[parallel]'"

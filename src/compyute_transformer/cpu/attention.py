@@ -166,7 +166,7 @@ def fused_attention_backward_kernel(dy: Array, saved: FusedAttentionSaved) -> tu
             *arguments(q, k, v, mask, dropout, key),
             by_time[0],
             # writable, as a kernel is compiled anew for arrays that are not
-            *(np.require(x, requirements="CW") for x in (highest, total)),
+            *(np.require(x, requirements=["C", "W"]) for x in (highest, total)),
             by_time[1],
             dq,
             dk,

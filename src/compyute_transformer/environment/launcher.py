@@ -1,33 +1,46 @@
 """Launcher: what mpiexec, srun and others tell each of the processes that they started together."""
 
 import os
+import shutil
 import sys
+from pathlib import Path
 
-__all__ = ["abort", "of_mpi", "rank", "started_together"]
+__all__ = ["abort", "find_mpiexec", "of_sockets", "rank", "started_together"]
 
-# What launchers tell each process of its job's size: MPICH and Intel MPI, Open MPI, Slurm, PyTorch's launcher.
-SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS", "WORLD_SIZE")
+# The size of the job and the number of the process in it: MPICH and Intel MPI, Open MPI, a step of Slurm.
+MPI = {
+    "PMI_SIZE": "PMI_RANK",
+    "OMPI_COMM_WORLD_SIZE": "OMPI_COMM_WORLD_RANK",
+    "SLURM_STEP_NUM_TASKS": "SLURM_PROCID",  # a batch script has no step: it is one process
+}
+SOCKETS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "RANK")
-
-
-def of_mpi() -> bool:
-    """Return whether the launcher is that of an MPI."""
-    return "PMI_RANK" in os.environ or "OMPI_COMM_WORLD_RANK" in os.environ
+def of_sockets() -> bool:
+    """Return whether no MPI started this process, and the environment says where processes meet by sockets."""
+    return not _size_of_mpi() and all(os.environ.get(name) for name in SOCKETS)
 
 
 def started_together() -> int:
     """Return how many processes a launcher says that it started together; 1 where there is none."""
-    sizes = [int(os.environ[name]) for name in SIZES if os.environ.get(name, "").isdecimal()]
-    if "SLURM_PROCID" not in os.environ and "PMI_RANK" not in os.environ:  # a batch script itself is one process
-        sizes = [int(os.environ[n]) for n in SIZES if n != "SLURM_NTASKS" and os.environ.get(n, "").isdecimal()]
-    return max(sizes, default=1)
+    size = os.environ["WORLD_SIZE"] if of_sockets() else _size_of_mpi()
+    return int(size) if size.isdecimal() else 1
+
+
+def _size_of_mpi() -> str:
+    return next((os.environ[size] for size, rank in MPI.items() if size in os.environ and rank in os.environ), "")
 
 
 def rank() -> int:
     """Return the number of this process among those that were started together, as the launcher says it."""
-    return next((int(os.environ[name]) for name in RANKS if os.environ.get(name, "").isdecimal()), 0)
+    names = ("RANK",) if of_sockets() else MPI.values()
+    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdecimal()), 0)
+
+
+def find_mpiexec() -> str | None:
+    """Return the path of mpiexec: that of this environment, or else the first in the PATH; None without."""
+    beside = Path(sys.executable).with_name("mpiexec")
+    return str(beside) if beside.exists() else shutil.which("mpiexec")
 
 
 def abort() -> None:

@@ -10,7 +10,8 @@ A batch is cut into leaves, which are always computed one by one. Each process c
 losses are added in a fixed tree (see `tree`). So the result depends on the leaves, and not on the processes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from operator import add
 from typing import TypeVar
 
@@ -67,21 +68,34 @@ class DataParallel:
         own = self.own(len(leaves))
         if len(leaves) == 1:
             return loss_and_gradient(*leaves[0])
-        losses, starts = [], [(generator, generator.stream, generator.offset) for generator in self._generators()]
+        losses, without = [], set(self.model.parameters())
+        self._sum.clear()
         for number in own:
             self.model.zero_grad()
-            for generator, stream, offset in starts:
-                generator.stream, generator.offset = stream + LEAF_STREAMS * number, offset
-            losses.append(loss_and_gradient(*leaves[number]))
+            with self._streams_of(number, last=number == own[-1]):
+                losses.append(loss_and_gradient(*leaves[number]))
+            without &= {parameter for parameter in without if parameter.grad is None}
             self._sum.add(self.model.flat.grad)
-        for generator, stream, _ in starts:  # where a step of one leaf ends
-            generator.stream = stream
         every = [loss for some in self.communicator.gather(losses) for loss in some]
         gradient = self.model.flat.grad
         gradient[...] = self._sum.take()
         all_reduce(gradient, self.communicator)
+        for parameter in without:  # the backward never reaches it, so the optimizer must not either
+            parameter.grad = None
         return fold(every, add)
 
-    def _generators(self) -> list[Generator]:
+    @contextmanager
+    def _streams_of(self, number: int, last: bool) -> Iterator[None]:
+        """Let dropout draw from the streams of a leaf. The next step begins at the offset where a last leaf ends."""
         found = (getattr(module, "generator", None) for module in self.model.modules())
-        return list({id(generator): generator for generator in found if isinstance(generator, Generator)}.values())
+        generators = {id(generator): generator for generator in found if isinstance(generator, Generator)}.values()
+        starts = [(generator, generator.stream, generator.offset) for generator in generators]
+        for generator, stream, _ in starts:
+            generator.stream = stream + LEAF_STREAMS * number
+        try:
+            yield
+        finally:
+            for generator, stream, offset in starts:
+                generator.stream = stream
+                if not last:
+                    generator.offset = offset

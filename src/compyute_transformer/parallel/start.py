@@ -3,11 +3,11 @@
 from functools import cache
 from importlib import import_module
 
-from ..environment.launcher import of_mpi, started_together
+from ..environment.launcher import of_sockets, started_together
 from ..errors import MissingExtraError
 from .communicator import Communicator, Single
 from .mpi import MPI
-from .tcp import TCP, is_configured
+from .tcp import TCP
 
 __all__ = ["world"]
 
@@ -24,7 +24,7 @@ def world(timeout: float = 600.0) -> Communicator:
     size = started_together()
     if size == 1:
         return Single()
-    if is_configured() and not of_mpi():
+    if of_sockets():
         return TCP.from_environment(timeout)
     try:
         mpi4py = import_module("mpi4py.MPI")

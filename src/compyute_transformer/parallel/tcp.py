@@ -15,20 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from ..environment.launcher import SOCKETS
 from ..errors import ParallelError
 from .communicator import Communicator
 
-__all__ = ["TCP", "is_configured"]
+__all__ = ["TCP"]
 
-VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LENGTH = struct.Struct("!Q")
 MOST_BYTES = 2**28  # of a list of plain values
 PIECE = 2**20
-
-
-def is_configured() -> bool:
-    """Return whether the environment says where the processes meet."""
-    return all(os.environ.get(name) for name in VARIABLES)
 
 
 class TCP(Communicator):
@@ -57,11 +52,11 @@ class TCP(Communicator):
     @classmethod
     def from_environment(cls, timeout: float = 600.0) -> "TCP":
         """Return the communicator that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe."""
-        values = {name: os.environ[name] for name in VARIABLES}
+        values = {name: os.environ[name] for name in SOCKETS}
         for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
             if not values[name].isdecimal():
                 raise ParallelError(f"parallel: {name} is a whole number, got {values[name]!r}.")
-        rank, size, host, port = (values[name] for name in VARIABLES)
+        rank, size, host, port = (values[name] for name in SOCKETS)
         return cls(int(rank), int(size), host, int(port), timeout)
 
     # --- how processes meet ---

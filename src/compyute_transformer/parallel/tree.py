@@ -40,6 +40,11 @@ class TreeSum:
         self._partial: list[tuple[int, np.ndarray]] = []  # (level, sum), the levels falling
         self._spare: list[np.ndarray] = []
 
+    def clear(self) -> None:
+        """Forget what came, as after an error in the middle of a sum."""
+        self._spare += [array for _, array in self._partial]
+        self._partial = []
+
     def add(self, array: np.ndarray) -> None:
         """Take in the next array, whose memory stays the caller's."""
         new = self._spare.pop() if self._spare else np.empty_like(array)

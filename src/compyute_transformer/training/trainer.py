@@ -305,6 +305,8 @@ class Trainer:
 
     def _started(self, new: bool) -> Started:
         device, facts = self.model.device, dict(self.task.facts())
+        if self.communicator.size > 1:
+            facts["processes"] = f"{self.communicator.size}, by {self.communicator.engine}"
         lost = max((values["step"] for values in read_log(self.run)), default=0) if new else 0
         if lost:
             facts["begins anew"] = f"there is no checkpoint of the {lost:,} steps in {LOG}"
