@@ -507,7 +507,7 @@ def test_text_is_shown_as_it_comes(run: Run, trained: Path, monkeypatch: pytest.
 # --- eval and doctor ---
 
 
-def test_images_are_learned_judged_and_their_confusion_is_drawn(run: Run, tmp_path: Path) -> None:
+def test_images_are_learned_evaluated_and_their_confusion_is_drawn(run: Run, tmp_path: Path) -> None:
     tiny = ["--embed-dim", 8, "--num-heads", 2, "--num-layers", 1, "--batch-size", 8, "--steps", 2, "--patch-size", 4]
     done = run("train", "--task", "digits", "--runs", tmp_path, *tiny)
     assert done.code == 0
@@ -566,7 +566,7 @@ def test_a_translation_without_sacrebleu_says_so(run: Run, tmp_path: Path, monke
     assert "BLEU was left out: it needs sacreBLEU. pip install 'compyute-transformer[translation]'" in done.err
 
 
-def test_other_texts_can_be_judged(run: Run, trained: Path, tmp_path: Path) -> None:
+def test_other_texts_can_be_evaluated(run: Run, trained: Path, tmp_path: Path) -> None:
     text = tmp_path / "other.txt"
     text.write_text("The owl and the owl\n")
     assert json.loads(run("eval", trained, text, "--json").out)["tokens"] == 19

@@ -68,7 +68,7 @@ def test_nothing_proven_is_nothing_passed() -> None:
 
 
 @pytest.mark.usefixtures("validation_only")
-def test_without_pytorch_its_proofs_have_not_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pytorch_its_checks_have_not_passed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     outcome = carry_out(choose(everything(0), ["linear", "gelu", "models"], ["torch"]))
     assert not outcome.results

@@ -91,7 +91,7 @@ def test_a_method_is_called_as_on_the_command_line() -> None:
     assert row.cells()[1] == "complex-step"
 
 
-def test_what_is_no_proof_at_a_point_is_said() -> None:
+def test_what_is_no_check_at_a_point_is_said() -> None:
     relu = Label("ops.relu", "vector").result("complex step", np.float64, "dx", 0.0, 1e-10)
     assert summary(Outcome([relu]))[0].startswith("ReLU is not analytic at 0")
     assert len(summary(Outcome([NEAR]))) == 1

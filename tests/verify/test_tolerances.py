@@ -18,6 +18,6 @@ def test_the_promised_limits() -> None:
     assert limit("torch", np.float32) == 1e-5
 
 
-def test_a_dtype_that_a_proof_does_not_run_in_is_refused() -> None:
+def test_a_dtype_that_a_check_does_not_run_in_is_refused() -> None:
     with pytest.raises(ConfigError, match="'differences' runs in float64, got float32"):
         limit("differences", np.float32)

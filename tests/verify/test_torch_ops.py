@@ -55,7 +55,7 @@ def test_y_and_every_gradient_are_compared_with_every_oracle() -> None:
         ("fused_multi_head", "torch.nn.MultiheadAttention"),
     ],
 )
-def test_pytorchs_own_attention_judges_most_cases(op: str, oracle: str) -> None:
+def test_pytorchs_own_attention_compares_most_cases(op: str, oracle: str) -> None:
     supports = next(known.supports for known in REGISTRY[op].oracles if known.name == oracle)
     compared = [case.name for case in REGISTRY[op].cases if supports(case.arguments())]
     assert len(compared) >= 8
@@ -98,7 +98,7 @@ def test_a_dense_mask_is_what_the_flags_say() -> None:
     assert dense.tolist() == [[[[1.0, 2.0, -inf], [4.0, 5.0, -inf]]], [[[1.0, 2.0, -inf], [4.0, 5.0, -inf]]]]
 
 
-def test_without_pytorch_the_proof_fails_and_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pytorch_the_check_fails_and_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
     with pytest.raises(MissingExtraError, match=r"pip install 'compyute-transformer\[verify\]'"):
         compare(REGISTRY["linear"], case_of("linear", "rows"), np.float64)

@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 from .evaluator import Evaluator, Status
 from .make import make_mutants
@@ -30,6 +31,8 @@ from .rewrites import make_rewrites
 from .sources import find_targets
 
 __all__ = ["Worker", "main", "run"]
+
+R = TypeVar("R")
 
 ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 RESULTS = Path("benchmarks/results/mutants.csv")
@@ -89,8 +92,8 @@ def run(seed: int = 0, jobs: int = 1, file: str = "", sample: int | None = None,
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"))  # read by the processes we start: their arrays are small
     with get_context("spawn").Pool(jobs, _start, (seed, file, held_back)) as pool:
         faults = pool.apply(_faults)
-        refusals = dict(pool.imap_unordered(_refusal, range(len(rewrites))))
-        statuses = dict(_counted(pool.imap_unordered(_status, chosen, chunksize=4), len(chosen)))
+        refusals = dict(_counted(pool.imap_unordered(_refusal, range(len(rewrites))), len(rewrites), "rewrites"))
+        statuses = dict(_counted(pool.imap_unordered(_status, chosen, chunksize=4), len(chosen), "mutants"))
     return Outcome(
         [(mutants[index], statuses[index]) for index in chosen],
         len(rewrites),
@@ -103,14 +106,14 @@ def _faults() -> list[str]:
     return _worker.faults
 
 
-def _counted(results: Iterator[tuple[int, Status]], total: int) -> Iterator[tuple[int, Status]]:
-    """The results as they come; every few seconds one line says how far they are."""
+def _counted(results: Iterator[R], total: int, what: str) -> Iterator[R]:
+    """Yield the results as they come; every few seconds one line says how far they are."""
     last = time.monotonic()
     for number, result in enumerate(results, start=1):
         yield result
         if time.monotonic() - last > 10.0:
             last = time.monotonic()
-            print(f"{number} of {total} mutants evaluated", file=sys.stderr, flush=True)
+            print(f"{number} of {total} {what} evaluated", file=sys.stderr, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

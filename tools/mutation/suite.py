@@ -20,7 +20,6 @@ from compyute_transformer.verify import models, modules, ops
 from compyute_transformer.verify.kernels import compare_kernel
 from compyute_transformer.verify.ops import check_case, compare
 from compyute_transformer.verify.result import Label
-from compyute_transformer.verify.subject import tasks
 
 from .module_properties import module_properties
 from .properties import op_properties
@@ -79,9 +78,8 @@ def make_suite() -> Iterator[Check]:
         yield Check("slopes", str(module.label), module.by_slopes)
         yield Check("linearity", str(module.label), module.by_linearity)
         yield Check("torch", str(module.label), module.by_torch)
-    for task in tasks(models.subjects(seed=0)):
-        if task.methods != ("kernel",):
-            yield Check(task.methods[0], task.name, task.run)
+    for model in models.subjects(seed=0):
+        yield from _of_model(model)
     for name, hold in (*op_properties(), *module_properties()):
         yield Check("property", name, hold, with_kernels=name.startswith("implementation"))
 
@@ -100,6 +98,20 @@ def _of_op(subject: ops.OpSubject) -> Iterator[Check]:
         yield Check("linearity", name, partial(_held, subject, partial(subject.by_linearity, (dtype,))))
         if isinstance(op.forward, Dispatched):
             yield Check("kernel", name, partial(compare_kernel, op, case, dtype, "cpu"), with_kernels=True)
+
+
+def _of_model(subject: models.ModelSubject) -> Iterator[Check]:
+    """Yield the checks of a model in one configuration.
+
+    Slopes are those of all parameters together, and PyTorch has each alone: by each alone they would take most of the
+    time of a run. Ten steps of training tell nothing that the gradients and the properties of AdamW do not.
+    """
+    name, case = subject.label.name, subject.label.case
+    yield Check("differences", f"{name} [{case}]", subject.by_whole_gradient)
+    yield Check("adjoint", f"{name} [{case}]", subject.by_adjoint)
+    yield Check("implementations", f"{name} [{case}]", subject.by_implementations)
+    if subject.torch_missing is None:
+        yield Check("torch", f"{name} [{case}]", subject.by_torch)
 
 
 def _held(subject: ops.OpSubject, check: Callable[[], Iterable[Any]]) -> Iterator[Any]:

@@ -41,7 +41,7 @@ def test_the_exit_status_tells_whether_the_checks_suffice(
     assert {row["seed"] for row in rows} == {"3"}
 
 
-def test_a_run_that_would_judge_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_would_evaluate_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         command.main(["--file", "ops/nowhere.py"])
     assert left.value.code == 2

@@ -30,7 +30,7 @@ def test_a_mutant_that_changes_nothing_is_equivalent(mutants: list[Mutant], eval
     assert "probes that evaluate this place" in status.why
 
 
-def test_without_proofs_a_bad_mutant_survives_and_without_probes_none_is_equivalent(
+def test_without_checks_a_bad_mutant_survives_and_without_probes_none_is_equivalent(
     mutants: list[Mutant], evaluator: Evaluator
 ) -> None:
     bad = find(mutants, "layer_norm_backward", "dxhat - dxhat.mean(-1, keepdims=True)", "dxhat")
@@ -51,7 +51,7 @@ def test_a_place_that_no_probe_evaluates_is_not_called_equivalent(mutants: list[
     assert Evaluator(probes=with_eps).evaluate(unused).why == "no probe evaluates this place"
 
 
-def test_a_proof_that_fails_without_a_mutant_judges_nothing(mutants: list[Mutant]) -> None:
+def test_a_check_that_fails_without_a_mutant_compares_nothing(mutants: list[Mutant]) -> None:
     target = TARGETS["relu_backward"]
     with planted(target, broken(target)):
         prepared = Evaluator()

@@ -9,7 +9,7 @@ from mutation.module_properties import module_properties
 from mutation.properties import op_properties
 
 
-def test_every_promise_holds() -> None:
+def test_every_property_holds() -> None:
     with use_kernels("reference"):
         checks = [check for _, call in (*op_properties(), *module_properties()) for check in call()]
     assert len(checks) >= 500
