@@ -82,7 +82,7 @@ class Survivors(MutantDirective):
 
     def markdown(self) -> str:
         """One row a mutant."""
-        rows = [row for row in self.rows() if result(row) == "survived"]
+        rows = [row for row in self.rows() if row["status"] == "survived"]
         if not rows:
             return "None survived."
         return table(["mutant", "why"], [[told(row), row["why"]] for row in rows])
@@ -93,7 +93,7 @@ class Equivalents(MutantDirective):
 
     def markdown(self) -> str:
         """One row a reason."""
-        rows = [row for row in self.rows() if result(row) == "equivalent"]
+        rows = [row for row in self.rows() if row["status"] == "equivalent"]
         reasons = grouped(rows, lambda row: row["why"].partition("; the same results in")[0])
         lines = [[why, "<br>".join(dict.fromkeys(map(told, of_reason)))] for why, of_reason in reasons.items()]
         return table(["why nothing changes", "mutants"], lines)
@@ -107,14 +107,9 @@ def grouped(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, list[Ro
     return found
 
 
-def result(row: Row) -> str:
-    """Return the result of a mutant: the one value of its row that is a word for a result."""
-    return next(value for value in row.values() if value in WORDS)
-
-
 def count(rows: Iterable[Row]) -> Counter[str]:
     """How many met with each result."""
-    return Counter(result(row) for row in rows)
+    return Counter(row["status"] for row in rows)
 
 
 def counts(rows: list[Row]) -> list[int]:
