@@ -243,7 +243,9 @@ def model_probes(seed: int) -> Iterator[Probe]:
 
 
 def _run_another() -> Any:
-    y, recorder = record_forward(Mixed(Even()).eval(), True, np.ones((1, 2, 4), np.float32))
+    model = Mixed(Even()).eval()
+    randomize(model)
+    y, recorder = record_forward(model, True, np.random.default_rng(5).normal(size=(1, 2, 4)).astype(np.float32))
     return y, recorder.attentions["attention"]
 
 
