@@ -6,7 +6,7 @@ sizes and scalings at random, so that mutants of these functions can be told equ
 
 from collections.abc import Iterator
 from functools import partial
-from math import ceil, floor, log, pi
+from math import ceil, log, pi
 from typing import Any, get_args
 
 import numpy as np
@@ -92,7 +92,7 @@ def _yarn_frequencies(width: int, theta: float, scaling: RotaryScaling) -> Itera
         width * log(scaling.original_length / (turns * 2 * pi)) / (2 * log(theta))
         for turns in (scaling.beta_fast, scaling.beta_slow)
     ]
-    start, end = (floor(ends[0]), ceil(ends[1])) if scaling.truncate else ends
+    start, end = (-ceil(-ends[0]), ceil(ends[1])) if scaling.truncate else ends
     start, end = max(start, 0), min(end, width - 1)
     found = rotary_frequencies(width, theta, scaling)
     for pair, frequency in enumerate(_plain(width, theta)):
