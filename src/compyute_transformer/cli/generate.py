@@ -1,7 +1,7 @@
 """`compyute generate`: continue a text with a trained model, or translate one."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
@@ -11,7 +11,8 @@ import typer
 from ..errors import CorpusError
 from ..generation.sampling import Sampling
 from . import terminal
-from .options import Checkpoint, Json, Kernels, OnDevice, RunFolder, flag, unescape, with_options
+from .models import ModelPath, open_model
+from .options import Checkpoint, Json, Kernels, OnDevice, flag, unescape, with_options
 
 __all__ = ["generate"]
 
@@ -38,7 +39,7 @@ class Request:
 
 @with_options([Sampling], FIRST)
 def generate(
-    run: RunFolder,
+    run: ModelPath,
     prompt: Annotated[
         str,
         typer.Option(help=r"Text to continue or to translate, where \n is a line end; FILE:path reads it from a file."),
@@ -84,7 +85,6 @@ def generate(
     """
     with terminal.loading():
         from ..dispatch import use_kernels
-        from ..training import load_run
 
     chosen = {name: value for name, value in sampling.items() if value}
     chosen |= {name: value for name, value in sampling.items() if value is not None and name != "stop"}
@@ -92,8 +92,8 @@ def generate(
     search = {name: value for name, value in others.items() if value is not None}
     prompt = read_prompt(prompt)
     with use_kernels(kernels):
-        loaded = load_run(run, checkpoint, device)
-        kind = loaded.settings.data.kind
+        loaded = open_model(run, checkpoint, device)
+        kind = loaded.kind
         check_kind(run, kind, search)
         if kind == "translation":
             prompt = prompt.strip()
@@ -106,7 +106,7 @@ def generate(
             chosen["stop"] = [unescape(text) for text in chosen["stop"]]
         if kind == "translation" and not chosen.keys() & {*RANDOM}:
             chosen["temperature"] = 0.0
-        write(request, Sampling(**chosen), search)
+        write(request, replace(loaded.defaults or Sampling(), **chosen), search)
 
 
 def read_prompt(prompt: str) -> str:
@@ -148,11 +148,15 @@ def write(request: Request, sampling: Sampling, options: "dict[str, Any]") -> No
     from ..generation import stream, stream_translation
 
     loaded, prompt = request.loaded, request.prompt
-    translates = loaded.settings.data.kind == "translation"
+    translates = loaded.kind == "translation"
+    if not translates:
+        options = options | {"stop_ids": loaded.stop_ids}
+    if loaded.ignored:
+        terminal.note(f"generation_config.json: {', '.join(loaded.ignored)} has no effect here.")
     pieces = (stream_translation if translates else stream)(
         loaded.model,
         loaded.tokenizer,
-        prompt,
+        loaded.encode(prompt) or prompt,
         sampling=sampling,
         max_new_tokens=request.max_new_tokens,
         cached=request.cached,
@@ -173,12 +177,12 @@ def write(request: Request, sampling: Sampling, options: "dict[str, Any]") -> No
     if request.json:
         facts = {"run": request.run, "step": loaded.step, "seed": sampling.seed, "prompt": prompt, "text": text}
         facts |= {"stopped": pieces.stopped, "tokens": len(pieces.ids), "tokens_per_second": pieces.tokens_per_second}
-        facts |= {"ended": pieces.ended} if translates else {}
+        facts |= {"ended": pieces.ended}
         terminal.print_json(facts | {"log_probabilities": pieces.log_probabilities})
         return
     rate = f", {pieces.tokens_per_second:,.0f} tokens/s" if pieces.tokens_per_second else ""
     seeded = f", seed {sampling.seed}" if sampling.temperature or not translates else ""
-    terminal.note(f"{len(pieces.ids)} tokens{rate}, step {loaded.step}{seeded}")
+    terminal.note(f"{len(pieces.ids)} tokens{rate}{loaded.origin}{seeded}")
     note_pictures(pictures)
 
 
@@ -206,7 +210,7 @@ def translate_by_search(request: Request, beam: int, length_penalty: float) -> N
         return
     terminal.show(f"{found.text}\n")
     # Most of the time goes to loading the kernels, so that a rate would say little about so few tokens.
-    terminal.note(f"{tokens} tokens in {seconds:.2g} s, step {loaded.step}")
+    terminal.note(f"{tokens} tokens in {seconds:.2g} s{loaded.origin}")
     note_pictures(pictures)
 
 
@@ -217,7 +221,7 @@ def draw_attention_of(request: Request, ids: Sequence[int]) -> list[Path]:
         return []
     from ..generation.pictures import save_prompt_attention, save_translation_attention
 
-    if loaded.settings.data.kind == "translation":
+    if loaded.kind == "translation":
         return save_translation_attention(loaded.model, loaded.tokenizer, request.prompt, tuple(ids), path)
     save_prompt_attention(loaded.model, loaded.tokenizer, request.prompt, path)
     return [path]
