@@ -1,7 +1,7 @@
 """`compyute generate`: continue a text with a trained model, or translate one."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
@@ -11,7 +11,8 @@ import typer
 from ..errors import CorpusError
 from ..generation.sampling import Sampling
 from . import terminal
-from .options import Checkpoint, Json, Kernels, OnDevice, RunFolder, flag, unescape, with_options
+from .models import ModelPath, open_model
+from .options import Checkpoint, Json, Kernels, OnDevice, flag, unescape, with_options
 
 __all__ = ["generate"]
 
@@ -27,7 +28,7 @@ FIRST = ("prompt", "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "
 class Request:
     """What `compyute generate` is asked for besides the options of sampling."""
 
-    run: RunFolder
+    run: ModelPath
     prompt: Annotated[
         str,
         typer.Option(help=r"Text to continue or to translate, where \n is a line end; FILE:path reads it from a file."),
@@ -75,12 +76,6 @@ class Job:
     loaded: Any
     prompt: str
 
-    @property
-    def kind(self) -> str:
-        """What the run learned: language, translation or images."""
-        kind: str = self.loaded.settings.data.kind
-        return kind
-
 
 @with_options([Sampling], FIRST)
 def generate(request: Request, **sampling: Any) -> None:
@@ -90,7 +85,6 @@ def generate(request: Request, **sampling: Any) -> None:
     """
     with terminal.loading():
         from ..dispatch import use_kernels
-        from ..training import load_run
 
     chosen = {name: value for name, value in sampling.items() if value}
     chosen |= {name: value for name, value in sampling.items() if value is not None and name != "stop"}
@@ -98,8 +92,8 @@ def generate(request: Request, **sampling: Any) -> None:
     search = {name: value for name, value in others.items() if value is not None}
     prompt = read_prompt(request.prompt)
     with use_kernels(request.kernels):
-        loaded = load_run(request.run, request.checkpoint, request.device)
-        kind = loaded.settings.data.kind
+        loaded = open_model(request.run, request.checkpoint, request.device)
+        kind = loaded.kind
         check_kind(request.run, kind, search)
         if kind == "translation":
             prompt = prompt.strip()
@@ -112,7 +106,7 @@ def generate(request: Request, **sampling: Any) -> None:
             chosen["stop"] = [unescape(text) for text in chosen["stop"]]
         if kind == "translation" and not chosen.keys() & {*RANDOM}:
             chosen["temperature"] = 0.0
-        write(job, Sampling(**chosen), search)
+        write(job, replace(loaded.defaults or Sampling(), **chosen), search)
 
 
 def read_prompt(prompt: str) -> str:
@@ -153,11 +147,15 @@ def write(job: Job, sampling: Sampling, options: "dict[str, Any]") -> None:
     """Generate a text token by token, and print it as it comes."""
     from ..generation import stream, stream_translation
 
-    request, loaded, prompt, translates = job.request, job.loaded, job.prompt, job.kind == "translation"
+    request, loaded, prompt, translates = job.request, job.loaded, job.prompt, job.loaded.kind == "translation"
+    if not translates:
+        options = options | {"stop_ids": loaded.stop_ids}
+    if loaded.ignored:
+        terminal.note(f"generation_config.json: {', '.join(loaded.ignored)} has no effect here.")
     pieces = (stream_translation if translates else stream)(
         loaded.model,
         loaded.tokenizer,
-        prompt,
+        loaded.encode(prompt) or prompt,
         sampling=sampling,
         max_new_tokens=request.max_new_tokens,
         cached=request.cache,
@@ -178,12 +176,12 @@ def write(job: Job, sampling: Sampling, options: "dict[str, Any]") -> None:
     if request.json:
         facts = {"run": request.run, "step": loaded.step, "seed": sampling.seed, "prompt": prompt, "text": text}
         facts |= {"stopped": pieces.stopped, "tokens": len(pieces.ids), "tokens_per_second": pieces.tokens_per_second}
-        facts |= {"ended": pieces.ended} if translates else {}
+        facts |= {"ended": pieces.ended}
         terminal.print_json(facts | {"log_probabilities": pieces.log_probabilities})
         return
     rate = f", {pieces.tokens_per_second:,.0f} tokens/s" if pieces.tokens_per_second else ""
     seeded = f", seed {sampling.seed}" if sampling.temperature or not translates else ""
-    terminal.note(f"{len(pieces.ids)} tokens{rate}, step {loaded.step}{seeded}")
+    terminal.note(f"{len(pieces.ids)} tokens{rate}{loaded.origin}{seeded}")
     note_pictures(pictures)
 
 
@@ -211,7 +209,7 @@ def translate_by_search(job: Job) -> None:
         return
     terminal.show(f"{found.text}\n")
     # Most of the time goes to loading the kernels, so that a rate would say little about so few tokens.
-    terminal.note(f"{tokens} tokens in {seconds:.2g} s, step {loaded.step}")
+    terminal.note(f"{tokens} tokens in {seconds:.2g} s{loaded.origin}")
     note_pictures(pictures)
 
 
@@ -222,7 +220,7 @@ def draw_attention_of(job: Job, ids: Sequence[int]) -> list[Path]:
         return []
     from ..generation.pictures import save_prompt_attention, save_translation_attention
 
-    if job.kind == "translation":
+    if loaded.kind == "translation":
         return save_translation_attention(loaded.model, loaded.tokenizer, job.prompt, tuple(ids), path)
     save_prompt_attention(loaded.model, loaded.tokenizer, job.prompt, path)
     return [path]

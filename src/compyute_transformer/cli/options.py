@@ -56,13 +56,14 @@ def with_options(sections: Iterable[type] = (), first: Sequence[str] = ()) -> Ca
     """Declare the options of a command that are fields of dataclasses.
 
     A parameter whose type is a dataclass becomes an option for each of its fields, which are annotated as a command's
-    parameters are; the command is given an instance. An option for each field of the sections stands in the place of
-    the command's `**settings`: its name, type and choices follow from the field, its help and panel stand in the
-    field's metadata, and it is None if it is not given.
+    parameters are; the command is given an instance. An option for each field of the sections that has a help text in its
+    metadata stands in the place of the command's `**settings`: its name, type and choices follow from the field, and it
+    is None if it is not given.
 
     first: the options that the first panel of the help lists, in this order.
     """
-    made = [_option(section, entry, first) for section in sections for entry in fields(section)]
+    named = ((section, entry) for section in sections for entry in fields(section) if "help" in entry.metadata)
+    made = [_option(section, entry, first) for section, entry in named]
 
     def decorate(command: F) -> F:
         signature = inspect.signature(command)

@@ -255,6 +255,7 @@ def hugging_face_values(file: Gguf) -> dict[str, Any]:
 
     values = {
         "model_type": name,
+        "architectures": [f"{name.capitalize()}ForCausalLM"],
         "max_position_embeddings": of("context_length"),
         "hidden_size": of("embedding_length"),
         "intermediate_size": of("feed_forward_length"),
@@ -268,7 +269,12 @@ def hugging_face_values(file: Gguf) -> dict[str, Any]:
         "tie_word_embeddings": "output.weight" not in file,
         "vocab_size": file.shape("token_embd.weight")[0] if "token_embd.weight" in file else None,
     }
-    return {key: value for key, value in values.items() if value is not None}
+    return {key: _shortest(value) for key, value in values.items() if value is not None}
+
+
+def _shortest(value: Any) -> Any:
+    """Return a number as it was written before it was rounded to float32: 1e-05, and not 9.999999747378752e-06."""
+    return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
 def in_halves(rows: Array, num_heads: int) -> Array:
@@ -329,8 +335,11 @@ def tokenizer_of(path: str | Path) -> BytePairTokenizer:
             f"{metadata.get('tokenizer.ggml.model')!r} with the rule {rule!r}. Give the model's tokenizer.json instead."
         )
     try:
-        return BytePairTokenizer(_built(tokens, merges, kinds or [], CUTS[rule]))
-    except (ValueError, TypeError) as error:
+        tokenizer = _built(tokens, merges, kinds or [], CUTS[rule])
+        if metadata.get("tokenizer.ggml.add_bos_token"):
+            _add_first(tokenizer, metadata["tokenizer.ggml.bos_token_id"])
+        return BytePairTokenizer(tokenizer)
+    except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"tokenizer_of: the tokenizer in {path} does not hold together: {str(error)[:300]}.") from error
 
 
@@ -347,3 +356,15 @@ def _built(tokens: list[str], merges: list[str], kinds: list[int], digits: bool)
     special = [token for token, kind in zip(tokens, kinds, strict=False) if kind == control]
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
     return tokenizer
+
+
+def _add_first(tokenizer: "tokenizers.Tokenizer", first: int) -> None:
+    """Let every text begin with a token, where special tokens are asked for."""
+    from tokenizers import processors
+
+    token = tokenizer.id_to_token(first)
+    if token is None:
+        raise ValueError(f"no token has the id {first!r} of the first one")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{token} $A", pair=f"{token} $A {token} $B", special_tokens=[(token, first)]
+    )

@@ -25,6 +25,7 @@ from .configurations import from_hugging_face, to_hugging_face
 from .gguf import HuggingFaceView, hugging_face_values, read_gguf
 from .names import Family, Piece, family_of
 from .tensors import as_floats, read_tensors, write_tensors
+from .tokenizer import save_tokenizer
 
 __all__ = ["AutoModel", "load_pretrained", "save_pretrained"]
 
@@ -180,14 +181,17 @@ def save_pretrained(
     values = {**values, "torch_dtype": dtype} if "dtype" not in values else {**values, "dtype": dtype}
     tensors: dict[str, Array] = {}
     for piece in family.pieces(model.config):
-        tensors |= piece.write(parameters[piece.ours])
+        array = parameters.get(piece.ours)
+        if array is None:  # a bias that their architecture has, and this model has not
+            array = np.zeros(piece.shape, np.float32)
+        tensors |= piece.write(array)
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_tensors(folder, tensors, dtype, shard_bytes)
         _io.replace_text(folder / CONFIG, json.dumps(values, indent=2, sort_keys=True) + "\n")
         if tokenizer is not None:
-            tokenizer.save(folder / TOKENIZER)
+            save_tokenizer(tokenizer, folder)
     except OSError as error:
         raise DataError(
             f"save_pretrained: {folder} must be a folder that can be written; it cannot: {error}."
