@@ -56,9 +56,9 @@ def with_options(sections: Iterable[type] = (), first: Sequence[str] = ()) -> Ca
     """Declare the options of a command that are fields of dataclasses.
 
     A parameter whose type is a dataclass becomes an option for each of its fields, which are annotated as a command's
-    parameters are; the command is given an instance. An option for each field of the sections that has a help text in its
-    metadata stands in the place of the command's `**settings`: its name, type and choices follow from the field, and it
-    is None if it is not given.
+    parameters are; the command is given an instance. An option for each field of the sections that has a help text in
+    its metadata stands in the place of the command's `**settings`: its name, type and choices follow from the field,
+    and it is None if it is not given.
 
     first: the options that the first panel of the help lists, in this order.
     """

@@ -33,8 +33,8 @@ def generate_batch(
 
     The arguments are those of `stream`. The option `seed` may also be a sequence, with one seed for each prompt.
     Otherwise each has the one seed, and a prompt that was given before has the next, so that four times the same prompt
-    get four texts. A text that has met a stop text or an end token leaves the batch. Prompts are padded on the left; once the longest
-    text is past the context's end, all are read anew whenever a window moves.
+    get four texts. A text that has met a stop text or an end token leaves the batch. Prompts are padded on the left;
+    once the longest text is past the context's end, all are read anew whenever a window moves.
 
     Raises as `stream`, and RangeError for one text instead of a sequence, or for another number of seeds than prompts.
     """

@@ -132,8 +132,9 @@ def check_generation(
 ) -> int:
     """Return the number of tokens as an int.
 
-    Raises RangeError for one that is negative or not whole, and for stop_ids beyond the vocabulary; ConfigError for a tokenizer of another model. A model may
-    have more rows than there are tokens, where a matrix was padded; those are never sampled.
+    Raises RangeError for one that is negative or not whole, and for stop_ids beyond the vocabulary; ConfigError for a
+    tokenizer of another model. A model may have more rows than there are tokens, where a matrix was padded; those are
+    never sampled.
     """
     max_new_tokens = check_count("stream", "max_new_tokens", max_new_tokens)
     if tokenizer.vocab_size > model.config.vocab_size:
