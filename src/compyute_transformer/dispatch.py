@@ -201,6 +201,7 @@ class Dispatched(Generic[P, R]):
     """
 
     __name__: str
+    __qualname__: str
 
     def __init__(
         self, reference: Callable[P, R], validate: Callable[..., object] | None = None, in_place: bool = False
@@ -213,6 +214,10 @@ class Dispatched(Generic[P, R]):
         _all.append(self)
         update_wrapper(self, reference)
         self.reference = reference
+
+    def __reduce__(self) -> str:
+        """Copy and pickle by name, as functions are."""
+        return self.__qualname__
 
     @property
     def reference(self) -> Callable[P, R]:

@@ -177,10 +177,12 @@ class ImageBatches:
         return np.concatenate([self._epoch(epoch)[places[epochs == epoch]] for epoch in np.unique(epochs).tolist()])
 
     def _epoch(self, epoch: int) -> np.ndarray:
-        if self._order[0] != epoch:
+        known, order = self._order  # taken once: another thread may put its own there meanwhile
+        if known != epoch:
             bits = random_bits(RandomKey(self.seed, BATCHES, epoch), 1, len(self.pixels))[0, 0]
-            self._order = epoch, np.argsort(bits, kind="stable")
-        return self._order[1]
+            order = np.argsort(bits, kind="stable")
+            self._order = epoch, order
+        return order
 
 
 def moved(pixels: np.ndarray, moves: np.ndarray) -> np.ndarray:

@@ -156,10 +156,12 @@ class PairBatches:
         """The batch of an index in [0, 2³²), whatever was drawn before."""
         if not 0 <= index < 2**32:
             raise RangeError(f"PairBatches.batch: an index lies in [0, 2³²), got {index}. Count batches from 0.")
-        pool, position = divmod(index, POOL)
-        if self._pool[0] != pool:
-            self._pool = (pool, self._make_pool(pool))
-        return self.encoded.batch(self._pool[1][position])
+        number, position = divmod(index, POOL)
+        known, pool = self._pool  # taken once: another thread may put its own there meanwhile
+        if known != number:
+            pool = self._make_pool(number)
+            self._pool = (number, pool)
+        return self.encoded.batch(pool[position])
 
     def next(self) -> PairBatch:
         """The batch at the cursor, which moves on by one."""
