@@ -55,8 +55,8 @@ def prefill(
     rows = [np.asarray(context) for context in contexts] if isinstance(contexts, Sequence | np.ndarray) else []
     if not rows or any(row.ndim != 1 or row.size == 0 for row in rows):
         raise ShapeError(
-            "prefill: contexts are a sequence of at least one sequence of at least one token, got "
-            f"{type(contexts).__name__} with the shapes {[row.shape for row in rows[:9]]}."
+            "prefill: at least one context, and in each at least one token, got "
+            f"{', '.join(str(row.shape) for row in rows[:9]) or type(contexts).__name__}."
         )
     if any(row.dtype.kind not in "iu" for row in rows):
         raise DtypeError("prefill: the tokens of a context are integers. Encode the text with the model's tokenizer.")

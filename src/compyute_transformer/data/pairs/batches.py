@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...errors import CorpusError, RangeError
+from ...errors import CorpusError, RangeError, ShapeError
 from ...random import BATCHES, RandomKey, random_bits
 from ..text.batches import IGNORE_INDEX
 from ..text.tokenizer import Tokenizer
@@ -90,6 +90,11 @@ class EncodedPairs:
 
     def batch(self, rows: np.ndarray) -> PairBatch:
         """Return the batch of these pairs, as wide as its longest sides."""
+        rows = np.asarray(rows)
+        if rows.ndim != 1 or rows.size == 0 or rows.dtype.kind not in "iu":
+            raise ShapeError(
+                f"EncodedPairs.batch: rows are at least one integer, got {rows.dtype} of shape {rows.shape}."
+            )
         padding, begin, end, _ = self.special
         source_lengths, target_lengths = self.source_lengths[rows], self.target_lengths[rows]
         source = np.full((len(rows), source_lengths.max()), padding, np.int32)
