@@ -9,11 +9,11 @@ the instructions that build values, and the few names below, each of which stand
 Source: pickletools of the standard library, whose parser splits the instructions; the layout of torch.save.
 """
 
-import pickletools
 import zipfile
 from collections.abc import Callable, Mapping
 from math import prod
 from pathlib import Path
+from pickletools import genops
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -163,7 +163,7 @@ class Machine:
 
     def run(self, data: bytes) -> Any:
         """Return the value of a pickle. Raises ValueError, in words, for one that is none or does something else."""
-        for opcode, argument, _ in pickletools.genops(data):
+        for opcode, argument, _ in genops(data):
             if opcode.name == "STOP":
                 return _plain(self._stack.pop())
             self._step(opcode.name, argument)
