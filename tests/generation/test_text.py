@@ -310,6 +310,10 @@ def test_an_end_token_ends_the_text_and_is_no_part_of_it() -> None:
         pieces = stream(model, LETTERS, prompt, max_new_tokens=12, stop_ids=[0, whole.ids[end]], temperature=0)
         assert "".join(pieces) == text[:end]
         assert (pieces.ended, pieces.stopped, pieces.ids) == (True, False, whole.ids[:end])
-    for prompt, stop_ids in (([], []), ([27], []), ([0], [-1]), ("a", [27])):
+    texts = generate_batch(model, LETTERS, ["abc", "a"], max_new_tokens=12, stop_ids=[whole.ids[end]], temperature=0)
+    assert texts[0] == text[:end]
+    for prompt, stop_ids in (([], []), ([27], []), ("a", [27])):
         with pytest.raises(RangeError, match=r"lie in \[0, 27\)"):
             stream(model, LETTERS, prompt, max_new_tokens=1, stop_ids=stop_ids)
+    with pytest.raises(RangeError, match="stop_ids are whole numbers of at least 0"):
+        stream(model, LETTERS, "a", max_new_tokens=1, stop_ids=[-1])

@@ -9,8 +9,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from .._version import __version__
-from ..bench.command import bench
 from . import terminal
+from .bench import bench
 from .chat import chat
 from .convert import convert
 from .evaluate import evaluate

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import typer
@@ -18,8 +18,10 @@ MOST_TOKENS = 512  # of an answer, where neither the user nor the model's makers
 FIRST = ("prompt", "system", "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 
 
-@with_options([Sampling], (*FIRST, "stop"))
-def chat(
+@dataclass(frozen=True)
+class Request:
+    """What `compyute chat` is asked for besides the options of sampling."""
+
     model: Annotated[
         str,
         typer.Argument(
@@ -27,28 +29,30 @@ def chat(
             help="A directory of Hugging Face Transformers, a .gguf file, or the name of an installed package that "
             "holds one.",
         ),
-    ],
+    ]
     prompt: Annotated[
         str | None,
         typer.Option(
             help=r"Ask this, where \n is a line end, and exit. Without it: one message a line, until the end."
         ),
-    ] = None,
+    ] = None
     system: Annotated[
         str | None, typer.Option(help="What the model is told before the conversation. Default: the template's own.")
-    ] = None,
+    ] = None
     max_new_tokens: Annotated[
         int | None,
         typer.Option(help=f"Most tokens of an answer. Default: those of generation_config.json, or {MOST_TOKENS}."),
-    ] = None,
+    ] = None
     context_length: Annotated[
         int | None, typer.Option(help="Most tokens of the conversation; fewer take less memory. Default: the model's.")
-    ] = None,
-    device: OnDevice = "cpu",
-    kernels: Kernels = "auto",
-    json: Json = False,
-    **sampling: Any,
-) -> None:
+    ] = None
+    device: OnDevice = "cpu"
+    kernels: Kernels = "auto"
+    json: Json = False
+
+
+@with_options([Sampling], (*FIRST, "stop"))
+def chat(request: Request, **sampling: Any) -> None:
     """Chat with a model that has a chat template. The answer appears while it is written.
 
     Without options of sampling the model answers as its generation_config.json says; without one, by the most
@@ -58,26 +62,28 @@ def chat(
         from ..dispatch import use_kernels
         from ..exchange import Pretrained, is_pretrained, model_path
 
-    if not is_pretrained(model_path(model)):
+    if not is_pretrained(model_path(request.model)):
         raise typer.BadParameter(
-            f"{model} is no directory with the config.json of a published model, and no .gguf file. "
+            f"{request.model} is no directory with the config.json of a published model, and no .gguf file. "
             "A run continues texts: compyute generate RUN"
         )
-    opened = Pretrained(model, **({} if context_length is None else {"context_length": context_length}))
+    length = {} if request.context_length is None else {"context_length": request.context_length}
+    opened = Pretrained(request.model, **length)
     _ = opened.chat_template  # a model without one is refused before it is read
     chosen = {name: value for name, value in sampling.items() if value is not None and value != []}
     if "stop" in chosen:
         chosen["stop"] = [unescape(text) for text in chosen["stop"]]
-    with use_kernels(kernels):
-        opened.model.to(device)
+    with use_kernels(request.kernels):
+        opened.model.to(request.device)
         if opened.defaults.ignored:
             terminal.note(f"generation_config.json: {', '.join(opened.defaults.ignored)} has no effect here.")
-        how = replace(opened.defaults.sampling, **chosen)
-        most = max_new_tokens if max_new_tokens is not None else opened.defaults.max_new_tokens or MOST_TOKENS
-        messages = [] if system is None else [{"role": "system", "content": unescape(system)}]
-        for text in _messages(prompt):
+        how = replace(opened.defaults.sampling, stop_ids=opened.defaults.stop_ids, **chosen)
+        most = request.max_new_tokens
+        most = (opened.defaults.max_new_tokens or MOST_TOKENS) if most is None else most
+        messages = [{"role": "system", "content": unescape(request.system)}] if request.system is not None else []
+        for text in _messages(request.prompt):
             messages.append({"role": "user", "content": text})
-            messages.append({"role": "assistant", "content": _answer(opened, messages, how, most, json)})
+            messages.append({"role": "assistant", "content": _answer(opened, messages, how, most, request.json)})
 
 
 def _messages(prompt: str | None) -> Iterator[str]:
@@ -115,7 +121,6 @@ def _answer(opened: Any, messages: "list[dict[str, str]]", how: Sampling, most: 
         ids,
         max_new_tokens=min(most, left),
         sampling=how,
-        stop_ids=opened.defaults.stop_ids,
     )
     text = ""
     try:

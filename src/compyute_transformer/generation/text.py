@@ -28,14 +28,13 @@ def generate(
     *,
     max_new_tokens: int,
     sampling: Sampling = DEFAULT_SAMPLING,
-    stop_ids: Sequence[int] = (),
     stride: int = 1,
     cached: bool = True,
     **options: Any,
 ) -> str:
     """Return the text that follows a prompt, without the prompt; arguments and errors are those of `stream`."""
     sampling = with_options("generate", sampling, options)
-    more: Any = {"max_new_tokens": max_new_tokens, "stop_ids": stop_ids, "stride": stride, "cached": cached}
+    more: Any = {"max_new_tokens": max_new_tokens, "stride": stride, "cached": cached}
     return "".join(stream(model, tokenizer, prompt, sampling=sampling, **more))
 
 
@@ -46,7 +45,6 @@ def stream(
     *,
     max_new_tokens: int,
     sampling: Sampling = DEFAULT_SAMPLING,
-    stop_ids: Sequence[int] = (),
     stride: int = 1,
     cached: bool = True,
     **options: Any,
@@ -55,23 +53,22 @@ def stream(
 
     The model is given the last context_length tokens of the prompt and of the text written since; an empty prompt
     stands for a line end, or for token 0 where the vocabulary has none. A prompt may also be the ids of one, which can
-    begin with a token that no text is encoded as. The model runs in `eval()`, and between the
-    pieces it is in the mode it was in; its weights must stay as they are.
+    begin with a token that no text is encoded as. The model runs in `eval()`, and between the pieces it is in the mode
+    it was in; its weights must stay as they are.
 
-    sampling: how tokens are chosen, and the texts that end the generation, of which the one that is complete first
-    counts; it is not part of the text. The tokens of the prompt and of the text count as seen. stop_ids: tokens that
-    end the generation and are no part of the text, such as the end tokens of a model. stride: how many tokens the
-    window moves at once past the end of the context, see `decode.window_start`. cached: keep keys and values; False
-    gives the same text and reads everything anew for each token. options: fields of `sampling`, temperature=0.5.
+    sampling: how tokens are chosen, and the texts and tokens that end the generation, of which the one that is complete
+    first counts; it is not part of the text. The tokens of the prompt and of the text count as seen. stride: how many
+    tokens the window moves at once past the end of the context, see `decode.window_start`. cached: keep keys and
+    values; False gives the same text and reads everything anew for each token. options: fields of `sampling`,
+    temperature=0.5.
 
     Raises, at the call: RangeError for an option or a token outside its range, VocabularyError for a character of the
     prompt that the tokenizer lacks, ConfigError for a tokenizer with more tokens than the model, and for an unknown
     option.
     """
     sampling = with_options("stream", sampling, options)
-    max_new_tokens = check_generation(model, tokenizer, max_new_tokens)
+    max_new_tokens = check_generation(model, tokenizer, max_new_tokens, sampling.stop_ids)
     context = start_of(tokenizer, prompt) if isinstance(prompt, str) else _checked(tokenizer, prompt)
-    ends = set(_checked(tokenizer, stop_ids, least=0))
     stops, keys = StopTexts(sampling.stop), Generator(sampling.seed, SAMPLING)
     reader = Reader(model, stride, cached, longest=len(context) + max_new_tokens)
 
@@ -79,7 +76,7 @@ def stream(
         for _ in range(max_new_tokens):
             logits = reader.read([context])[0, : tokenizer.vocab_size]
             token, log_probability = sample(logits, sampling, context, key=keys.next())
-            if token in ends:
+            if token in sampling.stop_ids:
                 pieces.ended = True
                 return
             context.append(token)
@@ -130,11 +127,14 @@ class TextStream(Iterator[str]):
             yield rest
 
 
-def check_generation(model: LanguageModel, tokenizer: Tokenizer, max_new_tokens: int) -> int:
+def check_generation(
+    model: LanguageModel, tokenizer: Tokenizer, max_new_tokens: int, stop_ids: Sequence[int] = ()
+) -> int:
     """Return the number of tokens as an int.
 
-    Raises RangeError for one that is negative or not whole, ConfigError for a tokenizer of another model. A model may
-    have more rows than there are tokens, where a matrix was padded; those are never sampled.
+    Raises RangeError for one that is negative or not whole, and for stop_ids beyond the vocabulary; ConfigError for a
+    tokenizer of another model. A model may have more rows than there are tokens, where a matrix was padded; those are
+    never sampled.
     """
     max_new_tokens = check_count("stream", "max_new_tokens", max_new_tokens)
     if tokenizer.vocab_size > model.config.vocab_size:
@@ -142,6 +142,7 @@ def check_generation(model: LanguageModel, tokenizer: Tokenizer, max_new_tokens:
             f"stream: every token has a row in the model, but the tokenizer has {tokenizer.vocab_size} tokens and the "
             f"model {model.config.vocab_size} rows. Use the tokenizer that the model was trained with."
         )
+    _checked(tokenizer, stop_ids, least=0)
     return max_new_tokens
 
 
