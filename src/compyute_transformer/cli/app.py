@@ -1,6 +1,6 @@
 """The table of commands, each of which hands its options on and prints the result.
 
-compyute train | generate | eval | predict | explain | plot | summary | verify | grade | bench | doctor
+compyute train | generate | chat | convert | eval | predict | explain | plot | summary | verify | grade | bench | doctor
 """
 
 from typing import Annotated, Any
@@ -9,8 +9,10 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from .._version import __version__
-from ..bench.command import bench
 from . import terminal
+from .bench import bench
+from .chat import chat
+from .convert import convert
 from .evaluate import evaluate
 from .explain import explain
 from .generate import generate
@@ -100,6 +102,8 @@ def _about(
 
 app.command(cls=Command, epilog=EPILOG)(train)
 app.command(cls=Command, epilog='Example: compyute generate runs/nano --prompt "The " --max-new-tokens 100')(generate)
+app.command(cls=Command, epilog='Example: compyute chat model.gguf --prompt "What is the capital of France?"')(chat)
+app.command(cls=Command, epilog="Example: compyute convert runs/nano nano-for-transformers")(convert)
 app.command("eval", cls=Command, epilog="Example: compyute eval runs/nano other_text.txt")(evaluate)
 app.command(cls=Command, epilog='Example: compyute explain runs/nano --prompt "The statement is"')(explain)
 app.command(cls=Command, epilog="Example: compyute predict runs/digits scan.png photos/")(predict)

@@ -179,7 +179,6 @@ class LanguageModel(Model):
         *,
         max_new_tokens: int,
         sampling: Any = None,
-        stop_ids: Sequence[int] = (),
         stride: int = 1,
         **options: Any,
     ) -> Array:
@@ -189,7 +188,7 @@ class LanguageModel(Model):
         """
         # loaded on use, by name: generation is built on models, and models work without it
         generation = import_module("compyute_transformer.generation")
-        options |= {"max_new_tokens": max_new_tokens, "sampling": sampling, "stop_ids": stop_ids, "stride": stride}
+        options |= {"max_new_tokens": max_new_tokens, "sampling": sampling, "stride": stride}
         generated: Array = generation.generate_ids(self, ids, **options)
         return generated
 
