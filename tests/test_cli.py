@@ -24,7 +24,10 @@ from compyute_transformer.training import Settings
 from compyute_transformer.training.settings.presets import DEFAULT_PRESET, PRESETS
 from compyute_transformer.training.settings.settings import KINDS, SECTION_OF
 
-COMMANDS = ("train", "generate", "eval", "explain", "plot", "summary", "verify", "grade", "bench", "doctor")
+COMMANDS = (
+    *("train", "generate", "chat", "convert", "eval", "explain"),
+    *("plot", "summary", "verify", "grade", "bench", "doctor"),
+)
 
 
 @dataclass
@@ -626,7 +629,7 @@ def test_our_errors_are_one_message(
         (["train", "--clip", "much"], "Invalid value for '--clip'"),
         (["train", "--decay", "slow"], "'slow' is not one of 'constant', 'linear', 'cosine'"),
         (["generate", "RUN", "--checkpoint", "first"], "'first' is not one of 'best', 'last'"),
-        (["generate"], "Missing argument 'RUN'"),
+        (["generate"], "Missing argument 'MODEL'"),
         (["generat"], "No such command 'generat'. Did you mean 'generate'"),
     ],
 )

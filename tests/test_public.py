@@ -57,7 +57,7 @@ def test_dir_and_type_checkers_see_the_names_that_are_loaded_on_first_use() -> N
     imported = {
         alias.name: "" if line.module is None else line.module
         for line in checked.body
-        if isinstance(line, ast.ImportFrom)
+        if isinstance(line, ast.ImportFrom) and line.level
         for alias in line.names
     }
     assert {name: home for name, home in imported.items() if home} == compyute_transformer._DEFINED_IN

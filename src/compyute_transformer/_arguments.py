@@ -1,8 +1,8 @@
 """Arguments: a call that does not fit a signature is refused in one sentence, with our name for that of others."""
 
 from collections.abc import Callable, Mapping, Sequence
-from inspect import signature
-from typing import Any, Self
+from inspect import Parameter, Signature, signature
+from typing import Any, Self, Unpack, get_args, get_origin
 
 from .errors import ArgumentError
 
@@ -54,7 +54,7 @@ def check_call(
 
     name: of the operation in the message. skip: how many of the first parameters, such as self, the message leaves out.
     """
-    expected = signature(function)
+    expected = _spread(signature(function))
     try:
         expected.bind(*args, **kwargs)
     except TypeError as error:
@@ -65,3 +65,13 @@ def check_call(
         raise ArgumentError(
             f"{name}: the arguments are {', '.join(names)}, but the call does not fit: {error}.{hint}"
         ) from None
+
+
+def _spread(found: Signature) -> Signature:
+    """Return a signature with a parameter for each keyword of its `**options: Unpack[...]`, if it has such."""
+    parameters = list(found.parameters.values())
+    if not parameters or get_origin(parameters[-1].annotation) is not Unpack:
+        return found
+    (options,) = get_args(parameters.pop().annotation)
+    more = [Parameter(name, Parameter.KEYWORD_ONLY, default=None) for name in options.__annotations__]
+    return found.replace(parameters=parameters + more)

@@ -10,8 +10,8 @@ import pytest
 
 from compyute_transformer import cli
 from compyute_transformer.bench.candidates import COLUMNS, Report, Result
-from compyute_transformer.bench.command import Size, StepSize
 from compyute_transformer.bench.workload import SIZES, STEP_SIZES
+from compyute_transformer.cli.bench import Size, StepSize
 from compyute_transformer.environment.conditions import Environment
 
 ENVIRONMENT = Environment("Linux, 2 cores", "A processor", 2, "openblas", "numpy 2.0", "2026-01-02")

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compyute_transformer.data import train_tokenizer
+from compyute_transformer.data import BytePairTokenizer, train_tokenizer
 from compyute_transformer.errors import ConfigError, DataError
-from compyute_transformer.exchange import AutoModel, read_gguf, tokenizer_of, write_tensors
+from compyute_transformer.exchange import AutoModel, Pretrained, read_gguf, save_gguf, tokenizer_of, write_tensors
 from compyute_transformer.exchange.gguf import OUTSIDE, PARTS
-from compyute_transformer.models import Llama
+from compyute_transformer.exchange.quantized import quantize_q8_0
+from compyute_transformer.models import GPT, GPTConfig, Llama, LlamaConfig
+from compyute_transformer.verify.function import randomize
 
 RNG = np.random.default_rng(0)
 C, H, K, D, F, V, L = 32, 4, 2, 8, 64, 11, 16
@@ -74,6 +76,76 @@ def test_every_type_is_decoded_by_its_formula(tmp_path: Path) -> None:
         assert file[name].dtype == np.float32
         assert file[name].shape == file.shape(name) == (2, 32)
         assert np.allclose(file[name], expected, rtol=1e-6, atol=0)
+
+
+def of_four_bits(block: bytes) -> tuple[list[float], list[float], list[int]]:
+    """The scales and minima of the eight groups of a block of Q4_K or Q5_K, and its four-bit numbers, one by one."""
+    d, m = (float(np.frombuffer(block[at : at + 2], "<f2")[0]) for at in (0, 2))
+    packed, start = block[4:16], 16 if len(block) == 144 else 48
+    scales, minima = [], []
+    for j in range(8):
+        if j < 4:
+            scale, least = packed[j] & 63, packed[j + 4] & 63
+        else:
+            scale = packed[j + 4] & 15 | packed[j - 4] >> 6 << 4
+            least = packed[j + 4] >> 4 | packed[j] >> 6 << 4
+        scales.append(d * scale)
+        minima.append(m * least)
+    # 32 bytes hold a group in their lower halves, and the next group in their upper ones
+    numbers = [block[start + 32 * (j // 2) + i] >> 4 * (j % 2) & 15 for j in range(8) for i in range(32)]
+    return scales, minima, numbers
+
+
+def q4_k(block: bytes) -> list[float]:
+    scales, minima, numbers = of_four_bits(block)
+    return [scales[n // 32] * q - minima[n // 32] for n, q in enumerate(numbers)]
+
+
+def q5_k(block: bytes) -> list[float]:
+    scales, minima, numbers = of_four_bits(block)
+    fives = [q + 16 * (block[16 + n % 32] >> n // 32 & 1) for n, q in enumerate(numbers)]
+    return [scales[n // 32] * q - minima[n // 32] for n, q in enumerate(fives)]
+
+
+def q6_k(block: bytes) -> list[float]:
+    d = float(np.frombuffer(block[208:210], "<f2")[0])
+    x = []
+    for n in range(256):
+        half, quarter, i = n // 128, n % 128 // 32, n % 32
+        low = block[64 * half + 32 * (quarter % 2) + i] >> 4 * (quarter // 2) & 15
+        high = block[128 + 32 * half + i] >> 2 * quarter & 3
+        x.append(d * int(np.int8(block[192 + n // 16] - 256 * (block[192 + n // 16] > 127))) * (low + 16 * high - 32))
+    return x
+
+
+def q5(block: bytes, least: bool) -> list[float]:
+    d, m = (float(np.frombuffer(block[at : at + 2], "<f2")[0]) for at in (0, 2))
+    fifths, start = int.from_bytes(block[4:8] if least else block[2:6], "little"), 8 if least else 6
+    q = [(block[start + n % 16] >> 4 * (n // 16) & 15) + 16 * (fifths >> n & 1) for n in range(32)]
+    return [d * each + m if least else d * (each - 16) for each in q]
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "size", "formula"),
+    [
+        (6, "Q5_0", 22, lambda block: q5(block, least=False)),
+        (7, "Q5_1", 24, lambda block: q5(block, least=True)),
+        (12, "Q4_K", 144, q4_k),
+        (13, "Q5_K", 176, q5_k),
+        (14, "Q6_K", 210, q6_k),
+    ],
+)
+def test_numbers_of_more_bits_are_decoded_one_by_one(
+    code: int, name: str, size: int, formula: Any, tmp_path: Path
+) -> None:
+    raw = RNG.integers(0, 256, (4, size)).astype(np.uint8)
+    for at in (208,) if name == "Q6_K" else (0, 2) if name not in ("Q5_0",) else (0,):
+        raw[:, at : at + 2] = RNG.normal(size=(4, 1)).astype("<f2").view(np.uint8)
+    expected = np.array([formula(block.tobytes()) for block in raw]).reshape(2, -1)
+    path = tmp_path / "file.gguf"
+    path.write_bytes(gguf({}, {"x": (code, expected.shape, raw.tobytes())}))
+    assert read_gguf(path).kind("x") == name
+    assert np.allclose(read_gguf(path)["x"], expected, rtol=1e-5, atol=1e-6)
 
 
 def llama() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -176,6 +248,105 @@ def test_the_tokenizer_inside_encodes_as_the_one_it_was_made_of(tmp_path: Path) 
         tokenizer_of(path)
 
 
+# --- written ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LlamaConfig(V, L, C, H, 2, num_kv_heads=K, norm_eps=1e-3, rope_theta=500.0),
+        LlamaConfig(V, L, C, H, 1, tie_word_embeddings=False, attn_bias=True),
+        LlamaConfig(V, L, C, H, 1, head_dim=6, qk_norm=True, mlp_dim=48),
+    ],
+    ids=["llama", "qwen2", "qwen3"],
+)
+def test_what_is_written_is_read_with_the_same_logits(config: LlamaConfig, tmp_path: Path) -> None:
+    model = Llama(config).eval()
+    randomize(model)
+    ids = RNG.integers(0, V, (2, 9))
+    save_gguf(model, tmp_path / "model.gguf", dtype="float32")
+    again = Llama.from_pretrained(tmp_path / "model.gguf")
+    assert np.array_equal(again(ids), model(ids))
+    for field in ("norm_eps", "rope_theta", "head_width", "mlp_width", "attn_bias", "qk_norm", "tie_word_embeddings"):
+        assert getattr(again.config, field) == getattr(config, field)
+
+
+def test_matrices_are_rounded_and_vectors_are_not(tmp_path: Path) -> None:
+    model = Llama(LlamaConfig(V, L, C, H, 1, head_dim=6, mlp_dim=64))
+    randomize(model)
+    matrix = dict(model.named_parameters())["blocks.0.feed_forward.down.weight"].data
+    matrix[0, :32], matrix[1, :32] = 0.0, np.arange(-127, -95) / 2  # no scale; halves
+    for dtype, kind, bits in (("float16", "F16", 11), ("q8_0", "Q8_0", 7)):
+        save_gguf(model, tmp_path / f"{dtype}.gguf", dtype=dtype)
+        file = read_gguf(tmp_path / f"{dtype}.gguf")
+        assert file.kind("blk.0.ffn_down.weight") == kind
+        assert file.kind("blk.0.attn_output.weight") == "F16"  # 24 columns are no whole block
+        assert file.kind("blk.0.ffn_norm.weight") == "F32"
+        found = file["blk.0.ffn_down.weight"]
+        largest = np.abs(matrix.reshape(-1, 32)).max(1).repeat(32).reshape(matrix.shape)
+        assert np.abs(found - matrix).max() > 0
+        assert (np.abs(found - matrix) <= largest * 2.0**-bits).all()
+    scaled = np.round(found[1, :32] / (63.5 / 127))
+    assert scaled.tolist() == list(range(-127, -95))
+    assert not found[0, :32].any()
+
+
+def test_the_blocks_of_q8_0_are_those_of_the_published_rounding() -> None:
+    x = np.zeros((1, 32), np.float32)
+    x[0, :5] = [127, 0.5, -0.5, 1.5, -2.5]  # with the scale 1; halves are rounded away from zero
+    block = np.frombuffer(quantize_q8_0(x), np.uint8)
+    assert block[:2].view("<f2")[0] == 1
+    assert block[2:7].view(np.int8).tolist() == [127, 1, -1, 2, -3]
+
+
+@pytest.mark.parametrize("digits", [False, True])
+def test_the_tokenizer_and_the_template_go_along(digits: bool, tmp_path: Path) -> None:
+    from tokenizers import AddedToken, Tokenizer, pre_tokenizers
+
+    words = "a text of a few words, words of a text, and 1984 numbers"
+    library: Any = Tokenizer.from_str(train_tokenizer("bpe", words, 280)._tokenizer.to_str())  # type: ignore[union-attr]
+    if digits:
+        parts = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        library.pre_tokenizer = pre_tokenizers.Sequence(parts)
+    library.add_tokens([AddedToken("<|end|>", special=True), AddedToken("<tool>", special=False, normalized=False)])
+    tokenizer = BytePairTokenizer(library)
+    first = tmp_path / "first"
+    Llama(LlamaConfig(tokenizer.vocab_size, L, C, H, 1)).save_pretrained(first, tokenizer=tokenizer)
+    (first / "chat_template.jinja").write_text("{{ messages }}")
+    end = tokenizer.vocab_size - 2
+    (first / "generation_config.json").write_text(json.dumps({"eos_token_id": [end, 3], "bos_token_id": 1}))
+    Pretrained(first).save(tmp_path / "model.gguf")
+    opened = Pretrained(tmp_path / "model.gguf")
+    text = words + "<|end|><tool> 1985"
+    assert opened.encode(text) == tokenizer.encode(text).tolist()
+    assert opened.tokenizer.decode(tokenizer.encode(text)) == text
+    assert opened.template_source == "{{ messages }}"
+    assert opened.defaults.stop_ids == (end, 3)
+    assert opened.special_texts["eos_token"] == "<|end|>"
+    opened.save(tmp_path / "second")
+    again = Pretrained(tmp_path / "second")
+    assert again.encode(text) == tokenizer.encode(text).tolist()
+    assert again.template_source == "{{ messages }}"
+    assert again.defaults.stop_ids == (end, 3)
+    ids = RNG.integers(0, V, (1, 5))
+    assert np.allclose(again.model(ids), opened.model(ids), atol=1e-6)
+
+
+def test_what_the_format_does_not_have_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    with pytest.raises(DataError, match="dtype is one of float32, float16, q8_0, got 'int3'"):
+        save_gguf(Llama(LlamaConfig(V, L, C, H, 1)), path, dtype="int3")
+    with pytest.raises(ConfigError, match=r"window 3 here|holds a Llama.* here"):
+        save_gguf(Llama(LlamaConfig(V, L, C, H, 1, window=3)), path)
+    with pytest.raises(ConfigError, match="cannot express rope_scaling 'linear', mlp_bias True"):
+        save_gguf(Llama(LlamaConfig(V, L, C, H, 1, rope_scaling="linear", mlp_bias=True)), path)
+    with pytest.raises(ConfigError, match="got GPTConfig"):
+        save_gguf(GPT(GPTConfig(V, L, C, H, 1)), path)
+    with pytest.raises(DataError, match="the kinds gpt-2, smollm, got another"):
+        save_gguf(Llama(LlamaConfig(V, L, C, H, 1)), path, tokenizer=train_tokenizer("characters", "abc"))
+    assert not path.exists()
+
+
 ONE = {"x": (F32, (2, 32), draw(2, 32).tobytes())}
 
 
@@ -189,7 +360,7 @@ ONE = {"x": (F32, (2, 32), draw(2, 32).tobytes())}
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1 << 62), "it ends at byte"),
         (gguf({"a": [1, 2]}, {})[:-40], "it ends at byte"),
         (gguf({"general.alignment": 0}, ONE), "general.alignment is 0"),
-        (gguf({}, {"x": (12, (2, 32), b"")}), "has the type 12; those that are read are F32, F16, Q4_0"),
+        (gguf({}, {"x": (4, (2, 32), b"")}), "has the type 4; those that are read are F32, F16, Q4_0"),
         (gguf({}, {"x": (Q8_0, (2, 31), b"")}), "of Q8_0 has the shape"),
         (gguf({}, {"x": (F32, (1 << 40, 1 << 40), b"")}), "has the shape"),
         (gguf({}, {"x": (F32, (1 << 20, 32), b"1234")}), "ends past the end of the file"),

@@ -59,7 +59,7 @@ def test_texts_that_stop_leave_the_batch_and_the_others_go_on() -> None:
 
 def test_seeds_may_be_given_one_by_one() -> None:
     made, options = gpt(), {"max_new_tokens": 20, "temperature": 1.5}
-    texts = generate_batch(made, LETTERS, ["abc"] * 3, seeds=[1, 2, 1], **arguments(**options))
+    texts = generate_batch(made, LETTERS, ["abc"] * 3, **arguments(**options) | {"seed": [1, 2, 1]})
     assert texts == [generate(made, LETTERS, "abc", **arguments(seed=seed, **options)) for seed in (1, 2, 1)]
     assert texts[0] != texts[1]
 
@@ -79,7 +79,6 @@ def test_no_prompts_and_no_tokens_are_no_text() -> None:
     ("prompts", "options", "message"),
     [
         ("abc", {}, "a sequence of texts, got one text"),
-        (["a", "b"], {"seeds": [1]}, "one seed a prompt, got 1 for 2"),
         (["a"], {"max_new_tokens": -1}, "max_new_tokens is a whole number of at least 0"),
         (["a"], {"min_p": 2.0}, "min_p lies in"),
         (["a"], {"stride": 0}, "stride lies in"),
@@ -89,6 +88,11 @@ def test_no_prompts_and_no_tokens_are_no_text() -> None:
 def test_options_are_refused(prompts: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(RangeError, match=message):
         generate_batch(gpt(), LETTERS, prompts, **arguments(**{"max_new_tokens": 3} | options))
+
+
+def test_fewer_seeds_than_prompts_are_refused() -> None:
+    with pytest.raises(RangeError, match="one for each prompt, got 1 for 2"):
+        generate_batch(gpt(), LETTERS, ["a", "b"], max_new_tokens=3, seed=[1])
 
 
 def test_what_the_vocabulary_lacks_is_refused() -> None:

@@ -297,3 +297,23 @@ def test_another_language_model_writes_by_the_same_words() -> None:
     assert alone == generate_batch(model, LETTERS, prompts, **arguments(**options))
     assert model.training
     assert model.generator.offset == 0
+
+
+def test_an_end_token_ends_the_text_and_is_no_part_of_it() -> None:
+    model = gpt()
+    whole = stream(model, LETTERS, "abc", max_new_tokens=12, temperature=0)
+    text = "".join(whole)
+    assert not whole.ended
+    end = next(i for i in range(1, 12) if text[i] not in text[:i])
+    ids = LETTERS.encode("abc").tolist()
+    for prompt in ("abc", ids, np.array(ids)):
+        pieces = stream(model, LETTERS, prompt, max_new_tokens=12, stop_ids=[0, whole.ids[end]], temperature=0)
+        assert "".join(pieces) == text[:end]
+        assert (pieces.ended, pieces.stopped, pieces.ids) == (True, False, whole.ids[:end])
+    texts = generate_batch(model, LETTERS, ["abc", "a"], max_new_tokens=12, stop_ids=[whole.ids[end]], temperature=0)
+    assert texts[0] == text[:end]
+    for prompt, stop_ids in (([], []), ([27], []), ("a", [27])):
+        with pytest.raises(RangeError, match=r"lie in \[0, 27\)"):
+            stream(model, LETTERS, prompt, max_new_tokens=1, stop_ids=stop_ids)
+    with pytest.raises(RangeError, match="stop_ids are whole numbers of at least 0"):
+        stream(model, LETTERS, "a", max_new_tokens=1, stop_ids=[-1])

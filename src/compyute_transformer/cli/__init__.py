@@ -1,24 +1,35 @@
 """The command `compyute`: train, use, verify and measure models from a shell."""
 
+# Before `main` is entered, Ctrl-C would end in a traceback: so nothing that takes time is imported up here.
+import os
 import sys
-from collections.abc import Sequence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["main"]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: "Sequence[str] | None" = None) -> None:
     """Run the command and leave by SystemExit with the exit code.
 
     Exit codes: 0 done, 1 an error (one message, no traceback), 2 a command line that cannot be understood, 130
     interrupted, 141 the reader of the output went away.
     """
-    from .processes import alone_or_first
+    try:
+        from . import terminal
 
-    with alone_or_first():
-        _main(arguments)
+        with terminal.loading():
+            from .processes import alone_or_first
+        with alone_or_first():
+            _main(arguments)
+    except KeyboardInterrupt:  # where no handler stands: before `loading`, or between two commands of this block
+        os.write(2, b"\nInterrupted.\n")
+        sys.exit(130)
 
 
-def _main(arguments: Sequence[str] | None) -> None:
+def _main(arguments: "Sequence[str] | None") -> None:
     from . import terminal
 
     with terminal.loading():

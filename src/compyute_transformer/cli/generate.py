@@ -1,7 +1,7 @@
 """`compyute generate`: continue a text with a trained model, or translate one."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
@@ -11,7 +11,8 @@ import typer
 from ..errors import CorpusError
 from ..generation.sampling import Sampling
 from . import terminal
-from .options import Checkpoint, Json, Kernels, OnDevice, RunFolder, flag, unescape, with_options
+from .models import ModelPath, open_model
+from .options import Checkpoint, Json, Kernels, OnDevice, flag, unescape, with_options
 
 __all__ = ["generate"]
 
@@ -25,45 +26,34 @@ FIRST = ("prompt", "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "
 
 @dataclass(frozen=True)
 class Request:
-    """What is generated from which run, and how the result is printed."""
+    """What `compyute generate` is asked for besides the options of sampling."""
 
-    loaded: Any
-    run: str
-    prompt: str
-    max_new_tokens: int
-    cached: bool
-    picture: Path | None
-    json: bool
-
-
-@with_options([Sampling], FIRST)
-def generate(
-    run: RunFolder,
+    run: ModelPath
     prompt: Annotated[
         str,
         typer.Option(help=r"Text to continue or to translate, where \n is a line end; FILE:path reads it from a file."),
-    ] = "",
-    max_new_tokens: Annotated[int, typer.Option(help="Generate at most this many tokens.")] = 200,
+    ] = ""
+    max_new_tokens: Annotated[int, typer.Option(help="Generate at most this many tokens.")] = 200
     stride: Annotated[
         int | None,
         typer.Option(
             help="Tokens by which the window moves when the text is longer than the context; more is faster. "
             "Default: 1."
         ),
-    ] = None,
+    ] = None
     cache: Annotated[
         bool,
         typer.Option(
             "--cache/--no-cache", help="Cache keys and values. Without the cache the text is the same, but slower."
         ),
-    ] = True,
+    ] = True
     beam: Annotated[
         int | None, typer.Option(help="Translation: number of hypotheses in beam search. Default: 1, greedy search.")
-    ] = None,
+    ] = None
     length_penalty: Annotated[
         float | None,
         typer.Option(help="Translation, with --beam: how much longer translations are favored. Default: 0.6."),
-    ] = None,
+    ] = None
     attention: Annotated[
         Path | None,
         typer.Option(
@@ -71,42 +61,52 @@ def generate(
             help="Draw the attention weights of the prompt, a panel for each head; of a translation three pictures, "
             "FILE-encoder.png, FILE-decoder.png and FILE-cross.png.",
         ),
-    ] = None,
-    checkpoint: Checkpoint = "best",
-    device: OnDevice = "cpu",
-    kernels: Kernels = "auto",
-    json: Json = False,
-    **sampling: Any,
-) -> None:
+    ] = None
+    checkpoint: Checkpoint = "best"
+    device: OnDevice = "cpu"
+    kernels: Kernels = "auto"
+    json: Json = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request with its run, loaded, and its prompt, read."""
+
+    request: Request
+    loaded: Any
+    prompt: str
+
+
+@with_options([Sampling], FIRST)
+def generate(request: Request, **sampling: Any) -> None:
     """Generate text with a trained model, or translate.
 
     A translation is found by search, unless an option of sampling is given.
     """
     with terminal.loading():
         from ..dispatch import use_kernels
-        from ..training import load_run
 
     chosen = {name: value for name, value in sampling.items() if value}
     chosen |= {name: value for name, value in sampling.items() if value is not None and name != "stop"}
-    others = {"stride": stride, "beam": beam, "length_penalty": length_penalty}
+    others = {"stride": request.stride, "beam": request.beam, "length_penalty": request.length_penalty}
     search = {name: value for name, value in others.items() if value is not None}
-    prompt = read_prompt(prompt)
-    with use_kernels(kernels):
-        loaded = load_run(run, checkpoint, device)
-        kind = loaded.settings.data.kind
-        check_kind(run, kind, search)
+    prompt = read_prompt(request.prompt)
+    with use_kernels(request.kernels):
+        loaded = open_model(request.run, request.checkpoint, request.device)
+        kind = loaded.kind
+        check_kind(request.run, kind, search)
         if kind == "translation":
             prompt = prompt.strip()
             check_translation(prompt, chosen, search)
-        request = Request(loaded, run, prompt, max_new_tokens, cache, attention, json)
+        job = Job(request, loaded, prompt)
         if kind == "translation" and not chosen:
-            translate_by_search(request, beam or 1, 0.6 if length_penalty is None else length_penalty)
+            translate_by_search(job)
             return
         if "stop" in chosen:
             chosen["stop"] = [unescape(text) for text in chosen["stop"]]
         if kind == "translation" and not chosen.keys() & {*RANDOM}:
             chosen["temperature"] = 0.0
-        write(request, Sampling(**chosen), search)
+        write(job, replace(loaded.defaults or Sampling(), **chosen), search)
 
 
 def read_prompt(prompt: str) -> str:
@@ -143,22 +143,25 @@ def check_translation(prompt: str, sampling: Collection[str], search: "dict[str,
         raise typer.BadParameter("--length-penalty compares the hypotheses of a beam search: give --beam 4, say.")
 
 
-def write(request: Request, sampling: Sampling, options: "dict[str, Any]") -> None:
+def write(job: Job, sampling: Sampling, options: "dict[str, Any]") -> None:
     """Generate a text token by token, and print it as it comes."""
     from ..generation import stream, stream_translation
 
-    loaded, prompt = request.loaded, request.prompt
-    translates = loaded.settings.data.kind == "translation"
+    request, loaded, prompt, translates = job.request, job.loaded, job.prompt, job.loaded.kind == "translation"
+    if not translates:
+        options = options | {"stop_ids": loaded.stop_ids}
+    if loaded.ignored:
+        terminal.note(f"generation_config.json: {', '.join(loaded.ignored)} has no effect here.")
     pieces = (stream_translation if translates else stream)(
         loaded.model,
         loaded.tokenizer,
-        prompt,
+        loaded.encode(prompt) or prompt,
         sampling=sampling,
         max_new_tokens=request.max_new_tokens,
-        cached=request.cached,
+        cached=request.cache,
         **options,
     )
-    pictures = [] if translates else draw_attention_of(request, ())
+    pictures = [] if translates else draw_attention_of(job, ())
     if request.json:
         text = "".join(pieces)
     else:
@@ -169,57 +172,57 @@ def write(request: Request, sampling: Sampling, options: "dict[str, Any]") -> No
         finally:  # after Ctrl-C too
             terminal.show("\n")
     if translates:
-        pictures = draw_attention_of(request, pieces.ids)
+        pictures = draw_attention_of(job, pieces.ids)
     if request.json:
         facts = {"run": request.run, "step": loaded.step, "seed": sampling.seed, "prompt": prompt, "text": text}
         facts |= {"stopped": pieces.stopped, "tokens": len(pieces.ids), "tokens_per_second": pieces.tokens_per_second}
-        facts |= {"ended": pieces.ended} if translates else {}
+        facts |= {"ended": pieces.ended}
         terminal.print_json(facts | {"log_probabilities": pieces.log_probabilities})
         return
     rate = f", {pieces.tokens_per_second:,.0f} tokens/s" if pieces.tokens_per_second else ""
     seeded = f", seed {sampling.seed}" if sampling.temperature or not translates else ""
-    terminal.note(f"{len(pieces.ids)} tokens{rate}, step {loaded.step}{seeded}")
+    terminal.note(f"{len(pieces.ids)} tokens{rate}{loaded.origin}{seeded}")
     note_pictures(pictures)
 
 
-def translate_by_search(request: Request, beam: int, length_penalty: float) -> None:
+def translate_by_search(job: Job) -> None:
     """Translate the prompt by greedy or beam search, and print the translation."""
     from ..generation import translate
 
-    began, loaded = perf_counter(), request.loaded
+    request, loaded, began = job.request, job.loaded, perf_counter()
     found = translate(
         loaded.model,
         loaded.tokenizer,
-        [request.prompt],
-        beam_size=beam,
-        length_penalty=length_penalty,
+        [job.prompt],
+        beam_size=request.beam or 1,
+        length_penalty=0.6 if request.length_penalty is None else request.length_penalty,
         max_new_tokens=request.max_new_tokens,
-        cached=request.cached,
+        cached=request.cache,
     )[0]
     seconds, tokens = perf_counter() - began, len(found.log_probabilities)  # the end token counts: it was generated
-    pictures = draw_attention_of(request, found.ids)
+    pictures = draw_attention_of(job, found.ids)
     if request.json:
-        facts = {"run": request.run, "step": loaded.step, "prompt": request.prompt, "text": found.text}
+        facts = {"run": request.run, "step": loaded.step, "prompt": job.prompt, "text": found.text}
         facts |= {"ended": found.ended, "log_probability": found.log_probability}
         facts |= {"log_probabilities": found.log_probabilities}
         terminal.print_json(facts | {"tokens": tokens, "tokens_per_second": tokens / seconds})
         return
     terminal.show(f"{found.text}\n")
     # Most of the time goes to loading the kernels, so that a rate would say little about so few tokens.
-    terminal.note(f"{tokens} tokens in {seconds:.2g} s, step {loaded.step}")
+    terminal.note(f"{tokens} tokens in {seconds:.2g} s{loaded.origin}")
     note_pictures(pictures)
 
 
-def draw_attention_of(request: Request, ids: Sequence[int]) -> list[Path]:
+def draw_attention_of(job: Job, ids: Sequence[int]) -> list[Path]:
     """Draw the attention weights of a prompt, or of a source and its translation. Return the pictures' paths."""
-    loaded, path = request.loaded, request.picture
+    loaded, path = job.loaded, job.request.attention
     if path is None:
         return []
     from ..generation.pictures import save_prompt_attention, save_translation_attention
 
-    if loaded.settings.data.kind == "translation":
-        return save_translation_attention(loaded.model, loaded.tokenizer, request.prompt, tuple(ids), path)
-    save_prompt_attention(loaded.model, loaded.tokenizer, request.prompt, path)
+    if loaded.kind == "translation":
+        return save_translation_attention(loaded.model, loaded.tokenizer, job.prompt, tuple(ids), path)
+    save_prompt_attention(loaded.model, loaded.tokenizer, job.prompt, path)
     return [path]
 
 

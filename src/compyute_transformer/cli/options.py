@@ -3,9 +3,10 @@
 import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import Field, fields
+from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import wraps
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -23,7 +24,7 @@ __all__ = [
     "with_options",
 ]
 
-PANELS = (None, "Run", "Data", "Model", "Training", "Output")  # in the order of the help
+PANELS = (None, "Run", "Data", "Model", "Training", "Size", "Output")  # in the order of the help
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -51,24 +52,55 @@ def or_none(kind: type) -> dict[str, Any]:
     return {"parser": parse, "metavar": f"<{kind.__name__}|none>"}
 
 
-def with_options(sections: Iterable[type], first: Sequence[str] = ()) -> Callable[[F], F]:
-    """Put an option for each field of dataclasses in the place of a command's `**settings`.
+def with_options(sections: Iterable[type] = (), first: Sequence[str] = ()) -> Callable[[F], F]:
+    """Declare the options of a command that are fields of dataclasses.
 
-    The option's name, type and choices follow from the field; its help and panel stand in the field's metadata. An
-    option that is not given is None. first: the options that the first panel of the help lists, in this order.
+    A parameter whose type is a dataclass becomes an option for each of its fields, which are annotated as a command's
+    parameters are; the command is given an instance. An option for each field of the sections that has a help text in
+    its metadata stands in the place of the command's `**settings`: its name, type and choices follow from the field,
+    and it is None if it is not given.
+
+    first: the options that the first panel of the help lists, in this order.
     """
-    made = [_option(section, entry, first) for section in sections for entry in fields(section)]
+    named = ((section, entry) for section in sections for entry in fields(section) if "help" in entry.metadata)
+    made = [_option(section, entry, first) for section, entry in named]
 
     def decorate(command: F) -> F:
         signature = inspect.signature(command)
         own = [option for option in signature.parameters.values() if option.kind is not option.VAR_KEYWORD]
-        options = [option.replace(kind=option.KEYWORD_ONLY) for option in own] + made
+        records: dict[str, Any] = {option.name: option.annotation for option in own if is_dataclass(option.annotation)}
+
+        @wraps(command)
+        def call(**given: Any) -> Any:
+            for name, record in records.items():
+                given[name] = record(**{entry.name: given.pop(entry.name) for entry in fields(record)})
+            return command(**given)
+
+        spread = [
+            part for option in own for part in (_spread(records[option.name]) if option.name in records else [option])
+        ]
+        options = [option.replace(kind=option.KEYWORD_ONLY) for option in spread] + made
         ordered = sorted(options, key=lambda option: _place(option, first))
-        command.__signature__ = signature.replace(parameters=ordered)  # type: ignore[attr-defined]
-        command.__annotations__ = {option.name: option.annotation for option in ordered}
-        return command
+        call.__signature__ = signature.replace(parameters=ordered)  # type: ignore[attr-defined]
+        call.__annotations__ = {option.name: option.annotation for option in ordered}
+        return cast(F, call)
 
     return decorate
+
+
+def _spread(record: type) -> list[inspect.Parameter]:
+    """Return an option for each field of a dataclass."""
+    hints = get_type_hints(record, include_extras=True)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return [
+        inspect.Parameter(
+            entry.name,
+            kind,
+            default=inspect.Parameter.empty if entry.default is MISSING else entry.default,
+            annotation=hints[entry.name],
+        )
+        for entry in fields(record)
+    ]
 
 
 def _place(option: inspect.Parameter, first: Sequence[str]) -> tuple[int, int]:

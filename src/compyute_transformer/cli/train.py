@@ -1,6 +1,7 @@
 """`compyute train`: start a run or go on with one."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,8 +33,10 @@ OWN_DATA = {"translation": "dates", "images": "digits"}  # the task of the same 
 EPILOG = "Example: compyute train my_text.txt --preset cpu --steps 500 --out runs/mine"
 
 
-@with_options(SECTIONS.values(), MAIN)
-def train(
+@dataclass(frozen=True)
+class Request:
+    """What `compyute train` is asked for besides the settings of the model and of its training."""
+
     text: Annotated[
         list[str] | None,
         typer.Argument(
@@ -41,7 +44,7 @@ def train(
             help="What to train on: text files or folders of text; a .tsv file of pairs, with a tab between source and "
             "target; or a folder with one folder of images for each class. Without DATA: see --corpus and --task.",
         ),
-    ] = None,
+    ] = None
     out: Annotated[
         Path | None,
         main(
@@ -49,29 +52,29 @@ def train(
             "DATA, with a number if it is taken.",
             metavar="DIR",
         ),
-    ] = None,
+    ] = None
     preset: Annotated[
         str | None,
         main(
             f"Start from the settings of a preset: {', '.join(DESCRIPTIONS)}; see --list-presets. "
             f"Default: {DEFAULT_PRESET}, or translation or images where DATA are such."
         ),
-    ] = None,
+    ] = None
     resume: Annotated[
         Path | None,
         main(
             "Go on with the run in this folder from its last checkpoint. --steps then counts the steps before, too.",
             metavar="DIR",
         ),
-    ] = None,
+    ] = None
     config: Annotated[
         Path | None,
         run("Read settings from this TOML file, with the sections that --show prints.", metavar="FILE.toml"),
-    ] = None,
-    show: Annotated[bool, run("Print the settings as TOML and exit without training.", "--show")] = False,
-    list_presets: Annotated[bool, run("List the presets and exit.", "--list-presets")] = False,
-    name: Annotated[str | None, run("Name of the run's folder below --runs: --runs A --name B is --out A/B.")] = None,
-    runs: Annotated[Path, run("Folder that holds the runs without --out.", metavar="DIR")] = Path("runs"),
+    ] = None
+    show: Annotated[bool, run("Print the settings as TOML and exit without training.", "--show")] = False
+    list_presets: Annotated[bool, run("List the presets and exit.", "--list-presets")] = False
+    name: Annotated[str | None, run("Name of the run's folder below --runs: --runs A --name B is --out A/B.")] = None
+    runs: Annotated[Path, run("Folder that holds the runs without --out.", metavar="DIR")] = Path("runs")
     corpus: Annotated[
         NamedCorpus | None,
         data(
@@ -79,60 +82,76 @@ def train(
             "shakespeare (downloaded once).",
             metavar="<name>",
         ),
-    ] = None,
+    ] = None
     include: Annotated[
         list[str] | None,
         data(
             "Of folders, read only the files whose names match this pattern, '*.py'; may be given several times.",
             metavar="PATTERN",
         ),
-    ] = None,
+    ] = None
     processes: Annotated[
         int | None,
         run("Train with this many processes on this machine, which share each batch. See --leaves.", min=1, max=1024),
-    ] = None,
-    kernels: Kernels = "auto",
-    json: Annotated[bool, output("Print one JSON object per line, for programs.", "--json")] = False,
-    **settings: Any,
-) -> None:
+    ] = None
+    kernels: Kernels = "auto"
+    json: Annotated[bool, output("Print one JSON object per line, for programs.", "--json")] = False
+
+
+@with_options(SECTIONS.values(), MAIN)
+def train(request: Request, **settings: Any) -> None:
     """Train a transformer on text, on pairs of texts, or on images; or go on with a run.
 
     The preset sets the defaults, a TOML file (--config) overrides it, and options override both.
     compyute train --preset cpu --show prints the settings of a preset.
     """
-    if list_presets:
+    if request.list_presets:
         terminal.show("".join(f"{name:<12} {about}\n" for name, about in DESCRIPTIONS.items()))
         return
-    if processes is not None and processes > 1 and started_together() == 1:
-        raise typer.Exit(launch(processes))
+    if request.processes is not None and request.processes > 1 and started_together() == 1:
+        raise typer.Exit(launch(request.processes))
     given = {key: value for key, value in settings.items() if value is not None}
-    sources = matching(text or ([corpus] if corpus else []), include or [])
-    if resume is not None:
-        if sources or include or preset or config or out is not None or name is not None:
-            raise typer.BadParameter("--resume takes data, preset, config and folder from the run: leave them out.")
-        chosen = load_config(resume).settings.with_overrides(given)
+    sources = matching(request.text or ([request.corpus] if request.corpus else []), request.include or [])
+    if request.resume is None:
+        chosen, folder = new_run(request, sources, given)
     else:
-        check_choices(text, corpus, out, name)
-        preset = preset or preset_for(given.get("task"), sources)
-        chosen = Settings.resolve(preset, config, given)
-        if not (text or (show and not corpus)):
-            check_own_data(chosen.data, corpus)
-    if resume is None and started_together() > 1 and "leaves" not in given:
-        chosen = chosen.with_overrides({"leaves": leaves_for(chosen.training, started_together())})
-    if show:
+        chosen, folder = resumed_run(request, request.resume, sources, given)
+    if request.show:
         terminal.show(chosen.to_toml())
         return
-    reporter = reporter_for(sys.stdout, json)
-    with use_kernels(kernels):
-        if resume is not None:
-            result = resume_run(resume, reporter, overrides=given)
-        else:
-            folder = out or (runs / name if name else unused_name(runs, name_for(text or (), str(preset))))
+    reporter = reporter_for(sys.stdout, request.json)
+    with use_kernels(request.kernels):
+        if request.resume is None:
             result = start_run(sources, chosen, folder, reporter)
-    if not json:
+        else:
+            result = resume_run(folder, reporter, overrides=given)
+    if not request.json:
         print_line(sys.stdout, printable(next_steps(result), sys.stdout))
     if result.interrupted:
         raise typer.Exit(terminal.INTERRUPTED)
+
+
+def new_run(request: Request, sources: list[str], given: dict[str, Any]) -> tuple[Settings, Path]:
+    """Return the settings and the folder of a new run. given: settings from the command line."""
+    check_choices(request)
+    preset = request.preset or preset_for(given.get("task"), sources)
+    chosen = Settings.resolve(preset, request.config, given)
+    if not (request.text or (request.show and not request.corpus)):
+        check_own_data(chosen.data, request.corpus)
+    if started_together() > 1 and "leaves" not in given:
+        chosen = chosen.with_overrides({"leaves": leaves_for(chosen.training, started_together())})
+    if request.out is not None:
+        return chosen, request.out
+    name = request.name or unused_name(request.runs, name_for(request.text or (), str(preset))).name
+    return chosen, request.runs / name
+
+
+def resumed_run(request: Request, run: Path, sources: list[str], given: dict[str, Any]) -> tuple[Settings, Path]:
+    """Return the settings and the folder of a run that goes on; refuse what the run itself decides."""
+    of_run = (request.include, request.preset, request.config, request.out is not None, request.name is not None)
+    if sources or any(of_run):
+        raise typer.BadParameter("--resume takes data, preset, config and folder from the run: leave them out.")
+    return load_config(run).settings.with_overrides(given), run
 
 
 def matching(sources: list[str], patterns: list[str]) -> list[str]:
@@ -153,11 +172,12 @@ def matching(sources: list[str], patterns: list[str]) -> list[str]:
     )
 
 
-def check_choices(text: list[str] | None, corpus: str | None, out: Path | None, name: str | None) -> None:
+def check_choices(request: Request) -> None:
     """Refuse options that exclude each other, and a name that is no folder's."""
-    if corpus and text:
+    name = request.name
+    if request.corpus and request.text:
         raise typer.BadParameter("a run is trained on DATA or on --corpus, not on both: leave one of them out.")
-    if out is not None and name is not None:
+    if request.out is not None and name is not None:
         raise typer.BadParameter("--out is the whole folder of a run, which --name would name too: leave one out.")
     if name is not None and (name in ("", "..") or name != Path(name).name or "\\" in name):
         raise typer.BadParameter(f"--name must be the name of one folder, such as my-run, got {name!r}.")

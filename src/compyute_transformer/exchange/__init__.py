@@ -3,18 +3,35 @@
 tensors        safetensors files, whole or in shards: checked, mapped into memory, read as float32 or float64
 configurations config.json and the configurations of `models`, both ways
 names          the names and layouts of their tensors and of our parameters, both ways
-pretrained     whole directories in and out; `AutoModel`
+pretrained     the models of whole directories in and out; `AutoModel`
+gguf           the one-file format of llama.cpp, read; gguf_write, written; quantized, its types of tensors
+training_files  files of nanoGPT and Compyute; pickles, which reads them without running anything
+tokenizer      tokenizers of ours as files of theirs
+chat           chat templates, in a sandbox
+generation     generation_config.json
+complete       a model with its tokenizer, its defaults of generation and its chat template
 """
 
+from .chat import ChatTemplate
+from .complete import Pretrained, is_pretrained, model_path
+from .generation import GenerationDefaults, generation_defaults
 from .gguf import read_gguf, tokenizer_of
+from .gguf_write import save_gguf
 from .pretrained import AutoModel, load_pretrained, save_pretrained
 from .tensors import read_tensors, write_tensors
 
 __all__ = [
     "AutoModel",
+    "ChatTemplate",
+    "GenerationDefaults",
+    "Pretrained",
+    "generation_defaults",
+    "is_pretrained",
     "load_pretrained",
+    "model_path",
     "read_gguf",
     "read_tensors",
+    "save_gguf",
     "save_pretrained",
     "tokenizer_of",
     "write_tensors",

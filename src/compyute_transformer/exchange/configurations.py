@@ -25,6 +25,8 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
+# Theirs are ids of the published vocabularies, at which a text would end.
+NO_SPECIAL_TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 LLAMAS = ("llama", "mistral", "qwen2", "qwen3")
 
 
@@ -221,7 +223,7 @@ def _theirs(activation: str) -> str:
 
 def _write_gpt(config: GPTConfig) -> Fields:
     grouped = (config.num_kv_heads or config.num_heads) != config.num_heads
-    faults = {"bias": not config.bias, "window": config.window is not None, "num_kv_heads": grouped}
+    faults = {"window": config.window is not None, "num_kv_heads": grouped}
     _refuse(config, "GPT-2", faults)
     return {
         "model_type": "gpt2",
@@ -235,11 +237,11 @@ def _write_gpt(config: GPTConfig) -> Fields:
         "activation_function": "gelu_new" if config.activation == "gelu_tanh" else config.activation,
         "layer_norm_epsilon": config.norm_eps,
         "tie_word_embeddings": config.tie_word_embeddings,
+        **NO_SPECIAL_TOKENS,
     }
 
 
 def _write_vit(config: ViTConfig) -> Fields:
-    _refuse(config, "ViT", {"bias": not config.bias})
     square = config.image_height == config.image_width
     names = {str(i): f"LABEL_{i}" for i in range(config.num_classes)}
     return {
@@ -286,6 +288,7 @@ def _write_llama(config: LlamaConfig) -> Fields:
         "tie_word_embeddings": config.tie_word_embeddings,
         "rope_theta": config.rope_theta,
         "rope_scaling": _rope_scaling(config),
+        **NO_SPECIAL_TOKENS,
     }
     if name in ("llama", "qwen3"):
         values["attention_bias"] = config.attn_bias

@@ -3,21 +3,17 @@
     magic "GGUF" · version · number of tensors · number of metadata · metadata (name, type, value) · tensors (name,
     axes, lengths, type, offset) · padding to the alignment · data
 
-A quantized tensor is blocks of 32 numbers that share a scale d, and in some types a minimum m, both float16:
-
-    Q8_0    x = d q,          q 32 signed bytes
-    Q4_0    x = d (q − 8),    q 32 four-bit numbers: those of the lower halves of 16 bytes, then of the upper halves
-    Q4_1    x = d q + m
+A quantized tensor is blocks of numbers; see `quantized`.
 
 Everything comes from a stranger, so each length is checked against what is left of the file before it is used. The
 converter of llama.cpp reorders the rows of a Llama's queries and keys, because it turns neighboring columns; that is
 undone here.
 
-Source: the description of the format in ggml; the types in ggml-quants.c.
+Source: the description of the format in ggml.
 """
 
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,56 +23,17 @@ import numpy as np
 from ..arrays import Array
 from ..data.text.bpe import BytePairTokenizer
 from ..errors import ConfigError, DataError
-from .tensors import from_bfloat16
+from .quantized import KINDS, Kind
 
 if TYPE_CHECKING:
     import tokenizers
 
 __all__ = ["Gguf", "read_gguf", "tokenizer_of"]
 
-MOST_AXES, MOST_ITEMS, BLOCK = 4, 1 << 24, 32
+MOST_AXES, MOST_ITEMS = 4, 1 << 24
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 TEXT, LIST = 8, 9
-
-
-class Kind(NamedTuple):
-    """A type of tensors. block: the numbers in a block. size: its bytes. decode: from bytes (N, size) to (N, block)."""
-
-    name: str
-    block: int
-    size: int
-    decode: Callable[[Array], Array]
-
-
-def _scale(blocks: Array, at: int = 0) -> Array:
-    return np.ascontiguousarray(blocks[:, at : at + 2]).view("<f2").astype(np.float32)
-
-
-def _halves(packed: Array) -> Array:
-    return np.concatenate([packed & 15, packed >> 4], axis=1).astype(np.float32)
-
-
-def _q8_0(blocks: Array) -> Array:
-    quants: Array = blocks[:, 2:].view(np.int8).astype(np.float32)
-    return quants * _scale(blocks)
-
-
-def _q4_0(blocks: Array) -> Array:
-    return (_halves(blocks[:, 2:]) - np.float32(8)) * _scale(blocks)
-
-
-def _q4_1(blocks: Array) -> Array:
-    return _halves(blocks[:, 4:]) * _scale(blocks) + _scale(blocks, 2)
-
-
-KINDS = {
-    0: Kind("F32", 1, 4, lambda blocks: blocks.view("<f4")),
-    1: Kind("F16", 1, 2, lambda blocks: blocks.view("<f2").astype(np.float32)),
-    2: Kind("Q4_0", BLOCK, 18, _q4_0),
-    3: Kind("Q4_1", BLOCK, 20, _q4_1),
-    8: Kind("Q8_0", BLOCK, 34, _q8_0),
-    30: Kind("BF16", 1, 2, lambda blocks: from_bfloat16(blocks.view("<u2"))),
-}
+NORMAL, CONTROL, ADDED, UNUSED = 1, 3, 4, 5  # types of tokens
 
 
 class Entry(NamedTuple):
@@ -255,6 +212,7 @@ def hugging_face_values(file: Gguf) -> dict[str, Any]:
 
     values = {
         "model_type": name,
+        "architectures": [f"{name.capitalize()}ForCausalLM"],
         "max_position_embeddings": of("context_length"),
         "hidden_size": of("embedding_length"),
         "intermediate_size": of("feed_forward_length"),
@@ -268,7 +226,12 @@ def hugging_face_values(file: Gguf) -> dict[str, Any]:
         "tie_word_embeddings": "output.weight" not in file,
         "vocab_size": file.shape("token_embd.weight")[0] if "token_embd.weight" in file else None,
     }
-    return {key: value for key, value in values.items() if value is not None}
+    return {key: _shortest(value) for key, value in values.items() if value is not None}
+
+
+def _shortest(value: Any) -> Any:
+    """Return a number as it was written before it was rounded to float32: 1e-05, and not 9.999999747378752e-06."""
+    return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
 def in_halves(rows: Array, num_heads: int) -> Array:
@@ -329,8 +292,11 @@ def tokenizer_of(path: str | Path) -> BytePairTokenizer:
             f"{metadata.get('tokenizer.ggml.model')!r} with the rule {rule!r}. Give the model's tokenizer.json instead."
         )
     try:
-        return BytePairTokenizer(_built(tokens, merges, kinds or [], CUTS[rule]))
-    except (ValueError, TypeError) as error:
+        tokenizer = _built(tokens, merges, kinds or [], CUTS[rule])
+        if metadata.get("tokenizer.ggml.add_bos_token"):
+            _add_first(tokenizer, metadata["tokenizer.ggml.bos_token_id"])
+        return BytePairTokenizer(tokenizer)
+    except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"tokenizer_of: the tokenizer in {path} does not hold together: {str(error)[:300]}.") from error
 
 
@@ -343,7 +309,19 @@ def _built(tokens: list[str], merges: list[str], kinds: list[int], digits: bool)
     alone = pre_tokenizers.Digits(individual_digits=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([alone, by_bytes]) if digits else by_bytes
     tokenizer.decoder = decoders.ByteLevel()
-    control = 3  # the type of tokens that stand for no text
-    special = [token for token, kind in zip(tokens, kinds, strict=False) if kind == control]
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
+    for token, kind in zip(tokens, kinds, strict=False):
+        if kind in (CONTROL, ADDED):
+            tokenizer.add_tokens([AddedToken(token, normalized=False, special=kind == CONTROL)])
     return tokenizer
+
+
+def _add_first(tokenizer: "tokenizers.Tokenizer", first: int) -> None:
+    """Let every text begin with a token, where special tokens are asked for."""
+    from tokenizers import processors
+
+    token = tokenizer.id_to_token(first)
+    if token is None:
+        raise ValueError(f"no token has the id {first!r} of the first one")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{token} $A", pair=f"{token} $A {token} $B", special_tokens=[(token, first)]
+    )

@@ -25,6 +25,8 @@ from .configurations import from_hugging_face, to_hugging_face
 from .gguf import HuggingFaceView, hugging_face_values, read_gguf
 from .names import Family, Piece, family_of
 from .tensors import as_floats, read_tensors, write_tensors
+from .tokenizer import save_tokenizer
+from .training_files import read_training_file
 
 __all__ = ["AutoModel", "load_pretrained", "save_pretrained"]
 
@@ -42,9 +44,10 @@ class AutoModel:
 
 
 def load_pretrained(folder: str | Path, kind: type[Model] = Model, *, dtype: Any = None, **options: Any) -> Any:
-    """Return the model of a Hugging Face directory or of a GGUF file, in `eval()`.
+    """Return the model of a Hugging Face directory, a GGUF file, or a file of nanoGPT or Compyute, in `eval()`.
 
-    folder: holds config.json and model.safetensors, or shards and their index; or is a file that ends in .gguf.
+    folder: holds config.json and model.safetensors, or shards and their index; or is a file that ends in .gguf, or
+    another one, see `training_files`.
     kind: the class it must be. dtype: of the parameters; None means float64 where the file has float64, and float32
     else. options: fields of the configuration that are set to other values, such as attn_implementation or
     context_length; dropout is 0 unless given.
@@ -54,26 +57,38 @@ def load_pretrained(folder: str | Path, kind: type[Model] = Model, *, dtype: Any
         not have. StateError: with every tensor that is missing, unexpected or of another shape.
     """
     folder = Path(folder)
+    if folder.is_file() and folder.suffix != ".gguf":
+        model = assembled(*read_training_file(folder, **options), dtype)
+        _check_kind(type(model), kind, folder)
+        return model
     values, read = _opened(folder)
     config = from_hugging_face(values, **options)
-    own = record_of(config).model
-    if not issubclass(own, kind):
-        raise ConfigError(
-            f"{kind.__name__}.from_pretrained: {folder} holds a {own.__name__}. "
-            f"Call {own.__name__}.from_pretrained, or AutoModel.from_pretrained."
-        )
+    _check_kind(record_of(config).model, kind, folder)
     family = family_of(config)
     assert family is not None
-    tensors = read()
+    model = assembled(config, family, read(), dtype)
+    model.hugging_face = values  # what config.json says beside our fields, for `save_pretrained`
+    return model
+
+
+def _check_kind(own: type, kind: type, path: Path) -> None:
+    if not issubclass(own, kind):
+        raise ConfigError(
+            f"{kind.__name__}.from_pretrained: {path} holds a {own.__name__}. "
+            f"Call {own.__name__}.from_pretrained, or AutoModel.from_pretrained."
+        )
+
+
+def assembled(config: Any, family: Family, tensors: Any, dtype: Any) -> Any:
+    """Return the model of a configuration with the tensors of a file, in `eval()`. Raises as `load_pretrained`."""
     named = _named(tensors, family)
     pieces = family.pieces(config)
     _check(named, pieces, tensors, family, getattr(config, "tie_word_embeddings", False))
     with init.skipped():
-        model: Any = own(config)
+        model: Any = record_of(config).model(config)
     wanted = dtype or (np.float64 if any(tensors.dtype(name) == "F64" for name in tensors) else np.float32)
     model.to(dtype=wanted)
     _fill(model, pieces, {name: tensors[own] for name, own in named.items()})
-    model.hugging_face = values  # what config.json says beside our fields, for `save_pretrained`
     return model.eval()
 
 
@@ -180,14 +195,17 @@ def save_pretrained(
     values = {**values, "torch_dtype": dtype} if "dtype" not in values else {**values, "dtype": dtype}
     tensors: dict[str, Array] = {}
     for piece in family.pieces(model.config):
-        tensors |= piece.write(parameters[piece.ours])
+        array = parameters.get(piece.ours)
+        if array is None:  # a bias that their architecture has, and this model has not
+            array = np.zeros(piece.shape, np.float32)
+        tensors |= piece.write(array)
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_tensors(folder, tensors, dtype, shard_bytes)
         _io.replace_text(folder / CONFIG, json.dumps(values, indent=2, sort_keys=True) + "\n")
         if tokenizer is not None:
-            tokenizer.save(folder / TOKENIZER)
+            save_tokenizer(tokenizer, folder)
     except OSError as error:
         raise DataError(
             f"save_pretrained: {folder} must be a folder that can be written; it cannot: {error}."

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import _io
-from ..arrays import Array
+from ..arrays import Array, to_numpy
 from ..errors import DataError
 
 __all__ = ["Tensors", "as_floats", "from_bfloat16", "read_tensors", "write_tensors"]
@@ -236,6 +236,9 @@ def write_tensors(
     """
     if dtype not in WRITTEN:
         raise DataError(f"write_tensors: dtype is one of {', '.join(WRITTEN)}, got {dtype!r}.")
+    tensors = {name: to_numpy(array) for name, array in tensors.items()}
+    if odd := [f"{name}: {array.dtype}" for name, array in tensors.items() if array.dtype.kind not in "fiubV"]:
+        raise DataError(f"write_tensors: every tensor is an array of numbers, got {', '.join(odd[:9])}.")
     itemsize = DTYPES[WRITTEN[dtype]].itemsize
     shards: list[list[str]] = [[]]
     filled = 0

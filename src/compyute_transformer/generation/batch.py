@@ -25,39 +25,40 @@ def generate_batch(
     *,
     max_new_tokens: int,
     sampling: Sampling = DEFAULT_SAMPLING,
-    seeds: Sequence[int] | None = None,
     stride: int = 1,
     cached: bool = True,
     **options: Any,
 ) -> list[str]:
     """Return the texts that follow prompts of any lengths; each equals what `generate` returns for its prompt alone.
 
-    seeds: one for each prompt. Without them each has the one of `sampling`, and a prompt that was given before has the
-    next seed, so that four times the same prompt get four texts. The other arguments are those of `stream`. A text
-    that has met a stop text leaves the batch. Prompts are padded on the left; once the longest text is past the
-    context's end, all are read anew whenever a window moves.
+    The arguments are those of `stream`. The option `seed` may also be a sequence, with one seed for each prompt.
+    Otherwise each has the one seed, and a prompt that was given before has the next, so that four times the same prompt
+    get four texts. A text that has met a stop text or an end token leaves the batch. Prompts are padded on the left;
+    once the longest text is past the context's end, all are read anew whenever a window moves.
 
     Raises as `stream`, and RangeError for one text instead of a sequence, or for another number of seeds than prompts.
     """
-    if not isinstance(options.get("seed", 0), int | np.integer):  # seed=range(4): one for each prompt
-        seeds = options.pop("seed")
+    several = not isinstance(options.get("seed", 0), int | np.integer)  # seed=range(4): one for each prompt
+    given = options.pop("seed") if several else None
     sampling = with_options("generate_batch", sampling, options)
-    max_new_tokens = check_generation(model, tokenizer, max_new_tokens)
+    max_new_tokens = check_generation(model, tokenizer, max_new_tokens, sampling.stop_ids)
     if isinstance(prompts, str):
         raise RangeError("generate_batch: prompts are a sequence of texts, got one text. Use generate, or [prompt].")
-    seeds = _seeds(prompts, sampling.seed) if seeds is None else [int(seed) for seed in seeds]
+    seeds = _seeds(prompts, sampling.seed) if given is None else [int(seed) for seed in given]
     if len(seeds) != len(prompts):
-        raise RangeError(f"generate_batch: seeds has one seed a prompt, got {len(seeds)} for {len(prompts)}.")
+        raise RangeError(
+            f"generate_batch: seed is one for all, or one for each prompt, got {len(seeds)} for {len(prompts)}."
+        )
     rows = [_Row(tokenizer, prompt, seed, sampling.stop) for prompt, seed in zip(prompts, seeds, strict=True)]
     longest = max((len(row.ids) for row in rows), default=0) + max_new_tokens
     reader = Reader(model, stride, cached, longest)
     for _ in range(max_new_tokens):
-        writing = [row for row in rows if not row.stops.found]
+        writing = [row for row in rows if not (row.ended or row.stops.found)]
         if not writing:
             break
         logits = reader.read([row.ids for row in writing])[:, : tokenizer.vocab_size]
         for row, row_logits in zip(writing, logits, strict=True):
-            row.take(sample(row_logits, sampling, row.ids, key=row.keys.next())[0])
+            row.take(sample(row_logits, sampling, row.ids, key=row.keys.next())[0], sampling.stop_ids)
     return [row.finish() for row in rows]
 
 
@@ -78,9 +79,12 @@ class _Row:
         self.ids = start_of(tokenizer, prompt)
         self.keys, self.stops = Generator(seed, SAMPLING), StopTexts(stop)
         self._characters = WholeCharacters(tokenizer, self.ids)
-        self._text = ""
+        self._text, self.ended = "", False
 
-    def take(self, token: int) -> None:
+    def take(self, token: int, stop_ids: Sequence[int]) -> None:
+        if token in stop_ids:
+            self.ended = True
+            return
         self.ids.append(token)
         self._text += self.stops.feed(self._characters.feed(token))
 

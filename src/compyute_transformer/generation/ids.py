@@ -1,6 +1,5 @@
 """Generate ids from ids: the loop of `text.stream` on arrays, without a tokenizer."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,14 +20,13 @@ def generate_ids(
     *,
     max_new_tokens: int,
     sampling: Sampling | None = None,
-    stop_ids: Sequence[int] = (),
     stride: int = 1,
     **options: Any,
 ) -> Array:
     """Return ids (B, T) followed by the sampled ones, (B, T + n) with n at most max_new_tokens.
 
     ids may also be one row (T), and so is then the result. sampling: by default `Sampling()`; row r is sampled with the
-    seed + r, so that equal rows get different continuations. stop_ids: a row ends with the first of them; it is part of
+    seed + r, so that equal rows get different continuations. A row ends with the first of its stop_ids; it is part of
     the result, and is repeated while other rows go on. stride: see `decode.window_start`. options: single fields of
     `sampling`, temperature=0.5. The model runs in `eval()`.
 
@@ -43,21 +41,19 @@ def generate_ids(
         raise ShapeError(f"generate: ids have shape (B, T) or (T) with at least one id a row, got {given.shape}.")
     if rows.dtype.kind not in "iu":
         raise DtypeError(f"generate: ids are integers, got {rows.dtype}. Convert them: ids.astype(np.int32).")
-    if rows.min() < 0 or rows.max() >= V or any(not 0 <= stop < V for stop in stop_ids):
+    if rows.min() < 0 or rows.max() >= V or any(not 0 <= stop < V for stop in sampling.stop_ids):
         raise RangeError(f"generate: ids and stop_ids lie in [0, {V}), the vocabulary of the model.")
     max_new_tokens = check_count("generate", "max_new_tokens", max_new_tokens)
     if sampling.stop:
         raise RangeError("generate: stop texts need a tokenizer. Give stop_ids, or use generation.generate.")
     texts: list[list[int]] = rows.tolist()
-    _extend(model, texts, max_new_tokens, sampling, {int(stop) for stop in stop_ids}, stride)
+    _extend(model, texts, max_new_tokens, sampling, stride)
     longest = max(map(len, texts))
     full = np.array([text + text[-1:] * (longest - len(text)) for text in texts], given.dtype)
     return to_device(full[0] if given.ndim == 1 else full, model.device)
 
 
-def _extend(
-    model: LanguageModel, texts: list[list[int]], count: int, sampling: Sampling, stops: set[int], stride: int
-) -> None:
+def _extend(model: LanguageModel, texts: list[list[int]], count: int, sampling: Sampling, stride: int) -> None:
     """Append up to `count` sampled ids to each text, fewer where a stop id ends it."""
     keys = [Generator((sampling.seed + row) % 2**64, SAMPLING) for row in range(len(texts))]
     reader = Reader(model, stride, longest=len(texts[0]) + count)
@@ -66,6 +62,6 @@ def _extend(
         logits = reader.read([texts[row] for row in writing])
         for row, row_logits in zip(writing, logits, strict=True):
             texts[row].append(sample(row_logits, sampling, texts[row], key=keys[row].next())[0])
-        writing = [row for row in writing if texts[row][-1] not in stops]
+        writing = [row for row in writing if texts[row][-1] not in sampling.stop_ids]
         if not writing:
             return

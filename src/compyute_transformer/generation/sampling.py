@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import Array, to_numpy
-from ..errors import ConfigError, NonFiniteError, RangeError, ShapeError
+from ..errors import ConfigError, DtypeError, NonFiniteError, RangeError, ShapeError
 from ..random import RandomKey, uniform
 
 __all__ = [
@@ -44,11 +44,11 @@ class Sampling:
     the tokens whose probability is at least min_p times the highest. Of equal tokens, top_k and top_p keep those with
     the lower ids. repetition_penalty: divides the positive logits of the tokens seen so far, and multiplies the
     negative ones; how often a token was seen does not matter. seed: equal seeds give equal tokens. stop: texts that end
-    the generation.
+    the generation. stop_ids: tokens that end it, such as the end tokens of a model.
 
     Raises RangeError unless temperature is finite and at least 0, top_k whole and at least 1, top_p and min_p in
-    (0, 1], repetition_penalty finite and above 0, the seed in [0, 2⁶⁴), and every stop text a text that is not
-    empty.
+    (0, 1], repetition_penalty finite and above 0, the seed in [0, 2⁶⁴), every stop text a text that is not empty, and
+    stop_ids whole numbers of at least 0.
     """
 
     temperature: float = field(
@@ -72,6 +72,7 @@ class Sampling:
         default=(),
         metadata={"help": r"Stop before this text, where \n is a line end; may be given several times."},
     )
+    stop_ids: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.temperature < math.inf:
@@ -100,7 +101,10 @@ class Sampling:
             raise RangeError(
                 f"Sampling: stop texts are a sequence of texts that are not empty, got {self.stop!r}. Give [text]."
             )
+        if not all(isinstance(token, int | np.integer) and token >= 0 for token in self.stop_ids):
+            raise RangeError(f"Sampling: stop_ids are whole numbers of at least 0, got {self.stop_ids!r}.")
         object.__setattr__(self, "seed", int(self.seed))
+        object.__setattr__(self, "stop_ids", tuple(map(int, self.stop_ids)))
         object.__setattr__(self, "stop", tuple(self.stop))
 
 
@@ -213,13 +217,18 @@ def sample(
 
 def _below_zero(logits: Array, penalty: float = 1.0, seen: Sequence[int] = ()) -> NDArray[np.float64]:
     """Return the logits in float64, penalized, then shifted so that the highest is 0: no exponential can overflow."""
-    scores = to_numpy(logits).astype(np.float64)
+    given = to_numpy(logits)
+    if given.dtype.kind not in "fiu":
+        raise DtypeError(f"sample: logits are numbers, got {given.dtype}.")
+    scores = given.astype(np.float64)
     if scores.ndim != 1 or scores.size == 0:
         raise ShapeError(
             f"sample: logits have shape (V,) with V at least 1, got {scores.shape}. Give those of one position."
         )
     if penalty != 1.0 and len(seen):
-        ids = np.unique(seen)
+        ids = np.unique(np.asarray(seen))
+        if ids.dtype.kind not in "iu":
+            raise DtypeError(f"sample: seen tokens are integers, got {ids.dtype}.")
         if ids[0] < 0 or ids[-1] >= scores.size:
             raise RangeError(f"sample: seen tokens lie in [0, {scores.size}), got {ids[0]} to {ids[-1]}.")
         scores[ids] = np.where(scores[ids] > 0, scores[ids] / penalty, scores[ids] * penalty)

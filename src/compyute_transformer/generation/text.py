@@ -4,12 +4,12 @@ prompt -> ids -> prefill -> logits -> sample -> id -> text, once it is whole and
                     step <-----------------------+
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from time import perf_counter
 from typing import Any
 
 from ..data.text.tokenizer import Tokenizer
-from ..errors import ConfigError, VocabularyError
+from ..errors import ConfigError, RangeError, VocabularyError
 from ..models.language import LanguageModel
 from ..random import SAMPLING, Generator
 from .decode import Reader
@@ -24,7 +24,7 @@ DEFAULT_SAMPLING = Sampling()
 def generate(
     model: LanguageModel,
     tokenizer: Tokenizer,
-    prompt: str,
+    prompt: str | Sequence[int],
     *,
     max_new_tokens: int,
     sampling: Sampling = DEFAULT_SAMPLING,
@@ -34,15 +34,14 @@ def generate(
 ) -> str:
     """Return the text that follows a prompt, without the prompt; arguments and errors are those of `stream`."""
     sampling = with_options("generate", sampling, options)
-    return "".join(
-        stream(model, tokenizer, prompt, max_new_tokens=max_new_tokens, sampling=sampling, stride=stride, cached=cached)
-    )
+    more: Any = {"max_new_tokens": max_new_tokens, "stride": stride, "cached": cached}
+    return "".join(stream(model, tokenizer, prompt, sampling=sampling, **more))
 
 
 def stream(
     model: LanguageModel,
     tokenizer: Tokenizer,
-    prompt: str,
+    prompt: str | Sequence[int],
     *,
     max_new_tokens: int,
     sampling: Sampling = DEFAULT_SAMPLING,
@@ -53,37 +52,45 @@ def stream(
     """Return an iterator over the text that follows a prompt, in pieces, each as soon as its tokens are sampled.
 
     The model is given the last context_length tokens of the prompt and of the text written since; an empty prompt
-    stands for a line end, or for token 0 where the vocabulary has none. The model runs in `eval()`, and between the
-    pieces it is in the mode it was in; its weights must stay as they are.
+    stands for a line end, or for token 0 where the vocabulary has none. A prompt may also be the ids of one, which can
+    begin with a token that no text is encoded as. The model runs in `eval()`, and between the pieces it is in the mode
+    it was in; its weights must stay as they are.
 
-    sampling: how tokens are chosen, and the texts that end the generation, of which the one that is complete first
-    counts; it is not part of the text. The tokens of the prompt and of the text count as seen. stride: how many tokens
-    the window moves at once past the end of the context, see `decode.window_start`. cached: keep keys and values; False
-    gives the same text and reads everything anew for each token. options: single fields of `sampling`, temperature=0.5.
+    sampling: how tokens are chosen, and the texts and tokens that end the generation, of which the one that is complete
+    first counts; it is not part of the text. The tokens of the prompt and of the text count as seen. stride: how many
+    tokens the window moves at once past the end of the context, see `decode.window_start`. cached: keep keys and
+    values; False gives the same text and reads everything anew for each token. options: fields of `sampling`,
+    temperature=0.5.
 
-    Raises, at the call: RangeError for an option outside its range, VocabularyError for a character of the prompt that
-    the tokenizer lacks, ConfigError for a tokenizer with more tokens than the model, and for an unknown option.
+    Raises, at the call: RangeError for an option or a token outside its range, VocabularyError for a character of the
+    prompt that the tokenizer lacks, ConfigError for a tokenizer with more tokens than the model, and for an unknown
+    option.
     """
     sampling = with_options("stream", sampling, options)
-    max_new_tokens = check_generation(model, tokenizer, max_new_tokens)
-    stops, keys, context = StopTexts(sampling.stop), Generator(sampling.seed, SAMPLING), start_of(tokenizer, prompt)
+    max_new_tokens = check_generation(model, tokenizer, max_new_tokens, sampling.stop_ids)
+    context = start_of(tokenizer, prompt) if isinstance(prompt, str) else _checked(tokenizer, prompt)
+    stops, keys = StopTexts(sampling.stop), Generator(sampling.seed, SAMPLING)
     reader = Reader(model, stride, cached, longest=len(context) + max_new_tokens)
 
     def tokens() -> Iterator[tuple[int, float]]:
         for _ in range(max_new_tokens):
             logits = reader.read([context])[0, : tokenizer.vocab_size]
             token, log_probability = sample(logits, sampling, context, key=keys.next())
+            if token in sampling.stop_ids:
+                pieces.ended = True
+                return
             context.append(token)
             yield token, log_probability
 
-    return TextStream(tokens(), WholeCharacters(tokenizer, context), stops)
+    pieces = TextStream(tokens(), WholeCharacters(tokenizer, context), stops)
+    return pieces
 
 
 class TextStream(Iterator[str]):
     """An iterator over pieces of text that also records the tokens they are made of.
 
     ids: the tokens sampled so far. log_probabilities: of each token, see `sample`. times: when each was sampled, in
-    seconds. ended: whether the model wrote the end token, which only translations have.
+    seconds. ended: whether the model wrote an end token, which is not among the ids.
     """
 
     def __init__(self, tokens: Iterator[tuple[int, float]], characters: WholeCharacters, stops: StopTexts) -> None:
@@ -120,11 +127,14 @@ class TextStream(Iterator[str]):
             yield rest
 
 
-def check_generation(model: LanguageModel, tokenizer: Tokenizer, max_new_tokens: int) -> int:
+def check_generation(
+    model: LanguageModel, tokenizer: Tokenizer, max_new_tokens: int, stop_ids: Sequence[int] = ()
+) -> int:
     """Return the number of tokens as an int.
 
-    Raises RangeError for one that is negative or not whole, ConfigError for a tokenizer of another model. A model may
-    have more rows than there are tokens, where a matrix was padded; those are never sampled.
+    Raises RangeError for one that is negative or not whole, and for stop_ids beyond the vocabulary; ConfigError for a
+    tokenizer of another model. A model may have more rows than there are tokens, where a matrix was padded; those are
+    never sampled.
     """
     max_new_tokens = check_count("stream", "max_new_tokens", max_new_tokens)
     if tokenizer.vocab_size > model.config.vocab_size:
@@ -132,7 +142,19 @@ def check_generation(model: LanguageModel, tokenizer: Tokenizer, max_new_tokens:
             f"stream: every token has a row in the model, but the tokenizer has {tokenizer.vocab_size} tokens and the "
             f"model {model.config.vocab_size} rows. Use the tokenizer that the model was trained with."
         )
+    _checked(tokenizer, stop_ids, least=0)
     return max_new_tokens
+
+
+def _checked(tokenizer: Tokenizer, ids: Sequence[int], least: int = 1) -> list[int]:
+    """Return ids as a list. Raises RangeError for too few, or one that no token has."""
+    listed = [int(token) for token in ids]
+    if len(listed) < least or not all(0 <= token < tokenizer.vocab_size for token in listed):
+        raise RangeError(
+            f"stream: the ids of a prompt, of which there is at least one, and stop_ids lie in "
+            f"[0, {tokenizer.vocab_size}), the vocabulary, got {listed[:8]}."
+        )
+    return listed
 
 
 def start_of(tokenizer: Tokenizer, prompt: str) -> list[int]:

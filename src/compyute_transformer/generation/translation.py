@@ -103,7 +103,8 @@ def stream_translation(
 
     max_new_tokens: see `translate`. sampling: see `text.stream`; the tokens of the translation count as seen, those of
     the source do not, and temperature 0 is greedy search. options: single fields of `sampling`. `ended` says whether
-    END was written, which is not part of the text. The model runs in `eval()`, whatever mode it is in.
+    END or one of the stop_ids was written, which is not part of the text. The model runs in `eval()`, whatever mode it
+    is in.
 
     Raises, at the call, what `translate` raises for a text and a tokenizer, and RangeError for an option outside its
     range.
@@ -122,7 +123,7 @@ def stream_translation(
             logits = reader.logits([written])
             [log_p] = _log_softmax(logits)
             token, _ = sample(reader.possible(logits)[0], sampling, written.ids, key=keys.next())
-            if token == special.end:
+            if token == special.end or token in sampling.stop_ids:
                 pieces.ended = True
                 return
             written = Hypothesis((*written.ids, token))

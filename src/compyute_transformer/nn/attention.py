@@ -5,23 +5,25 @@ this order. It reads `cache.length`, the position of its first query, and calls 
 `AttentionCache`. For `return_attention` it defines `forward_with_weights` too, see `models.output`.
 """
 
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from functools import partial
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict, Unpack, get_args
 
 from ..arrays import Array
 from ..errors import ConfigError
 from ..ops._checks import check_heads, check_integer, check_probability, check_shape
 from ..ops.attention import NO_MASK, Mask, fused_attention_forward
-from ..ops.linear import LinearSaved, linear, linear_backward, linear_forward
+from ..ops.linear import linear
 from ..ops.multi_head import (
     ATTENTIONS,
     IMPLEMENTATIONS,
-    Gradients,
+    Attend,
+    AttendBackward,
     MultiHeadOptions,
     Needs,
-    ProjectionSaved,
     attention_weights,
     merge_heads,
-    project_backward,
+    multi_head_backward,
+    multi_head_forward,
     project_forward,
     split_heads,
 )
@@ -32,7 +34,7 @@ from .norm import LayerNorm, RMSNorm
 from .parameter import Parameter, is_trained
 from .position import RotaryPosition
 
-__all__ = ["AttentionCache", "Implementation", "MultiHeadAttention", "ProjectedMemory"]
+__all__ = ["AttentionCache", "AttentionOptions", "Implementation", "MultiHeadAttention", "ProjectedMemory"]
 
 Implementation = Literal["auto", "sequential", "semiparallel", "parallel", "fused"]
 
@@ -64,12 +66,15 @@ class ProjectedMemory(NamedTuple):
     v: Array
 
 
-class PreparedSaved(NamedTuple):
-    """Of attention whose queries and keys are normalized or turned: projection, heads, output projection."""
+class AttentionOptions(TypedDict, total=False):
+    """Further arguments of `MultiHeadAttention`, by keyword; each may be left out."""
 
-    projection: ProjectionSaved
-    attention: Any
-    out: LinearSaved
+    head_dim: int | None
+    out_bias: bool | None
+    rotary: RotaryPosition | None
+    q_norm: RMSNorm | LayerNorm | None
+    k_norm: RMSNorm | LayerNorm | None
+    weight_init: init.Inits | None
 
 
 class MultiHeadAttention(Module):
@@ -97,20 +102,16 @@ class MultiHeadAttention(Module):
         num_heads: int,
         num_kv_heads: int | None = None,
         *,
-        head_dim: int | None = None,
         bias: bool = True,
-        out_bias: bool | None = None,
-        rotary: RotaryPosition | None = None,
-        q_norm: RMSNorm | LayerNorm | None = None,
-        k_norm: RMSNorm | LayerNorm | None = None,
         dropout: float = 0.0,
         implementation: Implementation = "auto",
-        weight_init: init.Inits | None = None,
         generator: Generator | None = None,
+        **options: Unpack[AttentionOptions],
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        head_dim, out_bias = options.get("head_dim"), options.get("out_bias")
         if head_dim is not None:
             check_integer("MultiHeadAttention", "head_dim", head_dim, 1)
         check_heads(
@@ -123,13 +124,13 @@ class MultiHeadAttention(Module):
         generator = generator or default_generator()
         D = embed_dim // num_heads if head_dim is None else head_dim
         rows = D * (num_heads + 2 * self.num_kv_heads)
-        in_init, out_init = init.both(weight_init)
+        in_init, out_init = init.both(options.get("weight_init"))
         self.in_weight = Parameter(in_init((rows, embed_dim), generator))
         self.in_bias = Parameter(init.zeros((rows,))) if bias else None
         self.out_weight = Parameter(out_init((embed_dim, num_heads * D), generator))
         has_out_bias = bias if out_bias is None else out_bias
         self.out_bias = Parameter(init.zeros((embed_dim,))) if has_out_bias else None
-        self.q_norm, self.k_norm, self.rotary = q_norm, k_norm, rotary
+        self.q_norm, self.k_norm, self.rotary = options.get("q_norm"), options.get("k_norm"), options.get("rotary")
 
     @property
     def implementation(self) -> Implementation:
@@ -253,10 +254,8 @@ class MultiHeadAttention(Module):
         return "fused" if fused_attention_forward.has_kernel(x) else "parallel"
 
     def _run(self, x: Array, memory: Array | None, mask: Mask) -> tuple[Array, Any]:
-        if self.prepares_heads:
-            return self._run_prepared(x, mask)
         name = self._algorithm(x)
-        forward, _ = IMPLEMENTATIONS[name]
+        forward = partial(multi_head_forward, self._attend(name)) if self.prepares_heads else IMPLEMENTATIONS[name][0]
         dropout = self.dropout if self.training else 0.0
         key = self.generator.next() if dropout else None
         y, saved = forward(
@@ -271,30 +270,20 @@ class MultiHeadAttention(Module):
         self.save_for_backward((name, saved))
         return y, saved
 
-    def _run_prepared(self, x: Array, mask: Mask) -> tuple[Array, PreparedSaved]:
-        """Project, normalize and turn, attend, and project the heads' outputs."""
-        name = self._algorithm(x)
+    def _attend(self, name: Implementation) -> Attend:
+        """Return an attention between normalized and turned queries and keys."""
         attend, _ = ATTENTIONS[name]
-        dropout = self.dropout if self.training else 0.0
-        check_shape("MultiHeadAttention", "x", x, (None, None, self.in_weight.shape[1]), "batch, time, width")
-        in_bias, out_bias = (bias.data if bias else None for bias in (self.in_bias, self.out_bias))
-        sizes = self.num_heads, self.num_kv_heads, self._head_width
-        (q, k, v), projection = project_forward(x, None, self.in_weight.data, in_bias, *sizes)
-        q, k = self._prepare(q, k)
-        heads, heads_saved = attend(q, k, v, mask, dropout, self.generator.next() if dropout else None)
-        y, out = linear_forward(merge_heads(heads), self.out_weight.data, out_bias)
-        saved = PreparedSaved(projection, heads_saved, out)
-        self.save_for_backward((name, saved))
-        return y, saved
+        return lambda q, k, v, *options: attend(*self._prepare(q, k), v, *options)
 
-    def _prepared_backward(self, dy: Array, name: str, saved: PreparedSaved, needs: Needs) -> Gradients:
-        """The lines of `_run_prepared`, reversed."""
+    def _attend_backward(self, name: Implementation) -> AttendBackward:
+        """Return the backward of `_attend`, its steps in reverse order."""
         _, attend_backward = ATTENTIONS[name]
-        dmerged, dout_weight, dout_bias = linear_backward(dy, saved.out, needs.out_weight, needs.out_bias)
-        dq, dk, dv = attend_backward(split_heads(dmerged, self._head_width), saved.attention)
-        dq, dk = self._prepare_backward(dq, dk)
-        dx, dmemory, din_weight, din_bias = project_backward(dq, dk, dv, saved.projection, needs)
-        return dx, dmemory, din_weight, din_bias, dout_weight, dout_bias
+
+        def backward(dheads: Array, saved: Any) -> tuple[Array, Array, Array]:
+            dq, dk, dv = attend_backward(dheads, saved)
+            return *self._prepare_backward(dq, dk), dv
+
+        return backward
 
     def backward(self, dy: Array) -> tuple[Array, Array | None]:
         """Return the gradients of x and of the memory, the latter None in self-attention.
@@ -303,12 +292,9 @@ class MultiHeadAttention(Module):
         """
         name, saved = self.pop_saved()
         needs = Needs(*map(is_trained, (self.in_weight, self.in_bias, self.out_weight, self.out_bias)))
-        if isinstance(saved, PreparedSaved):
-            gradients = self._prepared_backward(dy, name, saved, needs)
-        else:
-            _, backward = IMPLEMENTATIONS[name]
-            gradients = backward(dy, saved, needs)
-        dx, dmemory, din_weight, din_bias, dout_weight, dout_bias = gradients
+        prepares = self.prepares_heads
+        backward = partial(multi_head_backward, self._attend_backward(name)) if prepares else IMPLEMENTATIONS[name][1]
+        dx, dmemory, din_weight, din_bias, dout_weight, dout_bias = backward(dy, saved, needs)
         self.in_weight.accumulate(din_weight)
         self.out_weight.accumulate(dout_weight)
         if self.in_bias:

@@ -80,13 +80,16 @@ class BytePairTokenizer:
         """V, the largest id plus one; ids lie in [0, V)."""
         return len(self._exists)
 
-    def encode(self, text: str) -> NDArray[np.int32]:
+    def encode(self, text: str, add_special_tokens: bool = False) -> NDArray[np.int32]:
         """The ids of a text: int32, shape (number of tokens,).
 
-        Nothing is added at either end. A special token spelt out in the text becomes that token's id.
+        Nothing is added at either end, unless add_special_tokens asks for the tokens that the file puts there, such as
+        the first token of a Llama. A special token spelt out in the text becomes that token's id.
         Raises VocabularyError for a lone surrogate, which has no UTF-8 bytes.
         """
         _check_unicode(text, "BytePairTokenizer.encode")
+        if add_special_tokens:
+            return np.array(self._tokenizer.encode(text).ids, dtype=np.int32)
         pieces = list(_pieces(text)) if self._may_split else [text]
         ids = [np.zeros(0, dtype=np.int32)]
         for start in range(0, len(pieces), PIECES_AT_ONCE):

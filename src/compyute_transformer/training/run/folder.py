@@ -111,15 +111,7 @@ def start_run(
     folder, communicator = Path(folder), communicator or world()
     if communicator.rank == 0:
         _refuse_a_run(folder)
-    record, encoder = task_record(settings.data.kind), None
-    if task is None:
-        data = record.load(sources)
-        encoder = record.encoder(data, settings)
-        config = RunConfig(settings, record.shape(encoder), data.name, data.sources, data.sha256)
-        task = _task(config, data, encoder, model)
-        config = replace(config, custom="" if model is None else "model")
-    else:
-        config = RunConfig(settings, {}, "custom", (), "", custom="task")
+    config, task, encoder = _described(sources, settings, model, task)
     trainer = Trainer(task, settings.training, folder, callbacks, communicator)
     _require_extras(settings.training)
     _agree(communicator, config, trainer)
@@ -135,8 +127,9 @@ def start_run(
             _io.sync(folder.parent)
             _io.sweep(folder)
             if encoder is not None:
-                _io.replace_file(folder / record.file, encoder.save)
-                digest = hashlib.sha256((folder / record.file).read_bytes()).hexdigest()
+                file = folder / config.record.file
+                _io.replace_file(file, encoder.save)
+                digest = hashlib.sha256(file.read_bytes()).hexdigest()
                 config = replace(config, encoder_sha256=digest)
             save_config(folder, config)  # last, since it makes the folder a run
         except OSError as error:
@@ -260,6 +253,20 @@ def unused_name(parent: str | Path, base: str) -> Path:
         number += 1
         path = Path(parent) / f"{base}-{number}"
     return path
+
+
+def _described(
+    sources: Sources, settings: Settings, model: CustomModel | None, task: Task | None
+) -> tuple[RunConfig, Task, Encoder | None]:
+    """Return the configuration and the task of a new run, and the encoder that it saves, if it has one."""
+    if task is not None:
+        return RunConfig(settings, {}, "custom", (), "", custom="task"), task, None
+    record = task_record(settings.data.kind)
+    data = record.load(sources)
+    encoder = record.encoder(data, settings)
+    config = RunConfig(settings, record.shape(encoder), data.name, data.sources, data.sha256)
+    task = _task(config, data, encoder, model)
+    return replace(config, custom="" if model is None else "model"), task, encoder
 
 
 def _task(config: RunConfig, data: Data, encoder: Encoder, model: CustomModel | None = None) -> Task:

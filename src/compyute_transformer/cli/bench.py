@@ -4,13 +4,16 @@ compyute bench step | attention | ops | generate | kernels | startup | parallel
 """
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
-    from .candidates import Report
+    from ..bench.candidates import Report
+
+from .options import with_options
 
 __all__ = ["bench"]
 
@@ -28,9 +31,13 @@ def shape(help: str) -> Any:
     return typer.Option(help=help, rich_help_panel="Size")
 
 
-def output(help: str, *names: str) -> Any:
+def written(help: str, *names: str) -> Any:
     """Return an option that says where results go."""
     return typer.Option(*names, help=help, rich_help_panel="Output")
+
+
+Rounds = Annotated[int, typer.Option(help="Number of times that each candidate is timed.")]
+Memory = Annotated[bool, typer.Option(help="Measure peak memory too, with each candidate in its own process.")]
 
 
 BatchSize = Annotated[int | None, shape("Number of sequences in a batch.")]
@@ -39,43 +46,93 @@ EmbedDim = Annotated[int | None, shape("Width of the model: the length of the em
 NumHeads = Annotated[int | None, shape("Number of attention heads in each block. It must divide --embed-dim.")]
 NumLayers = Annotated[int | None, shape("Number of transformer blocks, one after the other.")]
 Dropout = Annotated[float | None, shape("Probability with which a value is set to zero; 0: no dropout.")]
-Rounds = Annotated[int, typer.Option(help="Number of times that each candidate is timed.")]
-Memory = Annotated[bool, typer.Option(help="Measure peak memory too, with each candidate in its own process.")]
-Csv = Annotated[Path | None, output("Add a row for every number to this file.", "--csv")]
-Plot = Annotated[Path | None, output("Draw a chart into this PNG file.", "--plot")]
-Json = Annotated[bool, output("Print JSON on the standard output, for programs.", "--json")]
+
+
+class Sizes:
+    """Sizes in place of those of a preset; None: the preset's."""
+
+    def given(self) -> dict[str, object]:
+        """Return the sizes that were given, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class ModelSizes(Sizes):
+    """The sizes of a model and of its batches."""
+
+    batch_size: BatchSize = None
+    context_length: ContextLength = None
+    embed_dim: EmbedDim = None
+    num_heads: NumHeads = None
+    num_layers: NumLayers = None
+    dropout: Dropout = None
+
+
+@dataclass(frozen=True)
+class OpSizes(Sizes):
+    """The sizes that the arguments of ops depend on."""
+
+    batch_size: BatchSize = None
+    context_length: ContextLength = None
+    embed_dim: EmbedDim = None
+    num_heads: NumHeads = None
+    dropout: Dropout = None
+
+
+@dataclass(frozen=True)
+class GeneratorSizes(Sizes):
+    """The sizes of a model that generates."""
+
+    context_length: ContextLength = None
+    embed_dim: EmbedDim = None
+    num_heads: NumHeads = None
+    num_layers: NumLayers = None
+
+
+@dataclass(frozen=True)
+class TorchModes:
+    """The variants of PyTorch that are timed."""
+
+    autocast: Annotated[bool, typer.Option(help="Time PyTorch with bfloat16 autocast too.")] = True
+    compiled: Annotated[
+        bool, typer.Option("--compiled", help="Time PyTorch with torch.compile too, which takes minutes.")
+    ] = False
+
+    def names(self) -> list[str]:
+        """Return the variants by the names that `bench_step` takes."""
+        return ["eager", *(["autocast"] if self.autocast else []), *(["compiled"] if self.compiled else [])]
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a report goes besides the terminal."""
+
+    csv: Annotated[Path | None, written("Add a row for every number to this file.", "--csv")] = None
+    plot: Annotated[Path | None, written("Draw a chart into this PNG file.", "--plot")] = None
+    json: Annotated[bool, written("Print JSON on the standard output, for programs.", "--json")] = False
 
 
 @bench.command()
+@with_options()
 def step(
     preset: Annotated[StepSize, shape("Size of the model, and settings of its training.")] = "shakespeare",
-    batch_size: BatchSize = None,
-    context_length: ContextLength = None,
-    embed_dim: EmbedDim = None,
-    num_heads: NumHeads = None,
-    num_layers: NumLayers = None,
     vocab_size: Annotated[int | None, shape("Number of tokens in the vocabulary.")] = None,
-    dropout: Dropout = None,
-    autocast: Annotated[bool, typer.Option(help="Time PyTorch with bfloat16 autocast too.")] = True,
-    compiled: Annotated[
-        bool, typer.Option("--compiled", help="Time PyTorch with torch.compile too, which takes minutes.")
-    ] = False,
+    *,
+    sizes: ModelSizes,
+    modes: TorchModes,
     reference: Annotated[bool, typer.Option("--reference", help="Time our readable NumPy references too.")] = False,
     rounds: Rounds = 10,
     memory: Memory = True,
-    csv: Csv = None,
-    plot: Plot = None,
-    json: Json = False,
+    output: Output,
 ) -> None:
     """Time a whole training step beside PyTorch's, with the same mathematics, weights and data."""
-    from .step import bench_step
+    from ..bench.step import bench_step
 
-    modes = ["eager", *(["autocast"] if autocast else []), *(["compiled"] if compiled else [])]
-    changes = _given(locals(), "batch_size", "context_length", "embed_dim", "num_heads", "num_layers", "dropout")
-    _out(bench_step(preset, changes, vocab_size, modes, reference, rounds, memory), csv, plot, json)
+    _out(bench_step(preset, sizes.given(), vocab_size, modes.names(), reference, rounds, memory), output)
 
 
 @bench.command()
+@with_options()
 def attention(
     algorithms: Annotated[
         list[str] | None,
@@ -85,132 +142,106 @@ def attention(
         ),
     ] = None,
     preset: Annotated[Size, shape("Size of the model whose training steps are timed.")] = "seed",
-    batch_size: BatchSize = None,
-    context_length: ContextLength = None,
-    embed_dim: EmbedDim = None,
-    num_heads: NumHeads = None,
-    num_layers: NumLayers = None,
-    dropout: Dropout = None,
+    *,
+    sizes: ModelSizes,
     lengths: Annotated[
         str,
         shape("Sequence lengths at which attention alone is timed, with commas between; none: it is not timed alone."),
     ] = "1024,2048,4096",
     rounds: Rounds = 10,
     memory: Memory = True,
-    csv: Csv = None,
-    plot: Plot = None,
-    json: Json = False,
+    output: Output,
 ) -> None:
     """Time whole training steps with each algorithm, and attention alone beside PyTorch's."""
-    from .attention import ALGORITHMS, bench_attention
+    from ..bench.attention import ALGORITHMS, bench_attention
 
-    changes = _given(locals(), "batch_size", "context_length", "embed_dim", "num_heads", "num_layers", "dropout")
-    report = bench_attention(algorithms or ALGORITHMS, preset, changes, _whole_numbers(lengths), rounds, memory)
-    _out(report, csv, plot, json)
+    report = bench_attention(algorithms or ALGORITHMS, preset, sizes.given(), _whole_numbers(lengths), rounds, memory)
+    _out(report, output)
 
 
 @bench.command()
+@with_options()
 def ops(
     names: Annotated[
         list[str] | None,
         typer.Argument(metavar="OP", help="Ops to time, such as linear or adamw_update. Without OP, all."),
     ] = None,
     preset: Annotated[Size, shape("Size of the model whose shapes the ops work on.")] = "shakespeare",
-    batch_size: BatchSize = None,
-    context_length: ContextLength = None,
-    embed_dim: EmbedDim = None,
-    num_heads: NumHeads = None,
-    dropout: Dropout = None,
+    *,
+    sizes: OpSizes,
     rounds: Rounds = 10,
-    csv: Csv = None,
-    plot: Plot = None,
-    json: Json = False,
+    output: Output,
 ) -> None:
     """Time each kernel beside its reference, and beside a plain copy or matrix product."""
-    from .ops import bench_ops
+    from ..bench.ops import bench_ops
 
-    changes = _given(locals(), "batch_size", "context_length", "embed_dim", "num_heads", "dropout")
-    _out(bench_ops(names or (), preset, changes, rounds), csv, plot, json)
+    _out(bench_ops(names or (), preset, sizes.given(), rounds), output)
 
 
 @bench.command()
+@with_options()
 def generate(
     preset: Annotated[Size, shape("Size of the model that generates.")] = "shakespeare",
-    context_length: ContextLength = None,
-    embed_dim: EmbedDim = None,
-    num_heads: NumHeads = None,
-    num_layers: NumLayers = None,
+    *,
+    sizes: GeneratorSizes,
     prompt_tokens: Annotated[int | None, shape("Number of tokens in the prompt. Default: half the context.")] = None,
     new_tokens: Annotated[int | None, shape("Number of tokens to generate. Default: half the context.")] = None,
     anew: Annotated[bool, typer.Option("--anew/--no-anew", help="Time generation without a cache too.")] = True,
     rounds: Rounds = 5,
-    csv: Csv = None,
-    plot: Plot = None,
-    json: Json = False,
+    output: Output,
 ) -> None:
     """Time generation with the cache, without it, and beside Hugging Face's transformers where installed."""
-    from .generate import bench_generate
+    from ..bench.generate import bench_generate
 
-    changes = _given(locals(), "context_length", "embed_dim", "num_heads", "num_layers")
-    _out(bench_generate(preset, changes, prompt_tokens, new_tokens, rounds, anew), csv, plot, json)
+    _out(bench_generate(preset, sizes.given(), prompt_tokens, new_tokens, rounds, anew), output)
 
 
 @bench.command()
+@with_options()
 def kernels(
     preset: Annotated[Size, shape("Size of the model whose training steps are timed.")] = "shakespeare",
-    batch_size: BatchSize = None,
-    context_length: ContextLength = None,
-    embed_dim: EmbedDim = None,
-    num_heads: NumHeads = None,
-    num_layers: NumLayers = None,
-    dropout: Dropout = None,
+    *,
+    sizes: ModelSizes,
     rounds: Rounds = 5,
-    csv: Csv = None,
-    plot: Plot = None,
-    json: Json = False,
+    output: Output,
 ) -> None:
     """Measure what each kind of kernel gains: time a training step, adding the kernels of one kind at a time."""
-    from .kernels import bench_kernels
+    from ..bench.kernels import bench_kernels
 
-    changes = _given(locals(), "batch_size", "context_length", "embed_dim", "num_heads", "num_layers", "dropout")
-    _out(bench_kernels(preset, changes, rounds), csv, plot, json)
+    _out(bench_kernels(preset, sizes.given(), rounds), output)
 
 
 @bench.command()
+@with_options()
 def startup(
     preset: Annotated[Size, shape("Size of the model that takes the first step.")] = "cpu",
+    *,
     rounds: Rounds = 5,
-    csv: Csv = None,
-    plot: Plot = None,
-    json: Json = False,
+    output: Output,
 ) -> None:
     """Time the import and the first step, without and with compiled kernels in the cache."""
-    from .startup import bench_startup
+    from ..bench.startup import bench_startup
 
-    _out(bench_startup(preset, rounds), csv, plot, json)
+    _out(bench_startup(preset, rounds), output)
 
 
 @bench.command()
+@with_options()
 def parallel(
     preset: Annotated[Size, shape("Size of the model that is trained.")] = "cpu",
     processes: Annotated[str, shape("Numbers of processes, with commas between, each a power of two.")] = "1,2",
     steps: Annotated[int, typer.Option(help="Number of steps of each process in a round.", min=1)] = 10,
+    *,
     rounds: Rounds = 3,
-    csv: Csv = None,
-    plot: Plot = None,
-    json: Json = False,
+    output: Output,
 ) -> None:
     """Time a training step by several processes of this machine, and predict it for networks of up to 1,024."""
-    from .parallel import bench_parallel
+    from ..bench.parallel import bench_parallel
 
     counts = _whole_numbers(processes)
     if not counts or any(count & (count - 1) for count in counts):
         raise typer.BadParameter(f"--processes are powers of two with commas between, got {processes!r}.")
-    _out(bench_parallel(preset, tuple(sorted(counts)), steps, rounds), csv, plot, json)
-
-
-def _given(values: dict[str, Any], *names: str) -> dict[str, object]:
-    return {name: values[name] for name in names if values[name] is not None}
+    _out(bench_parallel(preset, tuple(sorted(counts)), steps, rounds), output)
 
 
 def _whole_numbers(text: str) -> list[int]:
@@ -225,24 +256,25 @@ def _whole_numbers(text: str) -> list[int]:
     return numbers
 
 
-def _out(report: "Report", csv: Path | None, plot: Path | None, json: bool) -> None:
+def _out(report: "Report", output: Output) -> None:
     """Print the report, write it to a CSV file and draw it, as requested."""
-    from .candidates import write_csv
+    from ..bench.candidates import write_csv
 
-    if json:
+    csv, plot = output.csv, output.plot
+    if output.json:
         from json import dumps
 
         typer.echo(dumps(report.to_dict(), indent=2))
     else:
         from rich.console import Console
 
-        from .report import show
+        from ..bench.report import show
 
         show(report, Console(highlight=False))
     if csv is not None:
         write_csv(csv, report)
     if plot is not None:
-        from .plot import plot as draw
+        from ..bench.plot import plot as draw
 
         draw(report, plot)
     for path in (csv, plot):

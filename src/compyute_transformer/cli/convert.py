@@ -1,0 +1,66 @@
+"""`compyute convert`: write a model in the files of another program."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from . import terminal
+from .options import Checkpoint
+
+__all__ = ["convert"]
+
+Dtype = Literal["float64", "float32", "float16", "bfloat16", "q8_0"]
+
+
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="IN",
+            help="Folder of a run, such as runs/nano; a directory of Hugging Face Transformers; a .gguf file; or "
+            "the name of an installed package that holds one of them.",
+        ),
+    ],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The directory to write, which Transformers opens; or a .gguf file.")
+    ],
+    dtype: Annotated[
+        Dtype | None,
+        typer.Option(
+            metavar="<name>",
+            help="float64, float32, float16 or bfloat16; of a .gguf file float32, float16 or q8_0. Default: float32; "
+            "of a .gguf file float16.",
+        ),
+    ] = None,
+    num_heads: Annotated[
+        int | None, typer.Option(help="Heads of a model of Compyute, whose files do not say how many.", min=1)
+    ] = None,
+    checkpoint: Checkpoint = "best",
+) -> None:
+    """Convert a model: a run, a published model or a .gguf file becomes a directory or a .gguf file."""
+    with terminal.loading():
+        from ..exchange import Pretrained, is_pretrained, model_path, save_gguf, save_pretrained
+        from ..training import load_run
+
+    if target.suffix == ".gguf":
+        if target.exists():
+            raise typer.BadParameter(f"OUT is a new file, got {target}, which there is.")
+    elif target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise typer.BadParameter(f"OUT is a new or an empty folder, lest files of two models mix, got {target}.")
+    if target.resolve().is_relative_to(Path(source).resolve()):
+        raise typer.BadParameter("OUT lies inside IN: choose another folder.")
+    if is_pretrained(model_path(source)):
+        if checkpoint != "best":
+            raise typer.BadParameter(f"--checkpoint chooses between those of a run, and {source} is none.")
+        Pretrained(source, **({} if num_heads is None else {"num_heads": num_heads})).save(target, dtype)
+    else:
+        run = load_run(source, checkpoint)
+        tokenizer = None if run.settings.data.kind == "images" else run.tokenizer
+        if target.suffix == ".gguf":
+            save_gguf(run.model, target, dtype=dtype or "float16", tokenizer=tokenizer)
+        else:
+            save_pretrained(run.model, target, dtype=dtype, tokenizer=tokenizer)
+    files = [target] if target.is_file() else [file for file in target.rglob("*") if file.is_file()]
+    size = sum(file.stat().st_size for file in files)
+    terminal.show(f"{target}: {size / 1e6:,.1f} MB\n")

@@ -1,0 +1,66 @@
+"""A model by its path on the command line: a run's folder, a directory of Hugging Face Transformers, or a GGUF file."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from ..arrays import Device
+
+__all__ = ["ModelPath", "OpenedModel", "open_model"]
+
+ModelPath = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Folder of a run, such as runs/nano; a directory of Hugging Face Transformers; a .gguf file; or "
+        "the name of an installed package that holds one of them.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model that is ready to use. kind: what it learned. step: of its checkpoint; None where it is not from a run.
+
+    encode: from a prompt to what generation takes. defaults: the options of `Sampling` that its makers chose.
+    """
+
+    model: Any
+    tokenizer: Any
+    kind: str
+    step: int | None = None
+    encode: Callable[[str], Any] = str
+    defaults: Any = None
+    stop_ids: Sequence[int] = ()
+    ignored: Sequence[str] = ()
+
+    @property
+    def origin(self) -> str:
+        """What a note says of where the weights are from."""
+        return "" if self.step is None else f", step {self.step}"
+
+
+def open_model(path: str, checkpoint: Any = "best", device: Device = "cpu") -> OpenedModel:
+    """Return the model that a path names. Raises what `load_run` and `Pretrained` raise."""
+    from ..exchange import Pretrained, is_pretrained, model_path
+    from ..training import load_run
+
+    if not is_pretrained(model_path(path)):
+        run = load_run(path, checkpoint, device)
+        kind = run.settings.data.kind
+        return OpenedModel(run.model, None if kind == "images" else run.tokenizer, kind, run.step)
+    if checkpoint != "best":
+        raise typer.BadParameter(f"--checkpoint chooses between those of a run, and {path} is none.")
+    opened = Pretrained(path)
+    model = opened.model.to(device)
+    from ..models.registry import record_of
+
+    kind = record_of(model).task
+    if kind != "language":
+        return OpenedModel(model, None, kind)
+    found = opened.defaults
+    return OpenedModel(
+        model, opened.tokenizer, kind, None, opened.encode, found.sampling, found.stop_ids, found.ignored
+    )
