@@ -25,7 +25,7 @@ from compyute_transformer.training.settings.presets import DEFAULT_PRESET, PRESE
 from compyute_transformer.training.settings.settings import KINDS, SECTION_OF
 
 COMMANDS = (
-    *("train", "generate", "chat", "convert", "eval", "explain"),
+    *("train", "generate", "chat", "convert", "embed", "eval", "explain"),
     *("plot", "summary", "verify", "grade", "bench", "doctor"),
 )
 

@@ -185,7 +185,7 @@ def check_choices(request: Request) -> None:
 
 def check_own_data(data: DataSettings, corpus: str | None) -> None:
     """Refuse a task that needs DATA where there are none, and a corpus of text for a task without text."""
-    if corpus and data.kind != "language":
+    if corpus and data.kind not in ("language", "masked"):
         raise typer.BadParameter(f"--corpus names a text, which --task {data.task} does not read: leave one out.")
     if not corpus and data.task in OWN_DATA:
         raise typer.BadParameter(f"the task {data.task} needs DATA; --task {OWN_DATA[data.task]} has its own.")

@@ -220,6 +220,8 @@ def as_floats(array: Array, dtype: Any) -> Array:
 
 def _encoded(array: Array, dtype: str) -> tuple[str, tuple[int, ...], bytes]:
     name = WRITTEN[dtype]
+    if array.dtype.kind != "f":
+        name = next(name for name, own in DTYPES.items() if own == array.dtype)
     values = _to_bfloat16(array) if name == "BF16" else np.asarray(array, DTYPES[name], order="C")
     return name, tuple(array.shape), values.tobytes()
 
@@ -236,7 +238,7 @@ def write_tensors(
     """
     if dtype not in WRITTEN:
         raise DataError(f"write_tensors: dtype is one of {', '.join(WRITTEN)}, got {dtype!r}.")
-    itemsize = DTYPES[WRITTEN[dtype]].itemsize
+    itemsize = DTYPES[WRITTEN[dtype]].itemsize  # integers keep their own dtype
     shards: list[list[str]] = [[]]
     filled = 0
     for name, array in tensors.items():
