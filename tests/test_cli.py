@@ -723,6 +723,11 @@ def test_a_translation_is_drawn_where_an_option_of_drawing_is_given(run: Run, tr
     assert f"attention: {tmp_path / 'a-encoder.png'}" in done.err
 
 
+def test_a_timeout_of_one_process_is_refused(run: Run) -> None:
+    done = run("train", "--timeout", "3")
+    assert (done.code, "leave it out" in plain(done.err)) == (2, True)
+
+
 def test_a_translation_refuses_what_only_a_text_has(run: Run, translator: Path) -> None:
     done = run("generate", translator, "--prompt", "abc", "--stride=1")
     assert done.code == 2

@@ -30,6 +30,8 @@ from importlib.util import find_spec
 from inspect import signature
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, get_args, overload
 
+import numpy as np
+
 from ._arguments import check_call
 from .arrays import Device, device_of, gpu_fault
 from .errors import BackendError, InputError
@@ -133,6 +135,28 @@ def _device_of_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Device:
     return "cpu"
 
 
+def _behaved(value: Any) -> Any:
+    """Return an array as one that is aligned and may be written to; anything else as it is.
+
+    Numba would compile a kernel again for each mixture of arrays that may and may not be written to: some 20 seconds,
+    for an array that was mapped from a file. So kernels support the others only. They write to none of their arguments.
+    """
+    if type(value) is not np.ndarray or value.flags.behaved:
+        return value
+    if not value.flags.aligned or value.dtype.hasobject:
+        return value.copy()
+    return np.asarray(_Writable(value))
+
+
+class _Writable:
+    """The memory of an array, which it keeps alive, without the word that nobody may write to it."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+        interface = array.__array_interface__
+        self.__array_interface__ = interface | {"data": (interface["data"][0], False)}
+
+
 _all: list["Dispatched[..., Any]"] = []
 
 Interceptor = Callable[["Dispatched[..., Any]", tuple[Any, ...], dict[str, Any]], Any]
@@ -177,16 +201,23 @@ class Dispatched(Generic[P, R]):
     """
 
     __name__: str
+    __qualname__: str
 
-    def __init__(self, reference: Callable[P, R], validate: Callable[..., object] | None = None) -> None:
+    def __init__(
+        self, reference: Callable[P, R], validate: Callable[..., object] | None = None, in_place: bool = False
+    ) -> None:
         self.topic = reference.__module__.rpartition(".")[2]
-        self._validate = validate
+        self._validate, self._in_place = validate, in_place
         self._kernels: dict[str, Callable[P, R] | None] = {}
         self._hidden = False
         self._wrapped: dict[Callable[P, R], Callable[P, R]] = {}  # what each validated function validates for
         _all.append(self)
         update_wrapper(self, reference)
         self.reference = reference
+
+    def __reduce__(self) -> str:
+        """Copy and pickle by name, as functions are."""
+        return self.__qualname__
 
     @property
     def reference(self) -> Callable[P, R]:
@@ -266,6 +297,12 @@ class Dispatched(Generic[P, R]):
         if kernel is not None:
             return kernel(*args, **kwargs)
         choice = _choice.get()
+        if choice != "reference" and not self._in_place:
+            again = tuple(map(_behaved, args))
+            if any(one is not other for one, other in zip(args, again, strict=True)):
+                kernel = self.kernel_of(*again, **kwargs)
+                if kernel is not None:
+                    return kernel(*again, **kwargs)
         if choice in ("auto", "reference"):
             return self._trusted(*args, **kwargs)
         missing = package_fault(choice) or "the op has no kernel there"
@@ -281,17 +318,22 @@ def dispatched(reference: Callable[P, R], /) -> Dispatched[P, R]: ...
 
 
 @overload
-def dispatched(*, validate: Callable[..., object]) -> Callable[[Callable[P, R]], Dispatched[P, R]]: ...
+def dispatched(
+    *, validate: Callable[..., object], in_place: bool = False
+) -> Callable[[Callable[P, R]], Dispatched[P, R]]: ...
 
 
-def dispatched(reference: Any = None, /, *, validate: Callable[..., object] | None = None) -> Any:
+def dispatched(
+    reference: Any = None, /, *, validate: Callable[..., object] | None = None, in_place: bool = False
+) -> Any:
     """Make an op of a readable function: kernels may be registered for it, and its arguments are validated.
 
     validate: a function of the op's arguments that raises an InputError for those the op does not take.
+    in_place: whether it writes its result into its arguments.
     """
     if reference is not None:
         return Dispatched(reference)
-    return lambda function: Dispatched(function, validate)
+    return lambda function: Dispatched(function, validate, in_place)
 
 
 def kernel_for(op: Dispatched[..., Any], *, supports: Callable[..., bool], device: Device = "cpu") -> Callable[[K], K]:

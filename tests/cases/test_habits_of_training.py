@@ -12,15 +12,29 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compyute_transformer import nn, optim
+from compyute_transformer import models, nn, optim
 from compyute_transformer.errors import CompyuteError
+from compyute_transformer.models.registry import MODELS, ModelRecord
 from compyute_transformer.nn import Module, evaluating
 from compyute_transformer.verify import relative_error
 from compyute_transformer.verify.modules import ModuleSubject
 from compyute_transformer.verify.record import ModuleCase
 from compyute_transformer.verify.registry import MODULES
 
-FIRST = {example.name: example for example in reversed(MODULES)}
+
+def as_module(record: ModelRecord) -> ModuleCase:
+    """Return a model, with every option on, as a case of a module without float inputs."""
+    config = next(reversed(record.small_configs().values()))
+    inputs, _ = record.batch(config, np.random.default_rng(2), 3)
+
+    def build(weights: Any, drops: Any) -> Any:
+        return nn.share_generator(record.model(config, seed=3), drops)
+
+    return ModuleCase(record.model.__name__, "everything", build, torch=build, inputs={}, call=lambda m: m(*inputs))
+
+
+MODULES_OF_NN = {example.name: example for example in reversed(MODULES)}
+FIRST = {**MODULES_OF_NN, **{record.model.__name__: as_module(record) for record in MODELS.values()}}
 OPTIMIZERS = {
     name: value
     for name, value in vars(optim).items()
@@ -32,7 +46,9 @@ CONTAINERS = {"Module", "ModuleList"}
 
 def test_every_public_module_is_in_the_table() -> None:
     public = {name for name, value in vars(nn).items() if isinstance(value, type) and issubclass(value, Module)}
-    assert public - CONTAINERS == set(FIRST)
+    assert public - CONTAINERS == set(MODULES_OF_NN)
+    public = {name for name, value in vars(models).items() if isinstance(value, type) and issubclass(value, Module)}
+    assert public - {"LanguageModel"} == set(FIRST) - set(MODULES_OF_NN)
     assert set(OPTIMIZERS) == {"AdamW", "SGD"}
 
 

@@ -1,7 +1,7 @@
 """The table of commands, each of which hands its options on and prints the result.
 
-compyute train | generate | chat | convert | embed | eval
-        predict | explain | plot | summary | verify | grade | bench | doctor
+compyute train | generate | chat | convert | embed | eval | predict
+        | explain | plot | watch | summary | verify | grade | bench | doctor
 """
 
 from typing import Annotated, Any
@@ -24,6 +24,7 @@ from .plot import plot
 from .predict import predict
 from .summary import summary
 from .train import EPILOG, train
+from .watch import watch
 
 __all__ = ["app"]
 
@@ -111,6 +112,7 @@ app.command("eval", cls=Command, epilog="Example: compyute eval runs/nano other_
 app.command(cls=Command, epilog='Example: compyute explain runs/nano --prompt "The statement is"')(explain)
 app.command(cls=Command, epilog="Example: compyute predict runs/digits scan.png photos/")(predict)
 app.command(cls=Command, epilog="Example: compyute plot runs/nano runs/wide --out losses.png")(plot)
+app.command(cls=Command, epilog="Example: compyute watch runs")(watch)
 app.command(cls=Command, epilog="Example: compyute summary runs/nano --depth 2")(summary)
 app.command(cls=Command, epilog="Example: compyute grade softmax.py --answer")(grade)
 app.add_typer(bench, name="bench")

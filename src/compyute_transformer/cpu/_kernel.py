@@ -50,6 +50,7 @@ from ..dispatch import no_kernels_after_fork
 
 __all__ = [
     "FASTMATH",
+    "IN_ONE_PIECE",
     "compile_kernel",
     "compile_parallel",
     "compiler",
@@ -65,6 +66,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # Sums may be reordered and products contracted, so that loops vectorize; NaN and infinity keep their meaning.
 FASTMATH = {"reassoc", "contract", "arcp", "nsz", "afn"}
+
+# What `numpy.require` calls an array that kernels take; it copies others.
+IN_ONE_PIECE: Any = ("C_CONTIGUOUS", "ALIGNED", "WRITEABLE")
 
 # Elements of a sweep that are worth the other threads' waking; 0.4 ns each.
 WORTH_THREADS = 1 << 18
@@ -233,9 +237,14 @@ event.register("numba:compile", _Announcement())
 
 
 def is_ready(*arrays: Array | None) -> bool:
-    """Float32 in one piece, row-major: what the kernels are compiled for. None is passed over."""
+    """Float32 in one piece, row-major, aligned, to be written to: what the kernels are compiled for.
+
+    None is passed over.
+    """
     for array in arrays:
-        if array is not None and (array.dtype != np.float32 or not array.flags.c_contiguous):
+        if array is None:
+            continue
+        if array.dtype != np.float32 or not array.flags.carray:
             return False
     return True
 
@@ -250,7 +259,7 @@ def of_one_shape(*arrays: Array | None) -> bool:
 
 def is_float32(array: Array) -> bool:
     """Float32, however it lies in memory: for kernels that copy what is not in one piece."""
-    return bool(array.dtype == np.float32)
+    return bool(array.dtype == np.float32 and array.flags.behaved)
 
 
 def sum_of_partials(sums: Array) -> Array:

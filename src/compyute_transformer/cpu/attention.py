@@ -59,6 +59,7 @@ def is_strided(x: Array) -> bool:
     """Rows of floats one after the other, at any distance: the BLAS takes them as they lie."""
     return (
         x.dtype == np.float32
+        and x.flags.behaved
         and x.size > 0
         and x.strides[3] == 4
         and all(s % 4 == 0 for s in x.strides[:3])

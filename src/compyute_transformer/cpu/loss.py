@@ -14,7 +14,7 @@ from ..arrays import Array
 from ..dispatch import kernel_for
 from ..ops.loss import IGNORE_INDEX, CrossEntropySaved, cross_entropy_backward, cross_entropy_forward
 from ._buffers import empty
-from ._kernel import compile_parallel, is_ready, of_one_shape, pool_for
+from ._kernel import IN_ONE_PIECE, compile_parallel, is_ready, of_one_shape, pool_for
 from ._vector import difference, exp
 from ._vector import highest as maximum
 
@@ -78,7 +78,7 @@ def cross_entropy_forward_kernel(
     V = logits.shape[-1]
     nll = np.empty(targets.size, np.float32)
     highest, log_total = np.empty(targets.shape, np.float32), np.empty(targets.shape, np.float32)
-    flat = np.ascontiguousarray(targets, np.int64).reshape(-1)
+    flat = np.require(targets, np.int64, IN_ONE_PIECE).reshape(-1)
     given = logits.reshape(-1, V), flat, ignore_index, np.float32(label_smoothing)
     with pool_for(logits.size):
         _forward(*given, nll, highest.reshape(-1), log_total.reshape(-1))
@@ -102,7 +102,7 @@ def cross_entropy_backward_kernel(dloss: Array | float, saved: CrossEntropySaved
     with pool_for(logits.size):
         _backward(
             logits.reshape(-1, V),
-            np.ascontiguousarray(targets, np.int64).reshape(-1),
+            np.require(targets, np.int64, IN_ONE_PIECE).reshape(-1),
             highest.reshape(-1),
             log_total.reshape(-1),
             ignore_index,

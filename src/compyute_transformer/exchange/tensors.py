@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import _io
-from ..arrays import Array
+from ..arrays import Array, to_numpy
 from ..errors import DataError
 
 __all__ = ["Tensors", "as_floats", "from_bfloat16", "read_tensors", "write_tensors"]
@@ -219,9 +219,8 @@ def as_floats(array: Array, dtype: Any) -> Array:
 
 
 def _encoded(array: Array, dtype: str) -> tuple[str, tuple[int, ...], bytes]:
-    name = WRITTEN[dtype]
-    if array.dtype.kind != "f":
-        name = next(name for name, own in DTYPES.items() if own == array.dtype)
+    integers = {own: name for name, own in DTYPES.items() if name not in WRITTEN.values()}
+    name = integers.get(array.dtype, WRITTEN[dtype])
     values = _to_bfloat16(array) if name == "BF16" else np.asarray(array, DTYPES[name], order="C")
     return name, tuple(array.shape), values.tobytes()
 
@@ -238,6 +237,9 @@ def write_tensors(
     """
     if dtype not in WRITTEN:
         raise DataError(f"write_tensors: dtype is one of {', '.join(WRITTEN)}, got {dtype!r}.")
+    tensors = {name: to_numpy(array) for name, array in tensors.items()}
+    if odd := [f"{name}: {array.dtype}" for name, array in tensors.items() if array.dtype.kind not in "fiubV"]:
+        raise DataError(f"write_tensors: every tensor is an array of numbers, got {', '.join(odd[:9])}.")
     itemsize = DTYPES[WRITTEN[dtype]].itemsize  # integers keep their own dtype
     shards: list[list[str]] = [[]]
     filled = 0

@@ -50,6 +50,20 @@ class KeyValueCache:
         self.padding: Array | None = None
         self.blocks = [BlockCache(self, k, v, model.mask.window) for k, v in zip(self._keys, self._values, strict=True)]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle takes along: keys and values of its own, of which its blocks hold views."""
+        state = {name: value for name, value in self.__dict__.items() if name != "blocks"}
+        blocks = [(block._window, block.memory) for block in self.blocks]
+        return state | {"_keys": self._keys.copy(), "_values": self._values.copy(), "blocks": blocks}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.blocks = []
+        for k, v, (window, memory) in zip(self._keys, self._values, state["blocks"], strict=True):
+            block = BlockCache(self, k, v, window)
+            block.memory = memory
+            self.blocks.append(block)
+
     def clear(self, padding: Array | None = None) -> None:
         """Remove all positions. padding: that of the rows that will be read."""
         self.length, self.padding = 0, padding

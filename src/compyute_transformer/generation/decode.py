@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..arrays import Array, to_device
-from ..errors import RangeError, ShapeError
+from ..errors import DtypeError, RangeError, ShapeError
 from ..models.language import LanguageModel, check_context
 from ..nn.module import evaluating
 from .cache import KeyValueCache
@@ -49,18 +49,25 @@ def prefill(
     Shorter contexts are padded on the left; padding is masked and counts no positions, so that each row has the logits
     that it would have alone. cache: is cleared, then filled.
 
-    Raises ShapeError for no context or an empty one, RangeError for a context longer than context_length.
+    Raises ShapeError for no context, an empty one, or one of several axes, DtypeError for tokens that are no integers,
+    RangeError for a context longer than context_length.
     """
-    width, L = max(map(len, contexts), default=0), model.config.context_length
-    if not all(map(len, contexts)) or width == 0:
-        raise ShapeError("prefill: at least one context, and in each at least one token, got none.")
+    rows = [np.asarray(context) for context in contexts] if isinstance(contexts, Sequence | np.ndarray) else []
+    if not rows or any(row.ndim != 1 or row.size == 0 for row in rows):
+        raise ShapeError(
+            "prefill: at least one context, and in each at least one token, got "
+            f"{', '.join(str(row.shape) for row in rows[:9]) or type(contexts).__name__}."
+        )
+    if any(row.dtype.kind not in "iu" for row in rows):
+        raise DtypeError("prefill: the tokens of a context are integers. Encode the text with the model's tokenizer.")
+    width, L = max(map(len, rows)), model.config.context_length
     if width > L:
         raise RangeError(
             f"prefill: a context has at most {L} tokens, the context length, got {width}. Give its last {L}."
         )
-    padding = np.array([width - len(context) for context in contexts])
-    ids = np.zeros((len(contexts), width), np.int32)
-    for row, context in zip(ids, contexts, strict=True):
+    padding = np.array([width - len(row) for row in rows])
+    ids = np.zeros((len(rows), width), np.int32)
+    for row, context in zip(ids, rows, strict=True):
         row[width - len(context) :] = context
     pads = to_device(padding, model.device) if padding.any() else None
     if cache is None:
@@ -76,7 +83,10 @@ def step(model: LanguageModel, tokens: Sequence[int], cache: KeyValueCache, fuse
 
     fused: the model's `FusedDecoder`, which runs where it supports the arguments; else the model's forward runs.
     """
-    return _extend(model, np.array(tokens, np.int32)[:, None], cache, fused)
+    given = np.asarray(tokens)
+    if given.ndim != 1 or given.dtype.kind not in "iu":
+        raise ShapeError(f"step: tokens are integers (B), got {given.dtype} of shape {given.shape}.")
+    return _extend(model, given.astype(np.int32)[:, None], cache, fused)
 
 
 def _extend(model: LanguageModel, ids: Array, cache: KeyValueCache, fused: FusedDecoder | None = None) -> Array:

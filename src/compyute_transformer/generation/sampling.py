@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import Array, to_numpy
-from ..errors import ConfigError, NonFiniteError, RangeError, ShapeError
+from ..errors import ConfigError, DtypeError, NonFiniteError, RangeError, ShapeError
 from ..random import RandomKey, uniform
 
 __all__ = [
@@ -217,13 +217,18 @@ def sample(
 
 def _below_zero(logits: Array, penalty: float = 1.0, seen: Sequence[int] = ()) -> NDArray[np.float64]:
     """Return the logits in float64, penalized, then shifted so that the highest is 0: no exponential can overflow."""
-    scores = to_numpy(logits).astype(np.float64)
+    given = to_numpy(logits)
+    if given.dtype.kind not in "fiu":
+        raise DtypeError(f"sample: logits are numbers, got {given.dtype}.")
+    scores = given.astype(np.float64)
     if scores.ndim != 1 or scores.size == 0:
         raise ShapeError(
             f"sample: logits have shape (V,) with V at least 1, got {scores.shape}. Give those of one position."
         )
     if penalty != 1.0 and len(seen):
-        ids = np.unique(seen)
+        ids = np.unique(np.asarray(seen))
+        if ids.dtype.kind not in "iu":
+            raise DtypeError(f"sample: seen tokens are integers, got {ids.dtype}.")
         if ids[0] < 0 or ids[-1] >= scores.size:
             raise RangeError(f"sample: seen tokens lie in [0, {scores.size}), got {ids[0]} to {ids[-1]}.")
         scores[ids] = np.where(scores[ids] > 0, scores[ids] / penalty, scores[ids] * penalty)

@@ -14,6 +14,7 @@ from ..nn.attention import Implementation, MultiHeadAttention
 from ..nn.embedding import Embedding
 from ..nn.module import Module, ModuleList
 from ..nn.position import check_evaluating
+from ..ops._checks import check_array
 from ..ops.attention import Mask
 from ..random import Generator
 from .output import Model
@@ -159,7 +160,7 @@ class LanguageModel(Model):
             check_ids(name, "ids", ids)
         else:
             check_vectors(name, ids, inputs_embeds, self.config.embed_dim)
-        given = ids if inputs_embeds is None else inputs_embeds
+        given: Any = ids if inputs_embeds is None else inputs_embeds
         check_context(name, "ids", given, self.config.context_length, start)
         for option, value in (("cache", cache), ("padding", padding), ("logits_to_keep", logits_to_keep)):
             if value is not None:
@@ -168,6 +169,8 @@ class LanguageModel(Model):
             raise RangeError(f"{name}: logits_to_keep is at least 1, got {logits_to_keep}.")
         if cache is not None and padding is not None:
             raise ConfigError(f"{name}: with a cache, padding is that of the cache. Give it to cache.clear(padding).")
+        if padding is not None:
+            check_padding(name, padding, *given.shape[:2])
         return start, padding if cache is None else cache.padding
 
     def generate(
@@ -199,6 +202,18 @@ def use_attention(model: Module, implementation: Implementation) -> None:
     for module in model.modules():
         if isinstance(module, MultiHeadAttention):
             module.implementation = implementation
+
+
+def check_padding(name: str, padding: Array, rows: int, width: int) -> None:
+    """Raise for a padding that is no integer array (B) in [0, T]."""
+    check_array(name, "padding", padding)
+    if padding.shape != (rows,) or padding.dtype.kind not in "iu":
+        raise ShapeError(
+            f"{name}: padding holds an integer for each of the {rows} rows, got {padding.dtype} of shape "
+            f"{padding.shape}."
+        )
+    if ((padding < 0) | (padding > width)).any():
+        raise RangeError(f"{name}: padding lies in [0, {width}], the width of the ids, got {padding}.")
 
 
 def mask_padding(mask: Mask, padding: Array | None, end: int) -> Mask:

@@ -21,6 +21,7 @@ from ..nn.linear import Linear
 from ..nn.module import ModuleList
 from ..nn.norm import LayerNorm
 from ..nn.position import SinusoidalPosition, check_evaluating
+from ..ops._checks import is_array
 from ..ops.attention import Mask
 from ..random import DROPOUT, INITIALIZATION, Generator, default_seed
 from .config import check_config
@@ -225,7 +226,7 @@ class Transformer(Model):
 
 def check_lengths(name: str, lengths: Array, rows: int, longest: int) -> None:
     """Raise for lengths that are no integer array (B) in [1, longest]."""
-    came = getattr(lengths, "shape", type(lengths).__name__)
+    came = lengths.shape if is_array(lengths) else type(lengths).__name__
     if came != (rows,):
         raise ShapeError(f"Transformer: {name}_lengths are an array of shape ({rows},), one a row, got {came}.")
     if lengths.dtype.kind not in "iu":

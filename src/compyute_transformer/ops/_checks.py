@@ -74,7 +74,7 @@ def check_floats(op: str, optional: dict[str, Array | None] | None = None, /, **
         dtype = array.dtype
         if first is None:
             first = dtype
-        if dtype != first or dtype.kind not in "fcV":
+        if dtype != first or dtype.kind not in "fcV" or dtype.char in "gG":  # g: wider than float64
             came = ", ".join(f"{name}: {getattr(x, 'dtype', type(x).__name__)}" for name, x in arrays.items())
             raise DtypeError(
                 f"{op}: all arrays hold floats of one dtype, got {came}. Convert them with array.astype(numpy.float32)."

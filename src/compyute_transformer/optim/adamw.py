@@ -49,7 +49,7 @@ def check_adamw_update(
     check_options(options)
 
 
-@dispatched(validate=check_adamw_update)
+@dispatched(validate=check_adamw_update, in_place=True)
 def adamw_update(
     weight: Array, gradient: Array, first_moment: Array, second_moment: Array, step: int, options: AdamWOptions
 ) -> None:

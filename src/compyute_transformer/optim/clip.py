@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Array, array_module
-from ..errors import RangeError
+from ..errors import DtypeError, RangeError
 from .flat import contiguous_ranges
 
 __all__ = ["clip_grad_norm_", "global_norm", "gradients_of"]
@@ -62,6 +62,13 @@ def clip_by_global_norm(gradient: Array, limit: float) -> float:
 
 
 def _clip(gradients: list[Array], max_norm: float) -> float:
+    for gradient in gradients:
+        if getattr(getattr(gradient, "dtype", None), "kind", None) not in ("f", "V") or not _is_writable(gradient):
+            came = getattr(gradient, "dtype", type(gradient).__name__)
+            raise DtypeError(
+                f"clip_grad_norm_: a gradient is an array of floats that may be written to, got {came}. Assign "
+                "np.array(gradient, parameter.dtype)."
+            )
     norm = global_norm(*gradients)
     if max_norm < norm < inf:
         factor = max_norm / norm
@@ -72,6 +79,10 @@ def _clip(gradients: list[Array], max_norm: float) -> float:
             else:
                 gradient *= factor
     return norm
+
+
+def _is_writable(gradient: Array) -> bool:
+    return not isinstance(gradient, np.ndarray) or gradient.flags.writeable
 
 
 def gradients_of(parameters: Iterable[Any]) -> list[Array]:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ShapeError
+from ..arrays import to_numpy
+from ..errors import DtypeError, ShapeError
 from .figure import INK, color_bar, colored_cells, drawable, figure_of
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ def plot_confusion(counts: np.ndarray, classes: Sequence[str]) -> "Figure":
 
     Raises MissingExtraError without Matplotlib, ShapeError for counts of another shape than N by N.
     """
-    number = len(classes)
+    number, counts = len(classes), to_numpy(counts)
+    if counts.dtype.kind not in "iuf":
+        raise DtypeError(f"plot_confusion: counts are whole numbers, got {counts.dtype}.")
     if counts.shape != (number, number):
         raise ShapeError(f"plot_confusion: {number} classes have counts ({number}, {number}), got {counts.shape}.")
     side = min(max(4.0, 0.45 * number), 20.0)

@@ -49,7 +49,13 @@ def plot_attention(
 
     Raises MissingExtraError without Matplotlib, ShapeError for maps of several shapes and another number of labels.
     """
-    weights = [to_numpy(array)[row] for array in maps]
+    given = [to_numpy(array) for array in maps]
+    if any(array.ndim != 4 or array.dtype.kind != "f" or not -len(array) <= row < len(array) for array in given):
+        raise ShapeError(
+            f"plot_attention: maps are arrays of floats of shape (B, H, T, S) with B above row {row}, got "
+            f"{', '.join(f'{array.dtype} {array.shape}' for array in given[:9])}."
+        )
+    weights = [array[row] for array in given]
     if len({array.shape for array in weights}) != 1:
         raise ShapeError(
             "plot_attention: the maps of one figure have one shape (B, H, T, S), got "

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ... import _io
-from ...errors import DataError, RangeError
+from ...errors import DataError, DtypeError, RangeError, ShapeError
 from ...random import BATCHES, RandomKey, random_bits, uniform
 from .corpus import Images
 
@@ -113,6 +113,22 @@ class ImageEncoder:
         return encoder
 
 
+def as_images(operation: str, pixels: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return pixels and labels as arrays. Raises ShapeError unless there are images, and a whole label for each."""
+    pixels, labels = np.asarray(pixels), np.asarray(labels)
+    if pixels.ndim != 4 or pixels.size == 0 or labels.shape != pixels.shape[:1]:
+        raise ShapeError(
+            f"{operation}: pixels have shape (number, height, width, channels), at least one image, and there is a "
+            f"label for each, got {pixels.shape} and {labels.shape}."
+        )
+    if pixels.dtype.kind not in "uif" or labels.dtype.kind not in "iu":
+        raise DtypeError(
+            f"{operation}: pixels are bytes and labels integers, got {pixels.dtype} and {labels.dtype}. "
+            "Convert them with array.astype."
+        )
+    return pixels, labels
+
+
 class ImageBatches:
     """Shuffled batches of training images, as a pure function of (seed, index).
 
@@ -134,6 +150,7 @@ class ImageBatches:
         seed: int = 0,
         shift: float = 0.0,
     ) -> None:
+        pixels, labels = as_images("ImageBatches", pixels, labels)
         if batch_size < 1 or not 0 <= seed < 2**64:
             raise RangeError(
                 f"ImageBatches: batch_size is at least 1, a seed lies in [0, 2⁶⁴), got {batch_size} and {seed}."
@@ -177,10 +194,12 @@ class ImageBatches:
         return np.concatenate([self._epoch(epoch)[places[epochs == epoch]] for epoch in np.unique(epochs).tolist()])
 
     def _epoch(self, epoch: int) -> np.ndarray:
-        if self._order[0] != epoch:
+        known, order = self._order  # taken once: another thread may put its own there meanwhile
+        if known != epoch:
             bits = random_bits(RandomKey(self.seed, BATCHES, epoch), 1, len(self.pixels))[0, 0]
-            self._order = epoch, np.argsort(bits, kind="stable")
-        return self._order[1]
+            order = np.argsort(bits, kind="stable")
+            self._order = epoch, order
+        return order
 
 
 def moved(pixels: np.ndarray, moves: np.ndarray) -> np.ndarray:
@@ -208,6 +227,7 @@ def ordered_batches(
     pixels: np.ndarray, labels: np.ndarray, batch_size: int, normalize: Callable[[np.ndarray], np.ndarray]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield every image once, in order; the last batch may be smaller."""
+    pixels, labels = as_images("ordered_batches", pixels, labels)
     for start in range(0, len(pixels), batch_size):
         part = slice(start, start + batch_size)
         yield normalize(pixels[part]), labels[part]

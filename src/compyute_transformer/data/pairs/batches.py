@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...errors import CorpusError, RangeError
+from ...errors import CorpusError, RangeError, ShapeError
 from ...random import BATCHES, RandomKey, random_bits
 from ..text.batches import IGNORE_INDEX
 from ..text.tokenizer import Tokenizer
@@ -90,6 +90,11 @@ class EncodedPairs:
 
     def batch(self, rows: np.ndarray) -> PairBatch:
         """Return the batch of these pairs, as wide as its longest sides."""
+        rows = np.asarray(rows)
+        if rows.ndim != 1 or rows.size == 0 or rows.dtype.kind not in "iu":
+            raise ShapeError(
+                f"EncodedPairs.batch: rows are at least one integer, got {rows.dtype} of shape {rows.shape}."
+            )
         padding, begin, end, _ = self.special
         source_lengths, target_lengths = self.source_lengths[rows], self.target_lengths[rows]
         source = np.full((len(rows), source_lengths.max()), padding, np.int32)
@@ -156,10 +161,12 @@ class PairBatches:
         """The batch of an index in [0, 2³²), whatever was drawn before."""
         if not 0 <= index < 2**32:
             raise RangeError(f"PairBatches.batch: an index lies in [0, 2³²), got {index}. Count batches from 0.")
-        pool, position = divmod(index, POOL)
-        if self._pool[0] != pool:
-            self._pool = (pool, self._make_pool(pool))
-        return self.encoded.batch(self._pool[1][position])
+        number, position = divmod(index, POOL)
+        known, pool = self._pool  # taken once: another thread may put its own there meanwhile
+        if known != number:
+            pool = self._make_pool(number)
+            self._pool = (number, pool)
+        return self.encoded.batch(pool[position])
 
     def next(self) -> PairBatch:
         """The batch at the cursor, which moves on by one."""

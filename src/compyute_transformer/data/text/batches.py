@@ -36,6 +36,7 @@ class TokenBatches:
     def __init__(
         self, tokens: np.ndarray, batch_size: int, context_length: int, seed: int = 0, split: str = "training"
     ) -> None:
+        tokens = np.asarray(tokens)
         self.dtype = _batch_dtype(tokens, batch_size, context_length, "TokenBatches")
         if not 0 <= seed < 2**64:
             raise RangeError(f"TokenBatches: a seed lies in [0, 2⁶⁴), got {seed}. Give a non-negative integer.")
@@ -87,6 +88,7 @@ def validation_windows(
 
     Raises CorpusError for fewer than 2 tokens, at the call.
     """
+    tokens = np.asarray(tokens)
     dtype = _batch_dtype(tokens, batch_size, context_length, "validation_windows")
     if len(tokens) < 2:
         raise CorpusError(
@@ -136,6 +138,6 @@ def _batch_dtype(tokens: np.ndarray, batch_size: int, context_length: int, opera
     if tokens.dtype.kind not in "iu":
         raise DtypeError(f"{operation}: tokens are integers, got {tokens.dtype}. Encode the text with a tokenizer.")
     for name, value in (("batch_size", batch_size), ("context_length", context_length)):
-        if value < 1:
-            raise RangeError(f"{operation}: {name} is at least 1, got {value}. Give a positive integer.")
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise RangeError(f"{operation}: {name} is a whole number of at least 1, got {value!r}.")
     return np.dtype(np.int32 if np.can_cast(tokens.dtype, np.int32) else np.int64)
