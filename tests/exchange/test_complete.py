@@ -22,7 +22,7 @@ from compyute_transformer.exchange import (
     read_tensors,
 )
 from compyute_transformer.exchange.embed import embed_ids
-from compyute_transformer.generation import Sampling, generate
+from compyute_transformer.generation import Sampling, evaluate_ids, generate
 from compyute_transformer.models import Bert, BertConfig, Llama, LlamaConfig
 from compyute_transformer.training import load_run
 from compyute_transformer.training.reporting.reporters import printable
@@ -291,3 +291,27 @@ def test_each_line_of_a_file_gets_a_vector(tmp_path: Path, capsys: pytest.Captur
     with pytest.raises(SystemExit) as left:
         cli.main(["embed", str(tmp_path), str(tmp_path / "lines.txt")])
     assert left.value.code == 2
+
+
+def test_a_published_model_is_evaluated_and_chooses(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "owl.txt").write_text(TEXT[:500])
+    run("eval", folder, tmp_path / "owl.txt", "--json", "--stride", 32)
+    found = json.loads(capsys.readouterr().out)
+    opened = Pretrained(folder)
+    expected = evaluate_ids(opened.model, opened.tokenizer, opened.encode(TEXT[:500]), stride=32)
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    run("generate", folder, "--prompt", "the owl", "--choices", "and,or", "--json")
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["text"] == answer["choices"][0]["text"]
+    assert sum(choice["probability"] for choice in answer["choices"]) == pytest.approx(1)
+    run("generate", folder, "--prompt", "the owl", "--choices", "and,or")
+    assert capsys.readouterr().out == answer["text"] + "\n"
+    for arguments in (
+        ("eval", folder),
+        ("generate", folder, "--choices", "a,b", "--top-k", "3"),
+    ):
+        with pytest.raises(SystemExit) as left:
+            cli.main([str(argument) for argument in arguments])
+        assert left.value.code == 2
