@@ -34,7 +34,7 @@ def evaluate(
         from ..training import evaluate_run
         from ..training.reporting.reporters import describe_metrics
 
-    with use_kernels(kernels):
+    with use_kernels(kernels), terminal.bar("evaluated"):
         result = evaluate_run(run, text or (), checkpoint, device)
     if picture is not None:
         if result.confusion is None:
