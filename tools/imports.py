@@ -17,6 +17,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "src" / "compyute_transformer
 LAYERS = (
     ("__main__",),
     ("cli",),
+    ("watch",),
     ("explain", "verify", "bench", "grading"),
     ("training", "generation", "exchange"),
     ("parallel",),

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from .generation import generate
     from .models import (
         GPT,
+        Bert,
+        BertConfig,
         GPTConfig,
         Llama,
         LlamaConfig,
@@ -49,6 +51,8 @@ __all__ = [
     "SGD",
     "AdamW",
     "AutoModel",
+    "Bert",
+    "BertConfig",
     "GPTConfig",
     "Llama",
     "LlamaConfig",
@@ -84,6 +88,8 @@ _DEFINED_IN = {
     "SGD": "optim",
     "AdamW": "optim",
     "AutoModel": "exchange",
+    "Bert": "models",
+    "BertConfig": "models",
     "GPTConfig": "models",
     "Llama": "models",
     "LlamaConfig": "models",

@@ -21,8 +21,9 @@ from compyute_transformer.exchange import (
     model_path,
     read_tensors,
 )
+from compyute_transformer.exchange.embed import embed_ids
 from compyute_transformer.generation import Sampling, generate
-from compyute_transformer.models import Llama, LlamaConfig
+from compyute_transformer.models import Bert, BertConfig, Llama, LlamaConfig
 from compyute_transformer.training import load_run
 from compyute_transformer.training.reporting.reporters import printable
 
@@ -65,7 +66,7 @@ def test_a_template_is_rendered_as_transformers_does() -> None:
     ],
 )
 def test_a_template_does_nothing_but_make_a_text(source: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat, "SECONDS", 0.2)
+    monkeypatch.setattr(chat, "SECONDS", 0.2 if words == "takes longer" else 60.0)
     with pytest.raises(DataError, match=f"(?s)cannot be applied to these messages: .*({words})"):
         ChatTemplate(source).render(HELLO)
 
@@ -269,3 +270,24 @@ def test_the_first_token_is_put_where_the_file_asks_for_it(folder: Path, tmp_pat
     sampling = Sampling(temperature=0.0)
     from_ids = generate(opened.model, opened.tokenizer, [0, *plain], max_new_tokens=5, sampling=sampling)
     assert from_ids == generate(opened.model, opened.tokenizer, "!the owl", max_new_tokens=5, sampling=sampling)
+
+
+def test_each_line_of_a_file_gets_a_vector(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = train_tokenizer("bpe", TEXT, 262)
+    model = Bert(BertConfig(tokenizer.vocab_size, 16, 12, 3, 1, masked_head=False))
+    model.save_pretrained(tmp_path / "bert", tokenizer=tokenizer)
+    texts = ["the owl", "a beautiful boat " * 9, "the owl"]
+    (tmp_path / "lines.txt").write_text("\n".join([*texts, ""]))
+    (tmp_path / "bert" / "sentence_bert_config.json").write_text('{"max_seq_length": 9}')
+    run("embed", tmp_path / "bert", tmp_path / "lines.txt")
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["text"] for line in printed] == [text.strip() for text in texts]
+    ids = [tokenizer.encode(text.strip()).tolist() for text in texts]
+    ids[1] = [*ids[1][:8], ids[1][-1]]  # cut, but for what ends the text
+    expected = embed_ids(model.eval(), ids)
+    assert np.allclose([line["vector"] for line in printed], expected, atol=1e-6)
+    run("embed", tmp_path / "bert", tmp_path / "lines.txt", "--out", tmp_path / "x.npy")
+    assert np.allclose(np.load(tmp_path / "x.npy"), expected, atol=1e-6)
+    with pytest.raises(SystemExit) as left:
+        cli.main(["embed", str(tmp_path), str(tmp_path / "lines.txt")])
+    assert left.value.code == 2

@@ -4,9 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from .attention_properties import attention_probes
 from .make import Mutant
+from .model_properties import model_probes
 from .module_probes import module_probes
 from .probes import Probe, op_probes
+from .rotary_properties import rotary_probes
 from .sources import Code, Target, planted
 from .suite import Check, Fault, Lines, lines_run, make_suite
 
@@ -44,7 +47,7 @@ class Evaluator:
         Returns the faults of checks that fail with no mutant about. They decide nothing.
         """
         files = frozenset(target.function.__code__.co_filename for target in targets)
-        caches = [target.clear for target in targets if target.clear is not None]
+        caches = list({target.clear for target in targets if target.clear is not None})
         faults = []
         for check in (check for check in make_suite() if check.name.startswith(only)):
             if (fault := check.fault()) is not None:
@@ -52,7 +55,8 @@ class Evaluator:
             else:
                 self.checks.append((check, _lines_run(check.fault, files, caches)))
         self.checks.sort(key=lambda pair: (pair[0].kind == "property", len(pair[1])))
-        for probe in (*op_probes(self.seed), *module_probes(self.seed)):
+        kinds = (op_probes, rotary_probes, attention_probes, module_probes, model_probes)
+        for probe in (probe for probes in kinds for probe in probes(self.seed)):
             if probe.name.startswith(only):
                 self.probes.append((probe, _lines_run(probe.run, files, caches), probe.run()))
         return faults

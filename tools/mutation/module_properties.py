@@ -5,7 +5,6 @@ eval              nothing is dropped, drawn or kept
 frozen            no gradient of a frozen parameter is computed
 kept              a model's backward uses up all that its forward saved
 dropout           with probability 0 nothing is drawn and nothing changes; a probability of 0.001 is not 0
-gradient          a gradient that is given to a parameter stays the giver's
 implementation    the one that is asked for runs; "auto" is fused where it has a kernel, else parallel
 weights           attention weights are PyTorch's
 cache             what is read after others, alone, comes out as when all is read together
@@ -24,6 +23,7 @@ from compyute_transformer.arrays import Array
 from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.generation.cache import KeyValueCache
 from compyute_transformer.models.gpt import GPTConfig
+from compyute_transformer.models.llama import LlamaConfig
 from compyute_transformer.models.registry import MODELS, ModelRecord
 from compyute_transformer.models.transformer_lm import TransformerLMConfig
 from compyute_transformer.nn import Dropout, Module, MultiHeadAttention, Parameter
@@ -54,7 +54,8 @@ SAVED: dict[str, type] = {
 SAME = 1e-12  # other products, or the same in another order
 WEIGHED: tuple[dict[str, Any], ...] = (
     {"mask": Mask(causal=True)},
-    {"memory_length": 7},
+    {"memory_length": 7, "num_heads": 2},
+    {"num_heads": 1},
     {"num_heads": 6, "num_kv_heads": 2, "dropout": 0.4},
 )
 
@@ -68,7 +69,6 @@ def module_properties() -> Iterator[Property]:
     for record in MODELS.values():
         yield f"kept models.{record.model.__name__}", partial(_kept, record)
     yield "dropout", _dropout
-    yield "gradient", _gradient
     for name in get_args(Implementation):
         yield f"implementation {name}", partial(_implementation, name)
         yield f"weights {name}", partial(_weights, name)
@@ -166,14 +166,6 @@ def _frozen(example: ModuleCase) -> Iterator[Result]:
             yield check_that(example.name, f"[{example.case}] without d{parameter.path}", computed == expected)
 
 
-def _gradient() -> Iterator[Result]:
-    parameter, given = Parameter(np.zeros((2, 3))), np.ones((2, 3))
-    parameter.accumulate(given)
-    parameter.accumulate(given)
-    yield check_that("Parameter", "the sum", bool(np.all(parameter.grad == 2.0 * np.ones((2, 3)))))
-    yield check_that("Parameter", "what was given", np.array_equal(given, np.ones((2, 3))))
-
-
 def _attention(implementation: Implementation) -> MultiHeadAttention:
     """6 query heads and 2 key/value heads of width 5."""
     module = MultiHeadAttention(30, 6, 2, implementation=implementation).to(dtype=np.float64)
@@ -200,11 +192,13 @@ def _weights(implementation: Implementation) -> Iterator[Result]:
 
 
 def _cache(implementation: Implementation) -> Iterator[Result]:
-    for kind, window, bias in product((GPTConfig, TransformerLMConfig), (None, 3), (True, False)):
+    kinds = (GPTConfig, "bias"), (TransformerLMConfig, "bias"), (LlamaConfig, "attn_bias")
+    for (kind, bias), window, given in product(kinds, (None, 3), (True, False)):
         record = next(record for record in MODELS.values() if record.config is kind)
         name = record.model.__name__
         everything = record.small_configs()["everything"]
-        config = replace(everything, embed_dim=30, window=window, bias=bias, attn_implementation=implementation)
+        options = {"embed_dim": 30, "window": window, bias: given, "attn_implementation": implementation}
+        config = replace(everything, **options)
         model = record.model(config).to(dtype=np.float64).eval()
         randomize(model)
         ids = np.random.default_rng(5).integers(0, config.vocab_size, (2, config.context_length))

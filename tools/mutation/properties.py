@@ -1,12 +1,13 @@
 """What the library keeps beyond right gradients, as checks a mutant must survive: the ops, and AdamW.
 
 names       the short name of an op is its forward without what it saves
-defaults    an option that is left out is the documented one
+defaults    an option that is left out is the documented one, in the result and in what is saved
 inputs      what was given and what was saved stay as they are; float32 stays float32
 left out    a gradient that is not asked for is None, and the others are the same
 kink        ReLU's slope at 0 is 0
+large       numbers so large that an exponential of them overflows, or that two of them lose their difference
 overwrite   the gradient of the loss is the same where it is written over the logits, and it is there
-AdamW       moves weights as PyTorch's does
+AdamW       moves weights as PyTorch's does; weights of float16 are moved by moments of float32
 """
 
 import sys
@@ -20,7 +21,7 @@ import numpy as np
 from compyute_transformer.arrays import Array
 from compyute_transformer.nn import Parameter
 from compyute_transformer.ops.multi_head import Needs
-from compyute_transformer.optim import AdamW
+from compyute_transformer.optim.adamw import AdamW, AdamWOptions, adamw_update
 from compyute_transformer.optim.flat import FlatBuffer
 from compyute_transformer.verify.record import Case, Op, cast, cotangent, map_arrays
 from compyute_transformer.verify.registry import REGISTRY
@@ -53,9 +54,12 @@ def op_properties() -> Iterator[Property]:
         if needs := _needs(op):
             yield f"left out {op.name}", partial(_left_out, op, needs)
     yield "kink relu", _kink
+    yield "large silu", _large_silu
+    yield "large cross_entropy", _large_logits
     yield "overwrite cross_entropy", _overwrite
     for index, options in enumerate(OPTIMIZERS):
         yield f"AdamW {index}", partial(_adamw, options)
+    yield "AdamW of float16", _adamw_of_float16
 
 
 def measured(name: str, case: str, subject: str, error: float, allowed: float) -> Result:
@@ -75,8 +79,16 @@ def _names(op: Op, short: Callable[..., Array], case: Case) -> Iterator[Result]:
 
 def _defaults(op: Op, options: Mapping[str, Any]) -> Iterator[Result]:
     given = {name: value for name, value in op.cases[0].arguments().items() if name not in options}
-    short, long = op.forward(**given)[0], op.forward(**given, **options)[0]
-    yield check_that(op.name, "options left out", np.array_equal(short, long))
+    short, long = op.forward(**given), op.forward(**given, **options)
+    yield check_that(op.name, "options left out", np.array_equal(short[0], long[0]))
+    yield check_that(op.name, "options left out, what is saved", _scalars(short[1]) == _scalars(long[1]))
+
+
+def _scalars(saved: Any) -> list[Any]:
+    """Return everything that was saved and is no array, in its order."""
+    if isinstance(saved, tuple):
+        return [scalar for item in saved for scalar in _scalars(item)]
+    return [] if isinstance(saved, np.ndarray) else [saved]
 
 
 def _inputs(op: Op, case: Case) -> Iterator[Result]:
@@ -125,6 +137,27 @@ def _kink() -> Iterator[Result]:
     yield check_that(op.name, "slope at 0", np.array_equal(dx, [0.0, 0.0, 1.0]))
 
 
+def _large_silu() -> Iterator[Result]:
+    op, x = REGISTRY["silu"], np.array([-1000.0, -800.0, 0.0, 800.0, 1000.0])
+    y, saved = op.forward(x)
+    yield check_that(op.name, "y of large numbers", np.array_equal(y, np.maximum(x, 0.0)))
+    dx = op.backward(np.ones(5), saved)
+    yield check_that(op.name, "dx of large numbers", np.array_equal(dx, [0.0, 0.0, 0.5, 1.0, 1.0]))
+
+
+def _large_logits() -> Iterator[Result]:
+    op, targets = REGISTRY["cross_entropy"], np.array([0, 2])
+    for size, wanted, probabilities in (
+        (np.array([[0.0, 1600.0, 1600.0], [800.0, -800.0, 0.0]]), 1200.0 + np.log(2.0) / 2, [[0, 0.5, 0.5], [1, 0, 0]]),
+        (np.full((2, 3), 1e17), np.log(3.0), np.full((2, 3), 1 / 3)),
+    ):
+        loss, saved = op.forward(size, targets)
+        yield measured(op.name, "", "loss of large logits", relative_error(loss, np.asarray(wanted)), 1e-14)
+        expected = (np.array(probabilities) - np.eye(3)[targets]) / 2
+        dlogits = op.backward(np.asarray(1.0), saved)
+        yield measured(op.name, "", "gradient of large logits", relative_error(dlogits, expected), 1e-14)
+
+
 def _overwrite() -> Iterator[Result]:
     op = REGISTRY["cross_entropy"]
     backward: Any = op.backward
@@ -161,3 +194,13 @@ def _adamw(options: dict[str, Any]) -> Iterator[Result]:
             for parameter, their in zip(flat.parameters, theirs, strict=True):
                 error = relative_error(parameter.data, their.detach().numpy())
                 yield measured("AdamW", np.dtype(dtype).name, f"weights after step {step}", error, allowed)
+
+
+def _adamw_of_float16() -> Iterator[Result]:
+    """Give a gradient whose square vanishes in float16."""
+    weight, gradient = np.ones(3, np.float16), np.full(3, 1e-4, np.float16)
+    first, second = np.zeros((2, 3), np.float32)
+    adamw_update(weight, gradient, first, second, 1, AdamWOptions(0.125, (0.9, 0.99), 1e-8, 0.0))
+    square = np.float32(gradient[0]) ** 2
+    yield measured("AdamW", "float16", "v", relative_error(second, np.full(3, 0.01 * square, np.float32)), 1e-6)
+    yield check_that("AdamW", "weights of float16", np.array_equal(weight, np.full(3, 0.875, np.float16)))

@@ -15,12 +15,16 @@ REASONS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("linear_forward", "1", "2"),
         ("linear_backward", "1", "2"),
         ("cross_entropy_backward", "1", "2"),
+        ("sum_of_rows", "1", "2"),
     ),
     "a row that is −inf throughout is −inf measured from any number": (
         ("softmax_forward", "0", "1"),
         ("fused_attention_forward", "0", "1"),
     ),
-    "where the total is 0 so are the shares, whatever they are divided by": (("softmax_forward", "1", "2"),),
+    "where the total is 0 so are the shares, whatever they are divided by": (
+        ("softmax_forward", "1", "2"),
+        ("fused_attention_weights", "1", "2"),
+    ),
     "a logarithm that is taken where no key is seen is not used": (("fused_attention_forward", "1", "2"),),
     "a key's bias moves all scores of a query alike, and softmax forgets it": (
         ("sequential_multi_head_forward", "k_rows", "v_rows"),
@@ -40,6 +44,26 @@ REASONS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("cross_entropy_backward", "if label_smoothing:", "if True:"),
         ("cross_entropy_backward", "label_smoothing", "V"),
         ("adamw_update", "if weight_decay:", "if True:"),
+        ("weighted_sum", "if xp.isfinite(product).all():", "if False:"),
+        (
+            "attention_weights",
+            "per_head[0] if len(per_head) == 1 else array_module(per_head[0]).concatenate(per_head, axis=1)",
+            "array_module(per_head[0]).concatenate(per_head, axis=1)",
+        ),
+    ),
+    "a copy that is not needed: more memory, the same numbers": (
+        (
+            "adamw_update",
+            "gradient.astype(first_moment.dtype, copy=False)",
+            "gradient.astype(first_moment.dtype)",
+        ),
+    ),
+    "NumPy copies unless it is told not to": (
+        (
+            "Parameter.accumulate",
+            "gradient.astype(self.data.dtype, copy=True)",
+            "gradient.astype(self.data.dtype)",
+        ),
     ),
     "a product for each batch: the same sums, more slowly": (("linear_forward", "x.reshape(-1, x.shape[-1])", "x"),),
     "small integers are exact, and become float64 in the next operation": (
@@ -80,7 +104,7 @@ REASONS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("head_by_head_backward", "reversed(range(H))", "range(H)"),
     ),
     "heads that are written too early are written again": (("head_by_head_backward", "h", "g"),),
-    "a row that is ignored is multiplied by zero": (
+    "a row that is ignored counts as zero in the end": (
         ("cross_entropy_forward", "0", "1"),
         ("cross_entropy_backward", "0", "1"),
     ),
@@ -112,6 +136,88 @@ REASONS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("cross_entropy_backward", "rows", "scored"),
         ("cross_entropy_backward", "rows", "drows"),
         ("cross_entropy_backward", "logits", "logsumexp"),
+    ),
+    "either formula of the logistic function is exact where the exponential is small": (
+        ("logistic", "x.real < 0", "x.real <= 0"),
+        ("logistic", "0", "1"),
+    ),
+    "a weight of zero multiplies whatever finite number stands there": (
+        ("attention_backward", "0", "1"),
+        ("weighted_sum", "0", "1"),
+    ),
+    "a product with booleans takes them as zero and one": (
+        ("weighted_sum", "(weights != 0).astype(weights.dtype)", "weights != 0"),
+        ("weighted_sum", "wild.astype(weights.dtype)", "wild"),
+    ),
+    "only the mask, the dropout and the key are read": (
+        (
+            "head_by_head_forward",
+            "MultiHeadOptions(H, K, mask, dropout, key)",
+            "MultiHeadOptions(K, H, mask, dropout, key)",
+        ),
+    ),
+    "a slice by twos holds the same elements": (
+        ("pairs_of", "0:2 * count:2", "0:2 * count - 1:2"),
+        ("pairs_of", "1:2 * count:2", "1:2 * count + 1:2"),
+    ),
+    "one pair of columns turns by 1 whatever theta is": (("rotary_frequencies", "1", "2"),),
+    "an original length is at least 1, and dynamic scaling begins past it": (("rotary_frequencies", "0", "1"),),
+    "at the original length itself, dynamic scaling changes nothing": (
+        (
+            "rotary_frequencies",
+            "length > scaling.original_length",
+            "length >= scaling.original_length",
+        ),
+    ),
+    "the larger, or the smaller, of two numbers in another order": (
+        (
+            "_kept_by_llama3",
+            "np.clip((turns - low) / (high - low), 0.0, 1.0)",
+            "np.clip(0.0, (turns - low) / (high - low), 1.0)",
+        ),
+        ("_kept_by_yarn", "min(end, width - 1.0)", "min(width - 1.0, end)"),
+        ("_kept_by_yarn", "max(start, 0.0)", "max(0.0, start)"),
+    ),
+    "where the ramp has no width it is a step, however little is added": (("_kept_by_yarn", "0.001", "0.001001"),),
+    "scores depend on the distance of two positions alone": (("MultiHeadAttention._prepare", "0", "1"),),
+    "without rotary positions nothing reads the start": (("MultiHeadAttention._project", "0", "1"),),
+    "Llama adds nothing to embedded tokens: its attentions know the positions, so the start is not read": (
+        ("Llama.embed", "0", "1"),
+        (
+            "Llama.forward",
+            "self.embed(ids, start, padding, inputs_embeds)",
+            "self.embed(ids, padding, start, inputs_embeds)",
+        ),
+    ),
+    "a longer table of rotations has the same first rows": (
+        ("_room", "1", "2"),
+        ("_room", "int(end) - 1", "int(end) + 1"),
+        ("_room", "int(end) - 1", "int(end)"),
+        ("_room", "0", "1"),
+    ),
+    "the frequencies look at the length themselves: it is left out so that equal tables are made once": (
+        ("RotaryPosition.forward", "end if longer else 0", "end"),
+        ("RotaryPosition.forward", "0", "1"),
+    ),
+    "a name is one of two, in any order": (
+        ("is_attention", "('attention', 'cross_attention')", "('cross_attention', 'attention')"),
+    ),
+    "of several arguments that are refused, the error names another one first": (
+        (
+            "LanguageModel.check_forward",
+            "(('cache', cache), ('padding', padding), ('logits_to_keep', logits_to_keep))",
+            "(('padding', padding), ('cache', cache), ('logits_to_keep', logits_to_keep))",
+        ),
+        (
+            "LanguageModel.check_forward",
+            "(('cache', cache), ('padding', padding), ('logits_to_keep', logits_to_keep))",
+            "(('cache', cache), ('logits_to_keep', logits_to_keep), ('padding', padding))",
+        ),
+        (
+            "Transformer.decode",
+            "(('cache', cache), ('logits_to_keep', logits_to_keep))",
+            "(('logits_to_keep', logits_to_keep), ('cache', cache))",
+        ),
     ),
     "a boolean's type makes the same zero or infinity": (("fused_attention_forward", "scores", "seen"),),
     "a total is positive exactly where a key is seen": (("fused_attention_forward", "seen", "total"),),

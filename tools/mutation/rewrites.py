@@ -102,9 +102,8 @@ REWRITES: dict[str, dict[str, tuple[Change, ...]]] = {
         )
     },
     "attention_forward": {
-        "einsum for a product": (
-            ("weighted_sum(dropped, repeat_heads(v, group))",
-             "array_module(q).einsum('bhts,bhsd->bhtd', dropped, repeat_heads(v, group))"),
+        "heads taken by their numbers": (
+            ("repeat_heads(v, group)", "v[:, array_module(q).arange(q.shape[1]) // group]"),
         )
     },
     "attention_backward": {
@@ -112,8 +111,14 @@ REWRITES: dict[str, dict[str, tuple[Change, ...]]] = {
             ("weighted_sum(dscores.swapaxes(2, 3), q)", "array_module(q).einsum('bhts,bhtd->bhsd', dscores, q)"),
         )
     },
+    "weighted_sum": {
+        "einsum for a product": (("weights @ values\n", "xp.einsum('...ts,...sd->...td', weights, values)\n"),),
+    },
     "fused_attention_backward": {
-        "δ from the weights": (("(dy * y).sum(-1, keepdims=True)", "(dweights * weights).sum(-1, keepdims=True)"),)
+        "δ from the weights": (
+            ("(dy * y).sum(-1, keepdims=True)",
+             "(array_module(q).where(weights == 0, 0, dweights) * weights).sum(-1, keepdims=True)"),
+        )
     },
     "masked_scores": {
         "queries scaled before the product": (

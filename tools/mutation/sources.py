@@ -15,8 +15,8 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass
-from functools import wraps
+from dataclasses import dataclass, replace
+from functools import partial, wraps
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -54,7 +54,7 @@ class Target:
     name: str
     function: FunctionType
     tree: ast.FunctionDef
-    clear: Callable[[], None] | None  # of a cache around it, which remembers results of other bodies
+    clear: Callable[[], None] | None  # of every cache of the files, which remember results of other bodies
 
     @property
     def lines(self) -> range:
@@ -86,7 +86,10 @@ def find_targets() -> list[Target]:
             called = by_function.get(id(function))
             if called is not None and called not in reached:
                 reached.append(called)
-    return [target for target in found if target in reached and not _is_only_a_validation(target.tree)]
+    caches = [target.clear for target in found if target.clear is not None]
+    clear = partial(_clear, caches)  # a function may be remembered by a cache around another one that calls it
+    chosen = [target for target in found if target in reached and not _is_only_a_validation(target.tree)]
+    return [replace(target, clear=clear) for target in chosen]
 
 
 @contextmanager
@@ -105,6 +108,11 @@ def _put(target: Target, code: Code) -> None:
     target.function.__code__, target.function.__defaults__ = code.code, code.defaults
     if target.clear is not None:
         target.clear()
+
+
+def _clear(caches: list[Callable[[], None]]) -> None:
+    for clear in caches:
+        clear()
 
 
 @contextmanager

@@ -21,11 +21,15 @@ from compyute_transformer.verify.kernels import compare_kernel
 from compyute_transformer.verify.ops import check_case, compare
 from compyute_transformer.verify.result import Label
 
+from .attention_properties import attention_properties
+from .model_properties import model_properties
 from .module_properties import module_properties
-from .properties import op_properties
+from .part_properties import part_properties
+from .properties import Property, op_properties
+from .rotary_properties import rotary_properties
 from .sources import poisoned
 
-__all__ = ["Check", "Fault", "Lines", "lines_run", "make_suite"]
+__all__ = ["Check", "Fault", "Lines", "all_properties", "lines_run", "make_suite"]
 
 Lines = frozenset[tuple[str, int]]
 DTYPES = (np.float64, np.float32)
@@ -80,8 +84,18 @@ def make_suite() -> Iterator[Check]:
         yield Check("torch", str(module.label), module.by_torch)
     for model in models.subjects(seed=0):
         yield from _of_model(model)
-    for name, hold in (*op_properties(), *module_properties()):
+    for name, hold in all_properties():
         yield Check("property", name, hold, with_kernels=name.startswith("implementation"))
+
+
+def all_properties() -> Iterator[Property]:
+    """Yield what is kept beyond right gradients, with its name."""
+    yield from op_properties()
+    yield from rotary_properties()
+    yield from attention_properties()
+    yield from module_properties()
+    yield from part_properties()
+    yield from model_properties()
 
 
 def _name(label: Label, dtype: Any) -> str:

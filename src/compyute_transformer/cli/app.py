@@ -1,6 +1,7 @@
 """The table of commands, each of which hands its options on and prints the result.
 
-compyute train | generate | chat | convert | eval | predict | explain | plot | summary | verify | grade | bench | doctor
+compyute train | generate | chat | convert | embed | eval | predict
+        | explain | plot | watch | summary | verify | grade | bench | doctor
 """
 
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from . import terminal
 from .bench import bench
 from .chat import chat
 from .convert import convert
+from .embed import embed
 from .evaluate import evaluate
 from .explain import explain
 from .generate import generate
@@ -22,6 +24,7 @@ from .plot import plot
 from .predict import predict
 from .summary import summary
 from .train import EPILOG, train
+from .watch import watch
 
 __all__ = ["app"]
 
@@ -104,10 +107,12 @@ app.command(cls=Command, epilog=EPILOG)(train)
 app.command(cls=Command, epilog='Example: compyute generate runs/nano --prompt "The " --max-new-tokens 100')(generate)
 app.command(cls=Command, epilog='Example: compyute chat model.gguf --prompt "What is the capital of France?"')(chat)
 app.command(cls=Command, epilog="Example: compyute convert runs/nano nano-for-transformers")(convert)
+app.command(cls=Command, epilog="Example: compyute embed all-MiniLM-L6-v2 sentences.txt --out vectors.npy")(embed)
 app.command("eval", cls=Command, epilog="Example: compyute eval runs/nano other_text.txt")(evaluate)
 app.command(cls=Command, epilog='Example: compyute explain runs/nano --prompt "The statement is"')(explain)
 app.command(cls=Command, epilog="Example: compyute predict runs/digits scan.png photos/")(predict)
 app.command(cls=Command, epilog="Example: compyute plot runs/nano runs/wide --out losses.png")(plot)
+app.command(cls=Command, epilog="Example: compyute watch runs")(watch)
 app.command(cls=Command, epilog="Example: compyute summary runs/nano --depth 2")(summary)
 app.command(cls=Command, epilog="Example: compyute grade softmax.py --answer")(grade)
 app.add_typer(bench, name="bench")

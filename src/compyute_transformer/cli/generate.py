@@ -123,6 +123,10 @@ def read_prompt(prompt: str) -> str:
 
 def check_kind(run: str, kind: str, given: Collection[str]) -> None:
     """Refuse a run that generates no text, and options that its kind does not have."""
+    if kind == "masked":
+        raise typer.BadParameter(
+            f"{run} predicts hidden tokens and generates no text. Evaluate it: compyute eval {run}"
+        )
     if kind == "images":
         raise typer.BadParameter(f"{run} classifies images and generates no text. Evaluate it: compyute eval {run}")
     for option in given:

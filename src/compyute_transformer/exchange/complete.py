@@ -10,17 +10,19 @@ Each part is read when it is asked for.
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from .. import _io
+from ..arrays import Array
 from ..data.text.bpe import BytePairTokenizer
 from ..data.text.tokenizer import Tokenizer, load_tokenizer
 from ..errors import DataError
 from .chat import ChatTemplate
+from .embed import embed_ids, pooling_of
 from .generation import GenerationDefaults, generation_defaults
 from .gguf import read_gguf, tokenizer_of
 from .gguf_write import save_gguf
@@ -163,6 +165,21 @@ class Pretrained:
         ids: list[int] = tokenizer.encode(prompt).tolist()
         return ids
 
+    def embed(self, texts: Sequence[str]) -> Array:
+        """Return one vector for each text, (number, C), pooled as the directory of a sentence transformer says.
+
+        A text longer than the context is cut, as its makers do; `max_seq_length` may be shorter.
+
+        Raises:
+            ConfigError: the model is no Bert. DataError: a way of pooling that is not known.
+        """
+        modules = self._json("modules.json", list)
+        pooling = pooling_of(modules, self._json("1_Pooling/config.json"))
+        most = self._json("sentence_bert_config.json").get("max_seq_length")
+        limit = self.model.config.context_length
+        limit = min(limit, most) if isinstance(most, int) else limit
+        return embed_ids(self.model, [_cut(self.encode(text), limit) for text in texts], pooling)
+
     def save(self, folder: str | Path, dtype: str | None = None) -> None:
         """Write a directory that Transformers opens, or a GGUF file, of which the name ends in .gguf.
 
@@ -226,17 +243,17 @@ class Pretrained:
                 values[theirs] = known[0] if len(known) == 1 else known
         return values
 
-    def _json(self, name: str) -> dict[str, Any]:
-        """Return the values of a file of the directory; {} where there is none."""
+    def _json(self, name: str, kind: type = dict) -> Any:
+        """Return the values of a file of the directory; an empty dict or list where there is none."""
         path = self.path / name
         if not path.is_file():
-            return {}
+            return kind()
         try:
             values = _io.read_json(path)
         except (OSError, ValueError) as error:
             raise DataError(f"Pretrained: {path} must hold a JSON object: {str(error)[:300]}.") from error
-        if not isinstance(values, dict):
-            raise DataError(f"Pretrained: {path} must hold a JSON object, got a {type(values).__name__}.")
+        if not isinstance(values, kind):
+            raise DataError(f"Pretrained: {path} must hold a {kind.__name__}, got a {type(values).__name__}.")
         return values
 
     def _text(self, path: Path) -> str:
@@ -244,3 +261,8 @@ class Pretrained:
             return _io.read_bytes(path, MOST_BYTES).decode("utf-8")
         except (OSError, ValueError) as error:
             raise DataError(f"Pretrained: {path} must hold UTF-8 text: {str(error)[:300]}.") from error
+
+
+def _cut(ids: list[int], limit: int) -> list[int]:
+    """Return at most `limit` ids, of which the last is the one that ends the text."""
+    return ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]]

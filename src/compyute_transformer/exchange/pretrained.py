@@ -89,6 +89,9 @@ def assembled(config: Any, family: Family, tensors: Any, dtype: Any) -> Any:
     wanted = dtype or (np.float64 if any(tensors.dtype(name) == "F64" for name in tensors) else np.float32)
     model.to(dtype=wanted)
     _fill(model, pieces, {name: tensors[own] for name, own in named.items()})
+    # tensors that mean nothing here, such as a pooler, are written again as they are
+    unused = [name for name in tensors if family.canonical(name) is None and not name.endswith("decoder.bias")]
+    model.unused_tensors = {name: tensors[name] for name in unused}  # a second spelling of a bias is not one of them
     return model.eval()
 
 
@@ -192,17 +195,21 @@ def save_pretrained(
     assert family is not None
     parameters = {name: to_numpy(parameter.data) for name, parameter in model.named_parameters()}
     dtype = dtype or str(parameters[next(iter(parameters))].dtype)
-    values = {**values, "torch_dtype": dtype} if "dtype" not in values else {**values, "dtype": dtype}
+    if (
+        dtype != "float32" or "torch_dtype" in values or "dtype" in values
+    ):  # float32 is what a config.json without means
+        values = {**values, "dtype" if "dtype" in values else "torch_dtype": dtype}
     tensors: dict[str, Array] = {}
     for piece in family.pieces(model.config):
         array = parameters.get(piece.ours)
         if array is None:  # a bias that their architecture has, and this model has not
             array = np.zeros(piece.shape, np.float32)
-        tensors |= piece.write(array)
+        tensors |= {family.written(name, model.config): found for name, found in piece.write(array).items()}
+    tensors |= getattr(model, "unused_tensors", {})
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_tensors(folder, tensors, dtype, shard_bytes)
+        write_tensors(folder, dict(sorted(tensors.items(), key=file_order)), dtype, shard_bytes)
         _io.replace_text(folder / CONFIG, json.dumps(values, indent=2, sort_keys=True) + "\n")
         if tokenizer is not None:
             save_tokenizer(tokenizer, folder)
@@ -210,6 +217,12 @@ def save_pretrained(
         raise DataError(
             f"save_pretrained: {folder} must be a folder that can be written; it cannot: {error}."
         ) from error
+
+
+def file_order(item: tuple[str, Array]) -> tuple[bool, str]:
+    """Return what tensors are sorted by, as in files of the safetensors library: integers first, then by name."""
+    name, array = item
+    return array.dtype.kind == "f", name
 
 
 def _merged(known: Mapping[str, Any], values: Mapping[str, Any], config: Any) -> dict[str, Any]:

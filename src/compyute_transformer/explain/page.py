@@ -12,9 +12,10 @@ import base64
 import hashlib
 import html
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -230,17 +231,34 @@ def assemble(title: str, block: str) -> str:
     """Return a page of a title and a block of data."""
     folder = files(__package__) / "assets"
     style = (folder / "style.css").read_text(encoding="utf-8")
-    script = "\n".join((folder / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    script = f'"use strict";\n(() => {{\n{script}\n}})();\n'
-    shell = (folder / "page.html").read_text(encoding="utf-8")
-    policy = (
-        f"default-src 'none'; base-uri 'none'; form-action 'none'; script-src '{_digest(script)}'; "
-        f"style-src '{_digest(style)}'"
+    return one_file(
+        folder / "page.html", style, [folder / name for name in SCRIPTS], {"TITLE": html.escape(title)}, block
     )
-    parts = {"TITLE": html.escape(title), "POLICY": policy, "STYLE": style, "SCRIPT": script, "DATA": block}
-    for name, text in parts.items():  # the data come last: nothing in them is replaced
-        shell = shell.replace(f"@@{name}@@", text)
-    return shell
+
+
+def one_file(
+    shell: Traversable,
+    style: str,
+    scripts: Sequence[Traversable],
+    texts: Mapping[str, str],
+    data: str,
+    source: str = "'none'",
+) -> str:
+    """Return a page that holds its own styles and code, and may run and load nothing else.
+
+    shell: HTML with a place for each text, @@NAME@@. data: put in last, so that nothing in them is replaced. source:
+    what the page may fetch from, in the words of a content security policy.
+    """
+    code = "\n".join(path.read_text(encoding="utf-8") for path in scripts)
+    code = f'"use strict";\n(() => {{\n{code}\n}})();\n'
+    policy = (
+        f"default-src 'none'; base-uri 'none'; form-action 'none'; connect-src {source}; "
+        f"script-src '{_digest(code)}'; style-src '{_digest(style)}'"
+    )
+    page = shell.read_text(encoding="utf-8")
+    for name, text in {"POLICY": policy, "STYLE": style, "SCRIPT": code, **texts, "DATA": data}.items():
+        page = page.replace(f"@@{name}@@", text)
+    return page
 
 
 def _digest(text: str) -> str:

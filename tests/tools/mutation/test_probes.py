@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from compyute_transformer.verify.registry import MODULES, REGISTRY
+from mutation.attention_properties import attention_probes
+from mutation.model_properties import model_probes
 from mutation.module_probes import module_probes
 from mutation.probes import DRAWS, PROBES, Probe, op_probes
+from mutation.rotary_properties import rotary_probes
 
 
 def result(*arrays: Any) -> Probe:
@@ -53,3 +56,12 @@ def test_every_module_is_probed_and_no_probe_raises() -> None:
     probes = list(module_probes(seed=0))
     assert {case.name for case in MODULES} <= {probe.name.partition(" ")[0] for probe in probes}
     assert not [probe.name for probe in probes if any(isinstance(found, str) for found in probe.run())]
+
+
+def test_probes_of_single_functions_and_of_outputs_give_the_same_again() -> None:
+    probes = [probe for kind in (rotary_probes, attention_probes, model_probes) for probe in kind(seed=0)]
+    assert len(probes) >= 30
+    for probe in probes:
+        found = probe.run()
+        assert not any(isinstance(result, str) for result in found), f"{probe.name}: {found}"
+        assert probe.agrees(found), probe.name

@@ -5,13 +5,12 @@ from inspect import Parameter, signature
 from compyute_transformer.dispatch import Dispatched, use_kernels
 from compyute_transformer.ops.multi_head import MultiHeadOptions
 from compyute_transformer.verify.registry import REGISTRY
-from mutation.module_properties import module_properties
-from mutation.properties import op_properties
+from mutation.suite import all_properties
 
 
 def test_every_property_holds() -> None:
     with use_kernels("reference"):
-        checks = [check for _, call in (*op_properties(), *module_properties()) for check in call()]
+        checks = [check for _, call in all_properties() for check in call()]
     assert len(checks) >= 500
     assert [str(check) for check in checks if not check.passed] == []
 

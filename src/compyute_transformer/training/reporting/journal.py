@@ -12,7 +12,7 @@ from typing import IO, Any
 from ... import _io
 from .events import Evaluated, Event, Logged, Sampled, record
 
-__all__ = ["LOG", "SAMPLES", "Journal", "read_log"]
+__all__ = ["LOG", "SAMPLES", "Journal", "parse_record", "read_log"]
 
 LOG, SAMPLES = "log.jsonl", "samples.txt"
 COPY = ".old"
@@ -26,15 +26,16 @@ def read_log(run: Path) -> list[dict[str, Any]]:
         lines = _io.read_bytes(run / LOG).decode("utf-8", "replace").splitlines()
     except FileNotFoundError:
         return []
-    records = []
-    for line in lines:
-        try:
-            values = _io.parse_json(line)
-        except ValueError:
-            continue
-        if _is_record(values):
-            records.append(values)
-    return records
+    return [values for line in lines if (values := parse_record(line)) is not None]
+
+
+def parse_record(line: str) -> dict[str, Any] | None:
+    """Return the event in a line of a log, or None for a line that is damaged or not yet whole."""
+    try:
+        values = _io.parse_json(line)
+    except ValueError:
+        return None
+    return values if _is_record(values) else None
 
 
 def _is_record(values: Any) -> bool:
