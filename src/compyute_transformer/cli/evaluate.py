@@ -52,7 +52,7 @@ def evaluate(
         return
     if stride is not None:
         raise typer.BadParameter("--stride is for published models; a run is evaluated in windows side by side.")
-    with use_kernels(kernels):
+    with use_kernels(kernels), terminal.bar("evaluated"):
         result = evaluate_run(run, text or (), checkpoint, device)
     if picture is not None:
         if result.confusion is None:
