@@ -25,7 +25,7 @@ from compyute_transformer.training.settings.presets import DEFAULT_PRESET, PRESE
 from compyute_transformer.training.settings.settings import KINDS, SECTION_OF
 
 COMMANDS = (
-    *("train", "generate", "chat", "convert", "eval", "explain"),
+    *("train", "generate", "chat", "convert", "embed", "eval", "explain"),
     *("plot", "summary", "verify", "grade", "bench", "doctor"),
 )
 
@@ -721,6 +721,11 @@ def test_a_translation_is_drawn_where_an_option_of_drawing_is_given(run: Run, tr
     done = run("generate", translator, *options, "--temperature", 0, "--attention", picture)
     assert done.out == found
     assert f"attention: {tmp_path / 'a-encoder.png'}" in done.err
+
+
+def test_a_timeout_of_one_process_is_refused(run: Run) -> None:
+    done = run("train", "--timeout", "3")
+    assert (done.code, "leave it out" in plain(done.err)) == (2, True)
 
 
 def test_a_translation_refuses_what_only_a_text_has(run: Run, translator: Path) -> None:

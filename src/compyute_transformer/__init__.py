@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from .generation import generate
     from .models import (
         GPT,
+        Bert,
+        BertConfig,
         GPTConfig,
         Llama,
         LlamaConfig,
@@ -49,6 +51,8 @@ __all__ = [
     "SGD",
     "AdamW",
     "AutoModel",
+    "Bert",
+    "BertConfig",
     "GPTConfig",
     "Llama",
     "LlamaConfig",
@@ -84,6 +88,8 @@ _DEFINED_IN = {
     "SGD": "optim",
     "AdamW": "optim",
     "AutoModel": "exchange",
+    "Bert": "models",
+    "BertConfig": "models",
     "GPTConfig": "models",
     "Llama": "models",
     "LlamaConfig": "models",
@@ -103,6 +109,16 @@ _DEFINED_IN = {
 }
 
 
+# What PyTorch's users look for, and what is here in its place.
+_ELSEWHERE = {
+    **dict.fromkeys(("no_grad", "inference_mode"), "model.eval(), or with nn.evaluating()"),
+    **dict.fromkeys(("tensor", "from_numpy", "as_tensor"), "numpy.asarray: arrays are NumPy's"),
+    "manual_seed": "seed",
+    "compile": "nothing: kernels run by themselves",
+    "save": "model.save(path)",
+    "load": "model.load(path), or load_run(folder)",
+}
+
 _earlier = earlier_names(
     __name__,
     {
@@ -121,6 +137,8 @@ def __getattr__(name: str) -> "Any":
 
     if name == "backend":
         return import_module(f"{__name__}.backend")
+    if name in _ELSEWHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}. Here it is {_ELSEWHERE[name]}.")
     if name not in __all__:
         return _earlier(name)
     if name not in _DEFINED_IN:

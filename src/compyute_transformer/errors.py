@@ -52,8 +52,22 @@ __all__ = [
 ]
 
 
+def _visible(character: str) -> str:
+    if character.isprintable() or character in "\n\t":
+        return character
+    from unicodedata import category
+
+    controls = category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return ascii(character)[1:-1] if controls else character
+
+
 class CompyuteError(Exception):
     """The root: catches everything this library raises on purpose."""
+
+    def __str__(self) -> str:
+        """Return the message. What came from a file may hold characters that control a terminal: they are escaped."""
+        text = super().__str__()
+        return text if text.isprintable() else "".join(map(_visible, text))
 
 
 class InputError(CompyuteError, ValueError):

@@ -1,17 +1,22 @@
 """The process that compiles the kernels, several that do so at once, and all later ones compute the same bits.
 
-Nothing may depend on what a process has run before, so half of the processes run the ops in the opposite order.
+Nothing may depend on what a process has run before, so half of the processes run the ops in the opposite order. One of
+those that compile is killed in the middle of a run, which a later one resumes. Nor may anything depend on the number of
+threads.
 """
 
+import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 # every op on its largest case and on those with dropout; then training steps, cut short and resumed if asked to
 CODE = """
-import hashlib, json, sys
+import hashlib, json, os, signal, sys
+from pathlib import Path
 import numpy as np
 from compyute_transformer.ops import gelu, layer_norm, linear, softmax
 from compyute_transformer.verify.registry import REGISTRY, cotangent
@@ -41,29 +46,60 @@ def train():
         model.backward(cross_entropy_backward(1.0, saved))
         optimizer.step()
     note("50 steps", model.flat.data)
+def run_of(folder):
+    from compyute_transformer.training import Settings, load_run, resume_run, start_run
+    from compyute_transformer.training.reporting.events import Advanced
+    def die(trainer, event):
+        if "killed" in sys.argv[1] and "resumed" not in sys.argv and isinstance(event, Advanced) and event.step == 25:
+            print(json.dumps(found, sort_keys=True), flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+    if "resumed" in sys.argv:
+        resume_run(folder)
+    else:
+        options = dict(context_length=16, embed_dim=48, num_heads=3, num_layers=2, batch_size=6, dropout=0.1, warmup=3)
+        settings = Settings.resolve("nano", None, options | dict(steps=50, checkpoint_every=10, sample_every=0))
+        start_run([folder.with_name("owl.txt")], settings, folder, callbacks=[die])
+    note("a run of 50 steps", load_run(folder, "last").model.flat.data)
+if "only the run" in sys.argv:
+    run_of(Path(sys.argv[1]))
+    print(json.dumps(found, sort_keys=True))
+    sys.exit()
 parts = [lambda op=op: of_op(op) for op in REGISTRY.values()] + [lambda n=n: of_size(n) for n in (1, 3, 64, 1024)]
 for part in order([*parts, train]):
     part()
+run_of(Path(sys.argv[1]))
 print(json.dumps(found, sort_keys=True))
 """
+TEXT = "The owl and the pussycat went to sea in a beautiful pea green boat.\n" * 40
 
 
-def results(cache: Path, orders: Iterable[str], **environment: str) -> list[str]:
-    """Return what several processes print that start at once."""
-    variables = {**os.environ, "NUMBA_CACHE_DIR": str(cache), **environment}
-    command = [sys.executable, "-c", CODE]
+def results(cache: Path, *commands: Sequence[str], **environment: str) -> list[dict[str, str]]:
+    """Return what several processes print that start at once: the digest of each result by its name."""
+    variables = {**os.environ, "NUMBA_CACHE_DIR": str(cache / "kernels"), **environment}
+    (cache / "owl.txt").write_text(TEXT)
     processes = [
-        subprocess.Popen([*command, order], env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for order in orders
+        subprocess.Popen(
+            [sys.executable, "-c", CODE, str(cache / folder), *words],
+            **{"env": variables, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True},
+        )
+        for folder, *words in commands
     ]
     outputs = [process.communicate(timeout=600) for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), outputs
-    return [output for output, _ in outputs]
+    expected = [-signal.SIGKILL if "killed" in words and "resumed" not in words else 0 for words in commands]
+    assert [process.returncode for process in processes] == expected, outputs
+    return [json.loads(output) for output, _ in outputs]
 
 
 def test_the_first_processes_give_the_bits_of_all_later_ones(tmp_path: Path) -> None:
-    first = results(tmp_path, ["forwards", "backwards"])
-    later = results(tmp_path, ["forwards"]) + results(tmp_path, ["backwards"], NUMBA_NUM_THREADS="1")
-    assert len(first[0]) > 1000
-    assert set(first) == {first[0]}
-    assert set(later) == {first[0]}
+    first, killed = results(tmp_path, ["first"], ["killed", "backwards"])
+    later = results(tmp_path, ["later"])
+    later += results(tmp_path, ["one thread", "backwards"], NUMBA_NUM_THREADS="1")
+    assert len(first) > 30
+    run = first.pop("a run of 50 steps")
+    assert killed == first
+    assert [one.pop("a run of 50 steps") for one in later] == [run, run]
+    assert later == [first, first]
+    assert results(tmp_path, ["killed", "resumed", "only the run"]) == [{"a run of 50 steps": run}]
+    for count in ("3", "8", "32"):
+        found = results(tmp_path, [f"{count} threads", "only the run"], NUMBA_NUM_THREADS=count)
+        assert found == [{"a run of 50 steps": run}], f"{count} threads"

@@ -16,8 +16,11 @@ from compyute_transformer.arrays import Array
 from compyute_transformer.data import load_tokenizer, train_tokenizer
 from compyute_transformer.errors import ConfigError, DataError, StateError
 from compyute_transformer.exchange import AutoModel, read_tensors, write_tensors
+from compyute_transformer.exchange.pretrained import file_order
 from compyute_transformer.models import (
     GPT,
+    Bert,
+    BertConfig,
     GPTConfig,
     Llama,
     LlamaConfig,
@@ -59,6 +62,20 @@ LLAMA = {
     "rms_norm_eps": 1e-3,
     "rope_theta": 500.0,
     "tie_word_embeddings": False,
+}
+BERT = {
+    "model_type": "bert",
+    "architectures": ["BertForMaskedLM"],
+    "vocab_size": V,
+    "max_position_embeddings": L,
+    "hidden_size": C,
+    "intermediate_size": F,
+    "num_hidden_layers": 2,
+    "num_attention_heads": H,
+    "type_vocab_size": 2,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-3,
+    "hidden_dropout_prob": 0.1,
 }
 VIT = {
     "model_type": "vit",
@@ -105,6 +122,23 @@ def llama_tensors(**options: Any) -> dict[str, Array]:
         if options.get("model_type") == "qwen3":
             tensors |= {f"{layer}.self_attn.{x}_norm.weight": draw(D) for x in "qk"}
     return tensors
+
+
+def bert_tensors() -> dict[str, Array]:
+    names = {"word_embeddings": V, "position_embeddings": L, "token_type_embeddings": 2}
+    tensors = {f"bert.embeddings.{name}.weight": draw(rows, C) for name, rows in names.items()}
+    linears = {f"attention.self.{x}": (C, C) for x in ("query", "key", "value")}
+    linears |= {"attention.output.dense": (C, C), "intermediate.dense": (F, C), "output.dense": (C, F)}
+    norms = ["bert.embeddings", "cls.predictions.transform"]
+    for i in range(2):
+        layer = f"bert.encoder.layer.{i}"
+        for name, shape in linears.items():
+            tensors |= {f"{layer}.{name}.weight": draw(*shape), f"{layer}.{name}.bias": draw(shape[0])}
+        norms += [f"{layer}.attention.output", f"{layer}.output"]
+    for name in norms:
+        tensors |= {f"{name}.LayerNorm.weight": draw(C), f"{name}.LayerNorm.bias": draw(C)}
+    dense = "cls.predictions.transform.dense"
+    return tensors | {f"{dense}.weight": draw(C, C), f"{dense}.bias": draw(C), "cls.predictions.bias": draw(V)}
 
 
 def vit_tensors() -> dict[str, Array]:
@@ -191,6 +225,23 @@ def llama_logits(tensors: dict[str, Any], ids: Any) -> Any:
     return linear(rms(x, "model.norm"), tensors, "lm_head")
 
 
+def bert_logits(tensors: dict[str, Any], ids: Any) -> Any:
+    embeddings = "bert.embeddings"
+    x = tensors[f"{embeddings}.word_embeddings.weight"][ids] + tensors[f"{embeddings}.token_type_embeddings.weight"][0]
+    x = x + tensors[f"{embeddings}.position_embeddings.weight"][: ids.shape[1]]
+    x = norm(x, tensors, f"{embeddings}.LayerNorm", 1e-3)
+    for i in range(2):
+        layer = f"bert.encoder.layer.{i}"
+        qkv = [linear(x, tensors, f"{layer}.attention.self.{name}") for name in ("query", "key", "value")]
+        y = linear(attend(*qkv, causal=False), tensors, f"{layer}.attention.output.dense")
+        x = norm(x + y, tensors, f"{layer}.attention.output.LayerNorm", 1e-3)
+        y = torch.nn.functional.gelu(linear(x, tensors, f"{layer}.intermediate.dense"))
+        x = norm(x + linear(y, tensors, f"{layer}.output.dense"), tensors, f"{layer}.output.LayerNorm", 1e-3)
+    x = torch.nn.functional.gelu(linear(x, tensors, "cls.predictions.transform.dense"))
+    x = norm(x, tensors, "cls.predictions.transform.LayerNorm", 1e-3)
+    return x @ tensors[f"{embeddings}.word_embeddings.weight"].T + tensors["cls.predictions.bias"]
+
+
 def vit_logits(tensors: dict[str, Any], images: Any) -> Any:
     embeddings, pixels = "vit.embeddings", images.permute(0, 3, 1, 2)
     kernel = [tensors[f"{embeddings}.patch_embeddings.projection.{part}"] for part in ("weight", "bias")]
@@ -214,6 +265,7 @@ CASES: dict[str, Any] = {
     "llama": (LLAMA, llama_tensors, llama_logits, Llama),
     "qwen2": (LLAMA | {"model_type": "qwen2"}, lambda: llama_tensors(model_type="qwen2"), llama_logits, Llama),
     "qwen3": (LLAMA | {"model_type": "qwen3"}, lambda: llama_tensors(model_type="qwen3"), llama_logits, Llama),
+    "bert": (BERT, bert_tensors, bert_logits, Bert),
     "vit": (VIT, vit_tensors, vit_logits, ViT),
 }
 
@@ -267,6 +319,9 @@ OURS = [
         V, L, C, H, 1, rope_scaling="yarn", rope_beta_fast=9.0, rope_beta_slow=2.0, rope_truncate=False, **SCALED
     ),
     LlamaConfig(V, L, C, H, 1, rope_scaling="yarn", rope_attention_factor=1.5, **SCALED),
+    BertConfig(V, L, C, H, 2, num_token_types=3, norm_eps=1e-4),
+    BertConfig(V, L, C, H, 1, mlp_dim=7, activation="gelu_tanh", tie_word_embeddings=False),
+    BertConfig(V, L, C, H, 1, masked_head=False),
     ViTConfig(8, 12, 3, 5, embed_dim=C, num_heads=H, num_layers=2, norm_eps=1e-6),
     ViTConfig(8, 8, 1, 2, embed_dim=C, num_heads=H, num_layers=1, activation="gelu_tanh", mlp_dim=9),
 ]
@@ -366,12 +421,37 @@ def test_names_of_other_versions_mean_the_same(tmp_path: Path) -> None:
     plain = ViT.from_pretrained(directory(tmp_path / "vit", VIT, tensors))(images)
     assert np.array_equal(ViT.from_pretrained(directory(tmp_path / "new", VIT, new))(images), plain)
 
+    tensors = bert_tensors()
+    plain = Bert.from_pretrained(directory(tmp_path / "bert", BERT, tensors))(ids)
+    old = {name.replace("LayerNorm.weight", "LayerNorm.gamma"): array for name, array in tensors.items()}
+    old = {name.replace("LayerNorm.bias", "LayerNorm.beta"): array for name, array in old.items()}
+    old["cls.predictions.decoder.weight"] = tensors["bert.embeddings.word_embeddings.weight"]
+    old["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"]
+    assert np.array_equal(Bert.from_pretrained(directory(tmp_path / "old bert", BERT, old))(ids), plain)
+
     version_5 = {**LLAMA, "rope_parameters": {"rope_theta": 500.0, "rope_type": "default"}, "dtype": "float32"}
     del version_5["rope_theta"]
     model = Llama.from_pretrained(directory(tmp_path / "llama", version_5, llama_tensors()))
     assert model.config.rope_theta == 500.0
     model.save_pretrained(tmp_path / "again")
     assert json.loads((tmp_path / "again" / "config.json").read_text()) == version_5
+
+
+def test_what_means_nothing_here_is_written_again(tmp_path: Path) -> None:
+    config = BERT | {"architectures": ["BertModel"]}
+    tensors = {
+        name.removeprefix("bert."): array for name, array in bert_tensors().items() if not name.startswith("cls.")
+    }
+    tensors |= {"pooler.dense.weight": draw(C, C), "embeddings.position_ids": np.arange(L)[None]}
+    first = directory(tmp_path / "first", config, dict(sorted(tensors.items(), key=file_order)))
+    model = AutoModel.from_pretrained(first)
+    assert model(np.ones((2, 3), int)).shape == (2, 3, C)
+    model.save_pretrained(tmp_path / "second")
+    assert (tmp_path / "second" / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
+    assert json.loads((tmp_path / "second" / "config.json").read_text()) == config
+    model.save_pretrained(tmp_path / "third", dtype="bfloat16")
+    assert read_tensors(tmp_path / "third").dtype("embeddings.position_ids") == "I64"
+    assert read_tensors(tmp_path / "third").dtype("pooler.dense.weight") == "BF16"
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -410,7 +490,7 @@ def test_two_spellings_of_one_tensor_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"model_type": "t5"}, "model_type of gpt2, vit, llama, mistral, qwen2, qwen3, got 't5'"),
+        ({"model_type": "t5"}, "model_type of gpt2, bert, vit, llama, mistral, qwen2, qwen3, got 't5'"),
         ({}, "model_type of .*, got None"),
         ({"model_type": "llama", "vocab_size": 3}, "must have hidden_size, intermediate_size, num_hidden_layers"),
         (GPT2 | {"scale_attn_by_inverse_layer_idx": True}, "has not: scale_attn_by_inverse_layer_idx True"),
@@ -425,6 +505,7 @@ def test_two_spellings_of_one_tensor_are_refused(tmp_path: Path) -> None:
             LLAMA | {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
             "layers with a sliding window between layers without one",
         ),
+        (BERT | {"position_embedding_type": "relative_key"}, "has not: position_embedding_type 'relative_key'"),
         (VIT | {"qkv_bias": False}, "has not: qkv_bias False"),
     ],
     ids=str,
@@ -454,7 +535,7 @@ def test_what_transformers_cannot_express_is_refused_by_name(config: Any, words:
 
 def test_a_model_without_a_family_and_a_class_of_another_are_refused(tmp_path: Path) -> None:
     model = TransformerLM(TransformerLMConfig(V, L, C, H, 1))
-    with pytest.raises(ConfigError, match=r"GPT, Llama and ViT are architectures.*got TransformerLMConfig"):
+    with pytest.raises(ConfigError, match=r"GPT, Llama, Bert and ViT are architectures.*got TransformerLMConfig"):
         model.save_pretrained(tmp_path)
     directory(tmp_path, LLAMA, llama_tensors())
     with pytest.raises(ConfigError, match=r"GPT\.from_pretrained: .* holds a Llama\. Call Llama\.from_pretrained"):

@@ -16,7 +16,7 @@ from compyute_transformer.models.gpt import GPT, GPTConfig
 from compyute_transformer.models.language import LanguageModel
 from compyute_transformer.nn.attention import Implementation
 
-SMALL = GPTConfig(11, context_length=12, embed_dim=24, num_heads=4, num_layers=3, dropout=0.3)
+SMALL = GPTConfig(11, context_length=12, embed_dim=24, num_heads=4, num_layers=2, dropout=0.3)
 MODELS: dict[str, dict[str, Any]] = {
     "learned positions": {},
     "window": {"window": 3},
@@ -27,7 +27,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "no biases, relu": {"bias": False, "activation": "relu"},
     "untied, grouped, window": {"tie_word_embeddings": False, "num_kv_heads": 2, "window": 5},
 }
-SINUSOIDAL = TransformerLMConfig(11, context_length=12, embed_dim=24, num_heads=4, num_layers=3, dropout=0.3)
+SINUSOIDAL = TransformerLMConfig(11, context_length=12, embed_dim=24, num_heads=4, num_layers=2, dropout=0.3)
 VASWANIS: dict[str, dict[str, Any]] = {
     "sinusoids": {},
     "sinusoids, window": {"window": 3},

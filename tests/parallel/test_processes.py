@@ -96,6 +96,21 @@ def test_a_killed_run_resumes_with_another_number_of_processes_to_the_same_bits(
     assert digest(tmp_path / "killed") == digest(tmp_path / "whole")
 
 
+def test_a_process_that_hangs_ends_the_job_after_the_timeout_with_the_command_that_resumes(
+    text: str, tmp_path: Path
+) -> None:
+    options = [*TASKS["text"], *QUICK, "--steps=100000", "--checkpoint-every=5", "--out=hung", "--timeout=2"]
+    command, pipe = started(2, *options), subprocess.PIPE
+    job = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=pipe, stderr=pipe)
+    wait_for(tmp_path / "hung" / "checkpoints" / "step-00000005", job)
+    victim = next(pid for pid in children(job.pid) if environ(pid).get("PMI_RANK") == "1")
+    os.kill(victim, signal.SIGSTOP)
+    _, err = job.communicate(timeout=60)
+    assert job.returncode != 0
+    assert "has not answered process 0 for 2 s" in " ".join(err.decode().split())
+    assert "compyute train --resume" in err.decode()
+
+
 def wait_for(path: Path, job: "subprocess.Popen[bytes]") -> None:
     end = time.monotonic() + 120
     while not path.exists():

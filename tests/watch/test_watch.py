@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -136,6 +137,7 @@ def test_a_long_sample_is_shortened_and_says_so(run: Path) -> None:
         ("/", "owl.example", 403),
         ("/runs", "owl.example:80", 403),
         ("/weights?run=0", "127.0.0.1.owl.example", 403),
+        ("/favicon.ico", None, 204),
         ("/log.jsonl", None, 404),
         ("/../../etc/passwd", None, 404),
     ],
@@ -177,6 +179,25 @@ def test_a_histogram_counts_every_finite_element() -> None:
     }
     assert sum(histogram("zeros", np.zeros((3, 0)))["counts"]) == 0
     assert sum(histogram("zeros", np.zeros(5))["counts"]) == 5
+
+
+def test_the_weights_are_those_of_the_last_checkpoint_in_order(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps, reads = [10], []
+
+    def read(folder: Path, which: str) -> tuple[Any, list[dict[str, np.ndarray]]]:
+        reads.append((folder, which))
+        return SimpleNamespace(step=steps[-1]), [{"b.10.w": np.ones(2), "b.2.w": np.zeros(3), "a": np.ones(1)}]
+
+    monkeypatch.setattr("compyute_transformer.watch.followed.checkpoint.steps", lambda folder: steps)
+    monkeypatch.setattr("compyute_transformer.watch.followed.checkpoint.read", read)
+    followed = FollowedRun(run)
+    for _ in range(2):
+        found = followed.weights()
+        assert found is not None
+        assert (found["step"], [array["name"] for array in found["arrays"]]) == (10, ["a", "b.2.w", "b.10.w"])
+    steps.append(20)
+    assert followed.weights()["step"] == 20  # type: ignore[index]
+    assert reads == [(run, "last")] * 2  # once for each checkpoint
 
 
 def test_folders_without_runs_are_refused(run: Path, tmp_path: Path) -> None:

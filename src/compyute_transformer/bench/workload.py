@@ -16,6 +16,7 @@ import numpy as np
 from ..arrays import Array
 from ..dispatch import use_kernels
 from ..errors import ConfigError
+from ..models.bert import BertConfig
 from ..models.gpt import GPTConfig
 from ..models.registry import MODELS, Task
 from ..models.transformer import TransformerConfig
@@ -123,6 +124,12 @@ def text_batch(config: GPTConfig, rng: np.random.Generator, rows: int) -> Batch:
     return (x,), y
 
 
+def masked_batch(config: BertConfig, rng: np.random.Generator, rows: int) -> Batch:
+    """Return ids, and as targets the ids of a seventh of the positions, (B, T) each."""
+    x = rng.integers(0, config.vocab_size, (rows, config.context_length))
+    return (x,), np.where(rng.random(x.shape) < 1 / 7, x, IGNORE_INDEX)
+
+
 def pairs_batch(config: TransformerConfig, rng: np.random.Generator, rows: int) -> Batch:
     """Return sources, targets and the lengths of sources, from half the context to all of it. Padding is ignored."""
     L = config.context_length
@@ -141,6 +148,7 @@ def images_batch(config: ViTConfig, rng: np.random.Generator, rows: int) -> Batc
 # batch, items, lengths and unit of each task
 TASKS: dict[Task, tuple[Any, ...]] = {
     "language": (text_batch, lambda c: c.context_length, lambda c: f"T {c.context_length}, V {c.vocab_size}"),
+    "masked": (masked_batch, lambda c: c.context_length, lambda c: f"T {c.context_length}, V {c.vocab_size}"),
     "translation": (
         pairs_batch,
         lambda c: 2 * c.context_length,

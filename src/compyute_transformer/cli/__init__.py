@@ -42,7 +42,8 @@ def _main(arguments: "Sequence[str] | None") -> None:
     try:
         app(arguments, prog_name="compyute")
     except (CompyuteError, OSError) as error:  # OSError: a full disk while a log is written, for example
-        terminal.note(f"Error: {terminal.for_users(error)}", style="red")
+        gone = "" if terminal.folder_exists() else " The folder in which the command runs was deleted: go to another."
+        terminal.note(f"Error: {terminal.for_users(error)}{gone}", style="red")
         sys.exit(1)
     except MemoryError as error:
         terminal.note(f"Error: out of memory: {error}. Choose a smaller model, batch or context.", style="red")

@@ -1,7 +1,7 @@
 """The table of commands, each of which hands its options on and prints the result.
 
-compyute train | generate | chat | convert | eval | predict
-       | explain | plot | watch | summary | verify | grade | bench | doctor
+compyute train | generate | chat | convert | embed | eval | predict
+        | explain | plot | watch | summary | verify | grade | bench | doctor
 """
 
 from typing import Annotated, Any
@@ -14,6 +14,7 @@ from . import terminal
 from .bench import bench
 from .chat import chat
 from .convert import convert
+from .embed import embed
 from .evaluate import evaluate
 from .explain import explain
 from .generate import generate
@@ -106,6 +107,7 @@ app.command(cls=Command, epilog=EPILOG)(train)
 app.command(cls=Command, epilog='Example: compyute generate runs/nano --prompt "The " --max-new-tokens 100')(generate)
 app.command(cls=Command, epilog='Example: compyute chat model.gguf --prompt "What is the capital of France?"')(chat)
 app.command(cls=Command, epilog="Example: compyute convert runs/nano nano-for-transformers")(convert)
+app.command(cls=Command, epilog="Example: compyute embed all-MiniLM-L6-v2 sentences.txt --out vectors.npy")(embed)
 app.command("eval", cls=Command, epilog="Example: compyute eval runs/nano other_text.txt")(evaluate)
 app.command(cls=Command, epilog='Example: compyute explain runs/nano --prompt "The statement is"')(explain)
 app.command(cls=Command, epilog="Example: compyute predict runs/digits scan.png photos/")(predict)

@@ -47,6 +47,10 @@ def predict(
             raise typer.BadParameter(
                 f"{run} learned to continue texts, which has no single answer. Continue one: compyute generate {run}"
             )
+        if kind == "masked":
+            raise typer.BadParameter(
+                f"{run} learned to predict hidden tokens of texts. Evaluate it: compyute eval {run}"
+            )
         if kind == "images":
             given = (path for name in files or ["-"] for path in (lines([name]) if name == "-" else [name]))
             found = predict_images(loaded, given)

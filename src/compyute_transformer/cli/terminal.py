@@ -14,6 +14,8 @@ from ..errors import CompyuteError
 __all__ = [
     "BROKEN_PIPE",
     "INTERRUPTED",
+    "bar",
+    "folder_exists",
     "for_users",
     "loading",
     "note",
@@ -69,6 +71,15 @@ def for_users(error: BaseException) -> str:
     return OPERATION.sub("", str(error)) if isinstance(error, CompyuteError) else str(error)
 
 
+def folder_exists() -> bool:
+    """Return whether the folder in which the command runs is still there."""
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
+
+
 def stop_output() -> None:
     """Send the rest of the output nowhere: its reader is gone."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -92,6 +103,23 @@ def note(text: str, style: str = "dim") -> None:
     from ..training.reporting.reporters import printable
 
     Console(stderr=True).print(Text(printable(text, sys.stderr), style=style), soft_wrap=True)
+
+
+@contextmanager
+def bar(what: str) -> Iterator[None]:
+    """Show on a terminal how far an evaluation has come, within a `with` block."""
+    from ..training.watch import watching
+
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        with watching(lambda done, total: progress.update(task, completed=done, total=total)):
+            yield
 
 
 def print_json(values: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from ..dispatch import use_kernels
 from ..environment.launcher import started_together
+from ..parallel import world
 from ..training import DataSettings, Settings, load_config, reporter_for, resume_run, start_run, unused_name
 from ..training.reporting.next_steps import next_steps
 from ..training.reporting.reporters import print_line, printable
@@ -94,6 +95,10 @@ class Request:
         int | None,
         run("Train with this many processes on this machine, which share each batch. See --leaves.", min=1, max=1024),
     ] = None
+    timeout: Annotated[
+        float | None,
+        run("With several processes: seconds after which one that does not answer is given up. Default: 600.", min=0.1),
+    ] = None
     kernels: Kernels = "auto"
     json: Annotated[bool, output("Print one JSON object per line, for programs.", "--json")] = False
 
@@ -110,6 +115,8 @@ def train(request: Request, **settings: Any) -> None:
         return
     if request.processes is not None and request.processes > 1 and started_together() == 1:
         raise typer.Exit(launch(request.processes))
+    if request.timeout is not None and started_together() == 1:
+        raise typer.BadParameter("--timeout is for several processes, and this is one: leave it out.")
     given = {key: value for key, value in settings.items() if value is not None}
     sources = matching(request.text or ([request.corpus] if request.corpus else []), request.include or [])
     if request.resume is None:
@@ -119,12 +126,13 @@ def train(request: Request, **settings: Any) -> None:
     if request.show:
         terminal.show(chosen.to_toml())
         return
+    processes = world(request.timeout or 600.0)
     reporter = reporter_for(sys.stdout, request.json)
     with use_kernels(request.kernels):
         if request.resume is None:
-            result = start_run(sources, chosen, folder, reporter)
+            result = start_run(sources, chosen, folder, reporter, communicator=processes)
         else:
-            result = resume_run(folder, reporter, overrides=given)
+            result = resume_run(folder, reporter, overrides=given, communicator=processes)
     if not request.json:
         print_line(sys.stdout, printable(next_steps(result), sys.stdout))
     if result.interrupted:
@@ -185,7 +193,7 @@ def check_choices(request: Request) -> None:
 
 def check_own_data(data: DataSettings, corpus: str | None) -> None:
     """Refuse a task that needs DATA where there are none, and a corpus of text for a task without text."""
-    if corpus and data.kind != "language":
+    if corpus and data.kind not in ("language", "masked"):
         raise typer.BadParameter(f"--corpus names a text, which --task {data.task} does not read: leave one out.")
     if not corpus and data.task in OWN_DATA:
         raise typer.BadParameter(f"the task {data.task} needs DATA; --task {OWN_DATA[data.task]} has its own.")

@@ -2,12 +2,12 @@
 
 import os
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
-from ..errors import DataError
+from ..errors import CorpusError, DataError
 
-__all__ = ["Name", "fixed_part", "is_name", "is_pattern", "summary"]
+__all__ = ["Name", "fixed_part", "is_name", "is_pattern", "refuse_twice", "summary", "why_no_text"]
 
 WILDCARDS = frozenset("*?[")
 
@@ -44,6 +44,34 @@ def fixed_part(source: str | Path) -> Path:
     while is_pattern(path):
         path = path.parent
     return path
+
+
+def refuse_twice(operation: str, files: Iterable[Path]) -> None:
+    """Raise a CorpusError for a file that is named twice: what was learned from it would validate it too."""
+    seen: dict[str, Path] = {}
+    for file in files:
+        real = os.path.realpath(file)
+        if real in seen:
+            also = "" if seen[real] == file else f", also as {seen[real]}"
+            raise CorpusError(
+                f"{operation}: every file is read once, but {file} is given twice{also}. Name it once, and no folder "
+                "together with a file in it."
+            )
+        seen[real] = file
+
+
+# The first bytes of files that are no text but may hold one.
+COMPRESSED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd"}
+
+
+def why_no_text(raw: bytes, place: int) -> str:
+    """Return why bytes are no UTF-8 text, in a few words. place: the first byte that is wrong."""
+    for magic, name in COMPRESSED.items():
+        if raw.startswith(magic):
+            return f"compressed with {name}: unpack it first"
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16"
+    return f"byte {place} is 0x{raw[place]:02X}"
 
 
 def summary(left_out: Sequence[str]) -> str:

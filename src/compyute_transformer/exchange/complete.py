@@ -10,20 +10,23 @@ Each part is read when it is asked for.
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from .. import _io
+from ..arrays import Array
 from ..data.text.bpe import BytePairTokenizer
 from ..data.text.tokenizer import Tokenizer, load_tokenizer
 from ..errors import DataError
 from .chat import ChatTemplate
+from .embed import embed_ids, pooling_of
 from .generation import GenerationDefaults, generation_defaults
 from .gguf import read_gguf, tokenizer_of
 from .gguf_write import save_gguf
+from .hub import fetch, is_hub_name
 from .pretrained import CONFIG, TOKENIZER, load_pretrained, save_pretrained
 from .training_files import read_meta
 
@@ -42,12 +45,14 @@ WEIGHTS = (
 
 
 def model_path(name: str | Path) -> Path:
-    """Return the path of a model, of which a name may be that of an installed Python package with a model inside.
+    """Return the path of a model. A name that is none may be a package with a model inside, or a model to be fetched.
 
     Raises:
-        DataError: the package holds several models.
+        DataError: the package holds several models. What `hub.fetch` raises for "owner/name".
     """
     path = Path(name)
+    if is_hub_name(name):
+        return fetch(str(name))
     if path.exists() or not str(name).isidentifier():
         return path
     spec = find_spec(str(name))  # of a name without a dot, nothing is imported for it
@@ -163,6 +168,21 @@ class Pretrained:
         ids: list[int] = tokenizer.encode(prompt).tolist()
         return ids
 
+    def embed(self, texts: Sequence[str]) -> Array:
+        """Return one vector for each text, (number, C), pooled as the directory of a sentence transformer says.
+
+        A text longer than the context is cut, as its makers do; `max_seq_length` may be shorter.
+
+        Raises:
+            ConfigError: the model is no Bert. DataError: a way of pooling that is not known.
+        """
+        modules = self._json("modules.json", list)
+        pooling = pooling_of(modules, self._json("1_Pooling/config.json"))
+        most = self._json("sentence_bert_config.json").get("max_seq_length")
+        limit = self.model.config.context_length
+        limit = min(limit, most) if isinstance(most, int) else limit
+        return embed_ids(self.model, [_cut(self.encode(text), limit) for text in texts], pooling)
+
     def save(self, folder: str | Path, dtype: str | None = None) -> None:
         """Write a directory that Transformers opens, or a GGUF file, of which the name ends in .gguf.
 
@@ -226,17 +246,17 @@ class Pretrained:
                 values[theirs] = known[0] if len(known) == 1 else known
         return values
 
-    def _json(self, name: str) -> dict[str, Any]:
-        """Return the values of a file of the directory; {} where there is none."""
+    def _json(self, name: str, kind: type = dict) -> Any:
+        """Return the values of a file of the directory; an empty dict or list where there is none."""
         path = self.path / name
         if not path.is_file():
-            return {}
+            return kind()
         try:
             values = _io.read_json(path)
         except (OSError, ValueError) as error:
             raise DataError(f"Pretrained: {path} must hold a JSON object: {str(error)[:300]}.") from error
-        if not isinstance(values, dict):
-            raise DataError(f"Pretrained: {path} must hold a JSON object, got a {type(values).__name__}.")
+        if not isinstance(values, kind):
+            raise DataError(f"Pretrained: {path} must hold a {kind.__name__}, got a {type(values).__name__}.")
         return values
 
     def _text(self, path: Path) -> str:
@@ -244,3 +264,8 @@ class Pretrained:
             return _io.read_bytes(path, MOST_BYTES).decode("utf-8")
         except (OSError, ValueError) as error:
             raise DataError(f"Pretrained: {path} must hold UTF-8 text: {str(error)[:300]}.") from error
+
+
+def _cut(ids: list[int], limit: int) -> list[int]:
+    """Return at most `limit` ids, of which the last is the one that ends the text."""
+    return ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]]

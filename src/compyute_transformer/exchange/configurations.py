@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import ConfigError
+from ..models.bert import BertConfig
 from ..models.gpt import GPTConfig
 from ..models.llama import LlamaConfig
 from ..models.vit import ViTConfig
@@ -37,7 +38,7 @@ def from_hugging_face(values: Values, **options: Any) -> Any:
         ConfigError: an architecture, or an option of one, that our models do not have.
     """
     name = values.get("model_type")
-    readers: dict[str, Callable[[Values], Any]] = {"gpt2": _read_gpt, "vit": _read_vit}
+    readers: dict[str, Callable[[Values], Any]] = {"gpt2": _read_gpt, "bert": _read_bert, "vit": _read_vit}
     readers |= dict.fromkeys(LLAMAS, _read_llama)
     if name not in readers:
         raise ConfigError(
@@ -91,6 +92,27 @@ def _read_gpt(values: Values) -> tuple[type, Fields]:
         "mlp_dim": values.get("n_inner"),
         "activation": _activation(values, "activation_function", "gelu_new", ("gelu_tanh", "gelu", "relu")),
         "norm_eps": values.get("layer_norm_epsilon", 1e-5),
+        "tie_word_embeddings": values.get("tie_word_embeddings", True),
+    }
+
+
+def _read_bert(values: Values) -> tuple[type, Fields]:
+    _only(values, position_embedding_type="absolute", is_decoder=False, add_cross_attention=False)
+    V, L, C, N, H = _need(
+        values, "vocab_size", "max_position_embeddings", "hidden_size", "num_hidden_layers", "num_attention_heads"
+    )
+    kinds = values.get("architectures") or []
+    return BertConfig, {
+        "vocab_size": V,
+        "context_length": L,
+        "embed_dim": C,
+        "num_heads": H,
+        "num_layers": N,
+        "mlp_dim": values.get("intermediate_size"),
+        "num_token_types": values.get("type_vocab_size", 2),
+        "activation": _activation(values, "hidden_act", "gelu", ("gelu_tanh", "gelu", "relu")),
+        "norm_eps": values.get("layer_norm_eps", 1e-12),
+        "masked_head": any(kind in ("BertForMaskedLM", "BertForPreTraining") for kind in kinds),
         "tie_word_embeddings": values.get("tie_word_embeddings", True),
     }
 
@@ -201,13 +223,15 @@ def to_hugging_face(config: Any) -> Fields:
     """
     if isinstance(config, GPTConfig):
         return _write_gpt(config)
+    if isinstance(config, BertConfig):
+        return _write_bert(config)
     if isinstance(config, ViTConfig):
         return _write_vit(config)
     if isinstance(config, LlamaConfig):
         return _write_llama(config)
     raise ConfigError(
-        f"save_pretrained: GPT, Llama and ViT are architectures of Transformers too, got {type(config).__name__}. "
-        "Save the model with model.save(path)."
+        "save_pretrained: GPT, Llama, Bert and ViT are architectures of Transformers too, got "
+        f"{type(config).__name__}. Save the model with model.save(path)."
     )
 
 
@@ -238,6 +262,24 @@ def _write_gpt(config: GPTConfig) -> Fields:
         "layer_norm_epsilon": config.norm_eps,
         "tie_word_embeddings": config.tie_word_embeddings,
         **NO_SPECIAL_TOKENS,
+    }
+
+
+def _write_bert(config: BertConfig) -> Fields:
+    return {
+        "model_type": "bert",
+        "architectures": ["BertForMaskedLM" if config.masked_head else "BertModel"],
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.context_length,
+        "hidden_size": config.embed_dim,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": config.mlp_dim or 4 * config.embed_dim,
+        "type_vocab_size": config.num_token_types,
+        "hidden_act": "gelu_new" if config.activation == "gelu_tanh" else config.activation,
+        "layer_norm_eps": config.norm_eps,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "pad_token_id": 0,
     }
 
 

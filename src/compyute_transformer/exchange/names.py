@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ..arrays import Array
+from ..models.bert import BertConfig
 from ..models.gpt import GPTConfig
 from ..models.llama import LlamaConfig
 from ..models.vit import ViTConfig
@@ -81,6 +82,10 @@ class Family(NamedTuple):
         if re.fullmatch(self.ignored, bare):
             return None
         return bare if bare == self.head or bare.startswith(self.head.partition(".")[0] + ".") else self.prefix + bare
+
+    def written(self, name: str, config: Any) -> str:
+        """Return the name that is written: a Bert without a head is a model without what prefixes stand for."""
+        return name if getattr(config, "masked_head", True) else name.removeprefix(self.prefix)
 
 
 def vector(ours: str, theirs: str, n: int) -> Piece:
@@ -155,6 +160,42 @@ def llama_pieces(config: LlamaConfig) -> list[Piece]:
     return pieces
 
 
+def bert_pieces(config: BertConfig) -> list[Piece]:
+    """BERT, with or without the head that predicts tokens."""
+    C, F, embeddings = config.embed_dim, config.mlp_dim or 4 * config.embed_dim, "bert.embeddings"
+    pieces = [
+        matrix("token_embedding.weight", f"{embeddings}.word_embeddings.weight", config.vocab_size, C),
+        matrix("position.weight", f"{embeddings}.position_embeddings.weight", config.context_length, C),
+        matrix("type_embedding.weight", f"{embeddings}.token_type_embeddings.weight", config.num_token_types, C),
+        *(vector(f"embedding_norm.{part}", f"{embeddings}.LayerNorm.{part}", C) for part in ("weight", "bias")),
+    ]
+    for i in range(config.num_layers):
+        ours, theirs = f"blocks.{i}", f"bert.encoder.layer.{i}"
+        for part, columns in (("weight", (C,)), ("bias", ())):
+            rows = {f"{theirs}.attention.self.{x}.{part}": C for x in ("query", "key", "value")}
+            pieces.append(stacked(f"{ours}.attention.in_{part}", rows, *columns))
+        for name, linear, out, inner in (
+            ("attention.out_", "attention.output.dense", C, C),
+            ("feed_forward.up.", "intermediate.dense", F, C),
+            ("feed_forward.down.", "output.dense", C, F),
+        ):
+            pieces.append(matrix(f"{ours}.{name}weight", f"{theirs}.{linear}.weight", out, inner))
+            pieces.append(vector(f"{ours}.{name}bias", f"{theirs}.{linear}.bias", out))
+        for name, norm in (("attention_norm", "attention.output"), ("feed_forward_norm", "output")):
+            norms = f"{theirs}.{norm}.LayerNorm"
+            pieces += [vector(f"{ours}.{name}.{part}", f"{norms}.{part}", C) for part in ("weight", "bias")]
+    if config.masked_head:
+        head = "cls.predictions"
+        pieces.append(matrix("transform.weight", f"{head}.transform.dense.weight", C, C))
+        pieces.append(vector("transform.bias", f"{head}.transform.dense.bias", C))
+        for part in ("weight", "bias"):
+            pieces.append(vector(f"transform_norm.{part}", f"{head}.transform.LayerNorm.{part}", C))
+        pieces.append(vector("head.bias", f"{head}.bias", config.vocab_size))
+        if not config.tie_word_embeddings:
+            pieces.append(matrix("head.weight", f"{head}.decoder.weight", config.vocab_size, C))
+    return pieces
+
+
 def vit_pieces(config: ViTConfig) -> list[Piece]:
     """ViT that classifies images, in the names of Transformers 4, which version 5 still writes."""
     C, P, F = config.embed_dim, config.patch_size, config.mlp_dim or 4 * config.embed_dim
@@ -198,7 +239,15 @@ VIT_OF_VERSION_5 = (
     (r"^layers\.(\d+)\.layernorm_", r"encoder.layer.\1.layernorm_"),
 )
 
+# Parts of a BERT that predict nothing here: a pooled vector, whether a sentence follows, positions, a second bias.
+BERT_IGNORED = (
+    r"embeddings\.position_ids|pooler\.dense\.(weight|bias)"
+    r"|cls\.(seq_relationship\.(weight|bias)|predictions\.decoder\.bias)"
+)
+OLD_NORMS = ((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"))
+
 FAMILIES: dict[type, Family] = {
+    BertConfig: Family("bert.", bert_pieces, "cls.predictions.decoder.weight", BERT_IGNORED, OLD_NORMS),
     GPTConfig: Family("transformer.", gpt_pieces, "lm_head.weight", r"h\.\d+\.attn\.(bias|masked_bias)"),
     LlamaConfig: Family("model.", llama_pieces, "lm_head.weight", r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq"),
     ViTConfig: Family("vit.", vit_pieces, "classifier.weight", r"pooler\.dense\.(weight|bias)", VIT_OF_VERSION_5),

@@ -23,6 +23,7 @@ from ..models.registry import record_of
 from ..nn import init
 from .configurations import from_hugging_face, to_hugging_face
 from .gguf import HuggingFaceView, hugging_face_values, read_gguf
+from .hub import fetch, is_hub_name
 from .names import Family, Piece, family_of
 from .tensors import as_floats, read_tensors, write_tensors
 from .tokenizer import save_tokenizer
@@ -47,7 +48,7 @@ def load_pretrained(folder: str | Path, kind: type[Model] = Model, *, dtype: Any
     """Return the model of a Hugging Face directory, a GGUF file, or a file of nanoGPT or Compyute, in `eval()`.
 
     folder: holds config.json and model.safetensors, or shards and their index; or is a file that ends in .gguf, or
-    another one, see `training_files`.
+    another one, see `training_files`; or the name "owner/name" of a model that huggingface_hub fetches.
     kind: the class it must be. dtype: of the parameters; None means float64 where the file has float64, and float32
     else. options: fields of the configuration that are set to other values, such as attn_implementation or
     context_length; dropout is 0 unless given.
@@ -56,7 +57,7 @@ def load_pretrained(folder: str | Path, kind: type[Model] = Model, *, dtype: Any
         DataError: a file is missing or breaks its format. ConfigError: an architecture or an option that our models do
         not have. StateError: with every tensor that is missing, unexpected or of another shape.
     """
-    folder = Path(folder)
+    folder = fetch(str(folder)) if is_hub_name(folder) else Path(folder)
     if folder.is_file() and folder.suffix != ".gguf":
         model = assembled(*read_training_file(folder, **options), dtype)
         _check_kind(type(model), kind, folder)
@@ -89,6 +90,9 @@ def assembled(config: Any, family: Family, tensors: Any, dtype: Any) -> Any:
     wanted = dtype or (np.float64 if any(tensors.dtype(name) == "F64" for name in tensors) else np.float32)
     model.to(dtype=wanted)
     _fill(model, pieces, {name: tensors[own] for name, own in named.items()})
+    # tensors that mean nothing here, such as a pooler, are written again as they are
+    unused = [name for name in tensors if family.canonical(name) is None and not name.endswith("decoder.bias")]
+    model.unused_tensors = {name: tensors[name] for name in unused}  # a second spelling of a bias is not one of them
     return model.eval()
 
 
@@ -192,17 +196,21 @@ def save_pretrained(
     assert family is not None
     parameters = {name: to_numpy(parameter.data) for name, parameter in model.named_parameters()}
     dtype = dtype or str(parameters[next(iter(parameters))].dtype)
-    values = {**values, "torch_dtype": dtype} if "dtype" not in values else {**values, "dtype": dtype}
+    if (
+        dtype != "float32" or "torch_dtype" in values or "dtype" in values
+    ):  # float32 is what a config.json without means
+        values = {**values, "dtype" if "dtype" in values else "torch_dtype": dtype}
     tensors: dict[str, Array] = {}
     for piece in family.pieces(model.config):
         array = parameters.get(piece.ours)
         if array is None:  # a bias that their architecture has, and this model has not
             array = np.zeros(piece.shape, np.float32)
-        tensors |= piece.write(array)
+        tensors |= {family.written(name, model.config): found for name, found in piece.write(array).items()}
+    tensors |= getattr(model, "unused_tensors", {})
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_tensors(folder, tensors, dtype, shard_bytes)
+        write_tensors(folder, dict(sorted(tensors.items(), key=file_order)), dtype, shard_bytes)
         _io.replace_text(folder / CONFIG, json.dumps(values, indent=2, sort_keys=True) + "\n")
         if tokenizer is not None:
             save_tokenizer(tokenizer, folder)
@@ -210,6 +218,12 @@ def save_pretrained(
         raise DataError(
             f"save_pretrained: {folder} must be a folder that can be written; it cannot: {error}."
         ) from error
+
+
+def file_order(item: tuple[str, Array]) -> tuple[bool, str]:
+    """Return what tensors are sorted by, as in files of the safetensors library: integers first, then by name."""
+    name, array = item
+    return array.dtype.kind == "f", name
 
 
 def _merged(known: Mapping[str, Any], values: Mapping[str, Any], config: Any) -> dict[str, Any]:

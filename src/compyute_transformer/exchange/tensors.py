@@ -219,7 +219,8 @@ def as_floats(array: Array, dtype: Any) -> Array:
 
 
 def _encoded(array: Array, dtype: str) -> tuple[str, tuple[int, ...], bytes]:
-    name = WRITTEN[dtype]
+    integers = {own: name for name, own in DTYPES.items() if name not in WRITTEN.values()}
+    name = integers.get(array.dtype, WRITTEN[dtype])
     values = _to_bfloat16(array) if name == "BF16" else np.asarray(array, DTYPES[name], order="C")
     return name, tuple(array.shape), values.tobytes()
 
@@ -239,7 +240,7 @@ def write_tensors(
     tensors = {name: to_numpy(array) for name, array in tensors.items()}
     if odd := [f"{name}: {array.dtype}" for name, array in tensors.items() if array.dtype.kind not in "fiubV"]:
         raise DataError(f"write_tensors: every tensor is an array of numbers, got {', '.join(odd[:9])}.")
-    itemsize = DTYPES[WRITTEN[dtype]].itemsize
+    itemsize = DTYPES[WRITTEN[dtype]].itemsize  # integers keep their own dtype
     shards: list[list[str]] = [[]]
     filled = 0
     for name, array in tensors.items():

@@ -100,6 +100,11 @@ def _inputs(folder: Path, loaded: Any, request: Request) -> tuple[tuple[Any, ...
     kind = loaded.settings.data.kind
     if kind == "images":
         return _image(folder, loaded, request)
+    if kind == "masked":
+        raise RunError(
+            "explain: a page shows a run that learned the next token, pairs or images, got one that learned hidden "
+            "tokens. Trace it in Python: explain.trace(model, (ids,), targets=targets)."
+        )
     if not request.prompt:
         raise RunError(
             "explain: a run that reads text needs a text to explain, got none. Give --prompt TEXT, say a line of its "

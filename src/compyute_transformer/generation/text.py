@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 from ..data.text.tokenizer import Tokenizer
 from ..errors import ConfigError, RangeError, VocabularyError
 from ..models.language import LanguageModel
@@ -148,7 +150,13 @@ def check_generation(
 
 def _checked(tokenizer: Tokenizer, ids: Sequence[int], least: int = 1) -> list[int]:
     """Return ids as a list. Raises RangeError for too few, or one that no token has."""
-    listed = [int(token) for token in ids]
+    given = np.asarray(ids)
+    if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+        raise RangeError(
+            f"stream: a prompt is a text, or the ids of one, got {type(ids).__name__}. For several prompts use "
+            "generate_batch."
+        )
+    listed = [int(token) for token in given]
     if len(listed) < least or not all(0 <= token < tokenizer.vocab_size for token in listed):
         raise RangeError(
             f"stream: the ids of a prompt, of which there is at least one, and stop_ids lie in "

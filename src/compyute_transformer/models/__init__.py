@@ -1,6 +1,7 @@
 """The models, a file each: the configuration, the model, its forward, and its backward: the same lines reversed."""
 
 from .._earlier_names import earlier_names
+from .bert import Bert, BertConfig
 from .gpt import GPT, GPTConfig
 from .language import LanguageModel
 from .llama import Llama, LlamaConfig
@@ -11,6 +12,8 @@ from .vit import ViT, ViTConfig
 
 __all__ = [
     "GPT",
+    "Bert",
+    "BertConfig",
     "GPTConfig",
     "LanguageModel",
     "Llama",

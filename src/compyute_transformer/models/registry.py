@@ -8,7 +8,7 @@ A record needs:
     name            the word for it in settings, in the command and in saved runs
     config          a frozen dataclass of plain values; the fields that all models share have the names of `GPTConfig`
     model           the class, built as `model(config, seed)`
-    task            what it learns: "language", "translation" or "images"; the task decides what forward is given
+    task            what it learns: "language", "masked", "translation" or "images", which decides what forward is given
     description     one line for help texts and tables
     variants        options of the small configurations that are verified; by default without and with dropout
     example_batch   a batch for a configuration; by default that of the task
@@ -26,6 +26,7 @@ import numpy as np
 from ..arrays import Array
 from ..errors import ConfigError
 from ..ops.loss import IGNORE_INDEX
+from .bert import Bert, BertConfig
 from .gpt import GPT, GPTConfig
 from .llama import Llama, LlamaConfig
 from .transformer import Transformer, TransformerConfig
@@ -34,7 +35,7 @@ from .vit import ViT, ViTConfig
 
 __all__ = ["MODELS", "Batch", "ModelRecord", "Task", "build_model", "record_of"]
 
-Task: TypeAlias = Literal["language", "translation", "images"]
+Task: TypeAlias = Literal["language", "masked", "translation", "images"]
 Batch: TypeAlias = tuple[tuple[Array, ...], Array]  # the inputs of forward, and one target for each row of logits
 
 
@@ -45,6 +46,16 @@ def text_batch(config: Any, rng: np.random.Generator, batch_size: int) -> Batch:
     """Return random ids (B, T) as long as the context, and targets (B, T)."""
     ids, targets = rng.integers(0, config.vocab_size, (2, batch_size, config.context_length))
     return (ids,), targets
+
+
+def masked_batch(config: Any, rng: np.random.Generator, batch_size: int) -> Batch:
+    """Return random ids (B, T), the lengths of the texts (B), types (B, T), and targets (B, T) at some positions."""
+    T = config.context_length
+    ids, targets = rng.integers(0, config.vocab_size, (2, batch_size, T))
+    types = rng.integers(0, config.num_token_types, (batch_size, T))
+    lengths = T - np.arange(batch_size) % T
+    targets[(np.arange(T) >= lengths[:, None]) | (rng.random((batch_size, T)) < 0.4)] = IGNORE_INDEX
+    return (ids, lengths, types), targets
 
 
 def pairs_batch(config: Any, rng: np.random.Generator, batch_size: int) -> Batch:
@@ -74,9 +85,15 @@ SMALL_IMAGES: dict[str, Any] = {
     "num_heads": 3,
     "num_layers": 2,
 }
-SMALL: dict[Task, dict[str, Any]] = {"language": SMALL_TEXT, "translation": SMALL_TEXT, "images": SMALL_IMAGES}
+SMALL: dict[Task, dict[str, Any]] = {
+    "language": SMALL_TEXT,
+    "masked": SMALL_TEXT,
+    "translation": SMALL_TEXT,
+    "images": SMALL_IMAGES,
+}
 BATCHES: dict[Task, Callable[[Any, np.random.Generator, int], Batch]] = {
     "language": text_batch,
+    "masked": masked_batch,
     "translation": pairs_batch,
     "images": images_batch,
 }
@@ -175,6 +192,27 @@ RECORDS = (
             "dropout": {"dropout": 0.3, "activation": "gelu_tanh"},
             "everything": GROUPED | {"window": 3},
         },
+    ),
+    ModelRecord(
+        "bert",
+        BertConfig,
+        Bert,
+        "masked",
+        "encoder of texts that predicts hidden tokens from both sides (BERT)",
+        variants={
+            "plain": {"norm_eps": 1e-5},
+            "dropout": {"dropout": 0.3},
+            "everything": {
+                "num_heads": 6,
+                "mlp_dim": 17,
+                "num_token_types": 3,
+                "dropout": 0.2,
+                "activation": "gelu_tanh",
+                "norm_eps": 1e-3,
+                "tie_word_embeddings": False,
+            },
+        },
+        hugging_face="bert",
     ),
     ModelRecord(
         "transformer",

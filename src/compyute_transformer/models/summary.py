@@ -111,7 +111,7 @@ def summarize(model: Any, depth: int = 1) -> Summary:
 
 def _example(task: str, inputs: tuple[Array, ...], positions: int) -> tuple[str, int]:
     """Return what the example is, in words, and its number of positions."""
-    if task == "language":
+    if task in ("language", "masked"):
         return f"a text of {inputs[0].shape[1]} tokens", inputs[0].shape[1]
     if task == "translation":
         S, T = inputs[0].shape[1], inputs[1].shape[1]

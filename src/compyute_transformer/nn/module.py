@@ -77,6 +77,7 @@ class Module(CheckedArguments):
     _parent: "Module | None" = None
     _waiting: int = 0  # forwards in training mode that no backward followed, counted at the root
     _trainer: int | None = None  # the thread whose backward is due
+    _looked: bool = False  # whether lists were searched for modules that came into them after they were assigned
     PHASES: ClassVar[tuple[Phase, ...]] = ("forward", "backward")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -162,6 +163,12 @@ class Module(CheckedArguments):
 
     def _count_forward(self) -> None:
         """Bound what forwards save for backwards that do not come, and refuse a second thread that trains."""
+        if not self._looked:
+            self._looked = True
+            for module in self.modules():
+                for name, value in module.__dict__.items():
+                    if not name.startswith("_"):
+                        module._refuse_hidden(name, value)
         here = threading.get_ident()
         if not any(module._saved for module in self.modules()):
             self._waiting, self._trainer = 0, here

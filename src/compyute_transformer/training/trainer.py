@@ -35,6 +35,7 @@ from .run import checkpoint
 from .run.checkpoint import MODEL, OPTIMIZER, TrainerState
 from .settings.settings import TrainingSettings
 from .tasks.task import Task
+from .watch import watching
 
 __all__ = ["Callback", "Trainer"]
 
@@ -234,7 +235,7 @@ class Trainer:
             self.reporter.report(self._evaluation(metrics, best=False))
 
     def _validate(self) -> dict[str, float]:
-        with sharing(self.communicator):
+        with sharing(self.communicator), watching(getattr(self.reporter, "validating", None)):
             metrics = dict(self.task.validate())
         if metrics and not isfinite(metrics["loss"]):
             raise self._non_finite(f"after step {self.step}: validation loss {metrics['loss']:g}", self.task.state())

@@ -15,11 +15,13 @@ import numpy as np
 from ..arrays import Array
 from ..data.pairs.batches import EncodedPairs
 from ..data.text.batches import validation_windows
+from ..data.text.masked import masked_windows
 from ..models.registry import record_of
 from ..training.run.checkpoint import Which
 from ..training.run.config import CONFIG, reload_data
 from ..training.run.folder import LoadedRun, load_run
 from ..training.tasks.images import IMAGES
+from ..training.tasks.masked import mask_of
 from .models import STEP, ModelSubject
 from .record import cast
 from .result import Label, Result, Task
@@ -113,6 +115,9 @@ def batch_of(run: LoadedRun, folder: str | Path) -> tuple[Any, Array]:
         *inputs, labels = encoded.batch(np.arange(len(pairs)))
         return tuple(inputs), labels
     tokens = run.tokenizer.encode((validation or training)[: 64 * rows * length])
+    if run.settings.data.kind == "masked":
+        *masked, labels = next(masked_windows(tokens, length, rows, mask_of(run.tokenizer), rows * length))
+        return tuple(masked), labels
     return next(validation_windows(tokens, length, rows))
 
 

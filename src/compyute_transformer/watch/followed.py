@@ -98,7 +98,7 @@ class FollowedRun:
                 state, (arrays,) = checkpoint.read(self.folder, "last")
             except CheckpointError:
                 return None
-            self._weights = state.step, [histogram(name, array) for name, array in arrays.items()]
+            self._weights = state.step, [histogram(name, arrays[name]) for name in sorted(arrays, key=_by_number)]
         return {"step": self._weights[0], "arrays": self._weights[1]}
 
 
@@ -120,6 +120,11 @@ def histogram(name: str, array: np.ndarray) -> dict[str, Any]:
         "not_finite": int(values.size - finite.size),
         "counts": counts.tolist(),
     }
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """Sort blocks.2 before blocks.10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in name.split(".")]
 
 
 def _shortened(value: Any) -> Any:

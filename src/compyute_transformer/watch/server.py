@@ -116,6 +116,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif asked.path == "/weights":
             index = query.get("run", "")
             self._json(self.server.watcher.weights(int(index) if index.isdecimal() and len(index) < 9 else -1))
+        elif asked.path == "/favicon.ico":  # which browsers ask for by themselves
+            self._answer(HTTPStatus.NO_CONTENT, "image/x-icon", "")
         else:
             self._answer(HTTPStatus.NOT_FOUND, "text/plain", "There is nothing here.")
 

@@ -96,7 +96,7 @@ def test_a_line_that_is_no_pair_is_named(tmp_path: Path, content: str, line: int
 )
 def test_bytes_that_are_no_utf_8_are_named(tmp_path: Path, content: bytes, line: int, byte: str) -> None:
     path = file(tmp_path, content)
-    with pytest.raises(CorpusError, match=rf"UTF-8 text, but in line {line} of .*pairs.tsv byte \d+ .* is 0x{byte}"):
+    with pytest.raises(CorpusError, match=rf"UTF-8 text, which line {line} of .*tsv is not \(byte \d+ is 0x{byte}\)"):
         load_pairs(path)
 
 
@@ -141,3 +141,9 @@ def test_at_least_one_source_is_kept_unless_none_shall_be() -> None:
 def test_fractions_out_of_range_are_refused(fraction: float) -> None:
     with pytest.raises(RangeError, match=r"lies in \[0, 1\), got"):
         made("a", "b").split(fraction)
+
+
+def test_a_file_of_pairs_is_read_once(tmp_path: Path) -> None:
+    path = file(tmp_path, b"a\tb\n")
+    with pytest.raises(CorpusError, match="every file is read once"):
+        load_pairs([path, path])

@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -214,3 +217,19 @@ def test_a_file_of_another_kind(tmp_path: Path, content: dict) -> None:
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"BytePairTokenizer\.load.*nowhere"):
         BytePairTokenizer.load(tmp_path / "nowhere.json")
+
+
+def test_ctrl_c_ends_the_wait_for_a_training_that_hears_no_signal() -> None:
+    began = time.perf_counter()
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        bpe._interruptible(lambda: time.sleep(20))
+    assert time.perf_counter() - began < 10
+
+
+def test_an_error_of_the_training_reaches_the_caller() -> None:
+    def fail() -> None:
+        raise ValueError("of the library")
+
+    with pytest.raises(ValueError, match="of the library"):
+        bpe._interruptible(fail)

@@ -1,6 +1,8 @@
 """Corpora: names, files and folders, line ends, refusals, the split; the download from a server on this machine."""
 
+import gzip
 import hashlib
+import os
 import socket
 import sys
 from functools import partial
@@ -135,8 +137,9 @@ def test_empty_file(tmp_path: Path, raw: bytes) -> None:
         (b"caf\xe9", "byte 3 is 0xE9"),
         (b"\xef\xbb\xbfa\xff", "byte 4 is 0xFF"),
         ("é\0".encode(), "byte 2 is 0x00"),
-        ("text".encode("utf-16"), "byte 0 is 0xFF"),
+        ("text".encode("utf-16"), "UTF-16"),
         ("text".encode("utf-16-le"), "byte 1 is 0x00"),
+        (gzip.compress(b"text"), "compressed with gzip: unpack it first"),
     ],
 )
 def test_not_utf8_names_file_and_byte(tmp_path: Path, raw: bytes, where: str) -> None:
@@ -326,3 +329,11 @@ def test_a_silent_server_is_given_up_on(cache: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(corpus, "SHAKESPEARE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/input.txt")
         with pytest.raises(DownloadError, match="ReadTimeout"):
             load_corpus("shakespeare")
+
+
+def test_a_file_is_read_once(folder: Path) -> None:
+    """Twice, it would be validated by what was learned."""
+    file = folder / "b.txt"
+    for sources in ([file, file], [folder, file], [file, os.path.relpath(file)]):
+        with pytest.raises(CorpusError, match=r"every file is read once, but .* is given twice"):
+            load_corpus(sources)

@@ -48,7 +48,8 @@ def test_a_round_trip_changes_nothing(preset: str) -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_what_is_shown_as_toml_is_read_as_the_same(preset: str, tmp_path: Path) -> None:
     prompt = 'tab\t "quoted" \\ \x7f \n ß 🦉'
-    of_text = {"sample_prompt": prompt} if DataSettings(**PRESETS[preset]["data"]).kind != "images" else {}
+    kind = DataSettings(**PRESETS[preset]["data"]).kind
+    of_text = {"sample_prompt": prompt} if kind in ("language", "translation") else {}
     settings = Settings.resolve(preset, overrides={"weight_decay": 1e-5, **of_text})
     (tmp_path / "shown.toml").write_text(settings.to_toml(), encoding="utf-8")
     assert Settings.resolve("seed" if settings.data.kind == "language" else preset, tmp_path / "shown.toml") == settings
@@ -158,6 +159,7 @@ def test_what_does_not_go_together_is_refused(overrides: dict[str, object], mess
 def test_the_kind_is_that_of_the_task() -> None:
     assert [DataSettings(task).kind for task in get_args(TaskName)] == [
         "language",
+        "masked",
         "translation",
         "translation",
         "images",

@@ -22,7 +22,7 @@ from ... import _io
 from ...errors import DataError, RangeError
 from ...random import CORPUS, RandomKey, random_bits
 from ..sources import is_name
-from .files import MOST_BYTES, SUFFIXES, Look, images_below, import_extra, look_at, read_image
+from .files import MOST_BYTES, SUFFIXES, Look, images_below, import_extra, is_of_data, look_at, read_image
 
 __all__ = ["Images", "holds_images", "image_files", "load_images"]
 
@@ -283,7 +283,7 @@ def _left_out(folder: Path, files: Sequence[Path]) -> tuple[str, ...]:
 
 
 def _classes_of(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted(path for path in folder.iterdir() if path.is_dir() and is_of_data(path.name))
 
 
 def _bytes_of(file: Path) -> bytes:

@@ -20,7 +20,7 @@ import numpy as np
 from ... import _io
 from ...errors import DataError, MissingExtraError
 
-__all__ = ["SUFFIXES", "Look", "images_below", "import_extra", "look_at", "read_image"]
+__all__ = ["SUFFIXES", "Look", "images_below", "import_extra", "is_of_data", "look_at", "read_image"]
 
 SUFFIXES = (
     *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
@@ -52,11 +52,16 @@ def import_extra(module: str, package: str, what: str) -> Any:
         ) from error
 
 
+def is_of_data(folder: str) -> bool:
+    """Return whether a folder of this name may hold data: it is not hidden, nor what archives of macOS carry along."""
+    return not folder.startswith(".") and folder not in ("__MACOSX", "__pycache__")
+
+
 def images_below(folder: Path) -> Iterator[Path]:
     """Return the image files below a folder by their suffix, sorted by path, without hidden files."""
     found = []
     for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]  # os.walk enters those that stay
+        folders[:] = [name for name in folders if is_of_data(name)]  # os.walk enters those that stay
         found += [Path(parent, name) for name in names if not name.startswith(".")]
     images = (file for file in found if file.suffix.lower() in SUFFIXES)
     return iter(sorted(images, key=lambda file: file.relative_to(folder).parts))

@@ -18,7 +18,7 @@ import numpy as np
 from ... import _io
 from ...errors import CorpusError, RangeError
 from ...random import CORPUS, RandomKey, random_bits
-from ..sources import is_name
+from ..sources import is_name, refuse_twice, why_no_text
 from .dates import date_pairs
 
 __all__ = ["DATES", "Pair", "Pairs", "load_pairs"]
@@ -105,6 +105,7 @@ def load_pairs(sources: str | Path | Sequence[str | Path] = ()) -> Pairs:
         )
         return Pairs(DATES, (DATES,), training, held_out)
     files = [Path(os.path.abspath(source)) for source in listed]
+    refuse_twice("load_pairs", files)
     left_out: list[str] = []
     pairs = tuple(pair for file in files for pair in _read(file, left_out))
     if not pairs:
@@ -131,8 +132,8 @@ def _read(file: Path, left_out: list[str]) -> Iterator[Pair]:
         bad = error.start
     if bad >= 0:
         raise CorpusError(
-            f"load_pairs: pairs are UTF-8 text, but in line {raw.count(10, 0, bad) + 1} of {file} byte {bad} "
-            f"of the file is 0x{raw[bad]:02X}. Save the file as UTF-8."
+            f"load_pairs: pairs are UTF-8 text, which line {raw.count(10, 0, bad) + 1} of {file} is not "
+            f"({why_no_text(raw, bad)}). Save the file as UTF-8."
         )
     width = None  # columns of the first line, which all others must have
     for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):

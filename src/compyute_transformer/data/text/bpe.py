@@ -9,7 +9,9 @@ Radford et al., "Language models are unsupervised multitask learners" (2019).
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import DataError, RangeError, VocabularyError
-from .characters import checked_ids, read_json
+from .characters import check_text, checked_ids, read_json
 
 if TYPE_CHECKING:
     import tokenizers
@@ -28,6 +30,7 @@ BYTES = 256
 PIECE_LENGTH = 1 << 14  # characters; long enough that few pieces are needed, short enough to bound the memory
 PIECES_AT_ONCE = 32
 LONGEST_WORD = 256  # characters; a longer word is cut before training
+LONG = 2_000_000  # characters from which on the training takes seconds, and has a bar on a terminal
 LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
 # GPT-2's rule for cutting text into words looks ahead from white space. A single line end between two characters that
 # are not white space is a word of its own, so a cut after it changes no token.
@@ -69,10 +72,10 @@ class BytePairTokenizer:
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
             min_frequency=2,
-            show_progress=False,
+            show_progress=len(text) > LONG and sys.stderr is not None and sys.stderr.isatty(),
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         )
-        tokenizer.train_from_iterator(_training_pieces(text), trainer=trainer)
+        _interruptible(lambda: tokenizer.train_from_iterator(_training_pieces(text), trainer=trainer))
         return cls(tokenizer)
 
     @property
@@ -87,6 +90,7 @@ class BytePairTokenizer:
         the first token of a Llama. A special token spelt out in the text becomes that token's id.
         Raises VocabularyError for a lone surrogate, which has no UTF-8 bytes.
         """
+        check_text(text, "BytePairTokenizer.encode")
         _check_unicode(text, "BytePairTokenizer.encode")
         if add_special_tokens:
             return np.array(self._tokenizer.encode(text).ids, dtype=np.int32)
@@ -135,6 +139,27 @@ class BytePairTokenizer:
                 f"BytePairTokenizer.load: {path} must be a tokenizer.json of the tokenizers library, "
                 f"which reports: {str(error)[:300]}. Give the tokenizer.json that belongs to the model."
             ) from error
+
+
+def _interruptible(train: Callable[[], None]) -> None:
+    """Call a function of the tokenizers library, which hears no signal, so that Ctrl-C ends the wait for it."""
+    if threading.current_thread() is not threading.main_thread():  # which alone is sent signals
+        train()
+        return
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            train()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.1)
+    if errors:
+        raise errors[0]
 
 
 def _check_unicode(text: str, operation: str) -> None:

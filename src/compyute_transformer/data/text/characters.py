@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ... import _io
 from ...errors import DataError, DtypeError, RangeError, ShapeError, VocabularyError
 
-__all__ = ["CharacterTokenizer", "checked_ids", "read_json"]
+__all__ = ["CharacterTokenizer", "check_text", "checked_ids", "read_json"]
 
 FORMAT = "compyute-transformer/characters"
 VERSION = 1
@@ -56,6 +56,7 @@ class CharacterTokenizer:
 
     def encode(self, text: str) -> NDArray[np.int32]:
         """The ids of a text's characters: int32, shape (length,). Raises VocabularyError for an unknown character."""
+        check_text(text, "CharacterTokenizer.encode")
         ids: NDArray[np.int32] = self._ids[np.minimum(_code_points(text), len(self._ids) - 1)]
         if ids.size and ids.min() < 0:
             raise VocabularyError(self._describe_unknown(text, ids))
@@ -109,6 +110,12 @@ def _code_points(text: str) -> NDArray[np.uint32]:
 
 def _name(character: str) -> str:
     return f"{character!r} (U+{ord(character):04X})"
+
+
+def check_text(text: object, operation: str) -> None:
+    """Raise a DtypeError unless it is a text."""
+    if not isinstance(text, str):
+        raise DtypeError(f"{operation}: a text is a str, got {type(text).__name__}. Encode several one by one.")
 
 
 def checked_ids(ids: Sequence[int] | np.ndarray, vocab_size: int, operation: str) -> np.ndarray:

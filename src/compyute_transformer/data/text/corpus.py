@@ -9,7 +9,7 @@ text of a corpus depends only on its files, not on the order in which a file sys
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from glob import glob
@@ -19,7 +19,7 @@ from pathlib import Path
 from ... import _io
 from ...errors import CorpusError, DownloadError, RangeError
 from ..images.files import SUFFIXES
-from ..sources import Name, fixed_part, is_name, is_pattern
+from ..sources import Name, fixed_part, is_name, is_pattern, refuse_twice, why_no_text
 
 __all__ = ["Corpus", "load_corpus", "load_corpus_by_name"]
 
@@ -78,7 +78,10 @@ def load_corpus(sources: str | Path | Sequence[str | Path] = ()) -> Corpus:
     listed = [sources] if isinstance(sources, str | Path) else list(sources)
     given = [_known(source) for source in listed] or ["builtin"]
     left_out: list[str] = []
-    text = _join(text for source in given for text in _texts(source, left_out))
+    paths = [source for source in given if isinstance(source, Path)]
+    files = {path: _files(path) for path in paths}
+    refuse_twice("load_corpus", (file for path in paths for file in files[path]))
+    text = _join(text for source in given for text in _texts(source, files, left_out))
     if not text:
         raise CorpusError(
             f"load_corpus: a corpus has at least one character, but {_enumerate(given)} holds none. "
@@ -103,10 +106,10 @@ def _known(source: str | Path) -> str | Path:
     return str(source) if is_name(source, NAMED, "load_corpus") else Path(os.path.abspath(source))
 
 
-def _texts(source: str | Path, left_out: list[str]) -> list[str]:
+def _texts(source: str | Path, files_of: Mapping[Path, list[Path]], left_out: list[str]) -> list[str]:
     if isinstance(source, str):
         return [NAMED[source]()]
-    files = _files(source)
+    files = files_of[source]
     if not source.is_dir() and not is_pattern(source):
         return _read(files)
     texts = _read(files, left_out)
@@ -175,12 +178,10 @@ def _read(files: Sequence[Path], left_out: list[str] | None = None) -> list[str]
         try:
             text = raw.decode()
         except UnicodeDecodeError as error:
-            refused.append(
-                str(file) if left_out is not None else f"{file} (byte {error.start} is 0x{raw[error.start]:02X})"
-            )
+            refused.append(str(file) if left_out is not None else f"{file} ({why_no_text(raw, error.start)})")
             continue
         if "\0" in text:  # valid UTF-8, but the mark of a binary file, or of UTF-16
-            refused.append(str(file) if left_out is not None else f"{file} (byte {raw.index(0)} is 0x00)")
+            refused.append(str(file) if left_out is not None else f"{file} ({why_no_text(raw, raw.index(0))})")
             continue
         texts.append(text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n"))
     if left_out is not None:

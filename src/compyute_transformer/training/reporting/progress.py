@@ -75,6 +75,10 @@ class ProgressReporter:
             case Evaluated():
                 self.progress.update(self.task, validation=f"{event.validation_loss:.3f}")
 
+    def validating(self, done: int, total: int) -> None:
+        """Show in the bar how far a validation has come."""
+        self.progress.update(self.task, validation=f"{done / total:.0%} done")
+
     def interrupted(self, notice: str) -> bool:
         """Show a notice below the bar, and return whether there is a bar. Signal handlers call this: it only notes it.
 

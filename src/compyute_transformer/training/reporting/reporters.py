@@ -56,6 +56,12 @@ class Reporters:
         told = [each.interrupted(notice) for each in self.reporters if hasattr(each, "interrupted")]
         return any(told)
 
+    def validating(self, done: int, total: int) -> None:
+        """Tell those that can show it how far a validation has come, in batches."""
+        for each in self.reporters:
+            if hasattr(each, "validating"):
+                each.validating(done, total)
+
     def __init__(self, reporters: Sequence[Reporter] = ()) -> None:
         self.reporters = tuple(reporters)
 

@@ -348,7 +348,10 @@ def _changed(config: RunConfig, overrides: Mapping[str, object]) -> RunConfig:
             f"got {', '.join(overrides)}. Start a new run to change them."
         )
     rows = [settings.training.batch_size * settings.training.accumulation for settings in (before, after)]
-    if rows[0] != rows[1] and before.data.kind != "language":  # a text has no epochs, only random windows
+    if rows[0] != rows[1] and before.data.kind not in (
+        "language",
+        "masked",
+    ):  # a text has no epochs, only random windows
         raise ConfigError(
             f"resume_run: batch_size · accumulation must stay {rows[0]} in a run of {before.data.kind}, whose position "
             f"in the epoch is counted in batches, got {rows[1]}: some data would be seen twice, some not at all. "

@@ -67,6 +67,21 @@ LLAMA: Preset = {
     "training": NANO["training"],
 }
 
+# A small BERT in the size of nano, which predicts a seventh of the characters from both sides.
+BERT: Preset = {
+    "data": {"task": "masked", "tokenizer": "characters", "validation_fraction": 0.1},
+    "model": {
+        "architecture": "bert",
+        "context_length": 64,
+        "embed_dim": 128,
+        "num_heads": 4,
+        "num_layers": 4,
+        "dropout": 0.0,
+    },
+    "training": {name: value for name, value in NANO["training"].items() if name != "sample_prompt"}
+    | {"warmup": 200},  # a post-norm model
+}
+
 # nanoGPT's train_shakespeare_char with the sizes that its README gives for a CPU, except for the learning rate, which
 # is twice nanoGPT's 1e-3. On the whole validation split of tinyshakespeare the loss is 1.82, against 1.89 to 1.92 (four
 # seeds) at 1e-3.
@@ -278,6 +293,7 @@ PRESETS: dict[str, Preset] = {
     "seed": SEED,
     "vaswani": VASWANI,
     "llama": LLAMA,
+    "bert": BERT,
     "dates": DATES,
     "translation": TRANSLATION,
     "digits": DIGITS,
@@ -291,6 +307,7 @@ DESCRIPTIONS = {
     "seed": "text, the settings with which this project began",
     "vaswani": "text, the decoder of Vaswani et al. in the size of nano",
     "llama": "text, a Llama in the size of nano",
+    "bert": "text, a BERT in the size of nano, which predicts hidden characters",
     "dates": "made pairs, spelled-out dates into ISO form",
     "translation": "your pairs, trained as in Vaswani et al.",
     "digits": "scanned digits, a small vision transformer",

@@ -19,7 +19,7 @@ from .choices import check_ranges, require, setting
 
 __all__ = ["DataSettings", "ModelSettings", "TrainingSettings"]
 
-TaskName: TypeAlias = Literal["language", "translation", "dates", "images", "digits"]
+TaskName: TypeAlias = Literal["language", "masked", "translation", "dates", "images", "digits"]
 KIND_OF = {"dates": "translation", "digits": "images"}  # tasks that come with their own data
 if TYPE_CHECKING:
     Architecture: TypeAlias = str
@@ -29,7 +29,8 @@ else:
 MANY = 10**9  # the highest count of anything that is not kept in memory
 LARGEST = 10**11  # parameters
 OF_IMAGES = ("kind", ("images",))
-OF_TEXT = ("kind", ("language", "translation"))
+OF_GENERATION = ("kind", ("language", "translation"))
+OF_TEXT = ("kind", ("language", "masked", "translation"))
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,9 @@ class DataSettings:
 
     task: TaskName = setting(
         "language",
-        "What to learn: language (the next token of a text), translation (the target of a pair), dates (pairs made by "
-        "the library), images (the class of an image) or digits (scans of digits). Default: what DATA look like.",
+        "What to learn: language (the next token of a text), masked (hidden tokens of a text), translation (the target "
+        "of a pair), dates (pairs made by the library), images (the class of an image) or digits (scans of digits). "
+        "Default: what DATA look like.",
         "Data",
     )
     tokenizer: Literal["characters", "bpe"] = setting(
@@ -82,7 +84,7 @@ class DataSettings:
 
     @property
     def kind(self) -> str:
-        """The kind of task: "language", "translation" or "images"."""
+        """The kind of task: "language", "masked", "translation" or "images"."""
         return KIND_OF.get(self.task, self.task)
 
     def __post_init__(self) -> None:
@@ -287,7 +289,7 @@ class TrainingSettings:
         "Output",
         at_least=1,
         at_most=2**62,
-        only_with=("kind", ("language",)),
+        only_with=("kind", ("language", "masked")),
     )
     patience: int | None = setting(
         None,
@@ -311,9 +313,9 @@ class TrainingSettings:
         at_most=MANY,
         only_with=OF_TEXT,
     )
-    sample_prompt: str = setting("", "Text with which samples begin.", "Output", only_with=OF_TEXT)
+    sample_prompt: str = setting("", "Text with which samples begin.", "Output", only_with=OF_GENERATION)
     sample_tokens: int = setting(
-        200, "Length of samples, in tokens.", "Output", at_least=1, at_most=10**6, only_with=OF_TEXT
+        200, "Length of samples, in tokens.", "Output", at_least=1, at_most=10**6, only_with=OF_GENERATION
     )
     log_every: int = setting(10, "Log the training loss every this many steps.", "Output", at_least=1, at_most=MANY)
     seed: int = setting(

@@ -107,7 +107,8 @@ class Settings:
         for values in given.values():
             for key, value in values.items():
                 if key in idle and value:  # what is off already may be said to be off
-                    raise ConfigError(f"Settings: {key} has no effect {idle[key]}, got {value}. Leave it out.")
+                    other = ", or set task to what the data are" if idle[key].startswith("for the task") else ""
+                    raise ConfigError(f"Settings: {key} has no effect {idle[key]}, got {value}. Leave it out{other}.")
         if "warmup" in given.get("training", {}) and training.warmup > training.steps:
             raise ConfigError(
                 f"Settings: warmup must be at most steps, here {training.steps}, got {training.warmup}: the learning "

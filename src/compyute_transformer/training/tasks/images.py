@@ -16,6 +16,7 @@ from ...ops.loss import cross_entropy
 from ...parallel import shared
 from ..reporting.confusion import Confusion
 from ..settings.settings import Settings, TrainingSettings
+from ..watch import watched
 from .task import SupervisedTask, TaskEvaluation
 
 __all__ = ["IMAGES", "ImageTask", "Labeled", "evaluate_images"]
@@ -95,7 +96,8 @@ def evaluate_images(model: Any, encoder: ImageEncoder, images: Labeled, batch_si
         return nats, to_numpy(logits.argmax(axis=1)).tolist()
 
     with evaluating():
-        measured = shared(measure, ordered_batches(*images, batch_size, encoder.normalize))
+        batches = ordered_batches(*images, batch_size, encoder.normalize)
+        measured = shared(measure, watched(batches, -(-len(images.labels) // batch_size)))
     predicted = np.array([label for _, labels in measured for label in labels])
     confusion = Confusion.of(encoder.classes, images.labels, predicted)
     number = len(images.labels)

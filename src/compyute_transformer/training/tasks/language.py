@@ -109,7 +109,8 @@ def evaluate_language(
     length = model.config.context_length
     windows = chosen_windows(tokens, length, batch_size, len(tokens) if most is None else most, seed)
     predicted: list[np.ndarray] = []
-    loss, count = mean_loss(model, _noting_targets(windows, predicted))
+    number = min(-(-(len(tokens) - 1) // length), max(1, (len(tokens) if most is None else most) // length))
+    loss, count = mean_loss(model, _noting_targets(windows, predicted), -(-number // batch_size))
     characters = num_bytes = 0
     for targets in _joined(predicted, count == len(tokens) - 1):
         text = tokenizer.decode(targets)

@@ -18,6 +18,10 @@ def task_record(name: str) -> TaskRecord:
             from .translation import TRANSLATION
 
             return TRANSLATION
+        case "masked":
+            from .masked import MASKED
+
+            return MASKED
         case "images":
             from .images import IMAGES
 

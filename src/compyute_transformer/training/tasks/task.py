@@ -21,6 +21,7 @@ from ...nn.module import Module
 from ...ops.loss import cross_entropy, cross_entropy_backward, cross_entropy_forward
 from ...parallel import shared
 from ..settings.settings import Settings, TrainingSettings
+from ..watch import watched
 
 if TYPE_CHECKING:
     from ..reporting.confusion import Confusion
@@ -231,8 +232,11 @@ def split_batch(arrays: Sequence[Array], parts: int) -> Sequence[tuple[Part, flo
     return [(part, count / max(1, sum(scored))) for part, count in zip(cut, scored, strict=True)]
 
 
-def mean_loss(model: Module, batches: Iterable[Sequence[np.ndarray]]) -> tuple[float, int]:
-    """Return the mean cross-entropy in nats over batches (*inputs, targets), in `eval()`, and the number of targets."""
+def mean_loss(model: Module, batches: Iterable[Sequence[np.ndarray]], total: int) -> tuple[float, int]:
+    """Return the mean cross-entropy in nats over batches (*inputs, targets), in `eval()`, and the number of targets.
+
+    total: how many batches there are, for a bar.
+    """
 
     def measure(arrays: Sequence[np.ndarray]) -> tuple[float, int]:
         *inputs, targets = (to_device(array, model.device) for array in arrays)
@@ -240,6 +244,6 @@ def mean_loss(model: Module, batches: Iterable[Sequence[np.ndarray]]) -> tuple[f
         return scored * float(cross_entropy(model(*inputs), targets)), scored
 
     with evaluating():
-        measured = shared(measure, batches)
+        measured = shared(measure, watched(batches, total))
     count = sum(scored for _, scored in measured)
     return sum(nats for nats, _ in measured) / max(1, count), count

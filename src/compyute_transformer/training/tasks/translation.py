@@ -62,7 +62,8 @@ class TranslationTask(SupervisedTask):
         """
         if self._encoded is None:
             return {}
-        loss, tokens = mean_loss(self.model, pair_batches(self._encoded, self.settings.batch_size))
+        size = self.settings.batch_size
+        loss, tokens = mean_loss(self.model, pair_batches(self._encoded, size), -(-len(self._encoded) // size))
         chosen = self.validation[: TRANSLATED if self.batches.cursor else TRANSLATED_UNTRAINED]
         longest = int(self._encoded.target_lengths.max()) + MARGIN
         matched = exact_match(*_translations(self.model, self.tokenizer, chosen, longest))
@@ -100,7 +101,7 @@ def evaluate_translation(
     sacreBLEU is installed; tokens and pairs, the numbers that were evaluated. Raises as `EncodedPairs`.
     """
     encoded = EncodedPairs(pairs, tokenizer, model.config.context_length, "given")
-    loss, tokens = mean_loss(model, pair_batches(encoded, batch_size))
+    loss, tokens = mean_loss(model, pair_batches(encoded, batch_size), -(-len(encoded) // batch_size))
     translations, targets = _translations(model, tokenizer, pairs)
     scores = {"bleu": bleu(translations, targets), "chrf": chrf(translations, targets)} if has_sacrebleu() else {}
     return {

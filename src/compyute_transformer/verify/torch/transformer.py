@@ -18,18 +18,19 @@ Drop = Callable[[Tensor], Tensor]
 Heads = tuple[int, int]
 
 
-def sublayer(weights: Weights, name: str, x: Tensor, y: Tensor, drop: Drop) -> Tensor:
+def sublayer(weights: Weights, name: str, x: Tensor, y: Tensor, drop: Drop, eps: float = 1e-5) -> Tensor:
     """Return norm(x + dropout(y)), by the norm of the sublayer's name."""
-    return torch_norm(part(weights, f"{name}_norm"), x + drop(y))
+    return torch_norm(part(weights, f"{name}_norm"), x + drop(y), eps)
 
 
 def torch_post_norm_block(
-    weights: Weights, x: Tensor, heads: Heads, added: Tensor, drop: Drop, activation: Activation
+    weights: Weights, x: Tensor, heads: Heads, added: Tensor, drop: Drop, activation: Activation, eps: float = 1e-5
 ) -> Tensor:
     """Compute a post-norm block."""
     y, _ = torch_multi_head(part(weights, "attention"), x, x, heads, added, drop)
-    x = sublayer(weights, "attention", x, y, drop)
-    return sublayer(weights, "feed_forward", x, torch_feed_forward(part(weights, "feed_forward"), x, activation), drop)
+    x = sublayer(weights, "attention", x, y, drop, eps)
+    y = torch_feed_forward(part(weights, "feed_forward"), x, activation)
+    return sublayer(weights, "feed_forward", x, y, drop, eps)
 
 
 def torch_cross_block(
