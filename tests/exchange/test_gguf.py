@@ -248,12 +248,13 @@ def test_the_tokenizer_inside_encodes_as_the_one_it_was_made_of(tmp_path: Path) 
         {"tokenizer.ggml.merges": [1]},
         {"tokenizer.ggml.add_bos_token": 1},
         {"tokenizer.ggml.add_bos_token": 1, "tokenizer.ggml.bos_token_id": 9999},
+        {"tokenizer.ggml.add_bos_token": 1, "tokenizer.ggml.bos_token_id": tokens.index("$")},
     ):
         path.write_bytes(gguf(metadata | change, {}))
         with pytest.raises(DataError, match="does not hold together"):
             tokenizer_of(path)
-    path.write_bytes(gguf(metadata | {"tokenizer.ggml.add_bos_token": 1, "tokenizer.ggml.bos_token_id": 3}, {}))
-    assert tokenizer_of(path).encode("few", add_special_tokens=True).tolist() == [3, *tokenizer.encode("few")]
+    path.write_bytes(gguf(metadata | {"tokenizer.ggml.add_bos_token": 1, "tokenizer.ggml.bos_token_id": 5}, {}))
+    assert tokenizer_of(path).encode("few", add_special_tokens=True).tolist() == [5, *tokenizer.encode("few")]
     path.write_bytes(gguf(metadata | {"tokenizer.ggml.model": "llama"}, {}))
     with pytest.raises(DataError, match="kinds gpt-2, smollm, got 'llama'"):
         tokenizer_of(path)

@@ -71,7 +71,8 @@ def evaluate(
         terminal.note(f"confusion matrix: {picture}")
     if "exact_match" in result.metrics and "bleu" not in result.metrics:
         terminal.note("BLEU was left out: it needs sacreBLEU. pip install 'compyute-transformer[translation]'")
-    terminal.note(f"{run}, {checkpoint} checkpoint, {result.seconds:.1f} s")
+    part = ", on the validation part of the data that it was trained on" if result.own_data else ""
+    terminal.note(f"{run}, {checkpoint} checkpoint{part}, {result.seconds:.1f} s")
 
 
 def evaluate_pretrained(path: str, data: list[str], stride: int | None, opened: OpenedModel, json: bool) -> None:

@@ -332,8 +332,8 @@ def _add_first(tokenizer: "tokenizers.Tokenizer", first: int) -> None:
     from tokenizers import processors
 
     token = tokenizer.id_to_token(first)
-    if token is None:
-        raise ValueError(f"no token has the id {first!r} of the first one")
+    if token is None or set(token) & set("$: "):  # which mean something else in a template
+        raise ValueError(f"the first token, of the id {first!r}, is {token!r}")
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{token} $A", pair=f"{token} $A {token} $B", special_tokens=[(token, first)]
     )
