@@ -625,9 +625,12 @@ def test_our_errors_are_one_message(
     ("arguments", "message"),
     [
         (["train", "--step", "3"], "No such option: --step .*--steps"),
-        (["train", "--steps", "many"], "Invalid value for '--steps'"),
+        (["train", "--steps", "many"], "Invalid value for '--steps': it is a whole number"),
         (["train", "--clip", "much"], "Invalid value for '--clip'"),
-        (["train", "--decay", "slow"], "'slow' is not one of 'constant', 'linear', 'cosine'"),
+        (
+            ["train", "--decay", "slow"],
+            "'--decay': 'slow' is not one of 'constant', 'linear', 'cosine'",
+        ),
         (["generate", "RUN", "--checkpoint", "first"], "'first' is not one of 'best', 'last'"),
         (["generate"], "Missing argument 'MODEL'"),
         (["generat"], "No such command 'generat'. Did you mean 'generate'"),

@@ -12,6 +12,7 @@ import importlib
 import inspect
 import pickle
 import re
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ import pytest
 import compyute_transformer as ct
 from compyute_transformer import (
     data,
+    exchange,
     explain,
     generation,
     grading,
@@ -164,6 +166,18 @@ def traced(trace: Any) -> Any:
     return values(trace.logits), trace.loss, [op.name for op in trace.ops]
 
 
+@functools.cache
+def saved_model() -> Path:
+    """Return a directory with a GPT, in the layout of Hugging Face."""
+    folder = Path(tempfile.mkdtemp())
+    gpt().save_pretrained(folder)
+    return folder
+
+
+def pretrained() -> exchange.Pretrained:
+    return exchange.Pretrained(saved_model())
+
+
 def summed(total: Any) -> Any:
     for x in (1, 2, 4):
         total.add(np.full(3, x, np.float32))
@@ -227,6 +241,13 @@ EXAMPLES: dict[Any, Example] = {
     explain.Trace: Example(lambda: explain.trace(gpt(), IDS), traced),
     grading.Grade: Example(lambda: grading.Grade("gelu", ("forward",), 3, ("y",), (), True), values),
     generation.KeyValueCache: Example(cache, continued),
+    generation.Choice: Example(lambda: generation.Choice("a", -1.0, 0.5), values),
+    exchange.GenerationDefaults: Example(lambda: exchange.GenerationDefaults(generation.Sampling()), values),
+    exchange.ChatTemplate: Example(
+        lambda: exchange.ChatTemplate("{{ messages[0].content }}{{ eos }}", {"eos": "</s>"}),
+        lambda template: template.render([{"role": "user", "content": "hello"}]),
+    ),
+    exchange.Pretrained: Example(pretrained, lambda found: values(found.model)),
     generation.Sampling: Example(lambda: generation.Sampling(top_k=3, stop=("a",)), values),
     generation.TextStream: Example(
         lambda: generation.stream(gpt(), characters(), "ab", max_new_tokens=5), lambda made: ("".join(made), made.ids)

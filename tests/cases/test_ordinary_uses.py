@@ -16,6 +16,8 @@ import pytest
 import compyute_transformer as ct
 from compyute_transformer import data, generation, nn, ops, optim, training
 from compyute_transformer.errors import CompyuteError
+from compyute_transformer.training.run import checkpoint
+from compyute_transformer.training.tasks.registry import name_for
 from compyute_transformer.training.watch import watched, watching
 
 CONFIG = ct.GPTConfig(11, context_length=8, embed_dim=16, num_heads=2, num_layers=2)
@@ -271,3 +273,21 @@ def test_what_macos_puts_into_an_archive_is_no_class(tmp_path: Path) -> None:
         os.makedirs(tmp_path / Path(name).parent, exist_ok=True)
         image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / name)
     assert data.load_images(tmp_path).classes == ("cat", "dog")
+
+
+def test_a_link_that_leads_to_itself_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    assert name_for([str(tmp_path / "loop")], "nano") == "loop"
+    with pytest.raises(CompyuteError, match=r"there is no .*loop"):
+        data.load_corpus(tmp_path / "loop")
+
+
+def test_checkpoints_that_cannot_be_read_are_not_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resumption would begin anew, and cut the log to one line."""
+
+    def refuse(*_: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(CompyuteError, match=r"checkpoints must be readable.*Permission denied"):
+        checkpoint.steps(tmp_path)

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from command_helpers import TEXT, TINY
 
 from compyute_transformer import cli
 from compyute_transformer.data import CharacterTokenizer, load_tokenizer, train_tokenizer
-from compyute_transformer.errors import DataError
+from compyute_transformer.errors import DataError, DownloadError, MissingExtraError
 from compyute_transformer.exchange import (
+    AutoModel,
     ChatTemplate,
     Pretrained,
     chat,
@@ -22,7 +24,8 @@ from compyute_transformer.exchange import (
     read_tensors,
 )
 from compyute_transformer.exchange.embed import embed_ids
-from compyute_transformer.generation import Sampling, generate
+from compyute_transformer.exchange.hub import fetch, is_hub_name
+from compyute_transformer.generation import Sampling, evaluate_ids, generate
 from compyute_transformer.models import Bert, BertConfig, Llama, LlamaConfig
 from compyute_transformer.training import load_run
 from compyute_transformer.training.reporting.reporters import printable
@@ -291,3 +294,60 @@ def test_each_line_of_a_file_gets_a_vector(tmp_path: Path, capsys: pytest.Captur
     with pytest.raises(SystemExit) as left:
         cli.main(["embed", str(tmp_path), str(tmp_path / "lines.txt")])
     assert left.value.code == 2
+
+
+def test_a_published_model_is_evaluated_and_chooses(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "owl.txt").write_text(TEXT[:500])
+    run("eval", folder, tmp_path / "owl.txt", "--json", "--stride", 32)
+    found = json.loads(capsys.readouterr().out)
+    opened = Pretrained(folder)
+    expected = evaluate_ids(opened.model, opened.tokenizer, opened.encode(TEXT[:500]), stride=32)
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    run("generate", folder, "--prompt", "the owl", "--choices", "and,or", "--json")
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["text"] == answer["choices"][0]["text"]
+    assert sum(choice["probability"] for choice in answer["choices"]) == pytest.approx(1)
+    run("generate", folder, "--prompt", "the owl", "--choices", "and,or")
+    assert capsys.readouterr().out == answer["text"] + "\n"
+    for arguments in (
+        ("eval", folder),
+        ("generate", folder, "--choices", "a,b", "--top-k", "3"),
+    ):
+        with pytest.raises(SystemExit) as left:
+            cli.main([str(argument) for argument in arguments])
+        assert left.value.code == 2
+
+
+def test_a_name_is_fetched_and_a_mistyped_path_is_not(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def snapshot_download(name: str, allow_patterns: list[str]) -> str:
+        asked.append((name, allow_patterns))
+        if name == "some/none":
+            raise ConnectionError("no route\nto the host")
+        return str(folder)
+
+    library = ModuleType("huggingface_hub")
+    library.snapshot_download = snapshot_download  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "huggingface_hub", library)
+    monkeypatch.chdir(tmp_path)
+    fetch.cache_clear()
+    ids = np.arange(5)[None]
+    expected = AutoModel.from_pretrained(folder)(ids)
+    assert np.array_equal(AutoModel.from_pretrained("some/chatty")(ids), expected)
+    assert np.array_equal(Pretrained("some/chatty").model(ids), expected)
+    assert asked == [("some/chatty", ["*.json", "*.jinja", "*.safetensors", "*.txt"])]  # once
+    with pytest.raises(
+        DownloadError, match=r"some/none is no folder here, .* cannot be fetched: no route Give the path"
+    ):
+        AutoModel.from_pretrained("some/none")
+    (tmp_path / "runs").mkdir()
+    for name in ("runs/nano", "./some/chatty", "some/more/chatty", "../chatty", Path("some/chatty")):
+        assert not is_hub_name(name)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'compyute-transformer\[hub\]'"):
+        AutoModel.from_pretrained("some/other")

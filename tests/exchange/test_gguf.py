@@ -243,6 +243,18 @@ def test_the_tokenizer_inside_encodes_as_the_one_it_was_made_of(tmp_path: Path) 
     assert inside.encode(words).tolist() == tokenizer.encode(words).tolist()
     assert inside.encode("few<|end|>").tolist() == [*tokenizer.encode("few"), len(tokens)]
     assert inside.decode(inside.encode(words)) == words
+    for change in (
+        {"tokenizer.ggml.merges": ["no such"]},
+        {"tokenizer.ggml.merges": [1]},
+        {"tokenizer.ggml.add_bos_token": 1},
+        {"tokenizer.ggml.add_bos_token": 1, "tokenizer.ggml.bos_token_id": 9999},
+        {"tokenizer.ggml.add_bos_token": 1, "tokenizer.ggml.bos_token_id": tokens.index("$")},
+    ):
+        path.write_bytes(gguf(metadata | change, {}))
+        with pytest.raises(DataError, match="does not hold together"):
+            tokenizer_of(path)
+    path.write_bytes(gguf(metadata | {"tokenizer.ggml.add_bos_token": 1, "tokenizer.ggml.bos_token_id": 5}, {}))
+    assert tokenizer_of(path).encode("few", add_special_tokens=True).tolist() == [5, *tokenizer.encode("few")]
     path.write_bytes(gguf(metadata | {"tokenizer.ggml.model": "llama"}, {}))
     with pytest.raises(DataError, match="kinds gpt-2, smollm, got 'llama'"):
         tokenizer_of(path)
@@ -359,6 +371,7 @@ ONE = {"x": (F32, (2, 32), draw(2, 32).tobytes())}
         (b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 0), "names 1,152,921,504,606,846,976 tensors"),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1 << 62), "it ends at byte"),
         (gguf({"a": [1, 2]}, {})[:-40], "it ends at byte"),
+        (gguf({"a": [[1]]}, {}), "items of the type 9, which are neither texts nor numbers"),
         (gguf({"general.alignment": 0}, ONE), "general.alignment is 0"),
         (gguf({}, {"x": (4, (2, 32), b"")}), "has the type 4; those that are read are F32, F16, Q4_0"),
         (gguf({}, {"x": (Q8_0, (2, 31), b"")}), "of Q8_0 has the shape"),
@@ -371,6 +384,16 @@ def test_a_bad_file_is_refused_in_words(data: bytes, words: str, tmp_path: Path)
     (tmp_path / "file.gguf").write_bytes(data)
     with pytest.raises(DataError, match=f"^read_gguf: .*{words}"):
         read_gguf(tmp_path / "file.gguf")
+
+
+def test_lists_of_metadata_are_texts_or_numbers(tmp_path: Path) -> None:
+    (tmp_path / "file.gguf").write_bytes(gguf({"a": [1, 70000], "b": [0.5, -2.0], "c": ["x", "yz"]}, {}))
+    metadata = read_gguf(tmp_path / "file.gguf").metadata
+    assert {name: list(values) for name, values in metadata.items()} == {
+        "a": [1, 70000],
+        "b": [0.5, -2.0],
+        "c": ["x", "yz"],
+    }
 
 
 def test_mutated_files_are_read_or_refused_and_nothing_else(tmp_path: Path) -> None:

@@ -221,17 +221,20 @@ def _parse(text: str) -> ast.FunctionDef:
 class OtherHand(ast.NodeTransformer):
     """Variables renamed, but for arguments, which callers may name; `b * a` for `a * b`; `x ** 2` for `x * x`."""
 
+    variables: set[str] | None = None
+
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
-        """Find the variables, then rewrite what is below."""
-        arguments = {argument.arg for argument in ast.walk(node) if isinstance(argument, ast.arg)}
-        stored = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-        self.variables = stored - arguments
+        """Find the variables, also those of a function within, which reads those around it; rewrite what is below."""
+        if self.variables is None:
+            arguments = {argument.arg for argument in ast.walk(node) if isinstance(argument, ast.arg)}
+            stored = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+            self.variables = stored - arguments
         self.generic_visit(node)
         return node
 
     def visit_Name(self, node: ast.Name) -> ast.Name:
         """Rename a variable."""
-        return ast.Name(f"_{node.id}", node.ctx) if node.id in self.variables else node
+        return ast.Name(f"_{node.id}", node.ctx) if node.id in (self.variables or ()) else node
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.BinOp:
         """Turn a sum or a product around, to the last bit the same, or write it as a power."""

@@ -20,6 +20,7 @@ from compyute_transformer.verify import models, modules, ops
 from compyute_transformer.verify.kernels import compare_kernel
 from compyute_transformer.verify.ops import check_case, compare
 from compyute_transformer.verify.result import Label
+from compyute_transformer.verify.torch.base import one_thread
 
 from .attention_properties import attention_properties
 from .model_properties import model_properties
@@ -81,7 +82,7 @@ def make_suite() -> Iterator[Check]:
     for module in modules.subjects(seed=0):
         yield Check("slopes", str(module.label), module.by_slopes)
         yield Check("linearity", str(module.label), module.by_linearity)
-        yield Check("torch", str(module.label), module.by_torch)
+        yield Check("torch", str(module.label), partial(_beside_torch, module))
     for model in models.subjects(seed=0):
         yield from _of_model(model)
     for name, hold in all_properties():
@@ -125,7 +126,14 @@ def _of_model(subject: models.ModelSubject) -> Iterator[Check]:
     yield Check("adjoint", f"{name} [{case}]", subject.by_adjoint)
     yield Check("implementations", f"{name} [{case}]", subject.by_implementations)
     if subject.torch_missing is None:
-        yield Check("torch", f"{name} [{case}]", subject.by_torch)
+        yield Check("torch", f"{name} [{case}]", partial(_beside_torch, subject))
+
+
+def _beside_torch(subject: modules.ModuleSubject | models.ModelSubject) -> Iterator[Any]:
+    """Compare the references in every dtype: `by_torch` runs kernels too, which nobody mutates."""
+    for dtype, _ in subject.torch_runs:
+        with one_thread():
+            yield from subject.beside_torch(dtype)
 
 
 def _held(subject: ops.OpSubject, check: Callable[[], Iterable[Any]]) -> Iterator[Any]:

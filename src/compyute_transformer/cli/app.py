@@ -80,6 +80,26 @@ class Commands(TyperGroup):
         except BrokenPipeError as gone:
             terminal.stop_output()
             raise typer.Exit(terminal.BROKEN_PIPE) from gone
+        except Exception as error:
+            if isinstance(message := getattr(error, "message", None), str):
+                error.message = in_our_words(message)  # type: ignore[attr-defined]
+            raise
+
+
+# What the library that reads the command line says of values, and what is said here.
+SENTENCES = {
+    "Input should be a valid integer, unable to parse string as an integer": "it is a whole number.",
+    "Input should be a valid number, unable to parse string as a number": "it is a number.",
+    "Input should be": "it must be",
+    "Value error, ": "",
+}
+
+
+def in_our_words(message: str) -> str:
+    """Return a message about the command line without the sentences of the library that reads it."""
+    for theirs, ours in SENTENCES.items():
+        message = message.replace(theirs, ours)
+    return message
 
 
 app = typer.Typer(

@@ -1,5 +1,6 @@
 """`compyute convert`: write a model in the files of another program."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -48,7 +49,7 @@ def convert(
             raise typer.BadParameter(f"OUT is a new file, got {target}, which there is.")
     elif target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise typer.BadParameter(f"OUT is a new or an empty folder, lest files of two models mix, got {target}.")
-    if target.resolve().is_relative_to(Path(source).resolve()):
+    if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(source)):
         raise typer.BadParameter("OUT lies inside IN: choose another folder.")
     if is_pretrained(model_path(source)):
         if checkpoint != "best":

@@ -6,13 +6,14 @@ from typing import Annotated, Any
 import typer
 
 from . import terminal
-from .options import Checkpoint, Json, Kernels, OnDevice, RunFolder
+from .models import ModelPath, OpenedModel, open_model
+from .options import Checkpoint, Json, Kernels, OnDevice
 
 __all__ = ["evaluate"]
 
 
 def evaluate(
-    run: RunFolder,
+    run: ModelPath,
     text: Annotated[
         list[str] | None,
         typer.Argument(
@@ -23,17 +24,34 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE.png", help="Draw the confusion matrix of an image classifier as a picture."),
     ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(
+            help="Of a published model: tokens by which its window moves over the text; fewer give each token more "
+            "context, and take longer. Default: half a window."
+        ),
+    ] = None,
     checkpoint: Checkpoint = "best",
     device: OnDevice = "cpu",
     kernels: Kernels = "auto",
     json: Json = False,
 ) -> None:
-    """Evaluate a trained model on held-out data."""
+    """Evaluate a trained model on held-out data.
+
+    Of a published model: the perplexity of the text, in overlapping windows.
+    """
     with terminal.loading():
         from ..dispatch import use_kernels
+        from ..exchange import is_pretrained, model_path
         from ..training import evaluate_run
         from ..training.reporting.reporters import describe_metrics
 
+    if is_pretrained(model_path(run)):
+        with use_kernels(kernels):
+            evaluate_pretrained(run, text or [], stride, open_model(run, checkpoint, device), json)
+        return
+    if stride is not None:
+        raise typer.BadParameter("--stride is for published models; a run is evaluated in windows side by side.")
     with use_kernels(kernels), terminal.bar("evaluated"):
         result = evaluate_run(run, text or (), checkpoint, device)
     if picture is not None:
@@ -53,4 +71,25 @@ def evaluate(
         terminal.note(f"confusion matrix: {picture}")
     if "exact_match" in result.metrics and "bleu" not in result.metrics:
         terminal.note("BLEU was left out: it needs sacreBLEU. pip install 'compyute-transformer[translation]'")
-    terminal.note(f"{run}, {checkpoint} checkpoint, {result.seconds:.1f} s")
+    part = ", on the validation part of the data that it was trained on" if result.own_data else ""
+    terminal.note(f"{run}, {checkpoint} checkpoint{part}, {result.seconds:.1f} s")
+
+
+def evaluate_pretrained(path: str, data: list[str], stride: int | None, opened: OpenedModel, json: bool) -> None:
+    """Print the perplexity of texts to a published model."""
+    from time import perf_counter
+
+    from ..data import load_corpus
+    from ..generation import evaluate_ids
+    from ..training.reporting.reporters import describe_metrics
+
+    if opened.kind != "language" or not data:
+        raise typer.BadParameter("a published language model is evaluated on texts: compyute eval MODEL FILE")
+    began, ids = perf_counter(), opened.encode(load_corpus(data).text)
+    metrics = evaluate_ids(opened.model, opened.tokenizer, ids, stride=stride)
+    seconds = perf_counter() - began
+    if json:
+        terminal.print_json({"run": path} | metrics | {"seconds": seconds})
+        return
+    terminal.show(f"{describe_metrics(metrics)}\n")
+    terminal.note(f"{path}, {seconds:.1f} s")

@@ -54,6 +54,12 @@ class Request:
         float | None,
         typer.Option(help="Translation, with --beam: how much longer translations are favored. Default: 0.6."),
     ] = None
+    choices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,...", help="Print the most probable of these continuations, and how probable each is."
+        ),
+    ] = None
     attention: Annotated[
         Path | None,
         typer.Option(
@@ -99,6 +105,9 @@ def generate(request: Request, **sampling: Any) -> None:
             prompt = prompt.strip()
             check_translation(prompt, chosen, search)
         job = Job(request, loaded, prompt)
+        if request.choices is not None:
+            pick(job, {**chosen, **search})
+            return
         if kind == "translation" and not chosen:
             translate_by_search(job)
             return
@@ -145,6 +154,22 @@ def check_translation(prompt: str, sampling: Collection[str], search: "dict[str,
             )
     if "length_penalty" in search and search.get("beam", 1) == 1:
         raise typer.BadParameter("--length-penalty compares the hypotheses of a beam search: give --beam 4, say.")
+
+
+def pick(job: Job, given: Collection[str]) -> None:
+    """Print the most probable of some continuations."""
+    from ..generation import choose
+
+    if job.loaded.kind != "language" or given:
+        raise typer.BadParameter("--choices compares continuations by a language model, without options of generation.")
+    texts = [unescape(text) for text in (job.request.choices or "").split(",")]
+    found = choose(job.loaded.model, job.loaded.tokenizer, job.loaded.encode(job.prompt) or job.prompt, texts)
+    if job.request.json:
+        rows = [choice._asdict() for choice in found]
+        terminal.print_json({"run": job.request.run, "prompt": job.prompt, "text": found[0].text, "choices": rows})
+        return
+    terminal.show(f"{found[0].text}\n")
+    terminal.note(", ".join(f"{choice.text} {choice.probability:.1%}" for choice in found))
 
 
 def write(job: Job, sampling: Sampling, options: "dict[str, Any]") -> None:

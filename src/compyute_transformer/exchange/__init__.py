@@ -9,6 +9,7 @@ training_files  files of nanoGPT and Compyute; pickles, which reads them without
 tokenizer      tokenizers of ours as files of theirs
 chat           chat templates, in a sandbox
 generation     generation_config.json
+hub            models by their name, fetched by huggingface_hub
 embed          sentence embeddings
 complete       a model with its tokenizer, its defaults of generation and its chat template
 """

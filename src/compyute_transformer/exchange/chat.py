@@ -45,6 +45,10 @@ class ChatTemplate:
                 f"ChatTemplate: the model's chat template is no Jinja template: {_short(error)}."
             ) from error
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle the source: Jinja's compiled template cannot be."""
+        return type(self), (self.source, self.texts)
+
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True, **variables: Any) -> str:
         """Return the text of a conversation.
 

@@ -26,6 +26,7 @@ from .embed import embed_ids, pooling_of
 from .generation import GenerationDefaults, generation_defaults
 from .gguf import read_gguf, tokenizer_of
 from .gguf_write import save_gguf
+from .hub import fetch, is_hub_name
 from .pretrained import CONFIG, TOKENIZER, load_pretrained, save_pretrained
 from .training_files import read_meta
 
@@ -44,12 +45,14 @@ WEIGHTS = (
 
 
 def model_path(name: str | Path) -> Path:
-    """Return the path of a model, of which a name may be that of an installed Python package with a model inside.
+    """Return the path of a model. A name that is none may be a package with a model inside, or a model to be fetched.
 
     Raises:
-        DataError: the package holds several models.
+        DataError: the package holds several models. What `hub.fetch` raises for "owner/name".
     """
     path = Path(name)
+    if is_hub_name(name):
+        return fetch(str(name))
     if path.exists() or not str(name).isidentifier():
         return path
     spec = find_spec(str(name))  # of a name without a dot, nothing is imported for it

@@ -13,6 +13,8 @@ Source: the description of the format in ggml.
 """
 
 import struct
+import sys
+from array import array
 from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
@@ -54,7 +56,8 @@ class Gguf(Mapping[str, Array]):
         kind, shape, start = self._entries[name]
         count = prod(shape) // kind.block
         blocks = np.array(self._data[start : start + count * kind.size]).reshape(count, kind.size)
-        return kind.decode(blocks).reshape(shape)
+        with np.errstate(invalid="ignore", over="ignore"):  # a damaged scale: infinity times zero is NaN
+            return kind.decode(blocks).reshape(shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -92,15 +95,22 @@ class Cursor:
         """Return the next text."""
         return self.take(self.number("Q")).decode("utf-8", errors="surrogateescape")
 
-    def value(self, kind: int, depth: int = 0) -> Any:
-        """Return the next value of metadata."""
+    def value(self, kind: int) -> Any:
+        """Return the next value of metadata; numbers of a list as an `array`, in which they take no more memory."""
         if kind == TEXT:
             return self.text()
-        if kind == LIST and depth < 2:
+        if kind == LIST:
             inner, count = self.number("I"), self.number("Q")
             if count > min(MOST_ITEMS, self.data.size - self.at):
                 raise ValueError(f"a list has {count:,} items, more than are left of the file")
-            return [self.value(inner, depth + 1) for _ in range(count)]
+            if inner == TEXT:
+                return [self.text() for _ in range(count)]
+            if inner not in NUMBERS:
+                raise ValueError(f"a list has items of the type {inner}, which are neither texts nor numbers")
+            numbers = array(NUMBERS[inner].replace("?", "B"), self.take(count * struct.calcsize("<" + NUMBERS[inner])))
+            if sys.byteorder == "big":
+                numbers.byteswap()
+            return numbers
         if kind not in NUMBERS:
             raise ValueError(f"a value has the type {kind}, which the format does not have")
         return self.number(NUMBERS[kind])
@@ -296,7 +306,9 @@ def tokenizer_of(path: str | Path) -> BytePairTokenizer:
         if metadata.get("tokenizer.ggml.add_bos_token"):
             _add_first(tokenizer, metadata["tokenizer.ggml.bos_token_id"])
         return BytePairTokenizer(tokenizer)
-    except (ValueError, TypeError, KeyError) as error:
+    except BaseException as error:  # the library raises plain exceptions, and a panic of it is not even one
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         raise DataError(f"tokenizer_of: the tokenizer in {path} does not hold together: {str(error)[:300]}.") from error
 
 
@@ -320,8 +332,8 @@ def _add_first(tokenizer: "tokenizers.Tokenizer", first: int) -> None:
     from tokenizers import processors
 
     token = tokenizer.id_to_token(first)
-    if token is None:
-        raise ValueError(f"no token has the id {first!r} of the first one")
+    if token is None or set(token) & set("$: "):  # which mean something else in a template
+        raise ValueError(f"the first token, of the id {first!r}, is {token!r}")
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{token} $A", pair=f"{token} $A {token} $B", special_tokens=[(token, first)]
     )

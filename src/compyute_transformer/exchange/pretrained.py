@@ -23,6 +23,7 @@ from ..models.registry import record_of
 from ..nn import init
 from .configurations import from_hugging_face, to_hugging_face
 from .gguf import HuggingFaceView, hugging_face_values, read_gguf
+from .hub import fetch, is_hub_name
 from .names import Family, Piece, family_of
 from .tensors import as_floats, read_tensors, write_tensors
 from .tokenizer import save_tokenizer
@@ -47,7 +48,7 @@ def load_pretrained(folder: str | Path, kind: type[Model] = Model, *, dtype: Any
     """Return the model of a Hugging Face directory, a GGUF file, or a file of nanoGPT or Compyute, in `eval()`.
 
     folder: holds config.json and model.safetensors, or shards and their index; or is a file that ends in .gguf, or
-    another one, see `training_files`.
+    another one, see `training_files`; or the name "owner/name" of a model that huggingface_hub fetches.
     kind: the class it must be. dtype: of the parameters; None means float64 where the file has float64, and float32
     else. options: fields of the configuration that are set to other values, such as attn_implementation or
     context_length; dropout is 0 unless given.
@@ -56,7 +57,7 @@ def load_pretrained(folder: str | Path, kind: type[Model] = Model, *, dtype: Any
         DataError: a file is missing or breaks its format. ConfigError: an architecture or an option that our models do
         not have. StateError: with every tensor that is missing, unexpected or of another shape.
     """
-    folder = Path(folder)
+    folder = fetch(str(folder)) if is_hub_name(folder) else Path(folder)
     if folder.is_file() and folder.suffix != ".gguf":
         model = assembled(*read_training_file(folder, **options), dtype)
         _check_kind(type(model), kind, folder)

@@ -165,8 +165,8 @@ def _streams(traced: Trace) -> list[tuple[str, np.ndarray]]:
 
 
 def _reader(traced: Trace, last: np.ndarray | None) -> Callable[[np.ndarray], np.ndarray] | None:
-    """Return what turns a stream into logits: the model's norm and head, verified on the last stream."""
-    head = getattr(traced.model, "head", None)
+    """Return what turns a stream into logits, compared on the last one: `predict` of the model, or norm and head."""
+    head, predict = getattr(traced.model, "head", None), getattr(traced.model, "predict", None)
     norm = getattr(traced.model, "norm", None)
     if head is None or last is None:
         return None
@@ -174,6 +174,8 @@ def _reader(traced: Trace, last: np.ndarray | None) -> Callable[[np.ndarray], np
     def read(stream: np.ndarray) -> np.ndarray:
         x = stream if traced.logits.ndim == 3 else stream[:, 0]
         with evaluating(), use_kernels("reference"):
+            if predict is not None:
+                return np.asarray(predict(x))
             return np.asarray(head(x if norm is None else norm(x)))
 
     logits = read(last)

@@ -8,6 +8,7 @@ detokenize     tokens to text: whole characters, and nothing of a stop text
 text           a prompt is read, then token follows token
 ids            the same on arrays of ids
 batch          several prompts at once
+likelihood     how probable a text is: perplexity, and the best of several continuations
 beam           which hypotheses are kept, and which is the best
 translation    translations by greedy search, beam search or sampling
 attention      the attention weights of a model, as arrays
@@ -20,19 +21,24 @@ from .batch import generate_batch
 from .cache import KeyValueCache
 from .decode import prefill, step
 from .ids import generate_ids
+from .likelihood import Choice, choose, evaluate_ids, log_likelihoods
 from .sampling import Sampling, probabilities, sample
 from .text import TextStream, generate, stream
 from .translation import Translation, stream_translation, translate
 
 __all__ = [
+    "Choice",
     "KeyValueCache",
     "Sampling",
     "TextStream",
     "Translation",
     "attention_maps",
+    "choose",
+    "evaluate_ids",
     "generate",
     "generate_batch",
     "generate_ids",
+    "log_likelihoods",
     "named_attention_maps",
     "prefill",
     "probabilities",

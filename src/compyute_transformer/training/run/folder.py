@@ -76,13 +76,15 @@ class LoadedRun:
 class Evaluation:
     """How good a model is on data it was not trained on, and how long the evaluation took.
 
-    metrics, confusion: see `TaskEvaluation`. step: of the checkpoint that was evaluated.
+    metrics, confusion: see `TaskEvaluation`. step: of the checkpoint that was evaluated. own_data: whether the data are
+    those that the run was trained on; then it is their validation part.
     """
 
     metrics: dict[str, float]
     confusion: "Confusion | None"
     seconds: float
     step: int = 0
+    own_data: bool = False
 
 
 def start_run(
@@ -242,8 +244,9 @@ def evaluate_run(
     run = load_run(folder, which, device)
     record = run.config.record
     data = record.load(sources) if sources else reload_data(folder, run.config)
-    found = record.evaluate(run.model, run.encoder, data, run.settings, whole=data.sha256 != run.config.sha256)
-    return Evaluation(found.metrics, found.confusion, perf_counter() - began, run.step)
+    own = data.sha256 == run.config.sha256
+    found = record.evaluate(run.model, run.encoder, data, run.settings, whole=not own)
+    return Evaluation(found.metrics, found.confusion, perf_counter() - began, run.step, own)
 
 
 def unused_name(parent: str | Path, base: str) -> Path:

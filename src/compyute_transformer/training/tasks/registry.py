@@ -1,5 +1,6 @@
 """Registry: find the record of a task by name, and a preset and a name for a run by what the data look like."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,5 +65,5 @@ def name_for(sources: Sequence[str], preset: str) -> str:
     """Return the default name of a run: its first file without the suffix, or its folder; else its preset."""
     if not sources:
         return preset
-    first = fixed_part(sources[0]).resolve()
+    first = Path(os.path.abspath(fixed_part(sources[0])))  # a link that leads to itself has a name too
     return (first.name if first.is_dir() else first.stem) or preset
