@@ -1,10 +1,14 @@
 """Rewrites that preserve behavior are other code, and accepted."""
 
+import numpy as np
 import pytest
 from mutation_helpers import TARGETS
 
+from compyute_transformer.dispatch import use_kernels
+from compyute_transformer.nn import MultiHeadAttention, RotaryPosition
 from mutation.evaluator import Evaluator
 from mutation.rewrites import REWRITES, make_rewrites
+from mutation.sources import planted
 
 
 def test_rewrites_are_other_code_and_are_accepted(evaluator: Evaluator) -> None:
@@ -21,3 +25,15 @@ def test_a_rewrite_of_what_is_not_there_is_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(REWRITES, "relu_forward", {"nothing": (("no such thing", "x"),)})
     with pytest.raises(ValueError, match="relu_forward: a rewrite replaces 'no such thing', found 0 times"):
         list(make_rewrites([TARGETS["relu_forward"]]))
+
+
+def test_a_rewrite_renames_variables_in_a_function_within_too() -> None:
+    target = TARGETS["MultiHeadAttention._attend_backward"]
+    module, x = MultiHeadAttention(8, 2, rotary=RotaryPosition(4)), np.ones((1, 3, 8), np.float32)
+    with use_kernels("reference"):
+        module(x)
+        right, _ = module.backward(x)
+        for rewrite in make_rewrites([target]):
+            module(x)
+            with planted(target, rewrite.code):
+                assert np.array_equal(module.backward(x)[0], right), rewrite.what

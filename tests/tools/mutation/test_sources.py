@@ -8,7 +8,7 @@ from mutation_helpers import TARGETS, broken, find, kinds_of
 
 from compyute_transformer import models, nn
 from compyute_transformer.dispatch import Dispatched, use_kernels
-from compyute_transformer.nn import Linear
+from compyute_transformer.nn import Linear, RotaryPosition
 from compyute_transformer.ops.position import sinusoids
 from compyute_transformer.verify.registry import REGISTRY
 from mutation.make import Mutant
@@ -59,6 +59,15 @@ def test_a_cache_forgets_what_a_planted_reference_computed() -> None:
     with planted(target, broken(target)):
         assert not sinusoids(5, 4).any()
     assert np.array_equal(sinusoids(5, 4), right)
+
+
+def test_a_cache_around_another_function_that_calls_it_forgets_too() -> None:
+    target, module, x = TARGETS["rotary_frequencies"], RotaryPosition(4).eval(), np.ones((1, 1, 3, 4), np.float32)
+    with use_kernels("reference"):
+        right = module(x)
+        with planted(target, broken(target)):
+            assert np.array_equal(module(x), x), "with frequencies of zero nothing is turned"
+        assert np.array_equal(module(x), right)
 
 
 def test_defaults_are_planted_too(mutants: list[Mutant]) -> None:
