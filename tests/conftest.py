@@ -8,23 +8,28 @@ A test that takes `op` and `case` runs once for each case of the registry.
 
 A check that needs a GPU (marker `gpu`) is left out where there is none, and the last line says how many were.
 
+Threads without work sleep early, as under the command `compyute`; processes that tests start inherit it.
+
 Ctrl-C is heard also where a shell takes it away from what it starts in the background (`nohup scripts/test &`).
 """
 
 import signal
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
-import jaxtyping
 import pytest
+
+from compyute_transformer.threads import configure_threads
 
 CHECKED = "compyute_transformer.ops"
 NOT_RUN = pytest.StashKey[int]()
 
 if CHECKED in sys.modules:
     raise pytest.UsageError(f"{CHECKED} was imported before its annotations could be enforced.")
-jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
+configure_threads()  # test processes share the cores: threads that wait for work would take them from each other
+import_module("jaxtyping").install_import_hook(CHECKED, "beartype.beartype")  # which imports NumPy, so it comes second
 
 
 def pytest_configure() -> None:
@@ -35,10 +40,11 @@ def pytest_configure() -> None:
 @pytest.fixture
 def validation_only() -> Iterator[None]:
     """As at run time: only the checks at the validation of the ops refuse wrong input, not the annotations."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
+    config = import_module("jaxtyping").config
+    before = config.jaxtyping_disable
+    config.update("jaxtyping_disable", True)
     yield
-    jaxtyping.config.update("jaxtyping_disable", before)
+    config.update("jaxtyping_disable", before)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -19,7 +19,7 @@ from compyute_transformer.training.settings.settings import TrainingSettings
 
 MPIEXEC = find_mpiexec()
 COMMAND = (sys.executable, "-m", "compyute_transformer", "train")
-QUICK = ("--kernels=reference", "--steps=6", "--eval-every=3", "--dropout=0.2", "--clip=0.5", "--threads=1")
+QUICK = ("--kernels=reference", "--steps=6", "--dropout=0.2", "--clip=0.5", "--threads=1")
 CLOCK = ("seconds", "rate")
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="MPICH has no package for Windows")
@@ -49,10 +49,11 @@ def text(tmp_path: Path) -> str:
     return "text.txt"
 
 
+SMALL = ("--batch-size=8", "--leaves=4", "--embed-dim=16", "--num-heads=2", "--num-layers=1", "--eval-every=6")
 TASKS = {
-    "text": ("text.txt", *TINY, "--accumulation=2", "--leaves=2"),
-    "pairs": ("--task=dates", "--batch-size=8", "--leaves=4", "--embed-dim=16", "--num-heads=2", "--num-layers=1"),
-    "images": ("--task=digits", "--batch-size=8", "--leaves=4", "--embed-dim=16", "--num-heads=2", "--num-layers=1"),
+    "text": ("text.txt", *TINY, "--accumulation=2", "--leaves=2", "--eval-every=3"),
+    "pairs": ("--task=dates", *SMALL),
+    "images": ("--task=digits", *SMALL),
 }
 
 

@@ -3,12 +3,14 @@
 embedded    the gradient that a model returns is that of the vectors its embedding gave, or that were given instead
 start       positions begin at 0 where no start is given
 padding     positions count from the first token of a row
+headless    Bert without a head returns the vectors of its last block, and goes back from there
 record      attention weights and hidden states on request are those of the forward, which they leave as it is
 attention   an attention of another class tells its weights, or is refused
 observe     observers see what runs within their block, and nothing after it
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -52,6 +54,7 @@ def model_properties() -> Iterator[Property]:
         yield f"start models.{record.model.__name__}", partial(_start, record)
         yield f"record models.{record.model.__name__}", partial(_record, record)
     yield "padding", _padding
+    yield "headless models.Bert", _headless
     yield "attention", _attention
     yield "observe", _observe
 
@@ -121,6 +124,28 @@ def _padding() -> Iterator[Result]:
             for t in range(9):
                 wanted = position(x[row : row + 1, t : t + 1], max(t + 3 - padding, 0))[0, 0]
                 yield measured(type(position).__name__, "", "padded", relative_error(found[row, t], wanted), SAME)
+
+
+def _headless() -> Iterator[Result]:
+    record = MODELS["bert"]
+    config = replace(record.small_configs()["plain"], masked_head=False)
+    model = record.model(config, 1).to(dtype=np.float64)
+    randomize(model)
+    inputs, rng, weights = (
+        record.batch(config, np.random.default_rng(5), 2)[0],
+        np.random.default_rng(5),
+        model.flat.data,
+    )
+    y = model(*inputs)
+    dy, direction = cotangent(y), rng.normal(size=weights.shape)
+    model.backward(dy)
+    slope, values = (model.flat.grad * direction).sum(), []
+    for step in (1e-6, -2e-6):
+        weights += step * direction
+        values.append((model.eval()(*inputs) * dy).sum())
+    error = abs(slope - (values[0] - values[1]) / 2e-6) / abs(slope)
+    yield check_that("models.Bert", "vectors (B, T, C)", y.shape == (*inputs[0].shape, config.embed_dim))
+    yield measured("models.Bert", "without a head", "slope", error, 1e-6)
 
 
 def _record(record: ModelRecord) -> Iterator[Result]:

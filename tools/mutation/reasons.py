@@ -69,6 +69,12 @@ REASONS: dict[str, tuple[tuple[str, str, str], ...]] = {
     "small integers are exact, and become float64 in the next operation": (
         ("_sinusoids_float64", "np.arange(0, width, 2, dtype=np.float64)", "np.arange(0, width, 2)"),
         ("_sinusoids_float64", "np.arange(length, dtype=np.float64)", "np.arange(length)"),
+        ("rotary_frequencies", "np.arange(0, width, 2, dtype=np.float64)", "np.arange(0, width, 2)"),
+        (
+            "rotary_tables",
+            "np.arange(start, start + length, dtype=np.float64)",
+            "np.arange(start, start + length)",
+        ),
     ),
     "axes that stay beside each other are laid flat together again, whichever is named first": (
         (
@@ -174,6 +180,11 @@ REASONS: dict[str, tuple[tuple[str, str, str], ...]] = {
             "_kept_by_llama3",
             "np.clip((turns - low) / (high - low), 0.0, 1.0)",
             "np.clip(0.0, (turns - low) / (high - low), 1.0)",
+        ),
+        (
+            "_kept_by_yarn",
+            "np.clip((np.arange(width // 2) - start) / (end - start), 0.0, 1.0)",
+            "np.clip(0.0, (np.arange(width // 2) - start) / (end - start), 1.0)",
         ),
         ("_kept_by_yarn", "min(end, width - 1.0)", "min(width - 1.0, end)"),
         ("_kept_by_yarn", "max(start, 0.0)", "max(0.0, start)"),
