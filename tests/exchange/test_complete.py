@@ -313,6 +313,7 @@ def test_a_published_model_is_evaluated_and_chooses(
     assert capsys.readouterr().out == answer["text"] + "\n"
     for arguments in (
         ("eval", folder),
+        ("eval", folder, tmp_path / "owl.txt", "--picture", tmp_path / "a.png"),
         ("generate", folder, "--choices", "a,b", "--top-k", "3"),
     ):
         with pytest.raises(SystemExit) as left:

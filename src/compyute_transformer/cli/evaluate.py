@@ -1,7 +1,7 @@
 """`compyute eval`: measure a trained model on held-out data."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,7 +9,12 @@ from . import terminal
 from .models import ModelPath, OpenedModel, open_model
 from .options import Checkpoint, Json, Kernels, OnDevice
 
+if TYPE_CHECKING:
+    from ..training.run.folder import Evaluation
+
 __all__ = ["evaluate"]
+
+OF_IMAGES = "--picture draws a confusion matrix, which only a run that learned images has."
 
 
 def evaluate(
@@ -44,9 +49,10 @@ def evaluate(
         from ..dispatch import use_kernels
         from ..exchange import is_pretrained, model_path
         from ..training import evaluate_run
-        from ..training.reporting.reporters import describe_metrics
 
     if is_pretrained(model_path(run)):
+        if picture is not None:
+            raise typer.BadParameter(OF_IMAGES)
         with use_kernels(kernels):
             evaluate_pretrained(run, text or [], stride, open_model(run, checkpoint, device), json)
         return
@@ -56,7 +62,7 @@ def evaluate(
         result = evaluate_run(run, text or (), checkpoint, device)
     if picture is not None:
         if result.confusion is None:
-            raise typer.BadParameter("--picture draws a confusion matrix, which only a run that learned images has.")
+            raise typer.BadParameter(OF_IMAGES)
         result.confusion.draw(picture)
     if json:
         facts: dict[str, Any] = {"run": run, "checkpoint": checkpoint} | result.metrics
@@ -64,6 +70,13 @@ def evaluate(
             facts["confusion"] = result.confusion.to_dict()
         terminal.print_json(facts | {"seconds": result.seconds})
         return
+    show(result, f"{run}, {checkpoint} checkpoint", picture)
+
+
+def show(result: "Evaluation", origin: str, picture: Path | None) -> None:
+    """Print an evaluation for people."""
+    from ..training.reporting.reporters import describe_metrics
+
     terminal.show(f"{describe_metrics(result.metrics)}\n")
     if result.confusion is not None:
         terminal.show(f"\n{result.confusion}\n")
@@ -72,7 +85,7 @@ def evaluate(
     if "exact_match" in result.metrics and "bleu" not in result.metrics:
         terminal.note("BLEU was left out: it needs sacreBLEU. pip install 'compyute-transformer[translation]'")
     part = ", on the validation part of the data that it was trained on" if result.own_data else ""
-    terminal.note(f"{run}, {checkpoint} checkpoint{part}, {result.seconds:.1f} s")
+    terminal.note(f"{origin}{part}, {result.seconds:.1f} s")
 
 
 def evaluate_pretrained(path: str, data: list[str], stride: int | None, opened: OpenedModel, json: bool) -> None:

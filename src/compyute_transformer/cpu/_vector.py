@@ -36,10 +36,23 @@ def _bits_of_float(typingctx: Any, x: Any) -> Any:
     return types.int32(types.float32), codegen
 
 
+@intrinsic
+def _choose(typingctx: Any, condition: Any, a: Any, b: Any) -> Any:
+    """A where the condition holds, else b, as one instruction.
+
+    Versions of Python make other branches of `a if condition else b`, which the compiler turns into other last bits.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.select(*args)
+
+    return types.float32(types.boolean, types.float32, types.float32), codegen
+
+
 LOG2_E = np.float32(1.44269504)
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)  # ln 2 in two parts: n · LN2_HIGH is exact
 EXP_LOWEST, EXP_HIGHEST = np.float32(-87.336), np.float32(88.722)
-ONE, HALF = np.float32(1.0), np.float32(0.5)
+ZERO, HALF, ONE, INFINITE = np.float32(0.0), np.float32(0.5), np.float32(1.0), np.float32(np.inf)
 # Taylor's coefficients: on |r| ≤ ln 2 / 2 the first that is left out, r⁷/7!, is below 1.3e-7 relative
 C2, C3, C4, C5, C6 = (np.float32(1.0 / n) for n in (2, 6, 24, 120, 720))
 
@@ -47,15 +60,15 @@ C2, C3, C4, C5, C6 = (np.float32(1.0 / n) for n in (2, 6, 24, 120, 720))
 @inline
 def exp(x):
     """e^x of a float32. Exactly 0 below −87.336 (−inf too), infinite above 88.722; NaN stays NaN."""
-    clipped = EXP_LOWEST if x < EXP_LOWEST else x
-    clipped = EXP_HIGHEST if clipped > EXP_HIGHEST else clipped
+    clipped = _choose(x < EXP_LOWEST, EXP_LOWEST, x)
+    clipped = _choose(clipped > EXP_HIGHEST, EXP_HIGHEST, clipped)
     n = np.floor(clipped * LOG2_E + HALF)
     r = clipped - n * LN2_HIGH - n * LN2_LOW
     series = ONE + r * (ONE + r * (C2 + r * (C3 + r * (C4 + r * (C5 + r * C6)))))
     # times 2ⁿ, by adding n to the exponent: as a product it would be reassociated, and 2¹²⁸ has no float32
     y = _float_from_bits(_bits_of_float(series) + (np.int32(n) << np.int32(23)))
-    y = np.float32(0.0) if x < EXP_LOWEST else y
-    return np.float32(np.inf) if x > EXP_HIGHEST else y
+    y = _choose(x < EXP_LOWEST, ZERO, y)
+    return _choose(x > EXP_HIGHEST, INFINITE, y)
 
 
 @intrinsic
