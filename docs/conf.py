@@ -29,6 +29,7 @@ extensions = [
     "sphinx_copybutton",
     "_ext.api",  # the public names, with docstrings as the code has them
     "_ext.curves",  # how the models of a page learned, from committed logs
+    "_ext.results",  # what was measured, drawn and in tables
     "_ext.grading",  # what a learner can have graded
     "_ext.generated",  # tables of what the code says of itself
     "_ext.mathml",  # formulas the browser draws by itself

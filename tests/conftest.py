@@ -24,6 +24,10 @@ import pytest
 from compyute_transformer.threads import configure_threads
 
 CHECKED = "compyute_transformer.ops"
+SLOW = (  # files that take a minute or more: they begin first, so that no process is left with one at the end
+    *("cases/test_same_bits_from_the_first_start.py", "test_notebooks.py", "test_docs.py", "test_add_pages.py"),
+    *("training/run/test_folder.py", "parallel/test_processes.py", "test_readme.py", "training/test_trainer.py"),
+)
 NOT_RUN = pytest.StashKey[int]()
 
 if CHECKED in sys.modules:
@@ -59,6 +63,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     from compyute_transformer.arrays import gpu_fault
 
+    items.sort(key=lambda item: not item.nodeid.split("::")[0].endswith(SLOW))
     chosen = len(items)
     if gpu_fault():
         items[:] = [item for item in items if not item.get_closest_marker("gpu")]

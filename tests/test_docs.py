@@ -158,6 +158,18 @@ def test_the_page_of_mutants_says_what_the_table_says(site: Path) -> None:
         assert f">{name}<" in html, name
 
 
+def test_every_measurement_is_in_a_table_behind_a_fold_below_a_chart(site: Path) -> None:
+    html = (site / "numbers.html").read_text(encoding="utf-8")
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*.csv")):
+        if path.stem == "mutants":
+            continue
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert f"<summary>All {len(rows)} numbers</summary>" in html
+        assert all(f"<p>{row['value']}</p>" in html for row in rows), path.name
+    assert html.count("<details>") == html.count("<summary>All ") == html.count('<figure role="img"')
+
+
 def test_every_command_is_shown(site: Path) -> None:
     html = (site / "cli.html").read_text(encoding="utf-8")
     for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]

@@ -4,20 +4,17 @@
 ```{cli}            every command of `compyute`, with its arguments and options
 ```{flow}           the picture of the flow
 ```{presets}        every preset, side by side
-```{results}        every table of benchmarks/results
 """
 
-import csv
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 from docutils import nodes
-from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -31,7 +28,6 @@ from .markdown import MarkdownDirective, table
 
 PACKAGE = Path(ops.__file__).resolve().parent.parent
 HERE = Path(__file__).resolve().parent.parent
-RESULTS = HERE.parent / "benchmarks" / "results"
 
 
 class OpTable(MarkdownDirective):
@@ -157,41 +153,10 @@ class Presets(MarkdownDirective):
         return "none" if value is None else json.dumps(value).strip('"')
 
 
-class Results(MarkdownDirective):
-    """Files of measurements, by a pattern: what is the same in all rows stands once, below the table."""
-
-    required_arguments = 1
-    option_spec: ClassVar = {"but": directives.unchanged}
-
-    def markdown(self) -> str:
-        """One section a file."""
-        but = {path for pattern in self.options.get("but", "").split() for path in RESULTS.glob(pattern)}
-        paths = sorted(set(RESULTS.glob(self.arguments[0])) - but)
-        for path in paths:
-            self.env.note_dependency(str(path))
-        return "\n\n".join(self.section(path) for path in paths) or "*Nothing has been committed yet.*"
-
-    @staticmethod
-    def section(path: Path) -> str:
-        """The table of one file."""
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        heading = f"### {path.relative_to(RESULTS).with_suffix('').as_posix()}"
-        if not rows:
-            return f"{heading}\n\n*No rows.*"
-        columns = list(rows[0])
-        same = [c for c in columns if len(rows) > 1 and len({row[c] for row in rows}) == 1]
-        shown = [c for c in columns if c not in same] or columns
-        common = "; ".join(f"{c} {rows[0][c]}" for c in same if rows[0][c])
-        parts = [heading, table(shown, [[row[c] for c in shown] for row in rows])]
-        return "\n\n".join([*parts, f"In all rows: {common}."] if common else parts)
-
-
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.add_directive("op-table", OpTable)
     app.add_directive("cli", Cli)
     app.add_directive("flow", Flow)
     app.add_directive("presets", Presets)
-    app.add_directive("results", Results)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

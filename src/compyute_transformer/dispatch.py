@@ -135,15 +135,15 @@ def _device_of_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Device:
     return "cpu"
 
 
-def _behaved(value: Any) -> Any:
-    """Return an array as one that is aligned and may be written to; anything else as it is.
+def _behaved(value: Any, copy: bool) -> Any:
+    """Return an array as one that is aligned and may be written to, if so in memory of its own; anything else as it is.
 
     Numba would compile a kernel again for each mixture of arrays that may and may not be written to: some 20 seconds,
     for an array that was mapped from a file. So kernels support the others only. They write to none of their arguments.
     """
     if type(value) is not np.ndarray or value.flags.behaved:
         return value
-    if not value.flags.aligned or value.dtype.hasobject:
+    if copy or not value.flags.aligned or value.dtype.hasobject:
         return value.copy()
     return np.asarray(_Writable(value))
 
@@ -204,10 +204,14 @@ class Dispatched(Generic[P, R]):
     __qualname__: str
 
     def __init__(
-        self, reference: Callable[P, R], validate: Callable[..., object] | None = None, in_place: bool = False
+        self,
+        reference: Callable[P, R],
+        validate: Callable[..., object] | None = None,
+        in_place: bool = False,
+        overwritten: bool = False,
     ) -> None:
         self.topic = reference.__module__.rpartition(".")[2]
-        self._validate, self._in_place = validate, in_place
+        self._validate, self._in_place, self._overwritten = validate, in_place, overwritten
         self._kernels: dict[str, Callable[P, R] | None] = {}
         self._hidden = False
         self._wrapped: dict[Callable[P, R], Callable[P, R]] = {}  # what each validated function validates for
@@ -298,7 +302,7 @@ class Dispatched(Generic[P, R]):
             return kernel(*args, **kwargs)
         choice = _choice.get()
         if choice != "reference" and not self._in_place:
-            again = tuple(map(_behaved, args))
+            again = tuple(_behaved(value, self._overwritten) for value in args)
             if any(one is not other for one, other in zip(args, again, strict=True)):
                 kernel = self.kernel_of(*again, **kwargs)
                 if kernel is not None:
@@ -319,21 +323,27 @@ def dispatched(reference: Callable[P, R], /) -> Dispatched[P, R]: ...
 
 @overload
 def dispatched(
-    *, validate: Callable[..., object], in_place: bool = False
+    *, validate: Callable[..., object], in_place: bool = False, overwritten: bool = False
 ) -> Callable[[Callable[P, R]], Dispatched[P, R]]: ...
 
 
 def dispatched(
-    reference: Any = None, /, *, validate: Callable[..., object] | None = None, in_place: bool = False
+    reference: Any = None,
+    /,
+    *,
+    validate: Callable[..., object] | None = None,
+    in_place: bool = False,
+    overwritten: bool = False,
 ) -> Any:
     """Make an op of a readable function: kernels may be registered for it, and its arguments are validated.
 
     validate: a function of the op's arguments that raises an InputError for those the op does not take.
-    in_place: whether it writes its result into its arguments.
+    in_place: whether it writes its result into its arguments. overwritten: whether the op's backward may write over
+    what was saved of them; one that may only be read is then copied for a kernel.
     """
     if reference is not None:
         return Dispatched(reference)
-    return lambda function: Dispatched(function, validate, in_place)
+    return lambda function: Dispatched(function, validate, in_place, overwritten)
 
 
 def kernel_for(op: Dispatched[..., Any], *, supports: Callable[..., bool], device: Device = "cpu") -> Callable[[K], K]:

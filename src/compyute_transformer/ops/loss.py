@@ -59,7 +59,7 @@ def check_cross_entropy(
     check_number(op, "label_smoothing", label_smoothing, 0.0, 1.0)
 
 
-@dispatched(validate=check_cross_entropy)
+@dispatched(validate=check_cross_entropy, overwritten=True)
 def cross_entropy_forward(
     logits: Float[Array, "*rows V"],
     targets: Integer[Array, "*rows"],

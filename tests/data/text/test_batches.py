@@ -93,9 +93,9 @@ def test_what_cannot_be_cut_into_windows(make) -> None:
         make(np.zeros((3, 3), dtype=int), 1, 1)
     with pytest.raises(DtypeError, match="got float64"):
         make(np.zeros(9), 1, 1)
-    with pytest.raises(RangeError, match="batch_size is at least 1, got 0"):
+    with pytest.raises(RangeError, match="batch_size is a whole number of at least 1, got 0"):
         make(np.arange(9), 0, 1)
-    with pytest.raises(RangeError, match="context_length is at least 1, got -1"):
+    with pytest.raises(RangeError, match="context_length is a whole number of at least 1, got -1"):
         make(np.arange(9), 1, -1)
 
 
