@@ -18,7 +18,7 @@ from ..settings.presets import PRESETS
 from ..settings.settings import Settings, TrainingSettings
 from .task import SupervisedTask, TaskEvaluation, mean_loss
 
-__all__ = ["LANGUAGE", "LanguageTask", "evaluate_language"]
+__all__ = ["LANGUAGE", "LanguageTask", "evaluate_language", "held_out"]
 
 # The prompts of samples that nobody has chosen.
 PROMPTS_OF_PRESETS = {preset["training"].get("sample_prompt") for preset in PRESETS.values()}
@@ -138,6 +138,20 @@ def _joined(targets: list[np.ndarray], is_whole: bool) -> list[np.ndarray]:
     return [np.concatenate(targets)] if is_whole else targets
 
 
+def held_out(data: Corpus, settings: Settings, whole: bool) -> str:
+    """Return the text that a run is evaluated on: the whole of it, or its validation part.
+
+    Raises RunError for a run without one.
+    """
+    text = data.text if whole else data.split(settings.data.validation_fraction)[1]
+    if not text:
+        raise RunError(
+            f"evaluate: the run was trained with validation_fraction 0, so it has no validation split of {data.name}. "
+            "Give a text: compyute eval RUN FILE"
+        )
+    return text
+
+
 class LanguageRecord:
     """The record of language modeling: a corpus, its tokenizer, the next token."""
 
@@ -175,13 +189,7 @@ class LanguageRecord:
 
     def evaluate(self, model: Any, encoder: Tokenizer, data: Corpus, settings: Settings, whole: bool) -> TaskEvaluation:
         """Evaluate on a text; see `evaluate_language`."""
-        text = data.text if whole else data.split(settings.data.validation_fraction)[1]
-        if not text:
-            raise RunError(
-                "evaluate: the run was trained with validation_fraction 0, so it has no validation split of "
-                f"{data.name}. "
-                "Give a text: compyute eval RUN FILE"
-            )
+        text = held_out(data, settings, whole)
         return TaskEvaluation(evaluate_language(model, encoder, encoder.encode(text), settings.training.batch_size))
 
 

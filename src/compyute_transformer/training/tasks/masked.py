@@ -12,13 +12,12 @@ from ...data.text.batches import IGNORE_INDEX, validation_windows
 from ...data.text.corpus import Corpus
 from ...data.text.masked import MaskedBatches, hide_tokens, masked_windows
 from ...data.text.tokenizer import Tokenizer
-from ...errors import RunError
 from ...generation.decode import evaluating
 from ...ops.loss import cross_entropy
 from ...parallel import shared
 from ...random import CORPUS, RandomKey
 from ..settings.settings import Settings, TrainingSettings
-from .language import LanguageRecord
+from .language import LanguageRecord, held_out
 from .task import SupervisedTask, TaskEvaluation
 
 __all__ = ["MASKED", "MaskedTask", "evaluate_masked", "mask_of"]
@@ -142,12 +141,7 @@ class MaskedRecord(LanguageRecord):
 
     def evaluate(self, model: Any, encoder: Tokenizer, data: Corpus, settings: Settings, whole: bool) -> TaskEvaluation:
         """Evaluate on a text; see `evaluate_masked`."""
-        text = data.text if whole else data.split(settings.data.validation_fraction)[1]
-        if not text:
-            raise RunError(
-                "evaluate: the run was trained with validation_fraction 0, so it has no validation split of "
-                f"{data.name}. Give a text: compyute eval RUN FILE"
-            )
+        text = held_out(data, settings, whole)
         rows, seed = settings.training.batch_size, settings.training.seed
         return TaskEvaluation(evaluate_masked(model, encoder, encoder.encode(text), rows, seed=seed))
 
