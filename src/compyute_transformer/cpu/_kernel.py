@@ -276,8 +276,9 @@ def is_float32(array: Array) -> bool:
 
 
 def sum_of_partials(sums: Array) -> Array:
-    """Return the sum of the rows, added in pairs, and pairs of those."""
-    while len(sums) > 1:
-        half = len(sums) // 2
-        sums = np.concatenate([sums[:half] + sums[half : 2 * half], sums[2 * half :]])
+    """Return the sum of the rows, added in pairs, and pairs of those. Overwrite them."""
+    rows = len(sums)
+    while rows > 1:
+        half, rows = rows // 2, (rows + 1) // 2
+        sums[:half] += sums[rows : rows + half]
     return sums[0]
