@@ -21,8 +21,8 @@ from ..errors import CheckpointError, NonFiniteError, StateError
 from ..nn.module import Module
 from ..ops.linear import linear_forward
 from ..optim.adamw import AdamW
-from ..optim.clip import clip_grad_norm_, global_norm, gradients_of
-from ..optim.optimizer import decay_groups
+from ..optim.clip import clip_grad_norm_, get_total_norm
+from ..optim.optimizer import Optimizer, decay_groups
 from ..optim.sgd import SGD
 from ..parallel import Communicator, DataParallel, Single, sharing
 from ..threads import on_threads, threads
@@ -74,9 +74,11 @@ class Trainer:
         self.model = task.model
         self.communicator = communicator or Single()
         self.leads = self.communicator.rank == 0
-        self.parallel = DataParallel(self.model, self.communicator)
+        self.parallel = DataParallel(self.model, self.communicator, fast_sums=settings.fast_sums)
         _ = self.model.flat  # laid before the first step, so that the norm of a resumed run is the same sum
         self.optimizer = _optimizer(settings, self.model)
+        if settings.shard_optimizer:
+            self.optimizer = self.parallel.shard(self.optimizer)
         self.schedule = settings.schedule()
         self.step = 0
         self.best_step: int | None = None
@@ -200,7 +202,7 @@ class Trainer:
     def _clip(self) -> float:
         """Clip the gradient, if the settings say so, and return its norm before."""
         parameters, clip = self.optimizer.parameters, self.settings.clip
-        return global_norm(*gradients_of(parameters)) if clip is None else clip_grad_norm_(parameters, clip)
+        return get_total_norm(parameters) if clip is None else clip_grad_norm_(parameters, clip)
 
     def _due(self, every: int) -> bool:
         return self.step == self.settings.steps or (every > 0 and self.step % every == 0)
@@ -327,6 +329,8 @@ class Trainer:
             facts["trained"] = f"{sum(p.size for p in self.model.parameters() if p.requires_grad):,} of the parameters"
         if self.communicator.size > 1:
             facts["processes"] = f"{self.communicator.size}, by {self.communicator.engine}"
+            if self.settings.fast_sums:
+                facts["sums"] = "by Allreduce: the last bits depend on the number of processes"
         lost = max((values["step"] for values in read_log(self.run)), default=0) if new else 0
         if lost:
             facts["begins anew"] = f"there is no checkpoint of the {lost:,} steps in {LOG}"
@@ -381,7 +385,7 @@ class Trainer:
         )
 
 
-def _optimizer(settings: TrainingSettings, model: Module) -> AdamW | SGD:
+def _optimizer(settings: TrainingSettings, model: Module) -> Optimizer:
     groups = decay_groups(model, settings.weight_decay)
     if settings.optimizer == "sgd":
         return SGD(groups, settings.learning_rate, settings.momentum)

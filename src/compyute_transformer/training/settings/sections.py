@@ -220,6 +220,18 @@ class TrainingSettings:
         at_least=1,
         at_most=2**10,
     )
+    shard_optimizer: bool = setting(
+        True,
+        "With several processes: each keeps and updates a part of the optimizer's state (ZeRO-1). The result and the "
+        "checkpoints are the same, and so is what travels.",
+        "Training",
+    )
+    fast_sums: bool = setting(
+        False,
+        "With several processes: add gradients by MPI's own Allreduce. The last bits then depend on the number of "
+        "processes.",
+        "Training",
+    )
     optimizer: Literal["adamw", "sgd"] = setting("adamw", "Optimizer: adamw or sgd.", "Training")
     learning_rate: float = setting(1e-3, "Highest learning rate, reached when the warm-up ends.", "Training", above=0)
     min_learning_rate: float = setting(
