@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from . import terminal
-from .options import Checkpoint, Json, Kernels, RunFolder, unescape
+from .options import Checkpoint, Json, Kernels, OnDevice, RunFolder, unescape
 
 __all__ = ["explain"]
 
@@ -34,6 +34,7 @@ def explain(
     out: Annotated[Path, typer.Option(metavar="FILE.html", help="File to write the page to.")] = Path("page.html"),
     checkpoint: Checkpoint = "best",
     kernels: Kernels = "reference",
+    device: OnDevice = "cpu",
     json: Json = False,
 ) -> None:
     """Write a page that shows one forward and backward pass of a trained model.
@@ -53,7 +54,7 @@ def explain(
     if out.is_dir() or not out.parent.is_dir():
         raise typer.BadParameter(f"--out names a file in a folder that exists, got {str(out)!r}.")
     target = None if target is None else unescape(target)
-    text = explain_run(run, Request(unescape(prompt), target, image, checkpoint, kernels))
+    text = explain_run(run, Request(unescape(prompt), target, image, checkpoint, kernels, device))
     _io.replace_text(out, text)
     seconds, size = perf_counter() - began, len(text.encode())
     if json:

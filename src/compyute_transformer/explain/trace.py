@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..arrays import Array, to_numpy
+from ..arrays import Array, array_module, device_of, to_device, to_numpy
 from ..dispatch import Dispatched, intercept, use_kernels
 from ..errors import ConfigError, InputError
 from ..models.registry import record_of
@@ -80,7 +80,7 @@ class ModuleCall:
 class Trace:
     """What happened in one forward, loss and backward.
 
-    model: the copy that ran. inputs: of its forward, by name. parameters, gradients: by the names of the parameters.
+    model: the copy that ran, on the CPU by now. inputs: of its forward, by name. parameters, gradients: by the names of the parameters.
     input_gradients: what the model's backward returned.
     """
 
@@ -124,6 +124,8 @@ def trace(
     """
     if targets is None:
         targets = _default_targets(model, inputs)
+    device = device_of(next(model.parameters()).data)
+    inputs = tuple(value if value is None else to_device(value, device) for value in inputs)
     copied = copy.deepcopy(model).train()
     copied.zero_grad()
     if not dropout:
@@ -135,9 +137,11 @@ def trace(
         held.enter_context(observe(copied, recorder))
         held.enter_context(intercept(recorder.op))
         logits = copied(*inputs)
-        loss = float(criterion(logits, targets))
+        loss = float(criterion(logits, to_device(targets, device)))
         kept_logits = recorder.keep(logits)
         input_gradients = copied.backward(criterion.backward())
+    if device != "cpu":
+        copied.to("cpu")  # for what is computed from the trace, whose arrays are NumPy's
     parameters = dict(copied.named_parameters())
     names = signature(type(copied).forward).parameters
     return Trace(
@@ -303,7 +307,7 @@ class Recorder(Observer):
         found = {}
         for name, value in arguments.items():
             for path, data in self._parameters if hasattr(value, "dtype") and value.size else ():
-                if value.dtype == data.dtype and np.may_share_memory(to_numpy(value), to_numpy(data)):
+                if value.dtype == data.dtype and _share_memory(value, data):
                     found[name] = path
                     break
         return found
@@ -311,6 +315,10 @@ class Recorder(Observer):
     def _next(self) -> int:
         self._started += 1
         return self._started - 1
+
+
+def _share_memory(one: Array, other: Array) -> bool:
+    return device_of(one) == device_of(other) and bool(array_module(one).may_share_memory(one, other))
 
 
 def _fields(saved: Any, prefix: str = "") -> dict[str, Any]:

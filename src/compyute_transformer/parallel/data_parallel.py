@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from operator import add
 from typing import TypeVar
 
+from ..arrays import to_device, to_numpy
 from ..errors import ConfigError
 from ..nn.module import Module
 from ..random import Generator
@@ -79,7 +80,11 @@ class DataParallel:
         every = [loss for some in self.communicator.gather(losses) for loss in some]
         gradient = self.model.flat.grad
         gradient[...] = self._sum.take()
-        all_reduce(gradient, self.communicator)
+        if self.communicator.size > 1:  # processes exchange the host's memory
+            host = to_numpy(gradient)
+            all_reduce(host, self.communicator)
+            if host is not gradient:
+                gradient[...] = to_device(host, self.model.device)
         for parameter in without:  # the backward never reaches it, so the optimizer must not either
             parameter.grad = None
         return fold(every, add)

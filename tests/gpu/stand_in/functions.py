@@ -118,10 +118,17 @@ def get_array_module(*args: Any) -> Any:
     return sys.modules["cupy"] if any(isinstance(arg, ndarray) for arg in args) else np
 
 
+def may_share_memory(a: ndarray, b: ndarray, max_work: int | None = None) -> bool:
+    return bool(np.may_share_memory(raw(a), raw(b)))
+
+
 FUNCTIONS: dict[str, Any] = {
     **{name: Ufunc(name) for name in UFUNCS},
     **{name: _function(name) for name in (*OTHERS, *MADE, *SYNCHRONIZING)},
     **{name: _refusing_host_arrays(name) for name in ("zeros_like", "ones_like", "full_like")},
-    **{f.__name__: f for f in (empty, empty_like, asarray, array, copyto, asnumpy, get_array_module, matmul)},
+    **{
+        f.__name__: f
+        for f in (empty, empty_like, asarray, array, copyto, may_share_memory, asnumpy, get_array_module, matmul)
+    },
     "asanyarray": asarray,
 }
