@@ -55,7 +55,7 @@ def capture(cupy: Any, work: Callable[[], object]) -> Any:
     ],
 )
 def test_arrays_of_the_host_are_refused(a: Any, mixture: Callable[[Any], Any]) -> None:
-    with pytest.raises(TypeError, match="Unsupported type|not allowed|ArrayType"):
+    with pytest.raises(TypeError, match=r"Unsupported type|not allowed|ArrayType"):
         mixture(a)
 
 
@@ -92,7 +92,10 @@ def test_copies_and_pickles(a: Any) -> None:
 def test_a_pool_has_a_limit_and_says_so(cupy: Any) -> None:
     pool = cupy.cuda.MemoryPool()
     pool.set_limit(size=100)
-    with cupy.cuda.using_allocator(pool.malloc), pytest.raises(MemoryError, match="allocating 800 bytes.*limit set to"):
+    with (
+        cupy.cuda.using_allocator(pool.malloc),
+        pytest.raises(MemoryError, match=r"allocating 800 bytes.*limit set to"),
+    ):
         cupy.empty(100)
     with cupy.cuda.using_allocator(pool.malloc):
         one = cupy.empty(8)

@@ -75,11 +75,8 @@ def _document(folder: Path, request: Request) -> Document:
 def _models(folder: Path, loaded: Any) -> Iterator[tuple[str, int, Any]]:
     """Yield the model with its first weights, which follow from the seed, and with those of each checkpoint."""
     if not loaded.config.custom:
-        yield (
-            "before training",
-            0,
-            build_model(loaded.config.model, loaded.settings.training.seed).to(loaded.model.device),
-        )
+        untrained = build_model(loaded.config.model, loaded.settings.training.seed)
+        yield "before training", 0, untrained.to(loaded.model.device)
     for step in checkpoint.steps(folder):
         if step == loaded.step:
             yield f"step {step:,}", step, loaded.model

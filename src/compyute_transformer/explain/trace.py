@@ -80,8 +80,8 @@ class ModuleCall:
 class Trace:
     """What happened in one forward, loss and backward.
 
-    model: the copy that ran, on the CPU by now. inputs: of its forward, by name. parameters, gradients: by the names of the parameters.
-    input_gradients: what the model's backward returned.
+    model: the copy that ran, on the CPU by now. inputs: of its forward, by name. parameters, gradients: by the names of
+    the parameters. input_gradients: what the model's backward returned.
     """
 
     model: Any
@@ -254,7 +254,7 @@ class Recorder(Observer):
         name = op.__name__.removesuffix("_forward").removesuffix("_backward")
         phase: Phase = "backward" if op.__name__.endswith("_backward") else "forward"
         saved = arguments.pop("saved", None)
-        options = {key: value for key, value in arguments.items() if not hasattr(value, "dtype")}
+        options = {key: _on_host(value) for key, value in arguments.items() if not hasattr(value, "dtype")}
         ran = "reference" if op.kernel_of(*args, **kwargs) is None else "kernel"
         path = self._scopes[-1].path if self._scopes else LOSS
         within = self._open[-1].start if self._open else None
@@ -315,6 +315,13 @@ class Recorder(Observer):
     def _next(self) -> int:
         self._started += 1
         return self._started - 1
+
+
+def _on_host(value: Any) -> Any:
+    """Return an option with its arrays as NumPy's: those of a mask."""
+    if hasattr(value, "_fields"):
+        return type(value)(*(to_numpy(item) if device_of(item) == "cuda" else item for item in value))
+    return value
 
 
 def _share_memory(one: Array, other: Array) -> bool:

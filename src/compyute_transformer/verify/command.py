@@ -29,11 +29,12 @@ def verify(
     """Verify what is named, and print the results.
 
     what: parts of names, or the folder of one run; without, everything of the library. json: print one JSON object
-    instead of a table. which: the checkpoint of a run. device: "cuda" carries out the checks of a GPU alone, kernels and references
-    there beside the references on a CPU.
+    instead of a table. which: the checkpoint of a run. device: "cuda" carries out the checks of a GPU alone: kernels
+    and references there beside the references on a CPU.
 
     Raises:
-        BackendError: there is no GPU to verify. ConfigError: nothing has such a name. What `load_run` raises about a run.
+        BackendError: there is no GPU to verify. ConfigError: nothing has such a name. What `load_run` raises about a
+        run.
     """
     if seed < 0:
         raise ConfigError(f"verify: a seed is not negative, got {seed}.")

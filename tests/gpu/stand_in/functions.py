@@ -10,7 +10,7 @@ from .array import allocations_of, arrays_in, computed, from_numpy, into, matmul
 
 UFUNCS = (
     *("add", "subtract", "multiply", "divide", "true_divide", "power", "exp", "log", "log1p", "expm1", "sqrt", "tanh"),
-    *("sin", "cos", "abs", "absolute", "maximum", "minimum", "isfinite", "isnan", "isinf", "sign", "square", "floor"),
+    *("sin", "cos", "abs", "absolute", "maximum", "minimum", "isfinite", "isnan", "isinf", "sign", "square", "ceil"),
     *("negative", "logical_and", "logical_or", "logical_not", "reciprocal", "rint", "greater", "less", "equal"),
 )
 OTHERS = (
@@ -122,13 +122,15 @@ def may_share_memory(a: ndarray, b: ndarray, max_work: int | None = None) -> boo
     return bool(np.may_share_memory(raw(a), raw(b)))
 
 
+def byte_bounds(a: ndarray) -> tuple[int, int]:
+    return np.lib.array_utils.byte_bounds(raw(a))
+
+
 FUNCTIONS: dict[str, Any] = {
     **{name: Ufunc(name) for name in UFUNCS},
     **{name: _function(name) for name in (*OTHERS, *MADE, *SYNCHRONIZING)},
     **{name: _refusing_host_arrays(name) for name in ("zeros_like", "ones_like", "full_like")},
-    **{
-        f.__name__: f
-        for f in (empty, empty_like, asarray, array, copyto, may_share_memory, asnumpy, get_array_module, matmul)
-    },
+    **{f.__name__: f for f in (empty, empty_like, asarray, array, copyto, asnumpy, get_array_module, matmul)},
+    **{f.__name__: f for f in (may_share_memory, byte_bounds)},
     "asanyarray": asarray,
 }

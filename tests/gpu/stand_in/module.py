@@ -52,7 +52,7 @@ class RawModule:
         self._compiled: Any = None
 
     def compile(self) -> None:
-        from gpu.cuda_on_cpu import compile_source
+        from cuda_on_cpu import compile_source
 
         if self._compiled is None:
             self._compiled = compile_source(self.code, self.options)
