@@ -28,6 +28,7 @@ class App {
     this._controls();
     window.addEventListener("hashchange", () => this.follow());
     this.follow();
+    this._buildWhenIdle(Object.values(this.views));
   }
 
   // --- the address ---
@@ -114,12 +115,23 @@ class App {
     });
   }
 
+  _build(view) {
+    view.made ??= view.make(this);
+    if (!view.box.firstChild) view.box.append(view.made.element);
+  }
+
+  /** Build the views one by one while nobody waits, so that each opens at once. */
+  _buildWhenIdle([view, ...others]) {
+    if (!view) return;
+    const later = window.requestIdleCallback ?? ((act) => setTimeout(act, 50));
+    later(() => { this._build(view); this._buildWhenIdle(others); }, { timeout: 1000 });
+  }
+
   show(name, link = true) {
     this.view = name;
     for (const [other, view] of Object.entries(this.views)) {
       const chosen = other === name;
-      if (chosen && !view.made) view.made = view.make(this);
-      if (chosen && !view.box.firstChild) view.box.append(view.made.element);
+      if (chosen) this._build(view);
       view.box.hidden = !chosen;
       view.tab.setAttribute("aria-selected", String(chosen));
       view.tab.tabIndex = chosen ? 0 : -1;
