@@ -4,6 +4,7 @@ Within the fixture `cuda` every op finds the kernels of `gpu/`, whose texts are 
 launcher allocates is filled with NaN, so that what a kernel does not write shows.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -13,13 +14,14 @@ import numpy as np
 import pytest
 
 from compyute_transformer import dispatch
-from compyute_transformer.gpu import _kernel
 from compyute_transformer.verify import kernels
 from cuda_on_cpu import Module, compile_source
 
 __all__ = ["TOPICS", "cuda", "kernels_on_cpu"]
 
 TOPICS = ("activation", "adamw", "dropout", "embedding", "loss", "norm", "rotary")
+MODULES = {topic: import_module(f"compyute_transformer.gpu.{topic}") for topic in (*TOPICS, "_kernel")}
+KERNELS = {op: op._kernels["cuda"] for op in dispatch._all if op._kernels.get("cuda") is not None}
 
 
 class Poisoned:
@@ -45,11 +47,14 @@ def kernels_on_cpu(fused: bool = True, text: Callable[[str], str] = lambda sourc
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dispatch, "package_fault", lambda device: None)
         patch.setattr(kernels, "to_device", lambda array, device: array)
-        patch.setattr(_kernel, "compile_text", compile_text)
-        patch.setattr(_kernel, "_modules", {})
+        patch.setattr(MODULES["_kernel"], "compile_text", compile_text)
+        patch.setattr(MODULES["_kernel"], "_modules", {})
         for topic in TOPICS:
-            module = import_module(f"compyute_transformer.gpu.{topic}")
-            patch.setattr(module, "array_module", lambda *arrays: Poisoned())
+            patch.setattr(MODULES[topic], "array_module", lambda *arrays: Poisoned())
+        for module in MODULES.values():  # other tests import them anew
+            patch.setitem(sys.modules, module.__name__, module)
+        for op, kernel in KERNELS.items():
+            patch.setitem(op._kernels, "cuda", kernel)
         yield
 
 

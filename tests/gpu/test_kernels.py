@@ -90,13 +90,6 @@ def check_op(forward: Any, backward: Any, arguments: tuple[Any, ...], dtype: Any
 
 
 WIDTHS = (5, 37, 300, 1030, 1040, 2056)  # part of a warp, more than one; whole vectors and not; several rounds
-    5,
-    37,
-    300,
-    1030,
-    1040,
-    2056,
-)  # a part of a warp, more than one, whole vectors and not, several rounds, with a tail
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
