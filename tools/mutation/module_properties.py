@@ -26,7 +26,7 @@ from compyute_transformer.models.gpt import GPTConfig
 from compyute_transformer.models.llama import LlamaConfig
 from compyute_transformer.models.registry import MODELS, ModelRecord
 from compyute_transformer.models.transformer_lm import TransformerLMConfig
-from compyute_transformer.nn import Dropout, Module, MultiHeadAttention, Parameter
+from compyute_transformer.nn import Dropout, LoRAAttention, Module, MultiHeadAttention, Parameter
 from compyute_transformer.nn.attention import Implementation, ProjectedMemory
 from compyute_transformer.ops.attention import AttentionSaved, FusedAttentionSaved, Mask
 from compyute_transformer.ops.multi_head import HeadByHeadSaved, SequentialSaved
@@ -69,6 +69,7 @@ def module_properties() -> Iterator[Property]:
     for record in MODELS.values():
         yield f"kept models.{record.model.__name__}", partial(_kept, record)
     yield "dropout", _dropout
+    yield "cache of LoRA", _cache_of_lora
     for name in get_args(Implementation):
         yield f"implementation {name}", partial(_implementation, name)
         yield f"weights {name}", partial(_weights, name)
@@ -215,6 +216,18 @@ def _cache(implementation: Implementation) -> Iterator[Result]:
                 logits = model(ids[:, start:end], cache, logits_to_keep=1)[:, 0]
                 error = relative_error(logits, np.stack([row[end - 1 - config.context_length] for row in alone]))
                 yield measured(name, implementation, f"logits after {end}", error, SAME)
+
+
+def _cache_of_lora() -> Iterator[Result]:
+    for rows, out in (((0, 50),), True), (((30, 40),), False):
+        module = LoRAAttention(_attention("parallel"), rows, out, 2, 3.0).eval()
+        randomize(module)
+        cache, x = Grown(), np.random.default_rng(5).normal(size=(2, 5, 30))
+        whole = module(x, mask=Mask(causal=True))
+        for start, end in ((0, 2), (2, 3), (3, 5)):
+            y = module(x[:, start:end], mask=Mask(causal=True), cache=cache)
+            error = relative_error(y, whole[:, start:end])
+            yield measured("LoRAAttention", "parallel", f"y after {end}", error, SAME)
 
 
 class Grown:
