@@ -24,6 +24,7 @@ from compyute_transformer.arrays import Array
 from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.generation.cache import KeyValueCache
 from compyute_transformer.models.gpt import GPTConfig
+from compyute_transformer.models.language import LanguageModel
 from compyute_transformer.models.llama import LlamaConfig
 from compyute_transformer.models.registry import MODELS, ModelRecord
 from compyute_transformer.models.transformer_lm import TransformerLMConfig
@@ -170,6 +171,14 @@ def _recompute(record: ModelRecord) -> Iterator[Result]:
         found.append((*logits, *(p.grad for p in model.parameters()), np.array(model.generator.offset)))
     same = all(np.array_equal(one, other) for one, other in zip(*found, strict=True))
     yield check_that(name, "recompute gives the same bits", same)
+    if isinstance(model, LanguageModel):  # a block on its own, with its mask by name
+        block, x, results = model.blocks[0], np.random.default_rng(5).normal(size=(2, 5, config.embed_dim)), []
+        for block.recompute in (False, True):
+            model.generator.offset = 0
+            y = block(x, mask=model.mask)
+            results.append((y, block.backward(cotangent(y))))
+        same = all(np.array_equal(one, other) for one, other in zip(*results, strict=True))
+        yield check_that(name, "recompute of a block gives the same bits", same)
 
 
 def _dropout() -> Iterator[Result]:

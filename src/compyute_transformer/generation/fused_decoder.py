@@ -140,7 +140,7 @@ def _gated_weights(block: Any) -> GatedBlockWeights:
         block.feed_forward_norm.weight.data,
         *(array for linear in linears for array in (linear.weight.data, linear.bias.data if linear.bias else None)),
     )
-    return GatedBlockWeights(*arrays, (block.attention_norm.eps, block.feed_forward_norm.eps))
+    return GatedBlockWeights._make((*arrays, (block.attention_norm.eps, block.feed_forward_norm.eps)))
 
 
 def _weights(block: Any) -> BlockWeights:
