@@ -39,6 +39,7 @@ MAIN = (
 )
 
 NamedCorpus = Literal["builtin", "shakespeare"]
+CONVERSATIONS = ".jsonl"
 FINE_TUNING = "finetune"  # the preset of a run that goes on from a model
 OWN_DATA = {"translation": "dates", "images": "digits"}  # the task of the same kind that needs no DATA
 
@@ -54,7 +55,8 @@ class Request:
         typer.Argument(
             metavar="DATA",
             help="What to train on: text files or folders of text; a .tsv file of pairs, with a tab between source and "
-            "target; or a folder with one folder of images for each class. Without DATA: see --corpus and --task.",
+            "target; a folder with one folder of images for each class; or, with --from, .jsonl files of "
+            "conversations. Without DATA: see --corpus and --task.",
         ),
     ] = None
     out: Annotated[
@@ -163,6 +165,8 @@ def train(request: Request, **settings: Any) -> None:
 def new_run(request: Request, sources: list[str], given: dict[str, Any], start: Start | None) -> tuple[Settings, Path]:
     """Return the settings and the folder of a new run. given: settings from the command line."""
     check_choices(request)
+    if start and sources and all(source.endswith(CONVERSATIONS) for source in sources):
+        given.setdefault("task", "chat")
     preset = request.preset or (FINE_TUNING if start else preset_for(given.get("task"), sources))
     resolve = start.resolve if start else Settings.resolve
     chosen = resolve(preset, request.config, given)

@@ -142,10 +142,10 @@ class LoRAAttention(MultiHeadAttention):
         return True
 
     def _project_self(self, x: Array) -> tuple[Array, Array, Array]:
-        return self._change(x, *super()._project_self(x))
+        return self._change(x, *MultiHeadAttention._project_self(self, x))
 
     def _project_out(self, merged: Array) -> Array:
-        y = super()._project_out(merged)
+        y = MultiHeadAttention._project_out(self, merged)
         return y if self.lora_out is None else y + self.lora_out(merged)
 
     def _run(self, x: Array, memory: Array | None, mask: Mask) -> tuple[Array, Any]:

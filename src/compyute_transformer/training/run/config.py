@@ -58,7 +58,7 @@ class RunConfig:
     @property
     def record(self) -> TaskRecord:
         """The record of the run's task."""
-        return task_record(self.settings.data.kind)
+        return task_record(self.settings.data.record)
 
     @property
     def model(self) -> Any:

@@ -82,7 +82,7 @@ class LoadedRun:
                 "LoadedRun: a tokenizer belongs to a run that reads text, got one that learned images. "
                 "Evaluate it on images: compyute eval RUN"
             )
-        tokenizer: Tokenizer = self.encoder
+        tokenizer: Tokenizer = getattr(self.encoder, "tokenizer", self.encoder)  # of conversations, one with a template
         return tokenizer
 
 
@@ -294,7 +294,7 @@ def _described(
     """Return the configuration and the task of a new run, and the encoder that it saves, if it has one."""
     if task is not None:
         return RunConfig(settings, {}, "custom", (), "", custom="task"), task, None
-    record = task_record(settings.data.kind)
+    record = task_record(settings.data.record)
     data = record.load(sources)
     if not isinstance(model, Start):
         _refuse_fine_tuning(settings.training)
@@ -302,7 +302,7 @@ def _described(
         config = RunConfig(settings, record.shape(encoder), data.name, data.sources, data.sha256)
         task = _task(config, data, encoder, model)
         return replace(config, custom="" if model is None else "model"), task, encoder
-    encoder = model.tokenizer
+    encoder = model.encoder(settings.data.record)
     config = RunConfig(settings, record.shape(encoder), data.name, data.sources, data.sha256, start=model.describe())
     return config, _task(config, data, encoder, model.prepared(config)), encoder
 
@@ -404,7 +404,7 @@ def _changed(config: RunConfig, overrides: Mapping[str, object]) -> RunConfig:
             f"got {', '.join(overrides)}. Start a new run to change them."
         )
     rows = [settings.training.batch_size * settings.training.accumulation for settings in (before, after)]
-    if rows[0] != rows[1] and before.data.kind not in (
+    if rows[0] != rows[1] and before.data.record not in (
         "language",
         "masked",
     ):  # a text has no epochs, only random windows

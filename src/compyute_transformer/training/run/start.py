@@ -33,11 +33,12 @@ from ...nn import init
 from ...nn.module import Module
 from ..settings.sections import ModelSettings
 from ..settings.settings import Settings, TrainingSettings
+from ..tasks.chat import PUBLISHED, ChatEncoder
 from .config import RunConfig
 
 __all__ = ["FROZEN", "PUBLISHED", "Start", "adapt", "built", "frozen_weights"]
 
-FROZEN, PUBLISHED = "frozen.safetensors", "published"
+FROZEN = "frozen.safetensors"
 CHANGEABLE = ("context_length", "dropout", "attn_implementation")  # of the settings of a model that is there already
 
 
@@ -67,6 +68,17 @@ class Start:
                 "Give the tokenizer.json that belongs to the model."
             )
         return tokenizer
+
+    def encoder(self, record: str) -> Any:
+        """Return the encoder of a task: the tokenizer, for conversations with the chat template."""
+        if record != "chat":
+            return self.tokenizer
+        if not isinstance(self._opened, Pretrained):
+            raise ConfigError(
+                f"start_run: conversations are rendered by the chat template of a published model, got the run "
+                f"{self.source}. Give the model that it went on from, or convert the run: compyute convert RUN DIR"
+            )
+        return ChatEncoder(self.tokenizer, self._opened.chat_template)
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that the model decides, for `Settings.resolve`."""

@@ -19,8 +19,8 @@ from .choices import check_ranges, require, setting
 
 __all__ = ["DataSettings", "ModelSettings", "TrainingSettings"]
 
-TaskName: TypeAlias = Literal["language", "masked", "translation", "dates", "images", "digits"]
-KIND_OF = {"dates": "translation", "digits": "images"}  # tasks that come with their own data
+TaskName: TypeAlias = Literal["language", "masked", "chat", "translation", "dates", "images", "digits"]
+KIND_OF = {"dates": "translation", "digits": "images", "chat": "language"}  # of tasks that are a special case
 if TYPE_CHECKING:
     Architecture: TypeAlias = str
 else:
@@ -43,7 +43,8 @@ class DataSettings:
 
     task: TaskName = setting(
         "language",
-        "What to learn: language (the next token of a text), masked (hidden tokens of a text), translation (the target "
+        "What to learn: language (the next token of a text), masked (hidden tokens of a text), chat (the answers of "
+        "conversations in JSON lines, with --from), translation (the target "
         "of a pair), dates (pairs made by the library), images (the class of an image) or digits (scans of digits). "
         "Default: what DATA look like.",
         "Data",
@@ -86,6 +87,11 @@ class DataSettings:
     def kind(self) -> str:
         """The kind of task: "language", "masked", "translation" or "images"."""
         return KIND_OF.get(self.task, self.task)
+
+    @property
+    def record(self) -> str:
+        """The name of the task's record: "chat", or the kind."""
+        return "chat" if self.task == "chat" else self.kind
 
     def __post_init__(self) -> None:
         check_ranges(self)
