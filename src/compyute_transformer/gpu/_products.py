@@ -23,6 +23,7 @@ import numpy as np
 from ..arrays import Array
 from ..errors import BackendError
 from ..precision import precision
+from ._kernel import address_of
 
 __all__ = ["TYPES", "Epilogue", "multiply", "operands", "planner"]
 
@@ -55,7 +56,7 @@ class Operand(NamedTuple):
         if near != array.itemsize and columns > 1:
             raise BackendError(f"multiply: the numbers of a row lie side by side, got strides {array.strides}.")
         ld = far // array.itemsize if rows > 1 else columns
-        address = array.data.ptr
+        address = address_of(array)
         return cls(array.dtype.name, columns, rows, ld, min(ALIGNMENT, address & -address))
 
 
@@ -135,7 +136,7 @@ class Planner:
 
     def _preference(self, problem: Problem) -> int:
         preference: int = self.library.matmul_preference_create()
-        wanted = [(MOST_WORKSPACE, np.uint64(WORKSPACE))]
+        wanted: list[tuple[int, Any]] = [(MOST_WORKSPACE, np.uint64(WORKSPACE))]
         operands = (problem.a, problem.b, problem.d, problem.d)
         wanted += [(ALIGNMENT_A + i, np.uint32(each.alignment)) for i, each in enumerate(operands)]
         for attribute, value in wanted:
@@ -169,9 +170,9 @@ class Planner:
         layout_a, layout_b, layout_d = plan.layouts
         alpha = plan.scale.ctypes.data
         stream = self.cupy.cuda.get_current_stream().ptr
-        pointers = (alpha, b.data.ptr, layout_a, a.data.ptr, layout_b, alpha + plan.scale.itemsize)
-        outputs = (out.data.ptr, layout_d, out.data.ptr, layout_d)
-        algorithm, workspace = plan.algorithm.ctypes.data, self.workspace.data.ptr
+        pointers = (alpha, address_of(b), layout_a, address_of(a), layout_b, alpha + plan.scale.itemsize)
+        outputs = (address_of(out), layout_d, address_of(out), layout_d)
+        algorithm, workspace = plan.algorithm.ctypes.data, address_of(self.workspace)
         self.library.matmul(self.handle, plan.descriptor, *pointers, *outputs, algorithm, workspace, WORKSPACE, stream)
 
 
@@ -245,7 +246,7 @@ def _by_cublas(found: Planner, work: Work) -> bool:
     def run(plan: Plan, out: Array) -> None:
         for attribute, array in ((POINTER, work.vector), (HIDDEN, work.hidden)):
             if array is not None:
-                found.set(plan.descriptor, attribute, array.data.ptr)
+                found.set(plan.descriptor, attribute, address_of(array))
         found.run(plan, work.a, work.b, out)
 
     def trial(plan: Plan) -> None:  # a sum would be added to several times

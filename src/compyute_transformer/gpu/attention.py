@@ -34,8 +34,9 @@ from ..ops.attention import (
 )
 from ..precision import precision
 from ..random import RandomKey, dropout_threshold, random_bits
+from ._kernel import address_of
 
-__all__: list[str] = []
+__all__ = ["fused_attention_backward_kernel", "fused_attention_forward_kernel"]
 
 MOST_WEIGHTS = 1 << 28  # numbers of the attention weights of a piece: 1 GiB in float32
 WIDEST, MULTIPLE = 256, 8  # of a head
@@ -80,7 +81,7 @@ class Graphs:
             self.graphs[shape] = self._build(shape)
         graph = self.graphs[shape]
         self.library.set_stream(handle=self.handle, stream=stream.ptr)
-        graph.execute(pointers, self.workspace.data.ptr, handle=self.handle)
+        graph.execute(pointers, address_of(self.workspace), handle=self.handle)
 
     def _build(self, shape: Shape) -> Any:
         library = self.library
@@ -212,7 +213,7 @@ def strides_of(array: Array) -> tuple[int, ...]:
 def is_readable(array: Array) -> bool:
     """Return whether the numbers of a head lie side by side, at an address that cuDNN reads 16 bytes at a time from."""
     strides = strides_of(array)
-    return strides[3] == 1 and not any(each % MULTIPLE for each in strides[:3]) and array.data.ptr % 16 == 0
+    return strides[3] == 1 and not any(each % MULTIPLE for each in strides[:3]) and address_of(array) % 16 == 0
 
 
 def readable(array: Array) -> Array:
@@ -255,7 +256,7 @@ def forward_by_cudnn(q: Array, k: Array, v: Array, mask: Mask, dropout: float, k
     shape = Shape(False, q16.dtype.name, q.shape, k.shape, strides, mask.causal, mask.window, padded, p)
     side = side_inputs(shape, mask, key)
     arrays = {Q: q16, K: k16, V: v16, Y: y16, STATS: stats, **side}
-    found.run(shape, {uid: array.data.ptr for uid, array in arrays.items()})
+    found.run(shape, {uid: address_of(array) for uid, array in arrays.items()})
     highest = stats[..., 0]
     sees = cupy.isfinite(highest)
     if padded:  # a query without keys gets zeros
@@ -282,7 +283,7 @@ def backward_by_cudnn(dy: Array, saved: FusedAttentionSaved) -> tuple[Array, Arr
     stats = cupy.ascontiguousarray((saved.highest + cupy.log(total)).astype(np.float32, copy=False))
     side = side_inputs(shape, mask, saved.key)
     arrays = {Q: q, K: k, V: v, Y: y, DY: dy16, STATS: stats, **dict(zip((DQ, DK, DV), gradients, strict=True)), **side}
-    found.run(shape, {uid: array.data.ptr for uid, array in arrays.items()})
+    found.run(shape, {uid: address_of(array) for uid, array in arrays.items()})
     dq, dk, dv = (gradient.astype(dy.dtype, copy=False) for gradient in gradients)
     return dq, dk, dv
 
@@ -315,8 +316,9 @@ def pieces(q: Array, k: Array) -> list[slice]:
 
 def _mask_of(mask: Mask, part: slice, batch: int) -> Mask:
     lengths, array = mask.key_lengths, mask.array
-    cut = array is not None and array.ndim == 4 and array.shape[0] == batch
-    return mask._replace(key_lengths=None if lengths is None else lengths[part], array=array[part] if cut else array)
+    if array is not None and array.ndim == 4 and array.shape[0] == batch:
+        array = array[part]
+    return mask._replace(key_lengths=None if lengths is None else lengths[part], array=array)
 
 
 def _drop(weights: Array, dropout: float, key: RandomKey | None, first: int) -> Array:
@@ -382,7 +384,7 @@ def supports_forward(
 
 
 @kernel_for(fused_attention_forward, supports=supports_forward, device="cuda")
-def fused_attention_forward(  # type: ignore[no-redef]
+def fused_attention_forward_kernel(
     q: Array, k: Array, v: Array, mask: Mask = NO_MASK, dropout: float = 0.0, key: RandomKey | None = None
 ) -> tuple[Array, FusedAttentionSaved]:
     """See `ops.attention.fused_attention_forward`."""
@@ -406,9 +408,7 @@ def supports_backward(dy: Array, saved: FusedAttentionSaved) -> bool:
 
 
 @kernel_for(fused_attention_backward, supports=supports_backward, device="cuda")
-def fused_attention_backward(  # type: ignore[no-redef]
-    dy: Array, saved: FusedAttentionSaved
-) -> tuple[Array, Array, Array]:
+def fused_attention_backward_kernel(dy: Array, saved: FusedAttentionSaved) -> tuple[Array, Array, Array]:
     """See `ops.attention.fused_attention_backward`."""
     if by_cudnn_before(saved):
         return backward_by_cudnn(dy, saved)

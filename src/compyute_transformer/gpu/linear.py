@@ -11,7 +11,7 @@ from ..dispatch import kernel_for
 from ..ops.linear import LinearSaved, linear_backward, linear_forward
 from ._products import TYPES, multiply, operands
 
-__all__: list[str] = []
+__all__ = ["linear_backward_kernel", "linear_forward_kernel"]
 
 
 def _empty(shape: tuple[int, ...], like: Array) -> Array:
@@ -24,7 +24,7 @@ def supports_forward(x: Array, weight: Array, bias: Array | None = None) -> bool
 
 
 @kernel_for(linear_forward, supports=supports_forward, device="cuda")
-def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, LinearSaved]:
+def linear_forward_kernel(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, LinearSaved]:
     """See `ops.linear.linear_forward`."""
     y = _empty((x.size // x.shape[-1], weight.shape[0]), x)
     rows, matrix = operands(x.reshape(-1, x.shape[-1]), weight)
@@ -38,7 +38,7 @@ def supports_backward(dy: Array, saved: LinearSaved, *needs: Any, **more: Any) -
 
 
 @kernel_for(linear_backward, supports=supports_backward, device="cuda")
-def linear_backward(
+def linear_backward_kernel(
     dy: Array, saved: LinearSaved, needs_weight: bool = True, needs_bias: bool = True
 ) -> tuple[Array, Array | None, Array | None]:
     """See `ops.linear.linear_backward`."""
