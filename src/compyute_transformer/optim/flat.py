@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ..arrays import Array, array_module, device_of
+from ..arrays import Array, array_module, byte_bounds, device_of
 from ..errors import ShapeError, StateError
 
 __all__ = ["FlatBuffer", "ParameterLike", "Place", "Shard", "contiguous_ranges", "settle"]
@@ -102,9 +102,12 @@ class FlatBuffer:
         The view at the place is held by the place, and by the argument of `getrefcount`. The array is held by the
         buffer, by the argument, and by one view for each parameter.
         """
-        if self._lent or not isinstance(self._grad, np.ndarray):
+        if self._lent:
             return False
-        return sys.getrefcount(place.grad) > 2 or sys.getrefcount(self._grad) > 2 + len(self.parameters)
+        if sys.getrefcount(place.grad) > 2:
+            return True
+        is_counted = isinstance(self._grad, np.ndarray)  # which of its arrays hold others is CuPy's own affair
+        return is_counted and sys.getrefcount(self._grad) > 2 + len(self.parameters)
 
     @contextmanager
     def lend_gradients(self) -> Iterator[Array]:
@@ -118,7 +121,7 @@ class FlatBuffer:
             self._lent = False
 
     def _renew_gradients(self) -> None:
-        before, self._grad = self._grad, np.empty_like(self._grad)
+        before, self._grad = self._grad, array_module(self._grad).empty_like(self._grad)
         for parameter in self.parameters:
             place = parameter.place
             if place is None or place.buffer is not self:
@@ -223,9 +226,8 @@ def _refuse_shared_memory(parameters: Iterable[Any]) -> None:
     """Refuse parameters whose data overlap in memory: `a.data = b.data` ties them for PyTorch, a copy would not."""
     spans = []
     for parameter in parameters:
-        if isinstance(parameter.data, np.ndarray) and parameter.data.size:
-            low, high = np.lib.array_utils.byte_bounds(parameter.data)
-            spans.append((low, high, parameter))
+        if parameter.data.size:
+            spans.append((*byte_bounds(parameter.data), parameter))
     spans.sort(key=lambda span: span[:2])
     for (_, high, one), (low, _, other) in pairwise(spans):
         if low < high:

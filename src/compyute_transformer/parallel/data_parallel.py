@@ -117,6 +117,10 @@ class DataParallel:
             ParallelError: a process has failed, or a backward added to a gradient that was on its way already.
         """
         own = self.own(len(leaves))
+        if self.communicator.size > 1 and self.model.device != "cpu":
+            raise ConfigError(
+                f"parallel: several processes train on CPUs, got a model on {self.model.device!r}. Use one process."
+            )
         if len(leaves) == 1:
             return loss_and_gradient(*leaves[0])
         step = _Step(self)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import to_numpy
 from ..environment.numerics import numerics
 from ..errors import CheckpointError, NonFiniteError, StateError
 from ..nn.module import Module
@@ -54,7 +55,7 @@ class Trainer:
     metrics: the latest training loss and the latest validation metrics that were logged.
 
     communicator: the processes that train the model together. Each of them has such a trainer; process 0 writes,
-    reports and calls the callbacks.
+    reports and calls the callbacks. trained_only: checkpoints leave the frozen weights out.
     """
 
     def __init__(
@@ -64,7 +65,9 @@ class Trainer:
         run: Path,
         callbacks: Sequence[Callback] = (),
         communicator: Communicator | None = None,
+        trained_only: bool = False,
     ) -> None:
+        self.trained_only = trained_only
         self.task, self.settings, self.run = task, settings, run
         patience = settings.patience
         self.callbacks = (*callbacks, *(() if patience is None else (EarlyStopping(patience),)))
@@ -129,7 +132,9 @@ class Trainer:
                 f"{self.settings.optimizer}. Start a new run to change it."
             )
         try:
-            self.model.load_state_dict(checkpoint.load_arrays(path, state, MODEL))
+            weights = checkpoint.load_arrays(path, state, MODEL)
+            self.model.load_state_dict(weights, strict=not self.trained_only)
+            self._require_trained(weights)
             checkpoint.restore_optimizer(self.optimizer, checkpoint.load_arrays(path, state, OPTIMIZER))
         except StateError as error:
             raise CheckpointError(
@@ -263,8 +268,20 @@ class Trainer:
             self.communicator.agree(weights=sha256(self.model.flat.data.tobytes()).hexdigest())
         if self.leads:
             self.journal.sync()
-            path = checkpoint.save(self.run, self.model.state_dict(), optimizer, self._state)
+            path = checkpoint.save(self.run, self._weights(), optimizer, self._state)
             self._tell(Saved(self.step, path))
+
+    def _weights(self) -> dict[str, Any]:
+        """Return the weights of a checkpoint."""
+        if not self.trained_only:
+            return self.model.state_dict()
+        return {name: np.array(to_numpy(p.data)) for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def _require_trained(self, weights: dict[str, Any]) -> None:
+        """Raise StateError unless exactly the weights of a checkpoint are there."""
+        names = {name for name, p in self.model.named_parameters() if p.requires_grad or not self.trained_only}
+        if other := sorted(names ^ set(weights)):
+            raise StateError(f"The trained weights differ: {', '.join(other[:9])}.")
 
     def _state(self, sha256: dict[str, str]) -> TrainerState:
         return TrainerState(
@@ -308,6 +325,8 @@ class Trainer:
 
     def _started(self, new: bool) -> Started:
         device, facts = self.model.device, dict(self.task.facts())
+        if self.trained_only:
+            facts["trained"] = f"{sum(p.size for p in self.model.parameters() if p.requires_grad):,} of the parameters"
         if self.communicator.size > 1:
             facts["processes"] = f"{self.communicator.size}, by {self.communicator.engine}"
             if self.settings.fast_sums:
