@@ -295,7 +295,9 @@ def test_an_unknown_choice_is_refused() -> None:
         pass
 
 
-def test_the_device_of_the_arrays_chooses_the_kernel(cupy: SimpleNamespace) -> None:
+def test_the_device_of_the_arrays_chooses_the_kernel(cupy: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "gpu_fault", lambda: None)
+
     class Saved(NamedTuple):
         x: Any
 
@@ -307,6 +309,16 @@ def test_the_device_of_the_arrays_chooses_the_kernel(cupy: SimpleNamespace) -> N
     assert op(on_gpu) == op(x=on_gpu) == "kernel for cuda"
     assert op(Saved(on_gpu)) == "kernel for cuda"
     assert op(Saved(X)) == "kernel for cpu"
+
+
+def test_a_kernel_is_hidden_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be registered all the same: where tests ran it on a CPU."""
+    op = made_up()
+    add_kernel(op, "cuda")
+    monkeypatch.setattr(dispatch, "gpu_fault", lambda: None)
+    assert op.kernel("cuda") is not None
+    monkeypatch.setattr(dispatch, "gpu_fault", lambda: "The machine has no GPU")
+    assert op.kernel("cuda") is None
 
 
 def test_an_op_keeps_the_name_and_docstring_of_its_reference() -> None:

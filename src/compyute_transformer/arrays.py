@@ -3,6 +3,7 @@
 This file is the only one outside `gpu/` that imports CuPy.
 """
 
+import re
 import sys
 from functools import cache
 from importlib import import_module
@@ -20,7 +21,18 @@ if TYPE_CHECKING:
 else:
     Array = Any  # NumPy or CuPy; jaxtyping checks dtype and shape of either
 
-__all__ = ["Array", "Device", "array_module", "device_of", "erf", "gpu_fault", "to_device", "to_numpy"]
+__all__ = [
+    "Array",
+    "Device",
+    "array_module",
+    "byte_bounds",
+    "device_of",
+    "erf",
+    "gpu_fault",
+    "memory_fault",
+    "to_device",
+    "to_numpy",
+]
 
 Device = Literal["cpu", "cuda"]
 
@@ -52,6 +64,13 @@ def array_module(*arrays: object) -> Any:
     return sys.modules["cupy"] if True in on_gpu else np
 
 
+def byte_bounds(array: Array) -> tuple[int, int]:
+    """The addresses of the first byte of an array and of the one behind its last, on its own device."""
+    bounds = array_module(array).byte_bounds if _is_cupy(array) else np.lib.array_utils.byte_bounds
+    low, high = bounds(array)
+    return low, high
+
+
 @cache
 def gpu_fault() -> str | None:
     """Why no GPU can be used, in one sentence; None when one can."""
@@ -64,6 +83,19 @@ def gpu_fault() -> str | None:
     except Exception as error:  # a missing driver surfaces as any of several errors of CuPy's
         return f"CuPy is installed but finds no usable GPU ({type(error).__name__}: {error})"
     return None if count else "CuPy is installed but the machine has no NVIDIA GPU"
+
+
+def memory_fault(error: MemoryError) -> str:
+    """What was asked for and what there is, in one sentence, where memory ran out: on a GPU where CuPy says so."""
+    found = re.search(r"allocating ([\d,]+) bytes \(allocated so far: ([\d,]+) bytes", str(error))
+    if found is None or gpu_fault() is not None:
+        return f"out of memory: {error}"
+    asked, used = (int(number.replace(",", "")) / 2**30 for number in found.groups())
+    free, total = (size / 2**30 for size in sys.modules["cupy"].cuda.runtime.memGetInfo())
+    return (
+        f"out of memory on the GPU: {asked:.2f} GiB more were asked for, beside {used:.2f} GiB in use here, of the "
+        f"{total:.2f} GiB it has and the {free:.2f} GiB that are free"
+    )
 
 
 def to_device(array: Array, device: Device) -> Array:

@@ -252,6 +252,8 @@ class Dispatched(Generic[P, R]):
 
     def kernel(self, device: str) -> Callable[P, R] | None:
         """Return the kernel for a device ("cpu" or "cuda"), or None. It trusts its arguments."""
+        if device == "cuda" and package_fault(device) is not None:
+            return None  # a GPU may be simulated for a while, and be gone again
         if device not in self._kernels:
             name = f"{__package__}.{PACKAGES[device]}.{self.topic}"
             fault = package_fault(device)

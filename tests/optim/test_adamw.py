@@ -124,3 +124,16 @@ def test_an_update_by_hand_is_validated() -> None:
         adamw_update(*arrays, 1, 0.1)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="lr is a number of at least 0, got -1"):
         adamw_update(*arrays, 1, AdamWOptions(lr=-1))
+
+
+def test_a_weight_has_the_same_bits_in_any_slice_of_a_buffer() -> None:
+    """As where each process updates a slice: in the vectorized body of a kernel and in its last few turns."""
+    rng = np.random.default_rng(0)
+    arrays = rng.uniform(0.1, 1.0, size=(4, 1000)).astype(np.float32)
+    updated = []
+    for width in (1000, 7):
+        given = arrays.copy()
+        for start in range(0, 1000, width):
+            adamw_update(*(array[start : start + width] for array in given), 5, AdamWOptions(weight_decay=0.1))
+        updated.append(given.tobytes())
+    assert updated[0] == updated[1]

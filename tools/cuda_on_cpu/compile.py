@@ -190,7 +190,7 @@ class Kernel:
     ) -> None:
         """Run all blocks of a grid, and return when the last has ended.
 
-        args: C-contiguous NumPy arrays for pointers, None for a null pointer, NumPy scalars for the others.
+        args: C-contiguous NumPy arrays for pointers, numpy.uintp(0) for a null pointer, NumPy scalars for the others.
 
         Raises:
             TypeError: an argument does not fit the kernel's parameter.
@@ -214,7 +214,7 @@ class Kernel:
         """Raise a TypeError unless a value fits a parameter."""
         which = f"{self.name}: argument {number}"
         if is_pointer:
-            if value is None:
+            if isinstance(value, np.uintp) and value == 0:
                 return
             if not isinstance(value, np.ndarray):
                 raise TypeError(f"{which} is an array, got {type(value).__name__}.")
@@ -269,8 +269,6 @@ class Kernel:
                 address = value.ctypes.data
                 span, room = [pair for pair in zip(spans, rooms, strict=True) if pair[0].start <= address][-1]
                 values.append(ctypes.c_void_p(room.start + address - span.start))
-            elif value is None:
-                values.append(ctypes.c_void_p(None))
             else:
                 values.append(ctypes.create_string_buffer(value.tobytes(), value.nbytes))
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))

@@ -6,6 +6,7 @@ All candidates decode greedily. If their texts differ, nothing is timed. The tim
 from collections.abc import Mapping
 from functools import partial
 
+from ..arrays import Device
 from ..data.text.characters import CharacterTokenizer
 from ..environment.conditions import survey, use_threads_of
 from ..errors import ParityError, RangeError
@@ -26,6 +27,7 @@ def bench_generate(
     new_tokens: int | None = None,
     rounds: int = 5,
     anew: bool = True,
+    device: Device = "cpu",
 ) -> Report:
     """Generate `new_tokens` after a prompt of `prompt_tokens`, by default half a context each, with random weights.
 
@@ -46,7 +48,7 @@ def bench_generate(
     if with_transformers:
         use_threads_of(environment)
     report = Report(f"Generation, {size}", environment, "tokens/s", warnings=warnings)
-    model, tokenizer = GPT(config).eval(), CharacterTokenizer.train(_characters(config.vocab_size))
+    model, tokenizer = GPT(config).eval().to(device), CharacterTokenizer.train(_characters(config.vocab_size))
     prompt = tokenizer.decode([token % config.vocab_size for token in range(prompt_tokens)])
     write = partial(generate, model, tokenizer, prompt, max_new_tokens=new_tokens, sampling=Sampling(temperature=0.0))
     candidates = [Candidate("compyute", "cached", partial(write, cached=True))]

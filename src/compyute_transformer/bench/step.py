@@ -53,7 +53,9 @@ def bench_step(
     report.add_rates("step", work.shape, times, work.tokens, work.model_case.unit)
     candidates.clear()
     times.clear()  # which held the models
-    if memory:
+    if memory and work.training.device == "cuda":
+        report.notes.append("The peak of a process's memory says nothing of a GPU's, so it was left out.")
+    elif memory:
         for provider, mode in [("compyute", "auto"), *(("torch", mode) for mode in modes)]:
             given = {"size": size, "overrides": dict(overrides or {}), "vocab_size": vocab_size, "mode": mode}
             if (peak := peak_memory("step:run_alone", provider=provider, **given)) is not None:

@@ -42,6 +42,8 @@ class TorchStep:
         training = work.training
         self.model = torch_model(work)
         self.model.load(state)
+        self.device = training.device
+        self.model.to(self.device)
         self.run = torch.compile(self.model) if mode == "compiled" else self.model
         self.mode, self.clip, self.norm, self.index = mode, training.clip, 0.0, 0
         self.exact = False
@@ -53,7 +55,11 @@ class TorchStep:
         betas = (training.beta1, training.beta2)
         self.optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, betas=betas, fused=True)
         self.label_smoothing = training.label_smoothing
-        self.batches = [(tuple(map(torch.from_numpy, x)), torch.from_numpy(y)) for x, y in work.batches()]
+        self.batches = [(tuple(map(self.tensor, x)), self.tensor(y)) for x, y in work.batches()]
+
+    def tensor(self, array: Array) -> Any:
+        """Return an array as a tensor on the device."""
+        return torch.from_numpy(array).to(self.device)
 
     def __call__(self) -> float:
         """Take the step."""
@@ -62,7 +68,7 @@ class TorchStep:
         self.optimizer.zero_grad(set_to_none=True)
         precision: AbstractContextManager[Any] = nullcontext()
         if self.mode == "autocast":
-            precision = torch.autocast("cpu", dtype=torch.bfloat16)
+            precision = torch.autocast(self.device, dtype=torch.bfloat16)
         with precision:
             logits = self.run(*inputs).flatten(0, -2)
             loss = F.cross_entropy(logits, targets.flatten(), label_smoothing=self.label_smoothing)

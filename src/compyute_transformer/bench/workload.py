@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..arrays import Array
+from ..arrays import Array, to_device
 from ..dispatch import use_kernels
 from ..errors import ConfigError
 from ..models.bert import BertConfig
@@ -189,10 +189,14 @@ class OurStep:
 
     def __init__(self, work: Workload, model: Any = None, reference: bool = False) -> None:
         training = work.training
-        self.model = model or work.model_case.model(work.config, training.seed)
+        self.model = (model or work.model_case.model(work.config, training.seed)).to(training.device)
         betas = (training.beta1, training.beta2)
         self.optimizer = AdamW(decay_groups(self.model, training.weight_decay), training.learning_rate, betas)
-        self.batches, self.index = work.batches(), 0
+        self.index = 0
+        self.batches = [
+            (tuple(to_device(x, training.device) for x in inputs), to_device(targets, training.device))
+            for inputs, targets in work.batches()
+        ]
         self.clip, self.label_smoothing = training.clip, training.label_smoothing
         self.reference, self.norm = reference, 0.0
 

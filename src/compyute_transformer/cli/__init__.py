@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+LOWER = "Lower the batch (--batch-size, with as much more --accumulation), the context (--context-length) or the model."
+
 
 def main(arguments: "Sequence[str] | None" = None) -> None:
     """Run the command and leave by SystemExit with the exit code.
@@ -46,5 +48,7 @@ def _main(arguments: "Sequence[str] | None") -> None:
         terminal.note(f"Error: {terminal.for_users(error)}{gone}", style="red")
         sys.exit(1)
     except MemoryError as error:
-        terminal.note(f"Error: out of memory: {error}. Choose a smaller model, batch or context.", style="red")
+        from ..arrays import memory_fault
+
+        terminal.note(f"Error: {memory_fault(error)}. {LOWER}", style="red")
         sys.exit(1)

@@ -19,7 +19,7 @@ from .evaluate import evaluate
 from .explain import explain
 from .generate import generate
 from .grade import grade
-from .options import Checkpoint, Json
+from .options import Checkpoint, Json, OnDevice
 from .plot import plot
 from .predict import predict
 from .summary import summary
@@ -157,6 +157,7 @@ def verify(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random inputs.")] = 0,
     checkpoint: Checkpoint = "best",
+    device: OnDevice = "cpu",
     json: Json = False,
 ) -> None:
     """Verify gradients against finite differences, PyTorch, and other implementations.
@@ -165,7 +166,7 @@ def verify(
     """
     from ..verify.command import verify as run
 
-    if not run(what or (), method or (), seed, json, checkpoint).passed:
+    if not run(what or (), method or (), seed, json, checkpoint, device).passed:
         raise typer.Exit(1)
 
 

@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from ..bench.candidates import Report
 
-from .options import with_options
+from .options import OnDevice, with_options
 
 __all__ = ["bench"]
 
@@ -69,6 +69,13 @@ class ModelSizes(Sizes):
 
 
 @dataclass(frozen=True)
+class StepSizes(ModelSizes):
+    """The sizes of a model and of its batches, and where a step is computed."""
+
+    device: Annotated[Literal["cpu", "cuda"] | None, shape("Device to compute on: cpu or cuda.")] = None
+
+
+@dataclass(frozen=True)
 class OpSizes(Sizes):
     """The sizes that the arguments of ops depend on."""
 
@@ -118,7 +125,7 @@ def step(
     preset: Annotated[StepSize, shape("Size of the model, and settings of its training.")] = "shakespeare",
     vocab_size: Annotated[int | None, shape("Number of tokens in the vocabulary.")] = None,
     *,
-    sizes: ModelSizes,
+    sizes: StepSizes,
     modes: TorchModes,
     reference: Annotated[bool, typer.Option("--reference", help="Time our readable NumPy references too.")] = False,
     rounds: Rounds = 10,
@@ -187,13 +194,14 @@ def generate(
     prompt_tokens: Annotated[int | None, shape("Number of tokens in the prompt. Default: half the context.")] = None,
     new_tokens: Annotated[int | None, shape("Number of tokens to generate. Default: half the context.")] = None,
     anew: Annotated[bool, typer.Option("--anew/--no-anew", help="Time generation without a cache too.")] = True,
+    device: OnDevice = "cpu",
     rounds: Rounds = 5,
     output: Output,
 ) -> None:
     """Time generation with the cache, without it, and beside Hugging Face's transformers where installed."""
     from ..bench.generate import bench_generate
 
-    _out(bench_generate(preset, sizes.given(), prompt_tokens, new_tokens, rounds, anew), output)
+    _out(bench_generate(preset, sizes.given(), prompt_tokens, new_tokens, rounds, anew, device), output)
 
 
 @bench.command()
@@ -201,7 +209,7 @@ def generate(
 def kernels(
     preset: Annotated[Size, shape("Size of the model whose training steps are timed.")] = "shakespeare",
     *,
-    sizes: ModelSizes,
+    sizes: StepSizes,
     rounds: Rounds = 5,
     output: Output,
 ) -> None:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -60,15 +61,22 @@ def chat(request: Request, **sampling: Any) -> None:
     """
     with terminal.loading():
         from ..dispatch import use_kernels
-        from ..exchange import Pretrained, is_pretrained, model_path
+        from ..exchange import Pretrained, is_pretrained, merge_lora, model_path
+        from ..training import load_run
+        from ..training.run.start import PUBLISHED
 
-    if not is_pretrained(model_path(request.model)):
+    length = {} if request.context_length is None else {"context_length": request.context_length}
+    if is_pretrained(model_path(request.model)):
+        opened = Pretrained(request.model, **length)
+    elif length or not (Path(request.model) / PUBLISHED).is_dir():
         raise typer.BadParameter(
             f"{request.model} is no directory with the config.json of a published model, and no .gguf file. "
             "A run continues texts: compyute generate RUN"
         )
-    length = {} if request.context_length is None else {"context_length": request.context_length}
-    opened = Pretrained(request.model, **length)
+    else:  # a run that went on from a model that chats
+        opened = Pretrained(Path(request.model) / PUBLISHED)
+        run = load_run(request.model)
+        opened.model, opened.tokenizer = merge_lora(run.model), run.tokenizer
     _ = opened.chat_template  # a model without one is refused before it is read
     chosen = {name: value for name, value in sampling.items() if value is not None and value != []}
     if "stop" in chosen:

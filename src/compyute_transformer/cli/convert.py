@@ -2,12 +2,15 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from . import terminal
 from .options import Checkpoint
+
+if TYPE_CHECKING:
+    from ..training import LoadedRun
 
 __all__ = ["convert"]
 
@@ -38,10 +41,16 @@ def convert(
         int | None, typer.Option(help="Heads of a model of Compyute, whose files do not say how many.", min=1)
     ] = None,
     checkpoint: Checkpoint = "best",
+    adapter: Annotated[
+        bool, typer.Option("--adapter", help="Of a run that trained LoRA: write that alone, in the files of PEFT.")
+    ] = False,
 ) -> None:
-    """Convert a model: a run, a published model or a .gguf file becomes a directory or a .gguf file."""
+    """Convert a model: a run, a published model or a .gguf file becomes a directory or a .gguf file.
+
+    LoRA is merged into the weights, unless --adapter asks for it alone.
+    """
     with terminal.loading():
-        from ..exchange import Pretrained, is_pretrained, model_path, save_gguf, save_pretrained
+        from ..exchange import Pretrained, is_pretrained, model_path
         from ..training import load_run
 
     if target.suffix == ".gguf":
@@ -54,14 +63,28 @@ def convert(
     if is_pretrained(model_path(source)):
         if checkpoint != "best":
             raise typer.BadParameter(f"--checkpoint chooses between those of a run, and {source} is none.")
+        if adapter:
+            raise typer.BadParameter(f"--adapter writes the LoRA of a run, and {source} is none.")
         Pretrained(source, **({} if num_heads is None else {"num_heads": num_heads})).save(target, dtype)
     else:
-        run = load_run(source, checkpoint)
-        tokenizer = None if run.settings.data.kind == "images" else run.tokenizer
-        if target.suffix == ".gguf":
-            save_gguf(run.model, target, dtype=dtype or "float16", tokenizer=tokenizer)
-        else:
-            save_pretrained(run.model, target, dtype=dtype, tokenizer=tokenizer)
+        save_run(source, load_run(source, checkpoint), target, dtype, adapter)
     files = [target] if target.is_file() else [file for file in target.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files)
     terminal.show(f"{target}: {size / 1e6:,.1f} MB\n")
+
+
+def save_run(source: str, run: "LoadedRun", target: Path, dtype: Any, adapter: bool) -> None:
+    """Write the model of a run as a directory or as a .gguf file, or its LoRA alone."""
+    from ..exchange import copy_beside, merge_lora, save_adapter, save_gguf, save_pretrained
+    from ..training.run.start import PUBLISHED
+
+    if adapter:
+        save_adapter(run.model, target, base=run.config.start.get("source", ""), dtype=dtype or "float32")
+        return
+    model, tokenizer = merge_lora(run.model), None if run.settings.data.kind == "images" else run.tokenizer
+    if target.suffix == ".gguf":
+        save_gguf(model, target, dtype=dtype or "float16", tokenizer=tokenizer)
+        return
+    save_pretrained(model, target, dtype=dtype, tokenizer=tokenizer)
+    if (Path(source) / PUBLISHED).is_dir():
+        copy_beside(Path(source) / PUBLISHED, target)

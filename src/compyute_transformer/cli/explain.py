@@ -1,16 +1,27 @@
 """`compyute explain`: write a page that shows a run's forward and backward pass, with every number."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from . import terminal
-from .options import Checkpoint, Json, Kernels, RunFolder, unescape
+from .options import Checkpoint, Json, Kernels, OnDevice, RunFolder, unescape, with_options
 
 __all__ = ["explain"]
 
 
+@dataclass(frozen=True)
+class Computed:
+    """Which weights of the run are shown, and what computes with them."""
+
+    checkpoint: Checkpoint = "best"
+    kernels: Kernels = "reference"
+    device: OnDevice = "cpu"
+
+
+@with_options()
 def explain(
     run: RunFolder,
     prompt: Annotated[
@@ -32,8 +43,8 @@ def explain(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="FILE.html", help="File to write the page to.")] = Path("page.html"),
-    checkpoint: Checkpoint = "best",
-    kernels: Kernels = "reference",
+    *,
+    computed: Computed,
     json: Json = False,
 ) -> None:
     """Write a page that shows one forward and backward pass of a trained model.
@@ -53,7 +64,9 @@ def explain(
     if out.is_dir() or not out.parent.is_dir():
         raise typer.BadParameter(f"--out names a file in a folder that exists, got {str(out)!r}.")
     target = None if target is None else unescape(target)
-    text = explain_run(run, Request(unescape(prompt), target, image, checkpoint, kernels))
+    text = explain_run(
+        run, Request(unescape(prompt), target, image, computed.checkpoint, computed.kernels, computed.device)
+    )
     _io.replace_text(out, text)
     seconds, size = perf_counter() - began, len(text.encode())
     if json:

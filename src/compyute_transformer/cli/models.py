@@ -44,13 +44,13 @@ class OpenedModel:
 
 def open_model(path: str, checkpoint: Any = "best", device: Device = "cpu") -> OpenedModel:
     """Return the model that a path names. Raises what `load_run` and `Pretrained` raise."""
-    from ..exchange import Pretrained, is_pretrained, model_path
+    from ..exchange import Pretrained, is_pretrained, merge_lora, model_path
     from ..training import load_run
 
     if not is_pretrained(model_path(path)):
         run = load_run(path, checkpoint, device)
         kind = run.settings.data.kind
-        return OpenedModel(run.model, None if kind == "images" else run.tokenizer, kind, run.step)
+        return OpenedModel(merge_lora(run.model), None if kind == "images" else run.tokenizer, kind, run.step)
     if checkpoint != "best":
         raise typer.BadParameter(f"--checkpoint chooses between those of a run, and {path} is none.")
     opened = Pretrained(path)

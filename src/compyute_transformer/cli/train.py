@@ -10,7 +10,17 @@ import typer
 from ..dispatch import use_kernels
 from ..environment.launcher import started_together
 from ..parallel import world
-from ..training import DataSettings, Settings, load_config, reporter_for, resume_run, start_run, unused_name
+from ..training import (
+    DataSettings,
+    Settings,
+    Start,
+    load_config,
+    reporter_for,
+    resume_run,
+    start_from,
+    start_run,
+    unused_name,
+)
 from ..training.reporting.next_steps import next_steps
 from ..training.reporting.reporters import print_line, printable
 from ..training.settings.presets import DEFAULT_PRESET, DESCRIPTIONS
@@ -29,6 +39,8 @@ MAIN = (
 )
 
 NamedCorpus = Literal["builtin", "shakespeare"]
+CONVERSATIONS = ".jsonl"
+FINE_TUNING = "finetune"  # the preset of a run that goes on from a model
 OWN_DATA = {"translation": "dates", "images": "digits"}  # the task of the same kind that needs no DATA
 
 EPILOG = "Example: compyute train my_text.txt --preset cpu --steps 500 --out runs/mine"
@@ -43,7 +55,8 @@ class Request:
         typer.Argument(
             metavar="DATA",
             help="What to train on: text files or folders of text; a .tsv file of pairs, with a tab between source and "
-            "target; or a folder with one folder of images for each class. Without DATA: see --corpus and --task.",
+            "target; a folder with one folder of images for each class; or, with --from, .jsonl files of "
+            "conversations. Without DATA: see --corpus and --task.",
         ),
     ] = None
     out: Annotated[
@@ -59,6 +72,15 @@ class Request:
         main(
             f"Start from the settings of a preset: {', '.join(DESCRIPTIONS)}; see --list-presets. "
             f"Default: {DEFAULT_PRESET}, or translation or images where DATA are such."
+        ),
+    ] = None
+    from_: Annotated[
+        str | None,
+        run(
+            "Go on from a model: a directory of Hugging Face Transformers, a .gguf file, the name of a package that "
+            "holds one, or the folder of a run. See --lora-rank and --train-blocks.",
+            "--from",
+            metavar="MODEL",
         ),
     ] = None
     resume: Annotated[
@@ -119,8 +141,9 @@ def train(request: Request, **settings: Any) -> None:
         raise typer.BadParameter("--timeout is for several processes, and this is one: leave it out.")
     given = {key: value for key, value in settings.items() if value is not None}
     sources = matching(request.text or ([request.corpus] if request.corpus else []), request.include or [])
+    start = None if request.from_ is None else start_from(request.from_)
     if request.resume is None:
-        chosen, folder = new_run(request, sources, given)
+        chosen, folder = new_run(request, sources, given, start)
     else:
         chosen, folder = resumed_run(request, request.resume, sources, given)
     if request.show:
@@ -130,7 +153,7 @@ def train(request: Request, **settings: Any) -> None:
     reporter = reporter_for(sys.stdout, request.json)
     with use_kernels(request.kernels):
         if request.resume is None:
-            result = start_run(sources, chosen, folder, reporter, communicator=processes)
+            result = start_run(sources, chosen, folder, reporter, model=start, communicator=processes)
         else:
             result = resume_run(folder, reporter, overrides=given, communicator=processes)
     if not request.json:
@@ -139,11 +162,14 @@ def train(request: Request, **settings: Any) -> None:
         raise typer.Exit(terminal.INTERRUPTED)
 
 
-def new_run(request: Request, sources: list[str], given: dict[str, Any]) -> tuple[Settings, Path]:
+def new_run(request: Request, sources: list[str], given: dict[str, Any], start: Start | None) -> tuple[Settings, Path]:
     """Return the settings and the folder of a new run. given: settings from the command line."""
     check_choices(request)
-    preset = request.preset or preset_for(given.get("task"), sources)
-    chosen = Settings.resolve(preset, request.config, given)
+    if start and sources and all(source.endswith(CONVERSATIONS) for source in sources):
+        given.setdefault("task", "chat")
+    preset = request.preset or (FINE_TUNING if start else preset_for(given.get("task"), sources))
+    resolve = start.resolve if start else Settings.resolve
+    chosen = resolve(preset, request.config, given)
     if not (request.text or (request.show and not request.corpus)):
         check_own_data(chosen.data, request.corpus)
     if started_together() > 1 and "leaves" not in given:
@@ -157,8 +183,8 @@ def new_run(request: Request, sources: list[str], given: dict[str, Any]) -> tupl
 def resumed_run(request: Request, run: Path, sources: list[str], given: dict[str, Any]) -> tuple[Settings, Path]:
     """Return the settings and the folder of a run that goes on; refuse what the run itself decides."""
     of_run = (request.include, request.preset, request.config, request.out is not None, request.name is not None)
-    if sources or any(of_run):
-        raise typer.BadParameter("--resume takes data, preset, config and folder from the run: leave them out.")
+    if sources or any(of_run) or request.from_ is not None:
+        raise typer.BadParameter("--resume takes data, model, preset, config and folder from the run: leave them out.")
     return load_config(run).settings.with_overrides(given), run
 
 

@@ -51,6 +51,7 @@ from ..dispatch import no_kernels_after_fork
 __all__ = [
     "FASTMATH",
     "IN_ONE_PIECE",
+    "compile_exact",
     "compile_kernel",
     "compile_parallel",
     "compiler",
@@ -154,6 +155,7 @@ def _renewed_with_the_package(kernel: Any) -> Any:
 
 compile_kernel = compiler(fastmath=FASTMATH, error_model="numpy", nogil=True)
 _compile_parallel = compiler(fastmath=FASTMATH, error_model="numpy", nogil=True, parallel=True)
+_compile_exact = compiler(fastmath=False, error_model="numpy", nogil=True, parallel=True)
 _one_at_a_time = RLock()
 
 
@@ -164,12 +166,14 @@ def _takes_several() -> bool:
     return bool(numba.threading_layer() != "workqueue")
 
 
-def compile_parallel(function: Callable[..., Any]) -> Callable[..., Any]:
+def compile_parallel(
+    function: Callable[..., Any], compile: Callable[[Callable[..., Any]], Callable[..., Any]] = _compile_parallel
+) -> Callable[..., Any]:
     """Compile a kernel that runs on several threads: `run.kernel`.
 
     On the workqueue layer of Numba, calls from several threads wait for each other.
     """
-    kernel = _compile_parallel(function)
+    kernel = compile(function)
 
     @wraps(function)
     def run(*args: Any) -> Any:
@@ -180,6 +184,15 @@ def compile_parallel(function: Callable[..., Any]) -> Callable[..., Any]:
 
     run.kernel = kernel  # type: ignore[attr-defined]
     return run
+
+
+def compile_exact(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a parallel kernel whose every element has the same bits, wherever in a vector or behind the last it lies.
+
+    The operations are those that are written: none is contracted or reordered, which the compiler would do in the
+    vectorized body of a loop in another way than in its last few turns.
+    """
+    return compile_parallel(function, _compile_exact)
 
 
 def _after_fork() -> None:

@@ -9,16 +9,18 @@ training_files  files of nanoGPT and Compyute; pickles, which reads them without
 tokenizer      tokenizers of ours as files of theirs
 chat           chat templates, in a sandbox
 generation     generation_config.json
+lora           LoRA on a whole model, and the files of PEFT
 hub            models by their name, fetched by huggingface_hub
 embed          sentence embeddings
 complete       a model with its tokenizer, its defaults of generation and its chat template
 """
 
 from .chat import ChatTemplate
-from .complete import Pretrained, is_pretrained, model_path
+from .complete import Pretrained, copy_beside, is_pretrained, model_path
 from .generation import GenerationDefaults, generation_defaults
 from .gguf import read_gguf, tokenizer_of
 from .gguf_write import save_gguf
+from .lora import add_lora, load_adapter, merge_lora, save_adapter
 from .pretrained import AutoModel, load_pretrained, save_pretrained
 from .tensors import read_tensors, write_tensors
 
@@ -27,12 +29,17 @@ __all__ = [
     "ChatTemplate",
     "GenerationDefaults",
     "Pretrained",
+    "add_lora",
+    "copy_beside",
     "generation_defaults",
     "is_pretrained",
+    "load_adapter",
     "load_pretrained",
+    "merge_lora",
     "model_path",
     "read_gguf",
     "read_tensors",
+    "save_adapter",
     "save_gguf",
     "save_pretrained",
     "tokenizer_of",

@@ -27,10 +27,11 @@ from .generation import GenerationDefaults, generation_defaults
 from .gguf import read_gguf, tokenizer_of
 from .gguf_write import save_gguf
 from .hub import fetch, is_hub_name
+from .lora import base_of, is_adapter, load_adapter, merge_lora
 from .pretrained import CONFIG, TOKENIZER, load_pretrained, save_pretrained
 from .training_files import read_meta
 
-__all__ = ["Pretrained", "is_pretrained", "model_path"]
+__all__ = ["Pretrained", "copy_beside", "is_pretrained", "model_path"]
 
 GENERATION, TOKENIZER_CONFIG, TEMPLATE = "generation_config.json", "tokenizer_config.json", "chat_template.jinja"
 META = "meta.pkl"
@@ -69,9 +70,9 @@ def model_path(name: str | Path) -> Path:
 
 
 def is_pretrained(path: str | Path) -> bool:
-    """Return whether a path is a directory of Hugging Face Transformers, or a file, and not a run's folder."""
+    """Return whether a path is a directory of Hugging Face Transformers or PEFT, or a file, and not a run's folder."""
     path = Path(path)
-    if path.suffix == ".gguf" or path.is_file():
+    if path.suffix == ".gguf" or path.is_file() or is_adapter(path):
         return True
     try:
         values = _io.read_json(path / CONFIG)
@@ -83,18 +84,25 @@ def is_pretrained(path: str | Path) -> bool:
 class Pretrained:
     """A directory or a GGUF file, or a package with one inside. options: fields of the model's configuration.
 
+    A directory of PEFT is the model that it names, with its LoRA merged into the weights.
+
     Raises, when a part is asked for:
         DataError: its file is missing or breaks its format; and what `load_pretrained` raises for the model.
     """
 
     def __init__(self, path: str | Path, **options: Any) -> None:
         self.path, self._options = model_path(path), options
+        self.adapter: Path | None = None
+        if is_adapter(self.path):
+            self.adapter = self.path
+            self.path = model_path(base_of(self.adapter))
         self.is_gguf = self.path.suffix == ".gguf"
 
     @cached_property
     def model(self) -> Any:
         """The model, in `eval()`."""
-        return load_pretrained(self.path, **self._options)
+        model = load_pretrained(self.path, **self._options)
+        return model if self.adapter is None else merge_lora(load_adapter(model, self.adapter))
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -200,13 +208,15 @@ class Pretrained:
                 self._write_beside(folder)
             return
         save_pretrained(self.model, folder, dtype=dtype)
-        for file in sorted(self.path.rglob("*")):
-            place = file.relative_to(self.path)
-            if any(part.startswith(".") for part in place.parts) or str(place) == CONFIG or not file.is_file():
-                continue
-            if not file.name.endswith(WEIGHTS):
-                (folder / place.parent).mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, folder / place)
+        copy_beside(self.path, folder)
+
+    def save_beside(self, folder: Path) -> None:
+        """Write what belongs to the model beside its weights and its config.json: the templates and the defaults."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.is_gguf:
+            self._write_beside(folder)
+        elif not self.path.is_file():
+            copy_beside(self.path, folder)
 
     def _save_gguf(self, path: Path, dtype: str | None) -> None:
         """Write a GGUF file with the tokenizer, the end tokens and the chat template inside."""
@@ -264,6 +274,17 @@ class Pretrained:
             return _io.read_bytes(path, MOST_BYTES).decode("utf-8")
         except (OSError, ValueError) as error:
             raise DataError(f"Pretrained: {path} must hold UTF-8 text: {str(error)[:300]}.") from error
+
+
+def copy_beside(source: Path, folder: Path) -> None:
+    """Copy the files of a directory but its weights and its config.json."""
+    for file in sorted(source.rglob("*")):
+        place = file.relative_to(source)
+        if any(part.startswith(".") for part in place.parts) or str(place) == CONFIG or not file.is_file():
+            continue
+        if not file.name.endswith(WEIGHTS):
+            (folder / place.parent).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, folder / place)
 
 
 def _cut(ids: list[int], limit: int) -> list[int]:

@@ -226,9 +226,15 @@ def _encoded(array: Array, dtype: str) -> tuple[str, tuple[int, ...], bytes]:
 
 
 def write_tensors(
-    folder: str | Path, tensors: Mapping[str, Array], dtype: str = "float32", shard_bytes: int = 50_000_000_000
+    folder: str | Path,
+    tensors: Mapping[str, Array],
+    dtype: str = "float32",
+    shard_bytes: int = 50_000_000_000,
+    whole: str = WHOLE,
 ) -> None:
     """Write model.safetensors into a folder, or shards of at most `shard_bytes` and their index.
+
+    whole: another name of the one file.
 
     dtype: "float64", "float32", "float16" or "bfloat16".
 
@@ -252,7 +258,7 @@ def write_tensors(
         filled += size
     folder = Path(folder)
     count = len(shards)
-    files = [WHOLE] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
+    files = [whole] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
     for file, names in zip(files, shards, strict=True):
         data = _file_bytes({name: _encoded(tensors[name], dtype) for name in names})
         _io.replace_file(folder / file, lambda hidden, data=data: hidden.write_bytes(data))  # type: ignore[misc]

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..arrays import Device, to_device
 from ..data.images.files import read_image
 from ..data.pairs.batches import EncodedPairs
 from ..data.pairs.corpus import Pair
@@ -28,7 +29,7 @@ __all__ = ["Request", "explain_run"]
 @dataclass(frozen=True)
 class Request:
     """What to explain. prompt: a text, or the source of a translation. target: the text that follows, the translation,
-    or the class. image: a file of an image; without one, the first validation image.
+    or the class. image: a file of an image; without one, the first validation image. device: to compute on.
     """
 
     prompt: str = ""
@@ -36,6 +37,7 @@ class Request:
     image: Path | None = None
     which: Literal["best", "last"] = "best"
     kernels: Literal["auto", "reference"] = "reference"
+    device: Device = "cpu"
 
 
 def explain_run(folder: str | Path, request: Request) -> str:
@@ -49,7 +51,7 @@ def explain_run(folder: str | Path, request: Request) -> str:
 
 
 def _document(folder: Path, request: Request) -> Document:
-    loaded = load_run(folder, request.which)
+    loaded = load_run(folder, request.which, request.device)
     inputs, targets, words = _inputs(folder, loaded, request)
     frames: list[Frame] = []
     current, chosen = 0, None
@@ -73,7 +75,8 @@ def _document(folder: Path, request: Request) -> Document:
 def _models(folder: Path, loaded: Any) -> Iterator[tuple[str, int, Any]]:
     """Yield the model with its first weights, which follow from the seed, and with those of each checkpoint."""
     if not loaded.config.custom:
-        yield "before training", 0, build_model(loaded.config.model, loaded.settings.training.seed)
+        untrained = build_model(loaded.config.model, loaded.settings.training.seed)
+        yield "before training", 0, untrained.to(loaded.model.device)
     for step in checkpoint.steps(folder):
         if step == loaded.step:
             yield f"step {step:,}", step, loaded.model
@@ -82,7 +85,7 @@ def _models(folder: Path, loaded: Any) -> Iterator[tuple[str, int, Any]]:
         arrays = checkpoint.load_arrays(path, checkpoint.load_state(path), checkpoint.MODEL)
         model = build_model(loaded.config.model)
         model.load_state_dict(arrays)
-        yield f"step {step:,}", step, model
+        yield f"step {step:,}", step, model.to(loaded.model.device)
 
 
 def _curve(folder: Path) -> dict[str, list[list[float]]]:
@@ -162,7 +165,7 @@ def _image(folder: Path, loaded: Any, request: Request) -> tuple[tuple[np.ndarra
             )
         label = encoder.classes.index(request.target)
     if label is None:
-        label = int(loaded.model(images)[0].argmax())
+        label = int(loaded.model(to_device(images, request.device))[0].argmax())
 
     def words(traced: Trace) -> Words:
         return words_of(traced, None, encoder.classes)

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..arrays import Array, to_numpy
+from ..arrays import Array, array_module, device_of, to_device, to_numpy
 from ..dispatch import Dispatched, intercept, use_kernels
 from ..errors import ConfigError, InputError
 from ..models.registry import record_of
@@ -80,8 +80,8 @@ class ModuleCall:
 class Trace:
     """What happened in one forward, loss and backward.
 
-    model: the copy that ran. inputs: of its forward, by name. parameters, gradients: by the names of the parameters.
-    input_gradients: what the model's backward returned.
+    model: the copy that ran, on the CPU by now. inputs: of its forward, by name. parameters, gradients: by the names of
+    the parameters. input_gradients: what the model's backward returned.
     """
 
     model: Any
@@ -124,6 +124,8 @@ def trace(
     """
     if targets is None:
         targets = _default_targets(model, inputs)
+    device = device_of(next(model.parameters()).data)
+    inputs = tuple(value if value is None else to_device(value, device) for value in inputs)
     copied = copy.deepcopy(model).train()
     copied.zero_grad()
     if not dropout:
@@ -135,9 +137,11 @@ def trace(
         held.enter_context(observe(copied, recorder))
         held.enter_context(intercept(recorder.op))
         logits = copied(*inputs)
-        loss = float(criterion(logits, targets))
+        loss = float(criterion(logits, to_device(targets, device)))
         kept_logits = recorder.keep(logits)
         input_gradients = copied.backward(criterion.backward())
+    if device != "cpu":
+        copied.to("cpu")  # for what is computed from the trace, whose arrays are NumPy's
     parameters = dict(copied.named_parameters())
     names = signature(type(copied).forward).parameters
     return Trace(
@@ -250,7 +254,7 @@ class Recorder(Observer):
         name = op.__name__.removesuffix("_forward").removesuffix("_backward")
         phase: Phase = "backward" if op.__name__.endswith("_backward") else "forward"
         saved = arguments.pop("saved", None)
-        options = {key: value for key, value in arguments.items() if not hasattr(value, "dtype")}
+        options = {key: _on_host(value) for key, value in arguments.items() if not hasattr(value, "dtype")}
         ran = "reference" if op.kernel_of(*args, **kwargs) is None else "kernel"
         path = self._scopes[-1].path if self._scopes else LOSS
         within = self._open[-1].start if self._open else None
@@ -303,7 +307,7 @@ class Recorder(Observer):
         found = {}
         for name, value in arguments.items():
             for path, data in self._parameters if hasattr(value, "dtype") and value.size else ():
-                if value.dtype == data.dtype and np.may_share_memory(to_numpy(value), to_numpy(data)):
+                if value.dtype == data.dtype and _share_memory(value, data):
                     found[name] = path
                     break
         return found
@@ -311,6 +315,17 @@ class Recorder(Observer):
     def _next(self) -> int:
         self._started += 1
         return self._started - 1
+
+
+def _on_host(value: Any) -> Any:
+    """Return an option with its arrays as NumPy's: those of a mask."""
+    if hasattr(value, "_fields"):
+        return type(value)(*(to_numpy(item) if device_of(item) == "cuda" else item for item in value))
+    return value
+
+
+def _share_memory(one: Array, other: Array) -> bool:
+    return device_of(one) == device_of(other) and bool(array_module(one).may_share_memory(one, other))
 
 
 def _fields(saved: Any, prefix: str = "") -> dict[str, Any]:

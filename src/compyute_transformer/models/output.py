@@ -36,7 +36,12 @@ class ModelOutput(NamedTuple):
 
 
 class Model(Module):
-    """The base of all models: a call runs `forward`, and returns a `ModelOutput` when more than logits is asked for."""
+    """The base of all models: a call runs `forward`, and returns a `ModelOutput` when more than logits is asked for.
+
+    training_length: the positions of a window in training and evaluation, where they are fewer than the context.
+    """
+
+    training_length: int | None = None
 
     def __call__(
         self, *inputs: Any, return_attention: bool = False, return_hidden_states: bool = False, **options: Any

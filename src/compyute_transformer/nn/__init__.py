@@ -6,6 +6,7 @@ from .dropout import Dropout, share_generator
 from .embedding import ClassToken, Embedding, PatchEmbedding
 from .feed_forward import FeedForward, GatedFeedForward
 from .linear import Linear
+from .lora import LoRA, LoRAAttention, LoRALinear
 from .loss import CrossEntropyLoss
 from .module import Module, ModuleList, evaluating
 from .norm import LayerNorm, RMSNorm
@@ -24,6 +25,9 @@ __all__ = [
     "LayerNorm",
     "LearnedPosition",
     "Linear",
+    "LoRA",
+    "LoRAAttention",
+    "LoRALinear",
     "Module",
     "ModuleList",
     "MultiHeadAttention",

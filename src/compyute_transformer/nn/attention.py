@@ -181,7 +181,7 @@ class MultiHeadAttention(Module):
             mask = mask._replace(array=mask.array[..., -k.shape[2] :])
         attend, _ = ATTENTIONS[self._algorithm(x)]
         heads, _ = attend(q, k, v, mask, 0.0, None)
-        return linear(merge_heads(heads), self.out_weight.data, self.out_bias.data if self.out_bias else None)
+        return self._project_out(merge_heads(heads))
 
     def _project(
         self, x: Array, memory: Array | ProjectedMemory | None, cache: AttentionCache | None
@@ -193,16 +193,35 @@ class MultiHeadAttention(Module):
                 "MultiHeadAttention: a cache is for self-attention in eval() only, since no backward reaches what it "
                 f"holds, got {came}. Call model.eval(), or leave the cache out."
             )
-        H, K, D, queries = self.num_heads, self.num_kv_heads, self._head_width, self._query_rows
+        D, queries = self._head_width, self._query_rows
         check_shape("MultiHeadAttention", "x", x, (None, None, self.in_weight.shape[1]), "batch, time, width")
-        in_weight, in_bias = self.in_weight.data, self.in_bias.data if self.in_bias else None
         if isinstance(memory, ProjectedMemory):
+            in_weight, in_bias, *_ = self._weights()
             q = split_heads(linear(x, in_weight[:queries], None if in_bias is None else in_bias[:queries]), D)
             return q, memory.k, memory.v
         assert cache is not None
-        (q, k, v), _ = project_forward(x, None, in_weight, in_bias, H, K, D)
+        q, k, v = self._project_self(x)
         q, k = self._prepare(q, k, 0 if self.rotary is None else cache.length)
         return q, *cache.append(k, v)
+
+    def _project_self(self, x: Array) -> tuple[Array, Array, Array]:
+        """Return the queries, keys and values of x."""
+        in_weight, in_bias, *_ = self._weights()
+        return project_forward(x, None, in_weight, in_bias, self.num_heads, self.num_kv_heads, self._head_width)[0]
+
+    def _project_out(self, merged: Array) -> Array:
+        """Return the output projection of heads side by side."""
+        _, _, out_weight, out_bias = self._weights()
+        return linear(merged, out_weight, out_bias)
+
+    def _weights(self) -> tuple[Array, Array | None, Array, Array | None]:
+        """Return in_weight, in_bias, out_weight and out_bias."""
+        return (
+            self.in_weight.data,
+            self.in_bias.data if self.in_bias else None,
+            self.out_weight.data,
+            self.out_bias.data if self.out_bias else None,
+        )
 
     @property
     def prepares_heads(self) -> bool:
@@ -256,19 +275,15 @@ class MultiHeadAttention(Module):
     def _run(self, x: Array, memory: Array | None, mask: Mask) -> tuple[Array, Any]:
         name = self._algorithm(x)
         forward = partial(multi_head_forward, self._attend(name)) if self.prepares_heads else IMPLEMENTATIONS[name][0]
-        dropout = self.dropout if self.training else 0.0
-        key = self.generator.next() if dropout else None
-        y, saved = forward(
-            x,
-            memory,
-            self.in_weight.data,
-            self.in_bias.data if self.in_bias else None,
-            self.out_weight.data,
-            self.out_bias.data if self.out_bias else None,
-            MultiHeadOptions(self.num_heads, self.num_kv_heads, mask, dropout, key),
-        )
+        y, saved = forward(x, memory, *self._weights(), self._options(mask))
         self.save_for_backward((name, saved))
         return y, saved
+
+    def _options(self, mask: Mask) -> MultiHeadOptions:
+        """Return the options of an algorithm, with the key of the next dropout."""
+        dropout = self.dropout if self.training else 0.0
+        key = self.generator.next() if dropout else None
+        return MultiHeadOptions(self.num_heads, self.num_kv_heads, mask, dropout, key)
 
     def _attend(self, name: Implementation) -> Attend:
         """Return an attention between normalized and turned queries and keys."""
@@ -291,14 +306,23 @@ class MultiHeadAttention(Module):
         A frozen parameter costs nothing.
         """
         name, saved = self.pop_saved()
-        needs = Needs(*map(is_trained, (self.in_weight, self.in_bias, self.out_weight, self.out_bias)))
         prepares = self.prepares_heads
         backward = partial(multi_head_backward, self._attend_backward(name)) if prepares else IMPLEMENTATIONS[name][1]
-        dx, dmemory, din_weight, din_bias, dout_weight, dout_bias = backward(dy, saved, needs)
+        dx, dmemory, *gradients = backward(dy, saved, self._needs())
+        self._accumulate(*gradients)
+        return dx, dmemory
+
+    def _needs(self) -> Needs:
+        """Return which parameters are trained."""
+        return Needs(*map(is_trained, (self.in_weight, self.in_bias, self.out_weight, self.out_bias)))
+
+    def _accumulate(
+        self, din_weight: Array | None, din_bias: Array | None, dout_weight: Array | None, dout_bias: Array | None
+    ) -> None:
+        """Add to the gradients of the parameters."""
         self.in_weight.accumulate(din_weight)
         self.out_weight.accumulate(dout_weight)
         if self.in_bias:
             self.in_bias.accumulate(din_bias)
         if self.out_bias:
             self.out_bias.accumulate(dout_bias)
-        return dx, dmemory

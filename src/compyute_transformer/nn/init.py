@@ -67,6 +67,17 @@ def xavier_uniform() -> Init:
     return weight_init
 
 
+def uniform(bound: float) -> Init:
+    """Return an initializer that draws uniform numbers on ±bound."""
+
+    def weight_init(shape: tuple[int, ...], generator: Generator) -> Array:
+        if _skips.get():
+            return zeros(shape)
+        return (random.uniform(generator.next(), shape) * 2 - 1) * np.float32(bound)
+
+    return weight_init
+
+
 def zeros(shape: tuple[int, ...]) -> Array:
     """Return zeros in float32, as biases start."""
     return np.zeros(shape, dtype=np.float32)

@@ -5,6 +5,7 @@ from .attention import Mask, attention
 from .dropout import dropout
 from .embedding import class_token, embedding, patch_embedding
 from .linear import linear
+from .lora import lora
 from .loss import cross_entropy
 from .norm import layer_norm, rms_norm
 from .position import learned_position, sinusoidal_position, sinusoids
@@ -22,6 +23,7 @@ __all__ = [
     "layer_norm",
     "learned_position",
     "linear",
+    "lora",
     "patch_embedding",
     "relu",
     "rms_norm",

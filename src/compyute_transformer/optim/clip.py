@@ -1,18 +1,47 @@
 """Clip: a gradient that is too long keeps its direction and gets a smaller norm."""
 
+from bisect import bisect_right
 from collections.abc import Iterable
+from itertools import pairwise
 from math import inf, isfinite, sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..arrays import Array, array_module
 from ..errors import DtypeError, RangeError
-from .flat import contiguous_ranges
+from .flat import Shard, contiguous_ranges
 
-__all__ = ["clip_grad_norm_", "global_norm", "gradients_of"]
+__all__ = ["clip_grad_norm_", "get_total_norm", "global_norm", "gradients_of"]
 
 PIECE = 1 << 14  # elements whose squares float32 still sums to seven digits, more or less
+
+
+class _Part(NamedTuple):
+    """Gradients that lie side by side. start: the index of the first one in its buffer. shard: of that buffer."""
+
+    gradient: Array
+    start: int = 0
+    shard: Shard | None = None
+
+    def own(self) -> list[Array]:
+        """Return the views of those that this process has summed: all, if it is alone."""
+        if self.shard is None:
+            return [self.gradient]
+        ends = ((start - self.start, stop - self.start) for start, stop in self.shard.slices)
+        return [self.gradient[max(start, 0) : stop] for start, stop in ends if stop > 0 and start < self.gradient.size]
+
+    def pieces(self) -> list[Array]:
+        """Return it cut where PIECE divides the index in the buffer; a piece of another process is left empty."""
+        gradient = self.gradient.reshape(-1)
+        edges = [0, *range(PIECE - self.start % PIECE, gradient.size, PIECE), gradient.size]
+        return [gradient[a:b] if self._is_own(a) else gradient[:0] for a, b in pairwise(edges)]
+
+    def _is_own(self, index: int) -> bool:
+        if self.shard is None:
+            return True
+        before = bisect_right(self.shard.slices, (self.start + index, inf)) - 1
+        return before >= 0 and self.start + index < self.shard.slices[before][1]
 
 
 def global_norm(*gradients: Array) -> float:
@@ -22,25 +51,53 @@ def global_norm(*gradients: Array) -> float:
     is off by 0.07%. Where squares overflow or vanish in the dtype of the gradient, they are computed scaled, in
     float64.
     """
+    return _norm_of([_Part(gradient) for gradient in gradients])
+
+
+def get_total_norm(parameters: Iterable[Any]) -> float:
+    """Return the norm ‖g‖ of the gradients of some parameters, which `clip_grad_norm_` returns too."""
+    return _norm_of(_parts_of(parameters))
+
+
+def _norm_of(parts: list[_Part]) -> float:
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        norms = [_norm(gradient.reshape(-1)) for gradient in gradients if gradient.size]
+        norms = [_norm(part) for part in parts if part.gradient.size]
     if len(norms) == 1:
         return norms[0]
     largest = max(norms, default=0.0)
     return largest if largest in (0.0, inf) else largest * sqrt(sum((norm / largest) ** 2 for norm in norms))
 
 
-def _norm(gradient: Array) -> float:
-    xp = array_module(gradient)
-    pieces = xp.array_split(gradient, -(-gradient.size // PIECE) or 1)
-    norm = float(xp.sqrt(xp.stack([piece @ piece for piece in pieces]).sum(dtype=xp.float64)))
+def _norm(part: _Part) -> float:
+    """Return the norm of one part. Processes compute their own pieces, and all of them sum the squares of all."""
+    xp = array_module(part.gradient)
+    if xp is not np and part.shard is None:
+        return _norm_on_gpu(part.gradient, xp)
+    pieces = part.pieces()
+
+    def whole(values: list[Any]) -> Array:
+        return xp.stack(values) if part.shard is None else part.shard.whole(xp.stack(values))
+
+    norm = float(xp.sqrt(whole([piece @ piece for piece in pieces]).sum(dtype=xp.float64)))
+    if (1e-12 < norm < inf and part.gradient.dtype.itemsize >= 4) or norm != norm:
+        return norm
+    largest = float(whole([abs(piece).max() if piece.size else piece.sum() for piece in pieces]).max())
+    if largest == 0.0 or not isfinite(largest):
+        return largest
+    squares = whole([((piece.astype(xp.float64) / largest) ** 2).sum() for piece in pieces])
+    return largest * sqrt(float(squares.sum()))
+
+
+def _norm_on_gpu(gradient: Array, xp: Any) -> float:
+    """Return the norm of an array of CuPy's, by few launches: a GPU sums in a tree, whose errors do not grow."""
+    norm = float(xp.sqrt((gradient * gradient).sum(dtype=xp.float64)))
     if (1e-12 < norm < inf and gradient.dtype.itemsize >= 4) or norm != norm:
         return norm
     largest = float(abs(gradient).max())
     if largest == 0.0 or not isfinite(largest):
         return largest
-    squares = [((piece.astype(xp.float64) / largest) ** 2).sum() for piece in pieces]
-    return largest * sqrt(float(xp.stack(squares).sum()))
+    scaled = gradient.astype(xp.float64) / largest
+    return largest * sqrt(float((scaled * scaled).sum()))
 
 
 def clip_grad_norm_(parameters: Iterable[Any], max_norm: float) -> float:
@@ -53,26 +110,26 @@ def clip_grad_norm_(parameters: Iterable[Any], max_norm: float) -> float:
     """
     if not max_norm > 0:
         raise RangeError(f"clip_grad_norm_: max_norm is above 0, got {max_norm}. Leave out the call to clip nothing.")
-    return _clip(gradients_of(parameters), max_norm)
+    return _clip(_parts_of(parameters), max_norm)
 
 
 def clip_by_global_norm(gradient: Array, limit: float) -> float:
     """Scale one array of gradients in place; the earlier form of `clip_grad_norm_`."""
-    return _clip([gradient], limit)
+    return _clip([_Part(gradient)], limit)
 
 
-def _clip(gradients: list[Array], max_norm: float) -> float:
-    for gradient in gradients:
+def _clip(parts: list[_Part], max_norm: float) -> float:
+    for gradient, *_ in parts:
         if getattr(getattr(gradient, "dtype", None), "kind", None) not in ("f", "V") or not _is_writable(gradient):
             came = getattr(gradient, "dtype", type(gradient).__name__)
             raise DtypeError(
                 f"clip_grad_norm_: a gradient is an array of floats that may be written to, got {came}. Assign "
                 "np.array(gradient, parameter.dtype)."
             )
-    norm = global_norm(*gradients)
+    norm = _norm_of(parts)
     if max_norm < norm < inf:
         factor = max_norm / norm
-        for gradient in gradients:
+        for gradient in (own for part in parts for own in part.own()):
             if factor < 1e-30:  # which float32 cannot hold exactly
                 gradient *= 1e-30
                 gradient *= factor / 1e-30
@@ -87,6 +144,10 @@ def _is_writable(gradient: Array) -> bool:
 
 def gradients_of(parameters: Iterable[Any]) -> list[Array]:
     """Return the gradients of some parameters, those that lie side by side in a buffer as one array."""
+    return [part.gradient for part in _parts_of(parameters)]
+
+
+def _parts_of(parameters: Iterable[Any]) -> list[_Part]:
     given: list[Any] = [parameters] if hasattr(parameters, "requires_grad") else list(parameters)
     buffer = given[0].place.buffer if given and given[0].place is not None else None
     if (
@@ -94,9 +155,11 @@ def gradients_of(parameters: Iterable[Any]) -> list[Array]:
         and len(set(map(id, given))) == len(given) == len(buffer.parameters)  # the usual case, a whole model, fast
         and all((place := p.place) is not None and place.buffer is buffer and p.grad is place.grad for p in given)
     ):
-        return [buffer.array_of_gradients(0, buffer.data.size)]
+        return [_Part(buffer.array_of_gradients(0, buffer.data.size), 0, buffer.shard)]
     with_gradient = list({id(p): p for p in given if p.grad is not None}.values())
     placed = [p for p in with_gradient if p.place is not None and p.grad is p.place.grad]
-    others = [p.grad for p in with_gradient if p.place is None or p.grad is not p.place.grad]
+    others = [_Part(p.grad) for p in with_gradient if p.place is None or p.grad is not p.place.grad]
     ranges = contiguous_ranges(placed)
-    return [buffer.array_of_gradients(start, stop) for buffer, start, stop in ranges] + others
+    return [
+        _Part(buffer.array_of_gradients(start, stop), start, buffer.shard) for buffer, start, stop in ranges
+    ] + others

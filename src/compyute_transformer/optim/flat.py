@@ -7,16 +7,17 @@ new buffer for the parameters that do not fit their places any more.
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ..arrays import Array, array_module, device_of
+from ..arrays import Array, array_module, byte_bounds, device_of
 from ..errors import ShapeError, StateError
 
-__all__ = ["FlatBuffer", "ParameterLike", "Place", "contiguous_ranges", "settle"]
+__all__ = ["FlatBuffer", "ParameterLike", "Place", "Shard", "contiguous_ranges", "settle"]
 
 
 class ParameterLike(Protocol):
@@ -42,14 +43,26 @@ class Place(NamedTuple):
     grad: Array
 
 
+class Shard(Protocol):
+    """The part of a flat buffer whose gradients this process has summed, where several processes share the work."""
+
+    slices: list[tuple[int, int]]  # (start, stop), rising; where one of several processes ends, PIECE divides the index
+
+    def whole(self, array: Array) -> Array:
+        """Return an array of which every process computed some elements, and left zeros in the others."""
+
+
 class FlatBuffer:
     """All given parameters in one array, and their gradients in another; each parameter keeps views.
 
     Matrices come first and vectors (biases, the scales of norms) last, so that each kind is one contiguous range:
     usually only matrices are decayed.
 
-    data: the array of all weights. grad: the array of all gradients.
+    data: the array of all weights. grad: the array of all gradients. shard: None where the gradients are whole.
     """
+
+    shard: Shard | None = None
+    _lent: bool = False
 
     def __init__(self, parameters: Iterable[Any]) -> None:
         given = list(parameters)
@@ -89,12 +102,26 @@ class FlatBuffer:
         The view at the place is held by the place, and by the argument of `getrefcount`. The array is held by the
         buffer, by the argument, and by one view for each parameter.
         """
-        if not isinstance(self._grad, np.ndarray):
+        if self._lent:
             return False
-        return sys.getrefcount(place.grad) > 2 or sys.getrefcount(self._grad) > 2 + len(self.parameters)
+        if sys.getrefcount(place.grad) > 2:
+            return True
+        is_counted = isinstance(self._grad, np.ndarray)  # which of its arrays hold others is CuPy's own affair
+        return is_counted and sys.getrefcount(self._grad) > 2 + len(self.parameters)
+
+    @contextmanager
+    def lend_gradients(self) -> Iterator[Array]:
+        """Let the caller keep views of the array of gradients, which stays the same array within a `with` block."""
+        if any(self._is_held(p.place) for p in self.parameters if p.place is not None and p.place.buffer is self):
+            self._renew_gradients()
+        self._lent = True
+        try:
+            yield self._grad
+        finally:
+            self._lent = False
 
     def _renew_gradients(self) -> None:
-        before, self._grad = self._grad, np.empty_like(self._grad)
+        before, self._grad = self._grad, array_module(self._grad).empty_like(self._grad)
         for parameter in self.parameters:
             place = parameter.place
             if place is None or place.buffer is not self:
@@ -199,9 +226,8 @@ def _refuse_shared_memory(parameters: Iterable[Any]) -> None:
     """Refuse parameters whose data overlap in memory: `a.data = b.data` ties them for PyTorch, a copy would not."""
     spans = []
     for parameter in parameters:
-        if isinstance(parameter.data, np.ndarray) and parameter.data.size:
-            low, high = np.lib.array_utils.byte_bounds(parameter.data)
-            spans.append((low, high, parameter))
+        if parameter.data.size:
+            spans.append((*byte_bounds(parameter.data), parameter))
     spans.sort(key=lambda span: span[:2])
     for (_, high, one), (low, _, other) in pairwise(spans):
         if low < high:

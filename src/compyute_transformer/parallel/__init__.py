@@ -1,14 +1,17 @@
 """Data parallel training: several processes share a batch, and the result does not depend on how many they are."""
 
+from .buckets import all_reduce
 from .communicator import Communicator, Single, run_in_threads
 from .data_parallel import DataParallel
+from .sharded import ShardedOptimizer
 from .sharing import shared, sharing
 from .start import world
-from .tree import TreeSum, all_reduce, fold
+from .tree import TreeSum, fold
 
 __all__ = [
     "Communicator",
     "DataParallel",
+    "ShardedOptimizer",
     "Single",
     "TreeSum",
     "all_reduce",

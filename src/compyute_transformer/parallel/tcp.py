@@ -6,18 +6,19 @@ use it on a network that you trust, as for MPI.
 """
 
 import json
-import os
 import select
 import socket
 import struct
 import time
+from collections import deque
 from typing import Any
 
 import numpy as np
 
-from ..environment.launcher import SOCKETS
+from ..arrays import Array
+from ..environment.launcher import meeting_place, numbers
 from ..errors import ParallelError
-from .communicator import Communicator
+from .communicator import Communicator, Message, hangs
 
 __all__ = ["TCP"]
 
@@ -39,6 +40,7 @@ class TCP(Communicator):
             raise ParallelError(f"parallel: RANK is in [0, WORLD_SIZE), got {rank} of {size}.")
         self.rank, self.size, self.timeout = rank, size, timeout
         self.peers: dict[int, socket.socket] = {}
+        self._under_way: dict[int, deque[_Bytes]] = {}
         try:
             self._meet(host, port)
         except OSError as error:
@@ -51,13 +53,13 @@ class TCP(Communicator):
 
     @classmethod
     def from_environment(cls, timeout: float = 600.0) -> "TCP":
-        """Return the communicator that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe."""
-        values = {name: os.environ[name] for name in SOCKETS}
-        for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
-            if not values[name].isdecimal():
-                raise ParallelError(f"parallel: {name} is a whole number, got {values[name]!r}.")
-        rank, size, host, port = (values[name] for name in SOCKETS)
-        return cls(int(rank), int(size), host, int(port), timeout)
+        """Return the communicator that MASTER_ADDR, MASTER_PORT, and RANK or a step of Slurm describe."""
+        host, port = meeting_place() or ("", "")
+        for name, value in {**numbers(), "MASTER_PORT": port}.items():
+            if not value.isdecimal():
+                raise ParallelError(f"parallel: {name} is a whole number, got {value!r}.")
+        size, rank = map(int, numbers().values())
+        return cls(rank, size, host, int(port), timeout)
 
     # --- how processes meet ---
 
@@ -123,18 +125,14 @@ class TCP(Communicator):
 
     # --- messages ---
 
-    def exchange(self, array: np.ndarray, like: np.ndarray, peer: int) -> np.ndarray:
-        received = np.empty_like(like)
-        self._transfer(peer, _bytes_of(np.ascontiguousarray(array)), _bytes_of(received))
-        return received
+    def begin(self, array: Array | None, into: Array | None, peer: int) -> Message:
+        out = memoryview(b"") if array is None else _bytes_of(np.ascontiguousarray(array))
+        return self._begin(peer, out, memoryview(b"") if into is None else _bytes_of(into))
 
-    def send(self, array: np.ndarray, peer: int) -> None:
-        self._transfer(peer, _bytes_of(np.ascontiguousarray(array)), None)
-
-    def receive(self, like: np.ndarray, peer: int) -> np.ndarray:
-        received = np.empty_like(like)
-        self._transfer(peer, None, _bytes_of(received))
-        return received
+    def _begin(self, peer: int, out: memoryview, into: memoryview) -> "_Bytes":
+        message = _Bytes(self, peer, out, into)
+        self._under_way.setdefault(peer, deque()).append(message)
+        return message
 
     def gather(self, value: Any) -> list[Any]:
         """Process 0 collects the values, and sends the list to all. They travel as JSON."""
@@ -149,44 +147,86 @@ class TCP(Communicator):
 
     def _put(self, peer: int, value: Any) -> None:
         text = json.dumps(value).encode()
-        self._transfer(peer, memoryview(LENGTH.pack(len(text)) + text), None)
+        self._begin(peer, memoryview(LENGTH.pack(len(text)) + text), memoryview(b"")).wait()
 
     def _get(self, peer: int) -> Any:
         head = bytearray(LENGTH.size)
-        self._transfer(peer, None, memoryview(head))
+        self._begin(peer, memoryview(b""), memoryview(head)).wait()
         (length,) = LENGTH.unpack(head)
         if length > MOST_BYTES:
             raise ParallelError(f"parallel: process {peer} announced {length} bytes, which is no message of this job.")
         text = bytearray(length)
-        self._transfer(peer, None, memoryview(text))
+        self._begin(peer, memoryview(b""), memoryview(text)).wait()
         return json.loads(text)
 
-    def _transfer(self, peer: int, out: memoryview | None, into: memoryview | None) -> None:
-        """Send and receive at once, so that two processes that both send much do not wait for each other."""
-        link = self.peers[peer]
-        out, into = out if out is not None else memoryview(b""), into if into is not None else memoryview(b"")
-        while len(out) or len(into):
-            readable, writable, _ = select.select(
-                [link] if len(into) else [], [link] if len(out) else [], [], self.timeout
-            )
-            if not readable and not writable:
-                raise ParallelError(
-                    f"parallel: process {peer} has not answered process {self.rank} for {self.timeout:g} s. It hangs "
-                    "or is gone: end all processes, and continue the run with compyute train --resume."
-                )
-            try:
-                if readable:
-                    count = link.recv_into(into)
-                    if count == 0:
-                        raise ConnectionResetError
-                    into = into[count:]
-                if writable:
-                    out = out[link.send(out[:PIECE]) :]
-            except (ConnectionError, BrokenPipeError) as error:
-                raise ParallelError(
-                    f"parallel: process {peer} is gone. Continue the run from its last checkpoint with compyute train "
-                    "--resume."
-                ) from error
+    def move(self, seconds: float) -> bool:
+        """Send and receive what the sockets take and give within some seconds; return whether that was anything.
+
+        Both at once, so that two processes that both send much do not wait for each other. Messages of one peer follow
+        each other in the order in which they were begun.
+        """
+        sending: dict[socket.socket, _Bytes] = {}
+        receiving: dict[socket.socket, _Bytes] = {}
+        for peer, messages in self._under_way.items():
+            while messages and not messages[0].out and not messages[0].into:
+                messages.popleft()
+            if not messages:
+                continue
+            link = self.peers[peer]
+            for message in reversed(messages):  # so that the first ones stay
+                if message.out:
+                    sending[link] = message
+                if message.into:
+                    receiving[link] = message
+        if not sending and not receiving:
+            return False
+        readable, writable, _ = select.select(receiving, sending, [], seconds)
+        for link in writable:
+            sending[link].send(link)
+        for link in readable:
+            receiving[link].receive(link)
+        return bool(readable or writable)
+
+
+class _Bytes(Message):
+    """What is still to be sent and received."""
+
+    def __init__(self, owner: TCP, peer: int, out: memoryview, into: memoryview) -> None:
+        self.owner, self.peer, self.out, self.into = owner, peer, out, into
+
+    def arrived(self) -> bool:
+        while self.out or self.into:
+            if not self.owner.move(0.0):
+                return False
+        return True
+
+    def wait(self) -> None:
+        while self.out or self.into:
+            if not self.owner.move(self.owner.timeout):
+                raise hangs(self.peer, self.owner.rank, self.owner.timeout)
+
+    def send(self, link: socket.socket) -> None:
+        """Send what the socket takes."""
+        try:
+            self.out = self.out[link.send(self.out[:PIECE]) :]
+        except ConnectionError as error:
+            raise _gone(self.peer) from error
+
+    def receive(self, link: socket.socket) -> None:
+        """Receive what is there."""
+        try:
+            count = link.recv_into(self.into)
+        except ConnectionError as error:
+            raise _gone(self.peer) from error
+        if count == 0:
+            raise _gone(self.peer)
+        self.into = self.into[count:]
+
+
+def _gone(peer: int) -> ParallelError:
+    return ParallelError(
+        f"parallel: process {peer} is gone. Continue the run from its last checkpoint with compyute train --resume."
+    )
 
 
 def _bytes_of(array: np.ndarray) -> memoryview:

@@ -15,11 +15,9 @@ has absent leaves at its end, which add nothing.
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import numpy as np
+from ..arrays import Array, array_module
 
-from .communicator import Communicator
-
-__all__ = ["TreeSum", "all_reduce", "fold"]
+__all__ = ["TreeSum", "fold"]
 
 T = TypeVar("T")
 
@@ -37,24 +35,24 @@ class TreeSum:
     """The sum of arrays that come one after the other, in the order of the tree, in about log2(S) arrays of memory."""
 
     def __init__(self) -> None:
-        self._partial: list[tuple[int, np.ndarray]] = []  # (level, sum), the levels falling
-        self._spare: list[np.ndarray] = []
+        self._partial: list[tuple[int, Array]] = []  # (level, sum), the levels falling
+        self._spare: list[Array] = []
 
     def clear(self) -> None:
         """Forget what came, as after an error in the middle of a sum."""
         self._spare += [array for _, array in self._partial]
         self._partial = []
 
-    def add(self, array: np.ndarray) -> None:
+    def add(self, array: Array) -> None:
         """Take in the next array, whose memory stays the caller's."""
-        new = self._spare.pop() if self._spare else np.empty_like(array)
+        new = self._spare.pop() if self._spare else array_module(array).empty_like(array)
         new[...] = array
         level = 0
         while self._partial and self._partial[-1][0] == level:
             new, level = self._merge(new), level + 1
         self._partial.append((level, new))
 
-    def take(self) -> np.ndarray:
+    def take(self) -> Array:
         """Return the sum of all that came, and begin anew. The array is valid until the next `add`."""
         _, total = self._partial.pop()
         while self._partial:
@@ -62,52 +60,13 @@ class TreeSum:
         self._spare.append(total)
         return total
 
-    def _merge(self, right: np.ndarray) -> np.ndarray:
+    def add_to(self, last: Array, start: int, stop: int) -> None:
+        """Replace last[start:stop], of the last array of the sum, by the sum of all arrays; what came stays."""
+        for _, partial in reversed(self._partial):
+            last[start:stop] += partial[start:stop]  # partial + last and last + partial have the same bits
+
+    def _merge(self, right: Array) -> Array:
         _, left = self._partial.pop()
         left += right
         self._spare.append(right)
         return left
-
-
-def all_reduce(array: np.ndarray, communicator: Communicator) -> None:
-    """Replace an array, in place, by the sum over all processes in the order of the tree. Contiguous, of one axis.
-
-    For W = 2^k processes each exchanges halves with its neighbor, quarters with the one after, and so on (vector
-    halving, distance doubling), and then collects the sums on the way back: 2 (W − 1)/W times the array is sent. For
-    other W the sums travel to process 0 and back.
-
-    Source: Thakur, Rabenseifner, Gropp 2005, "Optimization of collective communication operations in MPICH", 4.5. They
-    halve the distance; doubling it keeps the order of the tree.
-    """
-    if communicator.size == 1:
-        return
-    if communicator.size & (communicator.size - 1):
-        _reduce_and_broadcast(array, communicator)
-        return
-    steps: list[tuple[int, np.ndarray, np.ndarray]] = []  # peer, the half that is summed here, the half summed there
-    part, distance = array, 1
-    while distance < communicator.size:
-        peer, middle = communicator.rank ^ distance, len(part) // 2
-        halves = part[:middle], part[middle:]
-        mine, given = halves if communicator.rank < peer else halves[::-1]
-        mine += communicator.exchange(given, mine, peer)  # low + high and high + low have the same bits
-        steps.append((peer, mine, given))
-        part, distance = mine, 2 * distance
-    for peer, mine, given in reversed(steps):
-        given[...] = communicator.exchange(mine, given, peer)
-
-
-def _reduce_and_broadcast(array: np.ndarray, communicator: Communicator) -> None:
-    rank, size = communicator.rank, communicator.size
-    distances = [1 << k for k in range((size - 1).bit_length())]
-    for distance in distances:
-        if rank % (2 * distance) == distance:
-            communicator.send(array, rank - distance)
-            break
-        if rank + distance < size:
-            array += communicator.receive(array, rank + distance)
-    for distance in reversed(distances):
-        if rank % (2 * distance) == 0 and rank + distance < size:
-            communicator.send(array, rank + distance)
-        elif rank % (2 * distance) == distance:
-            array[...] = communicator.receive(array, rank - distance)

@@ -17,7 +17,8 @@ from .reporting.events import RunResult
 from .reporting.reporters import JsonReporter, LineReporter, Reporter, Reporters
 from .run.checkpoint import resume_command
 from .run.config import RunConfig, load_config
-from .run.folder import Evaluation, LoadedRun, evaluate_run, load_run, resume_run, start_run, unused_name
+from .run.folder import Evaluation, LoadedRun, evaluate_run, load_run, resume_run, start_from, start_run, unused_name
+from .run.start import Start
 from .settings.settings import DataSettings, ModelSettings, Settings, TrainingSettings
 from .tasks.language import LanguageTask
 from .tasks.task import Task, TaskEvaluation
@@ -39,6 +40,7 @@ __all__ = [
     "RunConfig",
     "RunResult",
     "Settings",
+    "Start",
     "Task",
     "TaskEvaluation",
     "Trainer",
@@ -51,6 +53,7 @@ __all__ = [
     "reporter_for",
     "resume_command",
     "resume_run",
+    "start_from",
     "start_run",
     "unused_name",
 ]

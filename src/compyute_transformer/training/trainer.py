@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import to_numpy
 from ..environment.numerics import numerics
 from ..errors import CheckpointError, NonFiniteError, StateError
 from ..nn.module import Module
 from ..ops.linear import linear_forward
 from ..optim.adamw import AdamW
-from ..optim.clip import clip_grad_norm_, global_norm, gradients_of
-from ..optim.optimizer import decay_groups
+from ..optim.clip import clip_grad_norm_, get_total_norm
+from ..optim.optimizer import Optimizer, decay_groups
 from ..optim.sgd import SGD
 from ..parallel import Communicator, DataParallel, Single, sharing
 from ..threads import on_threads, threads
@@ -54,7 +55,7 @@ class Trainer:
     metrics: the latest training loss and the latest validation metrics that were logged.
 
     communicator: the processes that train the model together. Each of them has such a trainer; process 0 writes,
-    reports and calls the callbacks.
+    reports and calls the callbacks. trained_only: checkpoints leave the frozen weights out.
     """
 
     def __init__(
@@ -64,16 +65,20 @@ class Trainer:
         run: Path,
         callbacks: Sequence[Callback] = (),
         communicator: Communicator | None = None,
+        trained_only: bool = False,
     ) -> None:
+        self.trained_only = trained_only
         self.task, self.settings, self.run = task, settings, run
         patience = settings.patience
         self.callbacks = (*callbacks, *(() if patience is None else (EarlyStopping(patience),)))
         self.model = task.model
         self.communicator = communicator or Single()
         self.leads = self.communicator.rank == 0
-        self.parallel = DataParallel(self.model, self.communicator)
+        self.parallel = DataParallel(self.model, self.communicator, fast_sums=settings.fast_sums)
         _ = self.model.flat  # laid before the first step, so that the norm of a resumed run is the same sum
         self.optimizer = _optimizer(settings, self.model)
+        if settings.shard_optimizer:
+            self.optimizer = self.parallel.shard(self.optimizer)
         self.schedule = settings.schedule()
         self.step = 0
         self.best_step: int | None = None
@@ -127,7 +132,9 @@ class Trainer:
                 f"{self.settings.optimizer}. Start a new run to change it."
             )
         try:
-            self.model.load_state_dict(checkpoint.load_arrays(path, state, MODEL))
+            weights = checkpoint.load_arrays(path, state, MODEL)
+            self.model.load_state_dict(weights, strict=not self.trained_only)
+            self._require_trained(weights)
             checkpoint.restore_optimizer(self.optimizer, checkpoint.load_arrays(path, state, OPTIMIZER))
         except StateError as error:
             raise CheckpointError(
@@ -195,7 +202,7 @@ class Trainer:
     def _clip(self) -> float:
         """Clip the gradient, if the settings say so, and return its norm before."""
         parameters, clip = self.optimizer.parameters, self.settings.clip
-        return global_norm(*gradients_of(parameters)) if clip is None else clip_grad_norm_(parameters, clip)
+        return get_total_norm(parameters) if clip is None else clip_grad_norm_(parameters, clip)
 
     def _due(self, every: int) -> bool:
         return self.step == self.settings.steps or (every > 0 and self.step % every == 0)
@@ -261,8 +268,20 @@ class Trainer:
             self.communicator.agree(weights=sha256(self.model.flat.data.tobytes()).hexdigest())
         if self.leads:
             self.journal.sync()
-            path = checkpoint.save(self.run, self.model.state_dict(), optimizer, self._state)
+            path = checkpoint.save(self.run, self._weights(), optimizer, self._state)
             self._tell(Saved(self.step, path))
+
+    def _weights(self) -> dict[str, Any]:
+        """Return the weights of a checkpoint."""
+        if not self.trained_only:
+            return self.model.state_dict()
+        return {name: np.array(to_numpy(p.data)) for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def _require_trained(self, weights: dict[str, Any]) -> None:
+        """Raise StateError unless exactly the weights of a checkpoint are there."""
+        names = {name for name, p in self.model.named_parameters() if p.requires_grad or not self.trained_only}
+        if other := sorted(names ^ set(weights)):
+            raise StateError(f"The trained weights differ: {', '.join(other[:9])}.")
 
     def _state(self, sha256: dict[str, str]) -> TrainerState:
         return TrainerState(
@@ -306,8 +325,12 @@ class Trainer:
 
     def _started(self, new: bool) -> Started:
         device, facts = self.model.device, dict(self.task.facts())
+        if self.trained_only:
+            facts["trained"] = f"{sum(p.size for p in self.model.parameters() if p.requires_grad):,} of the parameters"
         if self.communicator.size > 1:
             facts["processes"] = f"{self.communicator.size}, by {self.communicator.engine}"
+            if self.settings.fast_sums:
+                facts["sums"] = "by Allreduce: the last bits depend on the number of processes"
         lost = max((values["step"] for values in read_log(self.run)), default=0) if new else 0
         if lost:
             facts["begins anew"] = f"there is no checkpoint of the {lost:,} steps in {LOG}"
@@ -362,7 +385,7 @@ class Trainer:
         )
 
 
-def _optimizer(settings: TrainingSettings, model: Module) -> AdamW | SGD:
+def _optimizer(settings: TrainingSettings, model: Module) -> Optimizer:
     groups = decay_groups(model, settings.weight_decay)
     if settings.optimizer == "sgd":
         return SGD(groups, settings.learning_rate, settings.momentum)

@@ -4,7 +4,8 @@ import sys
 from collections.abc import Sequence
 from typing import IO
 
-from ..errors import ConfigError
+from ..arrays import Device, gpu_fault
+from ..errors import BackendError, ConfigError
 from ..training.run.checkpoint import Which
 from .plan import Outcome, carry_out, choose, everything
 from .result import Task
@@ -13,6 +14,8 @@ from .table import TableReport, to_json
 
 __all__ = ["verify"]
 
+GPU_METHODS = ("device", "kernel")
+
 
 def verify(
     what: Sequence[str] = (),
@@ -20,18 +23,25 @@ def verify(
     seed: int = 0,
     json: bool = False,
     which: Which = "best",
+    device: Device = "cpu",
     stream: IO[str] | None = None,
 ) -> Outcome:
     """Verify what is named, and print the results.
 
     what: parts of names, or the folder of one run; without, everything of the library. json: print one JSON object
-    instead of a table. which: the checkpoint of a run.
+    instead of a table. which: the checkpoint of a run. device: "cuda" carries out the checks of a GPU alone: kernels
+    and references there beside the references on a CPU.
 
     Raises:
-        ConfigError: nothing has such a name. What `load_run` raises about a run.
+        BackendError: there is no GPU to verify. ConfigError: nothing has such a name. What `load_run` raises about a
+        run.
     """
     if seed < 0:
         raise ConfigError(f"verify: a seed is not negative, got {seed}.")
+    if device == "cuda":
+        if fault := gpu_fault():
+            raise BackendError(f"verify: nothing can be verified on 'cuda'. {fault}.")
+        methods = methods or GPU_METHODS
     tasks = plan(what, methods, seed, which)
     stream = stream or sys.stdout
     if json:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Array
+from ..arrays import Array, to_device
 from ..dispatch import use_kernels
 from ..generation.cache import KeyValueCache
 from ..generation.decode import prefill, step
@@ -20,6 +20,7 @@ from ..ops.loss import IGNORE_INDEX
 from ..ops.multi_head import IMPLEMENTATIONS
 from .differences import directional_error
 from .function import Function, images_of, of_loss, of_module, randomize, rewinder
+from .kernels import on_device
 from .record import cast, cotangent
 from .result import Label, Outcome, Result, from_errors, outcome_errors
 from .slopes import compare_linearity, compare_slopes, line_of
@@ -59,6 +60,7 @@ class ModelSubject(Subject):
             ("training",): self.by_training,
             ("kernel",): self.by_kernels,
             ("implementations",): self.by_implementations,
+            **self.on_gpu(),
         }
 
     def function(self, dtype: Any) -> Function:
@@ -97,6 +99,11 @@ class ModelSubject(Subject):
     def outcome(self, dtype: Any) -> Outcome:
         """Return logits, loss and all gradients."""
         return run_model(*self.draw(dtype))
+
+    def outcome_on_gpu(self, dtype: Any) -> Outcome:
+        """Return the same, computed on a GPU."""
+        model, inputs, targets = self.draw(dtype)
+        return run_model(model.to("cuda"), on_device(inputs, "cuda"), to_device(targets, "cuda"))
 
     def oracles(self, dtype: Any) -> Iterator[tuple[str, Outcome]]:
         """Yield the same by PyTorch."""

@@ -3,10 +3,11 @@
 Weights are drawn anew, so that no scale is 1 and no bias 0. Dropout is on, and drops the same elements each time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
+from ..arrays import to_device
 from ..nn import Dropout, Module, MultiHeadAttention
 from ..random import DROPOUT, Generator
 from .function import Function, of_module, randomize
@@ -14,7 +15,8 @@ from .record import ModuleCase, cotangent
 from .registry import MODULES
 from .result import Label, Outcome, outcome_of
 from .slopes import INPUT, draw
-from .subject import Subject
+from .subject import Check, Subject
+from .tolerances import Method
 from .torch.base import import_torch
 from .torch.modules import TorchDropout, torch_weights
 
@@ -34,6 +36,20 @@ class ModuleSubject(Subject):
         randomize(module, self.seed)
         inputs = {name: draw(self.seed, INPUT, name, shape).astype(dtype) for name, shape in self.case.inputs.items()}
         return module, of_module(module, inputs, partial(self.case.call, module))
+
+    def outcome_on_gpu(self, dtype: Any) -> Outcome:
+        """Return the outcome of the same module on a GPU."""
+        module, function = self.build(dtype)
+        inputs = {name: to_device(function.inputs[name], "cuda") for name in self.case.inputs}
+        module.to("cuda")
+        moved = of_module(module, inputs, partial(self.case.call, module))
+        dy = to_device(cotangent(moved.run(moved.inputs), self.seed), "cuda")
+        y, (gradients,) = moved.pull(moved.inputs, [dy])
+        return outcome_of(y, gradients)
+
+    def checks(self) -> Mapping[tuple[Method, ...], Check]:
+        """Return the checks that apply; the module runs on a GPU too where there is one."""
+        return {**super().checks(), **self.on_gpu()}
 
     def function(self, dtype: Any) -> Function:
         """Return the module as a function of its parameters and inputs."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ..arrays import Array
+from ..arrays import Array, to_device
 from ..nn.module import Module
 from ..random import Generator
 from .tolerances import Method
@@ -35,6 +35,7 @@ __all__ = [
     "Sizes",
     "Tensor",
     "Weights",
+    "beside",
     "case",
     "cast",
     "cotangent",
@@ -46,6 +47,11 @@ Rng: TypeAlias = np.random.Generator
 Tensor: TypeAlias = Any  # torch.Tensor, which cannot be named before torch is imported
 
 ELEMENTARY = 4  # roundings of exp, tanh, erf, log and a root
+
+
+def beside(value: Any, module: Any) -> Any:
+    """Return the same structure with its arrays on the device of a module."""
+    return map_arrays(lambda array: to_device(array, module.device), value)
 
 
 def map_arrays(function: Callable[[Array], Any], value: Any) -> Any:

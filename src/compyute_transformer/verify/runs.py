@@ -66,6 +66,7 @@ class RunSubject(ModelSubject):
             ("torch",): self.by_torch,
             ("implementations",): self.by_implementations,
             ("kernel",): self.by_kernels,
+            **self.on_gpu(),
         }
 
 

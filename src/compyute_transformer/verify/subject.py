@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from ..dispatch import use_kernels
+from ..dispatch import package_fault, use_kernels
 from .differences import STEP
 from .function import Function
 from .record import SLOPES, cotangent
@@ -115,6 +115,22 @@ class Subject:
             expected = self.outcome(np.float32)
         errors = outcome_errors(self.outcome(np.float32), expected, self.by_element)
         yield from from_errors(errors, self.label, "kernel", np.float32)
+
+    def outcome_on_gpu(self, dtype: Any) -> Outcome:
+        """Return what the subject computes on a GPU, and all gradients."""
+        raise NotImplementedError
+
+    def on_gpu(self) -> Mapping[tuple[Method, ...], Check]:
+        """Return the check of the whole subject on a GPU, where there is one."""
+        return {("device",): self.by_devices} if package_fault("cuda") is None else {}
+
+    def by_devices(self) -> Iterator[Result]:
+        """Compare the outcome on a GPU, with its kernels, with that of the references on a CPU."""
+        for dtype in (np.float32, np.float64):
+            with use_kernels("reference"):
+                expected = self.outcome(dtype)
+            errors = outcome_errors(self.outcome_on_gpu(dtype), expected)
+            yield from from_errors(errors, self.label, "device", dtype, "on a GPU")
 
     def by_implementations(self, dtypes: Sequence[Any] | None = None) -> Iterator[Result]:
         """Compare the outcomes of all implementations with that of the first."""

@@ -5,7 +5,7 @@ import json
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from ... import _io
 from ..._version import __version__
 from ...data.sources import Name
-from ...errors import CheckpointError, DataError, RunError
+from ...errors import CheckpointError, ConfigError, DataError, RunError
 from ...models.registry import MODELS
 from ..settings.settings import KINDS, Settings
 from ..tasks.registry import task_record
@@ -41,7 +41,8 @@ class RunConfig:
 
     shape: the fields of the model's configuration that the data decided. data: their name. sources: where
     `TaskRecord.load` finds them again. sha256: of the data. encoder_sha256: of the encoder's file. custom: "model" or
-    "task" for a run that was started with the caller's own, which cannot be rebuilt from this file.
+    "task" for a run that was started with the caller's own, which cannot be rebuilt from this file. start: the model
+    that the run goes on from, see `start`; empty for a run that begins with random weights.
     """
 
     settings: Settings
@@ -52,16 +53,34 @@ class RunConfig:
     version: str = __version__
     encoder_sha256: str = ""
     custom: str = ""
+    start: dict[str, Any] = field(default_factory=dict)
 
     @property
     def record(self) -> TaskRecord:
         """The record of the run's task."""
-        return task_record(self.settings.data.kind)
+        return task_record(self.settings.data.record)
 
     @property
     def model(self) -> Any:
         """The configuration of the model."""
+        if self.start:
+            return started_config(self.start, self.settings)
         return self.settings.model.config(self.shape)
+
+
+def started_config(start: Mapping[str, Any], settings: Settings) -> Any:
+    """Return the configuration of a model that a run goes on from, with what the run's settings may change of it.
+
+    Raises ConfigError for a configuration that this version cannot read.
+    """
+    own = settings.model
+    changed = {"dropout": own.dropout, "attn_implementation": own.attn_implementation}
+    try:
+        return MODELS[own.architecture].config(**{**start["config"], **changed})
+    except (KeyError, TypeError, ConfigError) as error:
+        raise ConfigError(
+            f"RunConfig: the model of {CONFIG} cannot be built: {error}. Restore it from a copy."
+        ) from error
 
 
 def save_config(folder: Path, config: RunConfig) -> None:
@@ -104,7 +123,8 @@ SCHEMA: dict[str, Check] = {
     "sha256": text,
     "version": text,
 }
-LATER: dict[str, Check] = {"encoder_sha256": text, "custom": text}  # fields that the first versions did not write
+# Fields that the first versions did not write.
+LATER: dict[str, Check] = {"encoder_sha256": text, "custom": text, "start": table(plain)}
 
 
 def _verified(values: Any) -> dict[str, Any]:

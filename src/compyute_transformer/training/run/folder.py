@@ -17,7 +17,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from ... import _io
 from ..._version import __version__
 from ...arrays import Device
 from ...errors import CheckpointError, ConfigError, RunError, StateError
+from ...exchange.complete import Pretrained, is_pretrained, model_path
 from ...models.registry import build_model
 from ...nn.module import Module
 from ...parallel import Communicator, world
@@ -37,17 +38,30 @@ from ..trainer import Callback, Trainer
 from . import checkpoint, lock
 from .checkpoint import Which, resume_command
 from .config import CONFIG, RunConfig, check_size, load_config, load_run_encoder, reload_data, save_config
+from .start import Start, built, frozen_weights
 
 if TYPE_CHECKING:
     from ...data.text.tokenizer import Tokenizer
     from ..reporting.confusion import Confusion
 
-__all__ = ["Evaluation", "LoadedRun", "Sources", "evaluate_run", "load_run", "resume_run", "start_run", "unused_name"]
+__all__ = [
+    "Evaluation",
+    "LoadedRun",
+    "Sources",
+    "evaluate_run",
+    "load_run",
+    "resume_run",
+    "start_from",
+    "start_run",
+    "unused_name",
+]
 
 Sources: TypeAlias = str | Path | Sequence[str | Path]  # what `TaskRecord.load` takes
 CustomModel: TypeAlias = Module | Callable[[Mapping[str, Any]], Module]
+Given: TypeAlias = CustomModel | Start
 
-FIXED = ("optimizer", "seed")  # of [training]; the state of a run that has begun depends on them
+# Of [training]: the state of a run that has begun depends on them.
+FIXED = ("optimizer", "seed", "train_blocks", "lora_rank", "lora_alpha", "lora_targets")
 
 
 @dataclass(frozen=True)
@@ -68,7 +82,7 @@ class LoadedRun:
                 "LoadedRun: a tokenizer belongs to a run that reads text, got one that learned images. "
                 "Evaluate it on images: compyute eval RUN"
             )
-        tokenizer: Tokenizer = self.encoder
+        tokenizer: Tokenizer = getattr(self.encoder, "tokenizer", self.encoder)  # of conversations, one with a template
         return tokenizer
 
 
@@ -87,13 +101,22 @@ class Evaluation:
     own_data: bool = False
 
 
+def start_from(source: str | Path) -> Start:
+    """Return the model that a run goes on from, for `start_run(..., model=...)`.
+
+    source: a directory of Hugging Face Transformers, a .gguf file, the name of a package that holds one, or the folder
+    of a run. Raises what `load_run` raises, and when a part of a published model is asked for what `Pretrained` raises.
+    """
+    return Start(source, Pretrained(source) if is_pretrained(model_path(source)) else load_run(source))
+
+
 def start_run(
     sources: Sources,
     settings: Settings,
     folder: str | Path,
     reporter: Reporter | None = None,
     *,
-    model: CustomModel | None = None,
+    model: Given | None = None,
     task: Task | None = None,
     callbacks: Sequence[Callback] = (),
     communicator: Communicator | None = None,
@@ -102,9 +125,10 @@ def start_run(
 
     sources: what the task of the settings reads: texts, pairs of texts, folders of images; none for its own data.
     model: a model in place of the one that the settings describe, or a function that makes it from the fields that the
-    data decide ({"vocab_size": 65}). task: a whole task, with its model and its data, in place of everything above;
-    sources are then not read. callbacks: see `Trainer`. communicator: the processes that train together, all of which
-    call this; without one, those that were started together (`mpiexec -n 4`).
+    data decide ({"vocab_size": 65}), or a `Start`, the model that the run goes on from. task: a whole task, with its
+    model and its data, in place of everything above; sources are then not read. callbacks: see `Trainer`.
+    communicator: the processes that train together, all of which call this; without one, those that were started
+    together (`mpiexec -n 4`).
 
     Raises DataError, MissingExtraError or ConfigError before anything is written, RunError for a folder that holds a
     run or in which another process is starting one, NonFiniteError when training fails, and CheckpointError when the
@@ -114,7 +138,7 @@ def start_run(
     if communicator.rank == 0:
         _refuse_a_run(folder)
     config, task, encoder = _described(sources, settings, model, task)
-    trainer = Trainer(task, settings.training, folder, callbacks, communicator)
+    trainer = Trainer(task, settings.training, folder, callbacks, communicator, bool(config.start))
     _require_extras(settings.training)
     _agree(communicator, config, trainer)
     if communicator.rank != 0:
@@ -133,6 +157,8 @@ def start_run(
                 _io.replace_file(file, encoder.save)
                 digest = hashlib.sha256(file.read_bytes()).hexdigest()
                 config = replace(config, encoder_sha256=digest)
+            if isinstance(model, Start):
+                model.save(folder, task.model)
             save_config(folder, config)  # last, since it makes the folder a run
         except OSError as error:
             raise RunError(
@@ -183,11 +209,12 @@ def resume_run(
         settings = changed.settings.training
         _require_custom("resume_run", folder, config, model, task)
         begun = bool(checkpoint.steps(folder))
-        if begun and not config.custom:
+        if begun and not config.custom and not config.start:
             check_size(folder, config, checkpoint.shapes(checkpoint.latest(folder)))
         if task is None:
-            task = _task(changed, reload_data(folder, config), load_run_encoder(folder, config), model)
-        trainer = Trainer(task, settings, folder, callbacks, communicator)
+            data, encoder = reload_data(folder, config), load_run_encoder(folder, config)
+            task = _task(changed, data, encoder, _started(folder, changed, begun) if config.start else model)
+        trainer = Trainer(task, settings, folder, callbacks, communicator, bool(config.start))
         if begun:
             trainer.load(checkpoint.latest(folder))
         if settings.steps < trainer.step:
@@ -217,7 +244,10 @@ def load_run(
     _require_custom("load_run", folder, config, model, None if model is None else model)
     encoder = None if config.custom == "task" else load_run_encoder(folder, config)
     state, (arrays,) = checkpoint.read(folder, which)
-    if model is None:
+    if config.start:
+        loaded = built(config)
+        arrays = frozen_weights(folder, loaded) | arrays
+    elif model is None:
         check_size(folder, config, {name: array.shape for name, array in arrays.items()})
         loaded = build_model(config.model)
     else:
@@ -259,17 +289,40 @@ def unused_name(parent: str | Path, base: str) -> Path:
 
 
 def _described(
-    sources: Sources, settings: Settings, model: CustomModel | None, task: Task | None
+    sources: Sources, settings: Settings, model: Given | None, task: Task | None
 ) -> tuple[RunConfig, Task, Encoder | None]:
     """Return the configuration and the task of a new run, and the encoder that it saves, if it has one."""
     if task is not None:
         return RunConfig(settings, {}, "custom", (), "", custom="task"), task, None
-    record = task_record(settings.data.kind)
+    record = task_record(settings.data.record)
     data = record.load(sources)
-    encoder = record.encoder(data, settings)
-    config = RunConfig(settings, record.shape(encoder), data.name, data.sources, data.sha256)
-    task = _task(config, data, encoder, model)
-    return replace(config, custom="" if model is None else "model"), task, encoder
+    if not isinstance(model, Start):
+        _refuse_fine_tuning(settings.training)
+        encoder = record.encoder(data, settings)
+        config = RunConfig(settings, record.shape(encoder), data.name, data.sources, data.sha256)
+        task = _task(config, data, encoder, model)
+        return replace(config, custom="" if model is None else "model"), task, encoder
+    encoder = model.encoder(settings.data.record)
+    config = RunConfig(settings, record.shape(encoder), data.name, data.sources, data.sha256, start=model.describe())
+    return config, _task(config, data, encoder, model.prepared(config)), encoder
+
+
+def _refuse_fine_tuning(settings: TrainingSettings) -> None:
+    for name in ("train_blocks", "lora_rank"):
+        if getattr(settings, name) is not None:
+            raise ConfigError(
+                f"start_run: {name} is for a run that goes on from another model, got {getattr(settings, name)}. "
+                "Give that model: compyute train --from MODEL"
+            )
+
+
+def _started(folder: Path, config: RunConfig, begun: bool) -> Module:
+    """Return the model of a run that went on from another one: with its frozen weights, or before it has begun all."""
+    if not begun:
+        return cast(Module, start_from(config.start["source"]).prepared(config))
+    model = built(config)
+    model.load_state_dict(frozen_weights(folder, model), strict=False)
+    return cast(Module, model)
 
 
 def _task(config: RunConfig, data: Data, encoder: Encoder, model: CustomModel | None = None) -> Task:
@@ -347,11 +400,11 @@ def _changed(config: RunConfig, overrides: Mapping[str, object]) -> RunConfig:
     fixed = any(getattr(before.training, name) != getattr(after.training, name) for name in FIXED)
     if fixed or (before.data, before.model) != (after.data, after.model):
         raise ConfigError(
-            f"resume_run: once a run has begun, only settings of [training] but {' and '.join(FIXED)} can change, "
+            f"resume_run: once a run has begun, only settings of [training] but {', '.join(FIXED)} can change, "
             f"got {', '.join(overrides)}. Start a new run to change them."
         )
     rows = [settings.training.batch_size * settings.training.accumulation for settings in (before, after)]
-    if rows[0] != rows[1] and before.data.kind not in (
+    if rows[0] != rows[1] and before.data.record not in (
         "language",
         "masked",
     ):  # a text has no epochs, only random windows

@@ -67,6 +67,27 @@ LLAMA: Preset = {
     "training": NANO["training"],
 }
 
+# A published model goes on with your text; its sizes are its own. A few hundred steps, of a rate that forgets little.
+FINETUNE: Preset = {
+    "data": {"tokenizer": "bpe", "validation_fraction": 0.1},
+    "model": {"architecture": "gpt", "context_length": 256, "dropout": 0.0},
+    "training": {
+        "steps": 200,
+        "batch_size": 4,
+        "learning_rate": 5e-5,
+        "min_learning_rate": 5e-6,
+        "warmup": 10,
+        "decay": "cosine",
+        "weight_decay": 0.01,
+        "clip": 1.0,
+        "eval_every": 50,
+        "eval_tokens": 2**14,
+        "checkpoint_every": 100,
+        "sample_every": 0,
+        "log_every": 5,
+    },
+}
+
 # A small BERT in the size of nano, which predicts a seventh of the characters from both sides.
 BERT: Preset = {
     "data": {"task": "masked", "tokenizer": "characters", "validation_fraction": 0.1},
@@ -294,6 +315,7 @@ PRESETS: dict[str, Preset] = {
     "vaswani": VASWANI,
     "llama": LLAMA,
     "bert": BERT,
+    "finetune": FINETUNE,
     "dates": DATES,
     "translation": TRANSLATION,
     "digits": DIGITS,
@@ -308,6 +330,7 @@ DESCRIPTIONS = {
     "vaswani": "text, the decoder of Vaswani et al. in the size of nano",
     "llama": "text, a Llama in the size of nano",
     "bert": "text, a BERT in the size of nano, which predicts hidden characters",
+    "finetune": "text, a published model or a run that goes on (--from)",
     "dates": "made pairs, spelled-out dates into ISO form",
     "translation": "your pairs, trained as in Vaswani et al.",
     "digits": "scanned digits, a small vision transformer",

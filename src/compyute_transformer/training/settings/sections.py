@@ -19,8 +19,8 @@ from .choices import check_ranges, require, setting
 
 __all__ = ["DataSettings", "ModelSettings", "TrainingSettings"]
 
-TaskName: TypeAlias = Literal["language", "masked", "translation", "dates", "images", "digits"]
-KIND_OF = {"dates": "translation", "digits": "images"}  # tasks that come with their own data
+TaskName: TypeAlias = Literal["language", "masked", "chat", "translation", "dates", "images", "digits"]
+KIND_OF = {"dates": "translation", "digits": "images", "chat": "language"}  # of tasks that are a special case
 if TYPE_CHECKING:
     Architecture: TypeAlias = str
 else:
@@ -43,7 +43,8 @@ class DataSettings:
 
     task: TaskName = setting(
         "language",
-        "What to learn: language (the next token of a text), masked (hidden tokens of a text), translation (the target "
+        "What to learn: language (the next token of a text), masked (hidden tokens of a text), chat (the answers of "
+        "conversations in JSON lines, with --from), translation (the target "
         "of a pair), dates (pairs made by the library), images (the class of an image) or digits (scans of digits). "
         "Default: what DATA look like.",
         "Data",
@@ -86,6 +87,11 @@ class DataSettings:
     def kind(self) -> str:
         """The kind of task: "language", "masked", "translation" or "images"."""
         return KIND_OF.get(self.task, self.task)
+
+    @property
+    def record(self) -> str:
+        """The name of the task's record: "chat", or the kind."""
+        return "chat" if self.task == "chat" else self.kind
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -220,6 +226,18 @@ class TrainingSettings:
         at_least=1,
         at_most=2**10,
     )
+    shard_optimizer: bool = setting(
+        True,
+        "With several processes: each keeps and updates a part of the optimizer's state (ZeRO-1). The result and the "
+        "checkpoints are the same, and so is what travels.",
+        "Training",
+    )
+    fast_sums: bool = setting(
+        False,
+        "With several processes: add gradients by MPI's own Allreduce. The last bits then depend on the number of "
+        "processes.",
+        "Training",
+    )
     optimizer: Literal["adamw", "sgd"] = setting("adamw", "Optimizer: adamw or sgd.", "Training")
     learning_rate: float = setting(1e-3, "Highest learning rate, reached when the warm-up ends.", "Training", above=0)
     min_learning_rate: float = setting(
@@ -276,6 +294,30 @@ class TrainingSettings:
         only_with=("optimizer", ("sgd",)),
     )
     clip: float | None = setting(1.0, "Clip the gradient to this norm (L2); none: no clipping.", "Training", above=0)
+    train_blocks: int | None = setting(
+        None,
+        "With --from: train this many blocks at the end alone, and what stands behind them; none: all weights.",
+        "Training",
+        at_least=1,
+        at_most=2**12,
+    )
+    lora_rank: int | None = setting(
+        None,
+        "With --from: train LoRA of this rank beside the frozen weights. Its learning rate is ten times the preset's "
+        "by default; none: train the weights themselves.",
+        "Training",
+        at_least=1,
+        at_most=2**12,
+    )
+    lora_alpha: float | None = setting(
+        None, "LoRA: its products are scaled by this over --lora-rank; none: twice the rank.", "Training", above=0
+    )
+    lora_targets: str = setting(
+        "all-linear",
+        "LoRA: the matrices of the blocks that it changes, by their names in Transformers with commas between them, "
+        "q_proj,v_proj; all-linear: all of them.",
+        "Training",
+    )
     eval_every: int = setting(
         250,
         "Validate every this many steps; 0: only before the first step and after the last.",
@@ -345,6 +387,13 @@ class TrainingSettings:
             "min_learning_rate",
             f"must be at most learning_rate, here {self.learning_rate:g}",
             self.min_learning_rate,
+        )
+        adapters = self.lora_alpha is not None or self.lora_targets != "all-linear"
+        require(
+            self.lora_rank is not None or not adapters,
+            "lora_rank",
+            "must be given with lora_alpha and lora_targets",
+            "none",
         )
         require(
             self.patience is None or self.eval_every > 0,

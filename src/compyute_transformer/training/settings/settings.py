@@ -127,12 +127,21 @@ KINDS = {name: get_type_hints(section) for name, section in SECTIONS.items()}
 SECTION_OF = {key: name for name, kinds in KINDS.items() for key in kinds}
 
 
+LORA_RATE = 10  # times the learning rate of whole weights
+
+
 def _following(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, object]:
-    """Return what follows from the given values: a lower rate has a lower minimum, fewer steps a shorter warm-up."""
+    """Return what follows from the given values.
+
+    A lower rate has a lower minimum, fewer steps a shorter warm-up, and LoRA a higher rate.
+    """
     defaults = {entry.name: entry.default for entry in fields(TrainingSettings)}
     before: dict[str, Any] = {**defaults, **base}
     follow: dict[str, object] = {}
     rate = given.get("learning_rate", before["learning_rate"])
+    if given.get("lora_rank") and before["lora_rank"] is None and "learning_rate" not in given:
+        for name in ("learning_rate", "min_learning_rate"):  # factors that begin at zero need larger steps
+            follow[name] = LORA_RATE * before[name]
     if 0 < rate < before["learning_rate"]:
         lowest = before["min_learning_rate"] * rate / before["learning_rate"]
         follow["min_learning_rate"] = float(f"{lowest:.12g}")  # 1e-4, and not 9.999999999999999e-05

@@ -18,7 +18,7 @@ from ..settings.presets import PRESETS
 from ..settings.settings import Settings, TrainingSettings
 from .task import SupervisedTask, TaskEvaluation, mean_loss
 
-__all__ = ["LANGUAGE", "LanguageTask", "evaluate_language", "held_out"]
+__all__ = ["LANGUAGE", "LanguageTask", "evaluate_language", "held_out", "window_of"]
 
 # The prompts of samples that nobody has chosen.
 PROMPTS_OF_PRESETS = {preset["training"].get("sample_prompt") for preset in PRESETS.values()}
@@ -45,7 +45,7 @@ class LanguageTask(SupervisedTask):
         settings: TrainingSettings,
         facts: Mapping[str, object] | None = None,
     ) -> None:
-        rows, length = settings.accumulation * settings.batch_size, model.config.context_length
+        rows, length = settings.accumulation * settings.batch_size, window_of(model)
         batches = TokenBatches(training_tokens, rows, length, settings.seed)
         super().__init__(model, batches, settings)
         self.tokenizer = tokenizer
@@ -85,6 +85,12 @@ class LanguageTask(SupervisedTask):
         }
 
 
+def window_of(model: Any) -> int:
+    """Return how many positions of a text a model is given at a time."""
+    length: int = getattr(model, "training_length", None) or model.config.context_length
+    return length
+
+
 def _prompt(tokenizer: Tokenizer, prompt: str) -> str:
     try:
         tokenizer.encode(prompt)
@@ -106,7 +112,7 @@ def evaluate_language(
     different tokenizers, and bits_per_byte of UTF-8; perplexity, the loss as a number of equally likely tokens; tokens
     and characters, the numbers that were predicted.
     """
-    length = model.config.context_length
+    length = window_of(model)
     windows = chosen_windows(tokens, length, batch_size, len(tokens) if most is None else most, seed)
     predicted: list[np.ndarray] = []
     number = min(-(-(len(tokens) - 1) // length), max(1, (len(tokens) if most is None else most) // length))

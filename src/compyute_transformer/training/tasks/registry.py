@@ -13,7 +13,7 @@ __all__ = ["name_for", "preset_for", "task_record"]
 
 
 def task_record(name: str) -> TaskRecord:
-    """Return the record of a task, by `DataSettings.kind`. It is imported now, since tasks need different packages."""
+    """Return a task's record, by `DataSettings.record`. It is imported now, since tasks need different packages."""
     match name:
         case "translation":
             from .translation import TRANSLATION
@@ -23,6 +23,10 @@ def task_record(name: str) -> TaskRecord:
             from .masked import MASKED
 
             return MASKED
+        case "chat":
+            from .chat import CHAT
+
+            return CHAT
         case "images":
             from .images import IMAGES
 

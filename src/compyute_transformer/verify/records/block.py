@@ -18,7 +18,7 @@ from ...nn import (
 )
 from ...ops.attention import NO_MASK, Mask
 from ...random import Generator
-from ..record import B, C, Drop, ModuleCase, S, T, Tensor, Weights
+from ..record import B, C, Drop, ModuleCase, S, T, Tensor, Weights, beside
 from ..torch.base import dense_mask
 from ..torch.modules import torch_block
 from ..torch.transformer import torch_cross_block, torch_post_norm_block
@@ -43,7 +43,7 @@ def pre_norm_block(case: str, mask: Mask, dropout: float) -> ModuleCase:
         case,
         build,
         lambda w, x, drop: torch_block(w, x[0], (3, 3), dense_mask(mask, T, T, x[0].dtype), drop, "gelu_tanh"),
-        call=lambda module, x: module(x, mask),
+        call=lambda module, x: module(x, beside(mask, module)),
     )
 
 
@@ -56,7 +56,7 @@ def post_norm_block(case: str, mask: Mask, dropout: float) -> ModuleCase:
         case,
         lambda weights, drops: share_generator(PostNormBlock(*chain(*sublayers(weights, dropout, 1))), drops),
         torch,
-        call=lambda module, x: module(x, mask),
+        call=lambda module, x: module(x, beside(mask, module)),
     )
 
 
@@ -72,7 +72,7 @@ def cross_block(case: str, mask: Mask, memory_mask: Mask, dropout: float) -> Mod
         lambda weights, drops: share_generator(CrossBlock(*sublayers(weights, dropout, 2)), drops),
         torch,
         {"x": (B, T, C), "memory": (B, S, C)},
-        lambda module, x, memory: module(x, memory, mask, memory_mask),
+        lambda module, x, memory: module(x, memory, beside(mask, module), beside(memory_mask, module)),
     )
 
 

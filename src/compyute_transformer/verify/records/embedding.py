@@ -13,7 +13,7 @@ from ...ops.embedding import (
     patch_embedding_backward,
     patch_embedding_forward,
 )
-from ..record import Arguments, B, Benchmark, C, ModuleCase, Op, Oracle, Rng, Tensor, case
+from ..record import Arguments, B, Benchmark, C, ModuleCase, Op, Oracle, Rng, Tensor, beside, case
 from ..torch.base import functional, import_torch
 from .linear import torch_linear
 
@@ -151,7 +151,7 @@ MODULES = (
         lambda weights, drops: Embedding(6, C, generator=weights),
         lambda w, x, drop: torch_embedding(import_torch().from_numpy(IDS), w["weight"]),
         {},
-        lambda module: module(IDS),
+        lambda module: module(beside(IDS, module)),
     ),
     patch_embedding_module("bias"),
     patch_embedding_module("no_bias", bias=False),

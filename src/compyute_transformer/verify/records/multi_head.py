@@ -12,7 +12,7 @@ from ...nn import Module, MultiHeadAttention, RMSNorm, RotaryPosition, share_gen
 from ...ops.attention import NO_MASK, Mask
 from ...ops.multi_head import IMPLEMENTATIONS, MultiHeadOptions
 from ...random import DROPOUT, Generator, RandomKey
-from ..record import Arguments, B, C, Drop, ModuleCase, Op, Oracle, Rng, S, T, Tensor, Weights, case
+from ..record import Arguments, B, C, Drop, ModuleCase, Op, Oracle, Rng, S, T, Tensor, Weights, beside, case
 from ..torch.base import dense_mask, import_torch
 from ..torch.llama import torch_rotary
 from ..torch.modules import torch_multi_head as torch_multi_head_module
@@ -176,7 +176,7 @@ def module(case: str, mask: Mask = NO_MASK, memory: bool = False, H: int = 3, K:
         lambda weights, drops: share_generator(MultiHeadAttention(C, H, K, generator=weights, **options), drops),
         torch,
         {"x": (B, T, C)} | ({"memory": (B, S, C)} if memory else {}),
-        lambda module, x, memory=None: module(x, memory, mask),
+        lambda module, x, memory=None: module(x, memory, beside(mask, module)),
     )
 
 
@@ -193,7 +193,9 @@ def rotary_module(case: str, mask: Mask, H: int, K: int, norms: bool, **options:
         cos, sin = (import_torch().cat((table, table), 1) for table in torch_tables(0, 6, 100.0, x[0].dtype))
         return torch_rotary(w, x[0], (H, K), dense_mask(mask, T, T, x[0].dtype), drop, (cos, sin), 0.1)
 
-    return ModuleCase("MultiHeadAttention", case, build, torch, call=lambda module, x: module(x, None, mask))
+    return ModuleCase(
+        "MultiHeadAttention", case, build, torch, call=lambda module, x: module(x, None, beside(mask, module))
+    )
 
 
 PADDED = Mask(window=4, key_lengths=np.array([7, 5]))
