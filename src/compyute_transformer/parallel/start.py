@@ -38,7 +38,7 @@ def world(timeout: float = 600.0) -> Communicator:
     if communicator.size != size:
         raise ParallelError(
             f"parallel: {size} processes were started together, but MPI knows of {communicator.size}: the launcher is "
-            "not of the MPI that mpi4py was built for. Start them with its own mpiexec, under Slurm with srun --mpi=pmi2 "
-            "or pmix, or set MASTER_ADDR and MASTER_PORT to do without MPI."
+            "not that of mpi4py's MPI. Start them with its own mpiexec, under Slurm with srun --mpi=pmi2 or pmix, or "
+            "set MASTER_ADDR and MASTER_PORT to do without MPI."
         )
     return communicator
