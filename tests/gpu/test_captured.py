@@ -3,17 +3,21 @@
 import gc
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from gpu.stand_in import cublaslt, cudnn, installed
-from gpu.stand_in.stream import StaleMemoryError
+from gpu.stand_in.stream import Graph, StaleMemoryError
+from training_helpers import TEXT, Listener
 
 from compyute_transformer import GPT, AdamW, GPTConfig
+from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.ops.loss import cross_entropy_backward, cross_entropy_forward
 from compyute_transformer.optim import clip_grad_norm_, decay_groups
 from compyute_transformer.precision import use_precision
+from compyute_transformer.training import Settings, resume_run, start_run
 from compyute_transformer.training.captured import CapturedSteps, capture_fault
 
 CONFIG = GPTConfig(11, context_length=8, embed_dim=16, num_heads=2, num_layers=2, dropout=0.2)
@@ -140,3 +144,25 @@ def test_what_cannot_be_captured_is_said(cupy: Any) -> None:
     with installed(), use_precision("bfloat16"):
         model, optimizer = made()
         assert "pip install 'compyute-transformer[gpu]'" in str(capture_fault(model, optimizer))
+
+
+def test_a_run_on_a_gpu_takes_captured_steps_and_resumes(
+    cupy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched = []
+    launch = Graph.launch
+    monkeypatch.setattr(Graph, "launch", lambda self, stream=None: launched.append(launch(self)))
+    (tmp_path / "text.txt").write_text(TEXT)
+    given = {"context_length": 8, "embed_dim": 16, "num_heads": 2, "num_layers": 1, "batch_size": 4, "warmup": 0}
+    given |= {"decay": "constant", "eval_every": 0, "checkpoint_every": 4, "sample_every": 0, "clip": 1.0}
+    losses = {}
+    for device, precision in (("cuda", "auto"), ("cuda", "float32"), ("cpu", None)):
+        chosen = given | {"device": device, "steps": 4} | ({"precision": precision} if precision else {})
+        run = tmp_path / f"{device}-{precision}"
+        with use_kernels("reference" if device == "cpu" else "auto"):
+            start_run([str(tmp_path / "text.txt")], Settings.resolve("cpu", None, chosen), run, Listener())
+            losses[device, precision] = resume_run(run, Listener(), 6).loss
+        assert len(launched) == (4 if precision == "auto" else 0)  # of 4 and of 2 steps all but the first
+        launched.clear()
+    assert losses["cuda", "float32"] == pytest.approx(losses["cpu", None], rel=1e-4)
+    assert losses["cuda", "auto"] == pytest.approx(losses["cpu", None], rel=2e-2)

@@ -20,6 +20,7 @@ import numpy as np
 from ..arrays import Array, array_module
 from ..dispatch import kernels_of
 from ..nn.module import Module
+from ..ops.linear import linear_forward
 from ..optim import AdamW
 from ..precision import precision
 
@@ -45,6 +46,8 @@ def capture_fault(model: Module, optimizer: object) -> str | None:
     """Return why steps of a model cannot be captured, in one sentence; None where they can."""
     if model.device != "cuda":
         return "the model is not on a GPU"
+    if linear_forward.runs("cuda") != "cuda":
+        return "kernels are off"
     if type(optimizer) is not AdamW:
         return "the optimizer is not AdamW"
     if precision() != "bfloat16":
@@ -71,6 +74,7 @@ class CapturedSteps:
         self.advance = self.cupy.zeros((), np.uint32)
         self.adamw = self._adamw(max_norm)
         self.captured: dict[Any, Captured | None] = {}
+        self.off = False  # where a parameter gets no gradient, which only the optimizer itself passes over
 
     def _adamw(self, max_norm: float | None) -> Any:
         """Return an AdamW whose numbers are on the device, and let the optimizer's moments be its arrays."""
@@ -106,6 +110,9 @@ class CapturedSteps:
 
         Returns None for a shape that comes for the first time, which is left to the caller, and for one too many.
         """
+        if self.off or self.model.flat.data is not self.adamw.weight:  # a parameter was replaced or moved
+            self.off = True
+            return None
         shape = tuple((array.shape, array.dtype) for array in batch), self.model.training
         if shape not in self.captured:
             self.captured[shape] = None  # the caller's step plans its products and graphs
@@ -114,7 +121,11 @@ class CapturedSteps:
         if captured is None:
             if sum(each is not None for each in self.captured.values()) >= MOST_GRAPHS:
                 return None
-            captured = self.captured[shape] = self._capture(batch)
+            captured = self._capture(batch)
+            self.off = any(parameter.grad is None for parameter in self.model.parameters())
+            if self.off:
+                return None
+            self.captured[shape] = captured
         for array, given in zip(captured.arrays, batch, strict=True):
             array[...] = given
         generator = self.model.generator
