@@ -22,6 +22,7 @@ from ..dispatch import kernels_of
 from ..nn.module import Module
 from ..ops.linear import linear_forward
 from ..optim import AdamW
+from ..optim.optimizer import Optimizer
 from ..precision import precision
 
 __all__ = ["CapturedSteps", "capture_fault"]
@@ -66,7 +67,7 @@ class CapturedSteps:
     """
 
     def __init__(
-        self, model: Any, optimizer: AdamW, label_smoothing: float = 0.0, max_norm: float | None = None
+        self, model: Any, optimizer: Optimizer, label_smoothing: float = 0.0, max_norm: float | None = None
     ) -> None:
         self.model, self.optimizer, self.label_smoothing = model, optimizer, label_smoothing
         self.cupy = array_module(model.flat.data)
