@@ -128,11 +128,16 @@ class RotaryPosition(Module):
                 "RotaryPosition: with dynamic scaling, a text longer than original_length has other frequencies at "
                 f"every position, got positions {start} to {end} behind a cache. Read the whole text without a cache."
             )
-        tables = _rotary_tables(self.dim, self.theta, self.scaling, end if longer else 0, _room(end), x.dtype)
-        cos, sin = (array_module(x).asarray(table[start:end]) for table in tables)
+        cos, sin = map(array_module(x).asarray, self.tables(start, x.shape[2], x.dtype, end if longer else 0))
         y, saved = rotary_position_forward(x, cos, sin, self.interleaved)
         self.save_for_backward(saved)
         return y
+
+    def tables(self, start: int, count: int, dtype: Any, length: int = 0) -> tuple[Array, Array]:
+        """Return the cosines and sines (count, P) of positions from `start` on. length: see `rotary_frequencies`."""
+        end = start + count
+        cos, sin = _rotary_tables(self.dim, self.theta, self.scaling, length, _room(end), dtype)
+        return cos[start:end], sin[start:end]
 
     def backward(self, dy: Array) -> Array:
         """Return the gradient of x."""
