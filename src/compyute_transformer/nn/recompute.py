@@ -39,7 +39,7 @@ class Block(Module):
         if not self.recompute:
             return
         inputs, options, offsets = self.pop_saved()
-        after = self._offsets()
+        after = [(generator, generator.offset) for generator, _ in offsets]
         self._set_offsets(offsets)
         forward: Any = type(self).forward
         forward.__wrapped__(self, *inputs, **options)  # observers have seen this forward
