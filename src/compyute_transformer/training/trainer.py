@@ -19,6 +19,7 @@ from ..arrays import to_numpy
 from ..environment.numerics import numerics
 from ..errors import CheckpointError, NonFiniteError, StateError
 from ..nn.module import Module
+from ..nn.recompute import Block, recompute_blocks
 from ..ops.linear import linear_forward
 from ..optim.adamw import AdamW
 from ..optim.clip import clip_grad_norm_, get_total_norm
@@ -74,6 +75,8 @@ class Trainer:
         patience = settings.patience
         self.callbacks = (*callbacks, *(() if patience is None else (EarlyStopping(patience),)))
         self.model = task.model
+        if settings.recompute or any(isinstance(module, Block) for module in self.model.modules()):
+            recompute_blocks(self.model, settings.recompute)
         self.communicator = communicator or Single()
         self.leads = self.communicator.rank == 0
         self.parallel = DataParallel(self.model, self.communicator, fast_sums=settings.fast_sums)

@@ -319,6 +319,12 @@ class TrainingSettings:
         "q_proj,v_proj; all-linear: all of them.",
         "Training",
     )
+    recompute: bool = setting(
+        False,
+        "Keep the inputs of blocks alone and run each block again in its backward: less memory, a third more time, the "
+        "same results.",
+        "Training",
+    )
     eval_every: int = setting(
         250,
         "Validate every this many steps; 0: only before the first step and after the last.",
