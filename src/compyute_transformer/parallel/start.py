@@ -4,7 +4,7 @@ from functools import cache
 from importlib import import_module
 
 from ..environment.launcher import of_sockets, started_together
-from ..errors import MissingExtraError
+from ..errors import MissingExtraError, ParallelError
 from .communicator import Communicator, Single
 from .mpi import MPI
 from .tcp import TCP
@@ -20,6 +20,7 @@ def world(timeout: float = 600.0) -> Communicator:
 
     Raises:
         MissingExtraError: a launcher started several processes, but mpi4py is not installed.
+        ParallelError: the launcher is that of another MPI, so that each process would train alone.
     """
     size = started_together()
     if size == 1:
@@ -34,4 +35,10 @@ def world(timeout: float = 600.0) -> Communicator:
             "pip install 'compyute-transformer[parallel]'"
         ) from error
     communicator = MPI(mpi4py.COMM_WORLD, timeout)
-    return communicator if communicator.size > 1 else Single()
+    if communicator.size != size:
+        raise ParallelError(
+            f"parallel: {size} processes were started together, but MPI knows of {communicator.size}: the launcher is "
+            "not that of mpi4py's MPI. Start them with its own mpiexec, under Slurm with srun --mpi=pmi2 or pmix, or "
+            "set MASTER_ADDR and MASTER_PORT to do without MPI."
+        )
+    return communicator

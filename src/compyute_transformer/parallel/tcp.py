@@ -6,7 +6,6 @@ use it on a network that you trust, as for MPI.
 """
 
 import json
-import os
 import select
 import socket
 import struct
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Array
-from ..environment.launcher import SOCKETS
+from ..environment.launcher import meeting_place, numbers
 from ..errors import ParallelError
 from .communicator import Communicator, Message, hangs
 
@@ -54,13 +53,13 @@ class TCP(Communicator):
 
     @classmethod
     def from_environment(cls, timeout: float = 600.0) -> "TCP":
-        """Return the communicator that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe."""
-        values = {name: os.environ[name] for name in SOCKETS}
-        for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
-            if not values[name].isdecimal():
-                raise ParallelError(f"parallel: {name} is a whole number, got {values[name]!r}.")
-        rank, size, host, port = (values[name] for name in SOCKETS)
-        return cls(int(rank), int(size), host, int(port), timeout)
+        """Return the communicator that MASTER_ADDR, MASTER_PORT, and RANK or a step of Slurm describe."""
+        host, port = meeting_place() or ("", "")
+        for name, value in {**numbers(), "MASTER_PORT": port}.items():
+            if not value.isdecimal():
+                raise ParallelError(f"parallel: {name} is a whole number, got {value!r}.")
+        size, rank = map(int, numbers().values())
+        return cls(rank, size, host, int(port), timeout)
 
     # --- how processes meet ---
 

@@ -31,6 +31,9 @@ class Allocation:
         self.pool = weakref.ref(pool)
 
 
+allocations: "weakref.WeakSet[Allocation]" = weakref.WeakSet()  # to find the memory of an address
+
+
 class Memory:
     """The owner of an allocation: when the last array on it is gone, its bytes are poisoned and it counts as free."""
 
@@ -41,6 +44,7 @@ class Memory:
         raw[:] = POISON
         self.size = size
         self.allocation = Allocation(raw, pool)
+        allocations.add(self.allocation)
 
     @property
     def ptr(self) -> int:

@@ -1,7 +1,7 @@
 """The module `cupy`, made of the parts beside it, and how a test installs it."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -17,6 +17,7 @@ from . import memory, stream
 from .array import allocations_of, computed, ndarray, operand, raw
 from .functions import CONSTANTS, FUNCTIONS
 
+ABSENT = dict.fromkeys(("nvmath", "nvmath.bindings", "nvmath.bindings.cublasLt", "cudnn"))
 NAME = "Stand-in H100"
 TOTAL = 80 << 30  # bytes of memory that the device claims to have
 
@@ -138,9 +139,12 @@ def make() -> dict[str, ModuleType]:
 
 
 @contextmanager
-def installed(**further: ModuleType) -> Iterator[Any]:
-    """Let `import cupy` find the stand-in, within a `with` block, and the library find a GPU. Yields the module."""
-    modules = make() | further
+def installed(further: Mapping[str, ModuleType] | None = None) -> Iterator[Any]:
+    """Let `import cupy` find the stand-in, within a `with` block, and the library find a GPU. Yields the module.
+
+    further: more modules by name; nvmath is not to be found unless it is among them, and the same is true of cudnn.
+    """
+    modules: dict[str, Any] = ABSENT | make() | dict(further or {})
     before = {name: sys.modules.get(name) for name in modules}
     sys.modules.update(modules)
     _forget()

@@ -70,13 +70,15 @@ def test_it_trains_what_it_is_asked_to(options: dict[str, Any], trained: int, ba
 
 def test_a_resumed_run_has_the_bits_of_one_that_was_not_interrupted(base: Path, text: Path) -> None:
     runs = [text.parent / name for name in ("whole", "parts")]
+    options = {"lora_rank": 2, "dropout": 0.2, "decay": "constant", "warmup": 0}
     for run in runs:
         start = start_from(base)
-        settings = start.resolve("finetune", None, {**FEW, "lora_rank": 2, "dropout": 0.2, "decay": "constant"})
+        settings = start.resolve("finetune", None, {**FEW, **options})
         part = settings.with_overrides({"steps": 2})
         start_run(str(text), settings if run.name == "whole" else part, run, model=start)
     resume_run(runs[1], steps=4)
-    whole, parts = (digests(checkpoint.latest(run)) for run in runs)
+    whole, parts = (digests(run) for run in runs)
+    assert len(whole) >= 3
     assert whole == parts
     with pytest.raises(ConfigError, match="lora_rank"):
         resume_run(runs[1], overrides={"lora_rank": 3})

@@ -15,7 +15,6 @@ from compyute_transformer.exchange import ChatTemplate
 from compyute_transformer.models import Llama, LlamaConfig
 from compyute_transformer.ops.loss import IGNORE_INDEX
 from compyute_transformer.training import evaluate_run, load_run, resume_run, start_from, start_run
-from compyute_transformer.training.run import checkpoint
 from compyute_transformer.training.settings.settings import Settings
 from compyute_transformer.training.tasks.chat import encode_chat
 
@@ -81,13 +80,14 @@ def test_a_run_learns_the_answers_and_is_resumed(base: Path, tmp_path: Path) -> 
         "batch_size": 8,
         "context_length": 32,
     }
-    options |= {"eval_every": 30, "checkpoint_every": 30, "decay": "constant"}
+    options |= {"eval_every": 30, "checkpoint_every": 30, "decay": "constant", "warmup": 0}
     for name, steps in (("whole", 60), ("parts", 30)):
         start = start_from(base)
         settings = start.resolve("finetune", None, {**options, "steps": steps})
         result = start_run(file, settings, tmp_path / name, model=start)
     result = resume_run(tmp_path / "parts", steps=60)
-    assert digests(checkpoint.latest(tmp_path / "whole")) == digests(checkpoint.latest(tmp_path / "parts"))
+    assert len(digests(tmp_path / "whole")) >= 3
+    assert digests(tmp_path / "whole") == digests(tmp_path / "parts")
     assert result.validation_loss is not None
     assert result.validation_loss < 1.5  # ln 44 = 3.8 before
     run = load_run(tmp_path / "whole", "last")
