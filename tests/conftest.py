@@ -1,8 +1,10 @@
 """What every test runs under.
 
-The shapes written in the signatures of the ops are enforced: jaxtyping and beartype check each call of each op, so an
-annotation that is wrong fails the tests that run it. A test of the validation's own errors asks for the fixture
-`validation_only`, since the annotations would refuse the same input first.
+The shapes written in the signatures of the ops are enforced in the tests of ops, layers and models: jaxtyping and
+beartype check each call of each op, so an annotation that is wrong fails the tests that run it. A test of the
+validation's own errors asks for the fixture `validation_only`, since the annotations would refuse the same input first.
+Elsewhere the annotations are not checked again: training and generation call ops so often that it takes three quarters
+of their time.
 
 A test that takes `op` and `case` runs once for each case of the registry.
 
@@ -17,6 +19,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +27,7 @@ import pytest
 from compyute_transformer.threads import configure_threads
 
 CHECKED = "compyute_transformer.ops"
+CHECKED_IN = ("ops", "nn", "models", "verify")  # folders whose tests check the annotations of the ops they call
 SLOW = (  # files that take a minute or more: they begin first, so that no process is left with one at the end
     *("cases/test_same_bits_from_the_first_start.py", "test_notebooks.py", "test_docs.py", "test_add_pages.py"),
     *("training/run/test_folder.py", "parallel/test_processes.py", "test_readme.py", "training/test_trainer.py"),
@@ -39,6 +43,12 @@ import_module("jaxtyping").install_import_hook(CHECKED, "beartype.beartype")  # 
 def pytest_configure() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)  # before any fixture calls an op
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    folder = item.path.relative_to(Path(__file__).parent).parts[0]
+    import_module("jaxtyping").config.update("jaxtyping_disable", folder not in CHECKED_IN)
 
 
 @pytest.fixture

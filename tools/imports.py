@@ -27,7 +27,7 @@ LAYERS = (
     ("ops", "optim"),
     ("environment",),
     ("dispatch", "_io", "backend"),
-    ("arrays", "random", "threads"),
+    ("arrays", "random", "threads", "precision"),
     ("_arguments",),
     ("_version", "errors", "_earlier_names"),
 )

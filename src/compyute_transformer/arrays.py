@@ -29,6 +29,7 @@ __all__ = [
     "device_of",
     "erf",
     "gpu_fault",
+    "is_captured",
     "memory_fault",
     "to_device",
     "to_numpy",
@@ -69,6 +70,11 @@ def byte_bounds(array: Array) -> tuple[int, int]:
     bounds = array_module(array).byte_bounds if _is_cupy(array) else np.lib.array_utils.byte_bounds
     low, high = bounds(array)
     return low, high
+
+
+def is_captured(array: object) -> bool:
+    """Whether work on the array is recorded for a CUDA graph just now, so that the CPU can read nothing of it."""
+    return _is_cupy(array) and bool(sys.modules["cupy"].cuda.get_current_stream().is_capturing())
 
 
 @cache

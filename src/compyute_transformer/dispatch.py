@@ -41,6 +41,7 @@ __all__ = [
     "dispatched",
     "intercept",
     "kernel_for",
+    "kernels_of",
     "no_kernels_after_fork",
     "only_kernels_of",
     "output_of",
@@ -78,6 +79,11 @@ def package_fault(device: str) -> str | None:
             reason = " ".join(str(error).split())
             return f"the threading layer that is set, {numba.config.THREADING_LAYER!r}, cannot be used ({reason})"
     return None
+
+
+def kernels_of(device: Device, topic: str) -> Any:
+    """Return the module of a topic's kernels for a device, for what is no op: a captured step, an optimizer on it."""
+    return import_module(f"{__package__}.{PACKAGES[device]}.{topic}")
 
 
 _fork_fault: str | None = None

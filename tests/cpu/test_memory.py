@@ -13,7 +13,7 @@ import pytest
 from compyute_transformer.dispatch import Dispatched, use_kernels
 from compyute_transformer.errors import CompyuteError
 from compyute_transformer.optim.adamw import AdamWOptions, adamw_update
-from compyute_transformer.verify.registry import REGISTRY, Op, cotangent, map_arrays
+from compyute_transformer.verify.registry import REGISTRY, Case, Op, cotangent, map_arrays
 
 pytestmark = pytest.mark.usefixtures("validation_only")
 
@@ -94,6 +94,22 @@ def agree(one: Any, two: Any) -> bool:
 def first(result: Any) -> Any:
     """Return the output of a forward, without what it saved, or the error."""
     return result if isinstance(result, str) else result[0]
+
+
+def test_read_only_arrays_are_never_written(op: Op, case: Case) -> None:
+    """As of weights that are mapped from a file, where a write would end the process."""
+    given = [value for value in case.arguments(dtype=np.float32).values() if isinstance(value, np.ndarray)]
+    arguments = {
+        name: value.copy() if isinstance(value, np.ndarray) else value
+        for name, value in case.arguments(dtype=np.float32).items()
+    }
+    frozen = [value for value in arguments.values() if isinstance(value, np.ndarray)]
+    for array in frozen:
+        array.flags.writeable = False
+    y, saved = op.forward(*arguments.values())
+    op.gradients(cotangent(y), saved)
+    for before, after in zip(given, frozen, strict=True):
+        np.testing.assert_array_equal(before, after)
 
 
 @pytest.mark.parametrize("op", FORWARDS, ids=lambda op: op.name)

@@ -53,7 +53,7 @@ def test_every_view_is_there(tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text(html, encoding="utf-8")
     shown = opened(tmp_path / "page.html", "view:predictions", tmp_path / "browser")
     assert len(findall(r'role="tab"', shown)) == 7
-    assert not findall(r'id="view-\w+"[^>]*></div>', shown)  # the other views were built while nobody waited
+    assert not findall(r'id="view-\w+"[^>]*></div>', shown)  # the other views are built before they are asked for
     assert search(r'id="view-predictions"[^>]*>.*The class of the image', shown, DOTALL)
     probabilities = np.exp(traced.logits[0].astype(np.float64))
     best = 100 * probabilities.max() / probabilities.sum()

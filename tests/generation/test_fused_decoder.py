@@ -10,19 +10,34 @@ import pytest
 from compyute_transformer.arrays import Array
 from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.errors import RangeError
+from compyute_transformer.exchange import add_lora
 from compyute_transformer.generation import KeyValueCache, prefill, step
 from compyute_transformer.generation.decode import Reader
 from compyute_transformer.generation.fused_decoder import FusedDecoder
-from compyute_transformer.models import GPT, GPTConfig, LanguageModel, TransformerLM, TransformerLMConfig
+from compyute_transformer.models import (
+    GPT,
+    GPTConfig,
+    LanguageModel,
+    Llama,
+    LlamaConfig,
+    TransformerLM,
+    TransformerLMConfig,
+)
 from compyute_transformer.nn import FeedForward, LayerNorm, Linear, Module, Observer, observe
 from compyute_transformer.verify.function import randomize
 
 SIZES: dict[str, Any] = {"context_length": 12, "embed_dim": 24, "num_heads": 4, "num_layers": 3, "dropout": 0.3}
 SMALL = GPTConfig(11, **SIZES)
+LLAMA = LlamaConfig(11, **SIZES, mlp_dim=31, norm_eps=1e-2, rope_theta=50.0, tie_word_embeddings=False)
 MODELS: dict[str, LanguageModel] = {
     "pre-norm": GPT(SMALL),
     "window": GPT(replace(SMALL, window=3)),
     "grouped heads, no biases": GPT(replace(SMALL, num_kv_heads=2, bias=False)),
+    "llama": Llama(LLAMA),
+    "llama, grouped heads, biases": Llama(
+        replace(LLAMA, num_kv_heads=2, window=3, attn_bias=True, attn_out_bias=True, mlp_bias=True, head_dim=10)
+    ),
+    "llama, gelu, scaled": Llama(replace(LLAMA, gate_activation="gelu", rope_scaling="linear", rope_factor=2.0)),
     "post-norm": TransformerLM(TransformerLMConfig(11, **SIZES)),
 }
 
@@ -168,3 +183,15 @@ def test_the_context_ends_for_it_too() -> None:
     with pytest.raises(RangeError, match="the context length, got 1 positions from 12 on"):
         step(model, [1], cache, fused)
     assert cache.length == 12
+
+
+@pytest.mark.parametrize(
+    "options", [{"qk_norm": True}, {"rope_scaling": "dynamic", "rope_factor": 2.0}], ids=["norms", "dynamic"]
+)
+def test_a_llama_with_more_than_rotations_is_left_to_the_forward(options: dict[str, Any]) -> None:
+    assert FusedDecoder.from_model(made(Llama(replace(LLAMA, **options)))) is None
+
+
+def test_a_llama_with_lora_is_left_to_the_forward() -> None:
+    model = made(Llama(LLAMA))
+    assert FusedDecoder.from_model(add_lora(model, 2, targets=["o_proj"])) is None

@@ -4,6 +4,7 @@ twice             a module that runs twice goes back last in, first out, and its
 eval              nothing is dropped, drawn or kept
 frozen            no gradient of a frozen parameter is computed
 kept              a model's backward uses up all that its forward saved
+recompute         blocks that run again in their backward keep nothing but their inputs, and give the same bits
 dropout           with probability 0 nothing is drawn and nothing changes; a probability of 0.001 is not 0
 implementation    the one that is asked for runs; "auto" is fused where it has a kernel, else parallel
 weights           attention weights are PyTorch's
@@ -23,10 +24,19 @@ from compyute_transformer.arrays import Array
 from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.generation.cache import KeyValueCache
 from compyute_transformer.models.gpt import GPTConfig
+from compyute_transformer.models.language import LanguageModel
 from compyute_transformer.models.llama import LlamaConfig
 from compyute_transformer.models.registry import MODELS, ModelRecord
 from compyute_transformer.models.transformer_lm import TransformerLMConfig
-from compyute_transformer.nn import Dropout, Module, MultiHeadAttention, Parameter
+from compyute_transformer.nn import (
+    Block,
+    Dropout,
+    LoRAAttention,
+    Module,
+    MultiHeadAttention,
+    Parameter,
+    recompute_blocks,
+)
 from compyute_transformer.nn.attention import Implementation, ProjectedMemory
 from compyute_transformer.ops.attention import AttentionSaved, FusedAttentionSaved, Mask
 from compyute_transformer.ops.multi_head import HeadByHeadSaved, SequentialSaved
@@ -68,7 +78,9 @@ def module_properties() -> Iterator[Property]:
         yield f"frozen {example.name} [{example.case}]", partial(_frozen, example)
     for record in MODELS.values():
         yield f"kept models.{record.model.__name__}", partial(_kept, record)
+        yield f"recompute models.{record.model.__name__}", partial(_recompute, record)
     yield "dropout", _dropout
+    yield "cache of LoRA", _cache_of_lora
     for name in get_args(Implementation):
         yield f"implementation {name}", partial(_implementation, name)
         yield f"weights {name}", partial(_weights, name)
@@ -139,6 +151,34 @@ def _kept(record: ModelRecord) -> Iterator[Result]:
         yield check_that(
             f"models.{record.model.__name__}", f"{case}: a backward uses up what was saved, but for {left}", not left
         )
+
+
+def _recompute(record: ModelRecord) -> Iterator[Result]:
+    config, name = record.small_configs()["everything"], f"models.{record.model.__name__}"
+    batches = [cast(record.batch(config, np.random.default_rng(i), 2)[0], np.float64) for i in range(2)]
+    found: list[Any] = []
+    for recompute in (False, True):
+        model = record.model(config).to(dtype=np.float64)
+        recompute_blocks(model, recompute)
+        logits = [model(*batch) for batch in batches]  # two forwards, then their backwards
+        blocks = [part for part in model.modules() if isinstance(part, Block)]
+        inside = [part for block in blocks for part in block.modules() if part is not block]
+        kept = any(part._saved for part in inside)
+        yield check_that(name, f"recompute {recompute}: parts keep something", kept is not recompute)
+        for number in (1, 0):
+            model.backward(cotangent(logits[number], number))
+        yield check_that(name, f"recompute {recompute}: all is used", not any(p._saved for p in model.modules()))
+        found.append((*logits, *(p.grad for p in model.parameters()), np.array(model.generator.offset)))
+    same = all(np.array_equal(one, other) for one, other in zip(*found, strict=True))
+    yield check_that(name, "recompute gives the same bits", same)
+    if isinstance(model, LanguageModel):  # a block on its own, with its mask by name
+        block, x, results = model.blocks[0], np.random.default_rng(5).normal(size=(2, 5, config.embed_dim)), []
+        for block.recompute in (False, True):
+            model.generator.offset = 0
+            y = block(x, mask=model.mask)
+            results.append((y, block.backward(cotangent(y))))
+        same = all(np.array_equal(one, other) for one, other in zip(*results, strict=True))
+        yield check_that(name, "recompute of a block gives the same bits", same)
 
 
 def _dropout() -> Iterator[Result]:
@@ -215,6 +255,18 @@ def _cache(implementation: Implementation) -> Iterator[Result]:
                 logits = model(ids[:, start:end], cache, logits_to_keep=1)[:, 0]
                 error = relative_error(logits, np.stack([row[end - 1 - config.context_length] for row in alone]))
                 yield measured(name, implementation, f"logits after {end}", error, SAME)
+
+
+def _cache_of_lora() -> Iterator[Result]:
+    for rows, out in (((0, 50),), True), (((30, 40),), False):
+        module = LoRAAttention(_attention("parallel"), rows, out, 2, 3.0).eval()
+        randomize(module)
+        cache, x = Grown(), np.random.default_rng(5).normal(size=(2, 5, 30))
+        whole = module(x, mask=Mask(causal=True))
+        for start, end in ((0, 2), (2, 3), (3, 5)):
+            y = module(x[:, start:end], mask=Mask(causal=True), cache=cache)
+            error = relative_error(y, whole[:, start:end])
+            yield measured("LoRAAttention", "parallel", f"y after {end}", error, SAME)
 
 
 class Grown:

@@ -10,6 +10,24 @@ __all__ = ["REASONS", "reason"]
 
 # why -> (function, what stood there, what stands there now)
 REASONS: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "the second result is for attention weights, which these probes do not ask for": (
+        (
+            "LoRAAttention._run",
+            "return (self._change_out(y, merged.pop()), saved)",
+            "return (self._change_out(y, merged.pop()), 0 * saved)",
+        ),
+    ),
+    "an annotation computes nothing": (("LoRAAttention._changed", "(Array, Any)", "(Any, Array)"),),
+    "each branch has its own rows, and the gradients of x are a sum": (
+        (
+            "LoRAAttention._changed_backward",
+            "reversed(list(zip(self.rows, self.lora_in, strict=True)))",
+            "list(zip(self.rows, self.lora_in, strict=True))",
+        ),
+    ),
+    "the smaller of two is the same in either order": (
+        ("LoRAAttention._change", "min(last, stop)", "min(stop, last)"),
+    ),
     "in reshape any negative length is the one that NumPy works out": (
         ("embedding_backward", "1", "2"),
         ("linear_forward", "1", "2"),

@@ -168,7 +168,7 @@ REWRITES: dict[str, dict[str, tuple[Change, ...]]] = {
             ("return dx", "self.weight.accumulate(dweight)\n    return dx"),
         )
     },
-    "MultiHeadAttention.backward": {
+    "MultiHeadAttention._accumulate": {
         "the output projection first": (
             ("self.in_weight.accumulate(din_weight)\n", "pass\n"),
             ("self.out_weight.accumulate(dout_weight)\n",

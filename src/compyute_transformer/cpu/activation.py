@@ -166,7 +166,7 @@ GATE_CODES = {"silu": 0, "gelu": 1, "gelu_tanh": 2}
 
 
 @compile_kernel
-def _gated_part(gate, up, code, y):
+def gated_part(gate, up, code, y):
     if code == 0:
         _silu_part(gate, y)
     else:
@@ -179,7 +179,7 @@ def _gated_part(gate, up, code, y):
 def _gated_forward(gate, up, code, y):
     for chunk in prange((up.size + CHUNK - 1) // CHUNK):
         start, stop = chunk * CHUNK, min(up.size, (chunk + 1) * CHUNK)
-        _gated_part(gate[start:stop], up[start:stop], code, y[start:stop])
+        gated_part(gate[start:stop], up[start:stop], code, y[start:stop])
 
 
 @compile_parallel
@@ -208,7 +208,7 @@ def gated_activation_forward_kernel(
     gate: Array, up: Array, activation: Gate = "silu"
 ) -> tuple[Array, GatedActivationSaved]:
     y = empty(up.shape)
-    run = _gated_forward if worth_threads(up.size) else _gated_part
+    run = _gated_forward if worth_threads(up.size) else gated_part
     run(gate.reshape(-1), up.reshape(-1), GATE_CODES[activation], y.reshape(-1))
     return y, GatedActivationSaved(gate, up, activation)
 

@@ -46,7 +46,7 @@ def _note(places, norm_1, shift_1, w_in, b_in, w_out, b_out, norm_2, shift_2, w_
 
 
 @compile_kernel
-def _remember(packed, options):
+def remember(packed, options):
     """Write the keys and values among the columns of packed (B·T, (H + 2K)·D) to the end of k and v."""
     o = options[0]
     B, H, K, T, S, D = o.B, o.H, o.K, o.T, o.S, o.D
@@ -62,7 +62,7 @@ def _remember(packed, options):
 
 
 @compile_kernel
-def _add_product(x, weight, bias, stream, y, first, last):
+def add_product(x, weight, bias, stream, y, first, last):
     """Columns [first, last) of y = stream + x weightᵀ + bias."""
     few_rows_columns(x, weight, bias, True, y, first, last)
     for n in range(y.shape[0]):
@@ -110,12 +110,12 @@ def _step(places, eps, F, packed, options, lengths, bias, activation, norm_first
         for index in prange(slices):
             first, last = columns_of(index, slices, rows)
             few_rows_columns(source, w_in, b_in, True, packed, first, last)
-        _remember(packed, options)
+        remember(packed, options)
         for task in prange(o.B * o.H):
             few_task(np.int64(task), options, lengths, bias, heads, statistics[0], statistics[1])
         for index in prange(slices):
             first, last = columns_of(index, slices, C)
-            _add_product(merged, w_out, b_out, x, stream, first, last)
+            add_product(merged, w_out, b_out, x, stream, first, last)
 
         source = stream
         if norm_first:
@@ -128,7 +128,7 @@ def _step(places, eps, F, packed, options, lengths, bias, activation, norm_first
             _bent_product(source, w_up, b_up, activation, hidden, first, last)
         for index in prange(slices):
             first, last = columns_of(index, slices, C)
-            _add_product(hidden, w_down, b_down, stream, x, first, last)
+            add_product(hidden, w_down, b_down, stream, x, first, last)
         if not norm_first:
             norm_rows(x, norm_2, shift_2, True, eps_2, x, mean, rstd)
 

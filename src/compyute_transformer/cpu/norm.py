@@ -175,7 +175,7 @@ def layer_norm_backward_kernel(
 
 
 @compile_kernel
-def _rms_rows(x, weight, eps, y, rrms):
+def rms_rows(x, weight, eps, y, rrms):
     N, C = x.shape
     for n in range(N):
         a, b = x[n], y[n]
@@ -193,7 +193,7 @@ def _rms_forward(x, weight, eps, y, rrms):
     N = x.shape[0]
     for index in prange(NUM_SLICES):
         a, b = N * index // NUM_SLICES, N * (index + 1) // NUM_SLICES
-        _rms_rows(x[a:b], weight, eps, y[a:b], rrms[a:b])
+        rms_rows(x[a:b], weight, eps, y[a:b], rrms[a:b])
 
 
 @compile_parallel
@@ -220,7 +220,7 @@ def rms_norm_forward_kernel(x: Array, weight: Array, eps: float = 1e-6) -> tuple
     x = np.ascontiguousarray(x)
     rows, C = x.shape[:-1], x.shape[-1]
     y, rrms = empty(x.shape), np.empty(rows, np.float32)
-    run = _rms_forward if worth_threads(x.size) else _rms_rows
+    run = _rms_forward if worth_threads(x.size) else rms_rows
     run(x.reshape(-1, C), weight, np.float32(eps), y.reshape(-1, C), rrms.reshape(-1))
     return y, RmsNormSaved(x, weight, rrms)
 

@@ -16,6 +16,9 @@ __all__ = ["Recommendation", "recommend", "show", "to_dict"]
 
 Kind = Literal["broken", "slow", "unused"]
 
+GPU = "'compyute-transformer[gpu]'"
+ON_GPU = ("ml_dtypes", "nvmath", "cudnn")  # beside CuPy, for speed
+
 # What each package is used for, and what to install to get it.
 PURPOSES = {
     "numpy": ("arrays", "numpy"),
@@ -27,7 +30,10 @@ PURPOSES = {
     "rich": ("tables and progress bars", "rich"),
     "pooch": ("fetching tinyshakespeare", "pooch"),
     "jaxtyping": ("shapes in signatures", "jaxtyping"),
-    "cupy": ("NVIDIA GPUs", "'compyute-transformer[gpu]'"),
+    "cupy": ("NVIDIA GPUs", GPU),
+    "ml_dtypes": ("bfloat16 on NVIDIA GPUs", GPU),
+    "nvmath": ("cuBLASLt's products on NVIDIA GPUs", GPU),
+    "cudnn": ("cuDNN's attention on NVIDIA GPUs", GPU),
     "tensorboardX": ("TensorBoard files", "'compyute-transformer[tensorboard]'"),
     "torch": ("verification against PyTorch", "'compyute-transformer[verify]'"),
 }
@@ -115,6 +121,12 @@ def _about_gpu(machine: Machine) -> Iterator[Recommendation]:
         yield Recommendation(
             kind, f"An NVIDIA driver is installed, but no GPU can be used: {machine.gpu.fault}", _install("cupy")
         )
+
+    if machine.gpu.fault is None:
+        for package in machine.packages:
+            if package.name in ON_GPU and package.version is None:
+                problem = f"{package.name} is not installed: {PURPOSES[package.name][0]} run by CuPy alone, slower"
+                yield Recommendation("slow", problem, _install(package.name))
 
 
 def _install(name: str) -> str:

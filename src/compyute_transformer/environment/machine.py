@@ -45,6 +45,9 @@ CORE = {
 }
 OPTIONAL = {
     "cupy": ("cupy-cuda13x", "cupy-cuda12x", "cupy"),
+    "ml_dtypes": ("ml-dtypes",),
+    "nvmath": ("nvmath-python",),
+    "cudnn": ("nvidia-cudnn-frontend",),
     "tensorboardX": ("tensorboardX",),
     "torch": ("torch",),
 }

@@ -1,28 +1,31 @@
 """Fused decoder: a few further positions through all blocks of a language model as one op.
 
 A few positions behind a cache, as in generation, cost little more than reading the weights, so what lies between the
-ops is worth saving: `ops.block.blocks_step` is all blocks in one kernel. It computes the same function of the same
-weights as the model's own forward, which runs wherever this one does not.
+ops is worth saving: `ops.block.blocks_step` is all blocks of a GPT in one kernel, `ops.gated_block.gated_blocks_step`
+those of a Llama. They compute the same function of the same weights as the model's own forward, which runs wherever
+they do not.
 """
 
 from typing import Any, Self
 
-from ..arrays import Array
+from ..arrays import Array, array_module
 from ..models.language import LanguageModel, mask_padding
 from ..nn.attention import MultiHeadAttention
 from ..nn.block import PostNormBlock, PreNormBlock
 from ..nn.dropout import Dropout
-from ..nn.feed_forward import FeedForward
+from ..nn.feed_forward import FeedForward, GatedFeedForward
 from ..nn.linear import Linear
 from ..nn.module import Module, ModuleList
-from ..nn.norm import LayerNorm
+from ..nn.norm import LayerNorm, RMSNorm
+from ..nn.position import RotaryPosition
 from ..ops.block import BlockWeights, NormWeights, blocks_step
+from ..ops.gated_block import GatedBlockWeights, RotaryTables, gated_blocks_step
 from .cache import KeyValueCache
 
 __all__ = ["FusedDecoder"]
 
 # The parts of a block that `blocks_step` computes; a block with a part of any other type is not fused.
-PARTS = {
+PARTS: dict[str, type[Module]] = {
     "attention_norm": LayerNorm,
     "attention": MultiHeadAttention,
     "attention_dropout": Dropout,
@@ -30,6 +33,8 @@ PARTS = {
     "feed_forward": FeedForward,
     "feed_forward_dropout": Dropout,
 }
+# The parts of a Llama's block, which `gated_blocks_step` computes.
+GATED_PARTS = PARTS | {"attention_norm": RMSNorm, "feed_forward_norm": RMSNorm, "feed_forward": GatedFeedForward}
 
 
 class FusedDecoder:
@@ -37,8 +42,10 @@ class FusedDecoder:
 
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
-        self._weights = [_weights(block) for block in model.blocks]
-        self._options = _options(model.blocks[0])
+        first = model.blocks[0]
+        self._is_gated = type(first.feed_forward) is GatedFeedForward
+        self._weights = [_gated_weights(block) if self._is_gated else _weights(block) for block in model.blocks]
+        self._options = _options(first)
 
     @classmethod
     def from_model(cls, model: LanguageModel) -> Self | None:
@@ -51,6 +58,16 @@ class FusedDecoder:
             return None
         return cls(model)
 
+    def _call(self, x: Array, start: int, keys: Any, values: Any, mask: Any) -> tuple[Any, tuple[Any, ...]]:
+        """Return the op that runs the blocks, and its arguments."""
+        if not self._is_gated:
+            return blocks_step, (x, self._weights, keys, values, mask, *self._options[:3])
+        attention = self._model.blocks[0].attention
+        xp = array_module(x)
+        tables = RotaryTables(*(xp.array(table) for table in attention.rotary.tables(start, x.shape[1], x.dtype)))
+        num_heads, activation, *_ = self._options
+        return gated_blocks_step, (x, self._weights, keys, values, mask, num_heads, tables, activation)
+
     def __call__(self, ids: Array, cache: KeyValueCache) -> Array | None:
         """Return the logits (B, V) that follow ids (B, T), which join the cache; None where no kernel supports them."""
         T, start = ids.shape[1], cache.length
@@ -59,8 +76,8 @@ class FusedDecoder:
         mask = mask_padding(self._model.mask, cache.padding, start + T)
         if mask.array is not None:  # with a window, a cache returns the last positions only
             mask = mask._replace(array=mask.array[..., -keys[0].shape[2] :])
-        arguments = x, self._weights, keys, values, mask, *self._options
-        kernel = blocks_step.kernel_of(*arguments)
+        op, arguments = self._call(x, start, keys, values, mask)
+        kernel = op.kernel_of(*arguments)
         if kernel is None:
             return None
         x = kernel(*arguments)
@@ -70,7 +87,9 @@ class FusedDecoder:
 
 
 def _options(block: Any) -> tuple[Any, ...]:
-    return block.attention.num_heads, block.feed_forward.activation, type(block) is PreNormBlock
+    rotary = block.attention.rotary
+    turned = None if rotary is None else (rotary.dim, rotary.theta, rotary.scaling)
+    return block.attention.num_heads, block.feed_forward.activation, type(block) is PreNormBlock, turned
 
 
 def _are_one_op(blocks: ModuleList) -> bool:
@@ -84,20 +103,44 @@ def _are_one_op(blocks: ModuleList) -> bool:
     return options is not None
 
 
-def _has_plain_parts(block: Module) -> bool:
-    for name, kind in PARTS.items():
+def _has_plain_parts(block: Any) -> bool:
+    is_gated = type(getattr(block, "feed_forward", None)) is GatedFeedForward
+    for name, kind in (GATED_PARTS if is_gated else PARTS).items():
         if type(getattr(block, name)) is not kind:
             return False
-    up, down = block.feed_forward.up, block.feed_forward.down  # type: ignore[attr-defined]
-    if type(up) is not Linear or type(down) is not Linear:
+    if is_gated and not (type(block) is PreNormBlock and _turns_halves(block.attention)):
         return False
-    if block.attention.prepares_heads:  # type: ignore[attr-defined]
+    if not is_gated and block.attention.prepares_heads:
         return False
-    for part in (block, up, down, *block._modules.values()):
+    linears = block.feed_forward._modules.values()
+    if any(type(linear) is not Linear for linear in linears):
+        return False
+    for part in (block, *linears, *block._modules.values()):
         # the last condition: the forward of this one module was replaced
         if part.training or part._observers or "forward" in part.__dict__:
             return False
     return True
+
+
+def _turns_halves(attention: MultiHeadAttention) -> bool:
+    """Return whether queries and keys are turned as `gated_blocks_step` does, and nothing else happens to them."""
+    rotary = attention.rotary
+    if type(rotary) is not RotaryPosition or rotary.interleaved or rotary._observers or "forward" in rotary.__dict__:
+        return False
+    is_dynamic = rotary.scaling is not None and rotary.scaling.kind == "dynamic"
+    return attention.q_norm is None and attention.k_norm is None and not is_dynamic
+
+
+def _gated_weights(block: Any) -> GatedBlockWeights:
+    attention, feed_forward = block.attention, block.feed_forward
+    linears = (feed_forward.gate, feed_forward.up, feed_forward.down)
+    arrays: tuple[Any, ...] = (
+        block.attention_norm.weight.data,
+        *attention._weights(),
+        block.feed_forward_norm.weight.data,
+        *(array for linear in linears for array in (linear.weight.data, linear.bias.data if linear.bias else None)),
+    )
+    return GatedBlockWeights._make((*arrays, (block.attention_norm.eps, block.feed_forward_norm.eps)))
 
 
 def _weights(block: Any) -> BlockWeights:

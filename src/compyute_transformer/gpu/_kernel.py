@@ -7,6 +7,7 @@ Null pointers are `NULL`, a number of the size of a pointer: CuPy has no other w
 """
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
 from math import ceil
@@ -19,6 +20,7 @@ from ..arrays import Array
 from ..errors import BackendError
 
 __all__ = [
+    "ADVANCE",
     "NULL",
     "THREADS",
     "address_of",
@@ -36,6 +38,8 @@ __all__ = [
 FOLDER = Path(__file__).resolve().parent
 INCLUDE = '#include "common.cuh"\n'
 NULL = np.uintp(0)
+# Where a captured step looks up how far its random offsets have come: one uint32 on the device.
+ADVANCE: ContextVar[Any] = ContextVar("advance", default=NULL)
 VECTOR_BYTES = 16  # of one load
 THREADS, WARP, MOST_THREADS = 256, 32, 1024
 MOST_BLOCKS = (1 << 31) - 1

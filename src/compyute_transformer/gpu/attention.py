@@ -34,12 +34,13 @@ from ..ops.attention import (
 )
 from ..precision import precision
 from ..random import RandomKey, dropout_threshold, random_bits
-from ._kernel import address_of
+from ._kernel import ADVANCE, NULL, address_of
 
 __all__ = ["fused_attention_backward_kernel", "fused_attention_forward_kernel"]
 
 MOST_WEIGHTS = 1 << 28  # numbers of the attention weights of a piece: 1 GiB in float32
 WIDEST, MULTIPLE = 256, 8  # of a head
+OFFSET_STEP = 1 << 20  # more random numbers than a thread of cuDNN's draws in a call
 Q, K, V, Y, STATS, DY, DQ, DK, DV, SEED, OFFSET, Q_LENGTHS, KV_LENGTHS = range(1, 14)
 
 
@@ -225,8 +226,8 @@ def readable(array: Array) -> Array:
 
 
 def seed_of(key: RandomKey) -> int:
-    """Return a seed for cuDNN: other calls, which have other keys, draw other numbers."""
-    low, high = (int(word) for word in random_bits(key, 1, 2)[0, 0])
+    """Return a seed for cuDNN; keys that differ in their offset alone have one seed, and offsets that lie far apart."""
+    low, high = (int(word) for word in random_bits(key._replace(offset=0), 1, 2)[0, 0])
     return low | (high >> 1) << 32
 
 
@@ -239,7 +240,8 @@ def side_inputs(shape: Shape, mask: Mask, key: RandomKey | None) -> dict[int, Ar
         found[KV_LENGTHS] = mask.key_lengths.astype(np.int32, copy=False)
     if shape.dropout and key is not None:
         found[SEED] = cupy.full((1,), seed_of(key), np.int64)
-        found[OFFSET] = cupy.zeros((1,), np.int64)
+        offset, advance = cupy.full((1,), key.offset, np.int64), ADVANCE.get()
+        found[OFFSET] = (offset if advance is NULL else offset + advance.astype(np.int64)) * OFFSET_STEP
     return found
 
 

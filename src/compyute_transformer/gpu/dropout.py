@@ -15,16 +15,17 @@ from ..arrays import Array, array_module
 from ..dispatch import kernel_for
 from ..ops.dropout import DropoutSaved, dropout_backward, dropout_forward
 from ..random import RandomKey, dropout_threshold
-from ._kernel import NULL, THREADS, address_of, blocks_for, is_ready, kernel
+from ._kernel import ADVANCE, THREADS, address_of, blocks_for, is_ready, kernel
 
 __all__ = ["dropout_backward_kernel", "dropout_forward_kernel", "keep_and_scale"]
 
 
-def keep_and_scale(x: Array, probability: float, key: RandomKey, advance: Any = NULL) -> Array:
+def keep_and_scale(x: Array, probability: float, key: RandomKey, advance: Any = None) -> Array:
     """Return x with the elements dropped that `random.keep_mask` drops, and the others scaled up; its own backward.
 
-    advance: one uint32 on the device, which is added to the offset of the key; see `dropout.cu`.
+    advance: one uint32 on the device, which is added to the offset of the key; see `dropout.cu`. None: `ADVANCE`.
     """
+    advance = ADVANCE.get() if advance is None else advance
     if probability == 0.0:
         return x
     y: Array = array_module(x).empty(x.shape, x.dtype)

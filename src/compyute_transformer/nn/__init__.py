@@ -13,8 +13,10 @@ from .norm import LayerNorm, RMSNorm
 from .observer import Observer, observe
 from .parameter import Parameter
 from .position import LearnedPosition, RotaryPosition, SinusoidalPosition
+from .recompute import Block, recompute_blocks
 
 __all__ = [
+    "Block",
     "ClassToken",
     "CrossBlock",
     "CrossEntropyLoss",
@@ -41,5 +43,6 @@ __all__ = [
     "SinusoidalPosition",
     "evaluating",
     "observe",
+    "recompute_blocks",
     "share_generator",
 ]

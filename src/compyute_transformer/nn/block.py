@@ -4,7 +4,8 @@
     PostNormBlock   normalizes the stream after each addition             Transformer encoder, TransformerLM
     CrossBlock      the same, with attention to a memory in between       Transformer decoder
 
-The lines of backward are the lines of forward, reversed.
+The lines of backward are the lines of forward, reversed. Before them, `run_again` runs the forward again where a model
+recomputes, and does nothing else; see `recompute`.
 """
 
 from typing import Protocol
@@ -16,11 +17,12 @@ from .dropout import Dropout
 from .feed_forward import FeedForward, GatedFeedForward
 from .module import Module
 from .norm import LayerNorm
+from .recompute import Block
 
 __all__ = ["CrossBlock", "CrossCache", "PostNormBlock", "PreNormBlock"]
 
 
-class PreNormBlock(Module):
+class PreNormBlock(Block):
     """x ← x + dropout(attention(norm(x))); x ← x + dropout(feed_forward(norm(x))).
 
     The stream itself is never normalized, so the gradient reaches the first block unchanged beside the gradients of
@@ -58,6 +60,7 @@ class PreNormBlock(Module):
 
     def backward(self, dx: Array) -> Array:
         """Return the gradient of the stream before the block; the gradient of a sum goes to both of its terms."""
+        self.run_again()
         dbranch = self.feed_forward_dropout.backward(dx)
         dbranch = self.feed_forward.backward(dbranch)
         dbranch = self.feed_forward_norm.backward(dbranch)
@@ -69,7 +72,7 @@ class PreNormBlock(Module):
         return dx
 
 
-class PostNormBlock(Module):
+class PostNormBlock(Block):
     """x ← norm(x + dropout(attention(x))); x ← norm(x + dropout(feed_forward(x))).
 
     The stream is normalized after each addition, so the output has mean 0 and variance 1 before the last scale and
@@ -101,6 +104,7 @@ class PostNormBlock(Module):
 
     def backward(self, dx: Array) -> Array:
         """Return the gradient of x; a residual connection adds the gradient of the branch."""
+        self.run_again()
         dx = self.feed_forward_norm.backward(dx)
         dx = dx + self.feed_forward.backward(self.feed_forward_dropout.backward(dx))
         dx = self.attention_norm.backward(dx)
@@ -114,7 +118,7 @@ class CrossCache(AttentionCache, Protocol):
     memory: ProjectedMemory | None
 
 
-class CrossBlock(Module):
+class CrossBlock(Block):
     """A `PostNormBlock` with attention to a memory between the two: x ← norm(x + dropout(cross_attention(x, memory))).
 
     Queries come from x, keys and values from the memory, the encoder's output for the source (Vaswani et al. 2017,
@@ -160,6 +164,7 @@ class CrossBlock(Module):
 
     def backward(self, dx: Array) -> tuple[Array, Array]:
         """Return the gradients of x and of the memory."""
+        self.run_again()
         dx = self.feed_forward_norm.backward(dx)
         dx = dx + self.feed_forward.backward(self.feed_forward_dropout.backward(dx))
         dx = self.cross_attention_norm.backward(dx)

@@ -58,8 +58,8 @@ class LoRA(Module):
         return y
 
     def backward(self, dy: Array) -> Array:
-        """Return the gradient of x."""
-        dx, da, db = lora_backward(dy, self.pop_saved())
+        """Return the gradient of x; a frozen parameter costs nothing."""
+        dx, da, db = lora_backward(dy, self.pop_saved(), is_trained(self.a), is_trained(self.b))
         self.a.accumulate(da)
         self.b.accumulate(db)
         return dx
@@ -145,7 +145,10 @@ class LoRAAttention(MultiHeadAttention):
         return self._change(x, *MultiHeadAttention._project_self(self, x))
 
     def _project_out(self, merged: Array) -> Array:
-        y = MultiHeadAttention._project_out(self, merged)
+        return self._change_out(MultiHeadAttention._project_out(self, merged), merged)
+
+    def _change_out(self, y: Array, merged: Array) -> Array:
+        """Return the output with the change of its projection added."""
         return y if self.lora_out is None else y + self.lora_out(merged)
 
     def _run(self, x: Array, memory: Array | None, mask: Mask) -> tuple[Array, Any]:
@@ -156,7 +159,7 @@ class LoRAAttention(MultiHeadAttention):
         attend = self._changed(x, self._attend(name), merged)
         y, saved = multi_head_forward(attend, x, None, *self._weights(), self._options(mask))
         self.save_for_backward((name, saved))
-        return y if self.lora_out is None else y + self.lora_out(merged.pop()), saved
+        return self._change_out(y, merged.pop()), saved
 
     def backward(self, dy: Array) -> tuple[Array, Array | None]:
         """Return the gradient of x, and None: there is no memory. A frozen parameter costs nothing."""

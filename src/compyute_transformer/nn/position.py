@@ -134,6 +134,12 @@ class RotaryPosition(Module):
         self.save_for_backward(saved)
         return y
 
+    def tables(self, start: int, count: int, dtype: Any) -> tuple[Array, Array]:
+        """Return the cosines and sines (count, P) of positions from `start` on, unless the scaling is dynamic."""
+        end = start + count
+        cos, sin = _rotary_tables(self.dim, self.theta, self.scaling, 0, _room(end), dtype)
+        return cos[start:end], sin[start:end]
+
     def backward(self, dy: Array) -> Array:
         """Return the gradient of x."""
         return rotary_position_backward(dy, self.pop_saved())

@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from ..arrays import Array, array_module, device_of
+from ..arrays import Array, array_module, device_of, is_captured
 from ..errors import DtypeError, InputError, RangeError, ShapeError
 from ..random import RandomKey
 
@@ -165,6 +165,8 @@ def check_ids(op: str, name: str, ids: Array, size: int, ignore: int | None = No
     check_array(op, name, ids)
     if ids.dtype.kind not in "iu":
         raise DtypeError(f"{op}: {name} are integers, got {ids.dtype}. Convert them with array.astype(numpy.int64).")
+    if is_captured(ids):  # the CPU reads nothing then: the ids were looked at in the step before the capture
+        return
     # as unsigned numbers, negative ids lie above all others: one comparison finds both kinds
     if not (ids.astype(np.int64, copy=False).view(np.uint64) >= size).any():
         return

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Bool, Float
 
-from ..arrays import Array, array_module
+from ..arrays import Array, array_module, is_captured
 from ..dispatch import dispatched, output_of
 from ..errors import DtypeError, InputError, RangeError, ShapeError
 from ..random import RandomKey, keep_mask
@@ -94,7 +94,7 @@ def check_mask(mask: Any, shape: tuple[int, ...]) -> None:
         check_shape(op, "mask.key_lengths", lengths, (B,), "one length a batch row")
         if lengths.dtype.kind not in "iu":
             raise DtypeError(f"{op}: mask.key_lengths are integers, got {lengths.dtype}.")
-        if ((lengths < 0) | (lengths > S)).any():
+        if not is_captured(lengths) and ((lengths < 0) | (lengths > S)).any():
             raise RangeError(f"{op}: mask.key_lengths lie in [0, {S}], the number of keys, got {lengths}.")
     if mask.array is not None:
         check_mask_array(mask.array, (B, H, T, S))

@@ -6,7 +6,7 @@ from jaxtyping import Float
 
 from ..arrays import Array
 from ..dispatch import dispatched, output_of
-from ._checks import check_floats, check_gradient, check_last_axis, check_number, check_saved, check_shape
+from ._checks import check_bool, check_floats, check_gradient, check_last_axis, check_number, check_saved, check_shape
 from .linear import LinearSaved, linear_backward, linear_forward
 
 __all__ = ["LoRASaved", "lora", "lora_backward", "lora_forward"]
@@ -54,19 +54,23 @@ def lora_forward(
     return y, LoRASaved(inner, outer, scale)
 
 
-def check_lora_backward(dy: Any, saved: Any) -> None:
+def check_lora_backward(dy: Any, saved: Any, needs_a: Any = True, needs_b: Any = True) -> None:
     check_saved("lora_backward", saved, LoRASaved)
     x, b = saved.inner.x, saved.outer.weight
     check_gradient("lora_backward", dy, x, (*x.shape[:-1], b.shape[0]))
+    check_bool("lora_backward", "needs_a", needs_a)
+    check_bool("lora_backward", "needs_b", needs_b)
 
 
 @dispatched(validate=check_lora_backward)
 def lora_backward(
-    dy: Float[Array, "*rows O"], saved: LoRASaved
-) -> tuple[Float[Array, "*rows I"], Float[Array, "R I"], Float[Array, "O R"]]:
+    dy: Float[Array, "*rows O"], saved: LoRASaved, needs_a: bool = True, needs_b: bool = True
+) -> tuple[Float[Array, "*rows I"], Float[Array, "R I"] | None, Float[Array, "O R"] | None]:
     """Return the gradients of `lora_forward`: dx, da, db.
 
     dh = dy b; dx = scale · dh a; da = scale · Σ_rows dhᵀ x; db = Σ_rows dyᵀ h
+
+    needs_a, needs_b: False leaves da or db out, which is None then.
 
     Shapes:
         dy (*rows, O) as y; each gradient as its argument.
@@ -74,11 +78,9 @@ def lora_backward(
         ShapeError, DtypeError: dy has not the shape of y or the dtype of x. InputError: saved is of another op.
     """
     inner, outer, scale = saved
-    dh, db, _ = linear_backward(dy, outer)
+    dh, db, _ = linear_backward(dy, outer, needs_b)
     dh = dh * dh.dtype.type(scale)
-    dx, da, _ = linear_backward(dh, inner)
-    assert da is not None
-    assert db is not None
+    dx, da, _ = linear_backward(dh, inner, needs_a)
     return dx, da, db
 
 

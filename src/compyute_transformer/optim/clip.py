@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arrays import Array, array_module
+from ..dispatch import kernels_of
 from ..errors import DtypeError, RangeError
 from .flat import Shard, contiguous_ranges
 
@@ -72,7 +73,8 @@ def _norm(part: _Part) -> float:
     """Return the norm of one part. Processes compute their own pieces, and all of them sum the squares of all."""
     xp = array_module(part.gradient)
     if xp is not np and part.shard is None:
-        return _norm_on_gpu(part.gradient, xp)
+        norm_on_gpu: float = kernels_of("cuda", "clip").norm(part.gradient)
+        return norm_on_gpu
     pieces = part.pieces()
 
     def whole(values: list[Any]) -> Array:
@@ -86,18 +88,6 @@ def _norm(part: _Part) -> float:
         return largest
     squares = whole([((piece.astype(xp.float64) / largest) ** 2).sum() for piece in pieces])
     return largest * sqrt(float(squares.sum()))
-
-
-def _norm_on_gpu(gradient: Array, xp: Any) -> float:
-    """Return the norm of an array of CuPy's, by few launches: a GPU sums in a tree, whose errors do not grow."""
-    norm = float(xp.sqrt((gradient * gradient).sum(dtype=xp.float64)))
-    if (1e-12 < norm < inf and gradient.dtype.itemsize >= 4) or norm != norm:
-        return norm
-    largest = float(abs(gradient).max())
-    if largest == 0.0 or not isfinite(largest):
-        return largest
-    scaled = gradient.astype(xp.float64) / largest
-    return largest * sqrt(float((scaled * scaled).sum()))
 
 
 def clip_grad_norm_(parameters: Iterable[Any], max_norm: float) -> float:

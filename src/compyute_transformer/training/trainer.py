@@ -19,13 +19,16 @@ from ..arrays import to_numpy
 from ..environment.numerics import numerics
 from ..errors import CheckpointError, NonFiniteError, StateError
 from ..nn.module import Module
+from ..nn.recompute import Block, recompute_blocks
 from ..ops.linear import linear_forward
 from ..optim.adamw import AdamW
 from ..optim.clip import clip_grad_norm_, get_total_norm
 from ..optim.optimizer import Optimizer, decay_groups
 from ..optim.sgd import SGD
 from ..parallel import Communicator, DataParallel, Single, sharing
+from ..precision import use_precision
 from ..threads import on_threads, threads
+from .captured import CapturedSteps, capture_fault
 from .early_stopping import EarlyStopping
 from .finite import all_finite, first_non_finite
 from .interrupt import Interrupt, interruptible
@@ -35,7 +38,7 @@ from .reporting.reporters import Reporter
 from .run import checkpoint
 from .run.checkpoint import MODEL, OPTIMIZER, TrainerState
 from .settings.settings import TrainingSettings
-from .tasks.task import Task
+from .tasks.task import Parts, SupervisedTask, Task
 from .watch import watching
 
 __all__ = ["Callback", "Trainer"]
@@ -72,6 +75,8 @@ class Trainer:
         patience = settings.patience
         self.callbacks = (*callbacks, *(() if patience is None else (EarlyStopping(patience),)))
         self.model = task.model
+        if settings.recompute or any(isinstance(module, Block) for module in self.model.modules()):
+            recompute_blocks(self.model, settings.recompute)
         self.communicator = communicator or Single()
         self.leads = self.communicator.rank == 0
         self.parallel = DataParallel(self.model, self.communicator, fast_sums=settings.fast_sums)
@@ -90,6 +95,7 @@ class Trainer:
         self._first = 0  # the step at which this session began
         self._evaluated: int | None = None  # the step of the latest validation
         self._window = (0, 0.0)  # steps and seconds since the last logged step
+        self._captured: Any = None  # `CapturedSteps`, or False where steps cannot be captured
 
     def train(self, reporter: Reporter) -> RunResult:
         """Take the remaining steps, report the events, and close the reporter.
@@ -177,16 +183,37 @@ class Trainer:
         """Batch, loss, gradient, clip, update."""
         task = self.task
         began, before = perf_counter(), task.state()
-        self.optimizer.zero_grad()
-        loss = self.parallel.accumulate(task.batch(), task.loss_and_gradient)
-        norm = self._clip()
-        if not (isfinite(loss) and isfinite(norm)):
-            raise self._non_finite(f"step {self.step + 1}: loss {loss:g}, gradient norm {norm:g}", before)
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule(self.step)
-        self.optimizer.step()
+        batch = task.batch()
+        captured = self._take_captured(batch)
+        loss, norm = captured or self._gradient(batch)
+        if not (isfinite(loss) and isfinite(norm)):
+            raise self._non_finite(f"step {self.step + 1}: loss {loss:g}, gradient norm {norm:g}", before)
+        if captured is None:
+            self.optimizer.step()
         self.step += 1
         self._log(loss, norm, perf_counter() - began)
+
+    def _gradient(self, batch: Parts) -> tuple[float, float]:
+        """Compute the gradient of a batch and clip it. Return the loss, and the norm before."""
+        self.optimizer.zero_grad()
+        loss = self.parallel.accumulate(batch, self.task.loss_and_gradient)
+        return loss, self._clip()
+
+    def _take_captured(self, batch: Parts) -> tuple[float, float] | None:
+        """Take the whole step on a GPU as one launch, where it can be captured. Return the loss and the norm."""
+        own_loss = getattr(type(self.task), "loss_and_gradient", None)
+        if self.model.device == "cpu" or len(batch) > 1 or own_loss is not SupervisedTask.loss_and_gradient:
+            return None
+        if self._captured is None:
+            fault = capture_fault(self.model, self.optimizer)
+            smoothing, clip = self.settings.label_smoothing, self.settings.clip
+            made = CapturedSteps(self.model, self.optimizer, smoothing, clip) if fault is None else False
+            self._captured = made
+        if self._captured is False:
+            return None
+        return self._captured.take(batch[0][0], self.schedule(self.step))
 
     def _finish(self, interrupt: Interrupt) -> RunResult:
         """Delete old checkpoints, report the end, and return the result."""
@@ -368,7 +395,9 @@ class Trainer:
         count = self.settings.threads
         if count is None and self.communicator.neighbors > 1:
             count = max(1, threads() // self.communicator.neighbors)
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"), on_threads(count):
+        chosen = "bfloat16" if self.settings.precision == "auto" else self.settings.precision
+        products = use_precision(chosen if self.model.device == "cuda" else "float32")
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"), on_threads(count), products:
             yield
 
     def _non_finite(self, what: str, state: dict[str, Any]) -> NonFiniteError:

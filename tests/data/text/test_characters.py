@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compyute_transformer.data import CharacterTokenizer
+from compyute_transformer.data.text import characters
 from compyute_transformer.errors import DataError, DtypeError, RangeError, ShapeError, VocabularyError
 
 
@@ -43,6 +44,15 @@ def test_the_file_is_readable_json(tmp_path: Path) -> None:
     raw = (tmp_path / "t.json").read_text(encoding="utf-8")
     assert json.loads(raw) == {"format": "compyute-transformer/characters", "version": 1, "characters": "bä"}
     assert "ä" in raw
+
+
+def test_a_text_of_several_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "a tale of two cities"
+    tokenizer = CharacterTokenizer.train(text)
+    whole = tokenizer.encode(text)
+    monkeypatch.setattr(characters, "PIECE", 7)
+    np.testing.assert_array_equal(tokenizer.encode(text), whole)
+    assert tokenizer.decode(whole) == text
 
 
 def test_empty_text_and_empty_ids() -> None:

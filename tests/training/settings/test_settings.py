@@ -160,6 +160,7 @@ def test_the_kind_is_that_of_the_task() -> None:
     assert [DataSettings(task).kind for task in get_args(TaskName)] == [
         "language",
         "masked",
+        "language",
         "translation",
         "translation",
         "images",

@@ -20,6 +20,7 @@ __all__ = ["CharacterTokenizer", "check_text", "checked_ids", "read_json"]
 FORMAT = "compyute-transformer/characters"
 VERSION = 1
 NAMED = 5  # how many unknown characters an error names
+PIECE = 1 << 20  # characters encoded at once: a large text takes no memory beside its ids
 
 
 class CharacterTokenizer:
@@ -57,7 +58,10 @@ class CharacterTokenizer:
     def encode(self, text: str) -> NDArray[np.int32]:
         """The ids of a text's characters: int32, shape (length,). Raises VocabularyError for an unknown character."""
         check_text(text, "CharacterTokenizer.encode")
-        ids: NDArray[np.int32] = self._ids[np.minimum(_code_points(text), len(self._ids) - 1)]
+        ids = np.empty(len(text), np.int32)
+        for start in range(0, len(text), PIECE):
+            points = _code_points(text[start : start + PIECE])
+            ids[start : start + PIECE] = self._ids[np.minimum(points, len(self._ids) - 1)]
         if ids.size and ids.min() < 0:
             raise VocabularyError(self._describe_unknown(text, ids))
         return ids

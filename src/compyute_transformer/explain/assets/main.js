@@ -28,7 +28,7 @@ class App {
     this._controls();
     window.addEventListener("hashchange", () => this.follow());
     this.follow();
-    this._buildWhenIdle(Object.values(this.views));
+    this._buildTheRest(Object.values(this.views));
   }
 
   // --- the address ---
@@ -120,11 +120,9 @@ class App {
     if (!view.box.firstChild) view.box.append(view.made.element);
   }
 
-  /** Build the views one by one while nobody waits, so that each opens at once. */
-  _buildWhenIdle([view, ...others]) {
-    if (!view) return;
-    const later = window.requestIdleCallback ?? ((act) => setTimeout(act, 50));
-    later(() => { this._build(view); this._buildWhenIdle(others); }, { timeout: 1000 });
+  /** Build the views one by one after the first is shown, with time between for whoever reads it, so that each opens at once. */
+  _buildTheRest([view, ...others]) {
+    if (view) setTimeout(() => { this._build(view); this._buildTheRest(others); }, 100);
   }
 
   show(name, link = true) {

@@ -105,11 +105,13 @@ def resume_command(run: Path, flags: str = "") -> str:
 def steps(run: Path) -> list[int]:
     """Return the steps of which there is a checkpoint, in order.
 
+    A link counts if the folder that it leads to has the same name, as of a checkpoint that was moved to another disk.
+
     Raises CheckpointError for a folder of checkpoints that cannot be read: unreadable does not mean absent.
     """
     try:
         with os.scandir(run / FOLDER) as entries:
-            names = [entry.name for entry in entries if entry.is_dir()]
+            names = [entry.name for entry in entries if entry.is_dir() and _is_itself(entry)]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
@@ -119,6 +121,10 @@ def steps(run: Path) -> list[int]:
         ) from error
     matches = (re.fullmatch(r"step-(\d{8,18})", name) for name in names)
     return sorted(int(match[1]) for match in matches if match)
+
+
+def _is_itself(entry: os.DirEntry[str]) -> bool:
+    return not entry.is_symlink() or Path(entry).resolve().name == entry.name
 
 
 def save(

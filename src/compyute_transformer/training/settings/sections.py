@@ -19,6 +19,7 @@ from .choices import check_ranges, require, setting
 
 __all__ = ["DataSettings", "ModelSettings", "TrainingSettings"]
 
+AnyPrecision: TypeAlias = Literal["auto", "float32", "tf32", "bfloat16"]
 TaskName: TypeAlias = Literal["language", "masked", "chat", "translation", "dates", "images", "digits"]
 KIND_OF = {"dates": "translation", "digits": "images", "chat": "language"}  # of tasks that are a special case
 if TYPE_CHECKING:
@@ -318,6 +319,12 @@ class TrainingSettings:
         "q_proj,v_proj; all-linear: all of them.",
         "Training",
     )
+    recompute: bool = setting(
+        False,
+        "Keep the inputs of blocks alone and run each block again in its backward: less memory, a third more time, the "
+        "same results.",
+        "Training",
+    )
     eval_every: int = setting(
         250,
         "Validate every this many steps; 0: only before the first step and after the last.",
@@ -368,6 +375,13 @@ class TrainingSettings:
         below=2**64,
     )
     device: Device = setting("cpu", "Device to compute on: cpu or cuda.", "Training")
+    precision: AnyPrecision = setting(
+        "auto",
+        "Matrix products on a GPU: in bfloat16 beside weights and sums in float32, in tf32, or in float32; auto: "
+        "bfloat16.",
+        "Training",
+        only_with=("device", ("cuda",)),
+    )
     threads: int | None = setting(
         None,
         "Number of CPU threads; none: one for each core, or as environment variables say.",

@@ -122,5 +122,5 @@ MODULES = (
     lora_linear("no_bias", bias=False),
     lora_attention("all_rows_dropout", ((0, 60),), True, dropout=0.3),
     lora_attention("queries_and_values_rotary", ((0, 36), (48, 60)), False, rotary=True, norms=True, dropout=0.3),
-    lora_attention("sequential_keys", ((36, 48),), True, bias=False, implementation="sequential"),
+    lora_attention("sequential_keys_and_values", ((36, 60),), True, bias=False, implementation="sequential"),
 )

@@ -1,0 +1,160 @@
+"""Gated block on a CPU: a few positions through all blocks of a Llama in one kernel, as `block` does for GPT.
+
+Optimization history:
+
+1. A kernel an op, and a dozen calls a block from Python.
+2. This: one for all blocks, which is told where each weight lies. Gate and up are multiplied by the same thread, column
+   by column, so that the gate is applied while both are in its cache.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numba import carray, get_num_threads, prange
+
+from ..arrays import Array
+from ..dispatch import kernel_for
+from ..ops.activation import Gate
+from ..ops.attention import Mask
+from ..ops.gated_block import GatedBlockWeights, RotaryTables, gated_blocks_step, gated_shapes
+from ._blas import pointer
+from ._kernel import compile_kernel, compile_parallel, is_float32, is_ready, pool_for
+from ._tiles import few_task
+from .activation import GATE_CODES, gated_part
+from .attention import arguments, is_strided, supports_mask
+from .block import add_product, remember
+from .linear import FEW_ROWS, columns_of, few_rows_columns
+from .norm import rms_rows
+
+__all__ = ["gated_blocks_step_kernel"]
+
+
+@compile_kernel
+def _turn_rows(packed, cos, sin, heads, D):
+    """Turn the first heads, D columns each, of every row (B·T) of packed; pairs are halves."""
+    T, P = cos.shape
+    for n in range(packed.shape[0]):
+        c, s = cos[n % T], sin[n % T]
+        for h in range(heads):
+            first, second = packed[n, h * D : h * D + P], packed[n, h * D + P : h * D + 2 * P]
+            for i in range(P):
+                a, b = first[i], second[i]
+                first[i] = a * c[i] - b * s[i]
+                second[i] = b * c[i] + a * s[i]
+
+
+@compile_kernel
+def _gated_product(x, w_gate, b_gate, w_up, b_up, code, gate, up, first, last):
+    """Columns [first, last) of gate = activation(x w_gateᵀ + b_gate) · (x w_upᵀ + b_up)."""
+    few_rows_columns(x, w_gate, b_gate, True, gate, first, last)
+    few_rows_columns(x, w_up, b_up, True, up, first, last)
+    for n in range(gate.shape[0]):
+        part = gate[n, first:last]
+        gated_part(part, up[n, first:last], code, part)
+
+
+@compile_parallel
+def _gated_step(places, eps, F, packed, cos, sin, options, lengths, bias, code, x, slices):
+    """Transform x in place; the steps of `ops.gated_block`, one after the other."""
+    o = options[0]
+    (N, C), rows, width = x.shape, packed.shape[1], o.H * o.D
+    read, stream, rrms = np.empty((N, C), np.float32), np.empty((N, C), np.float32), np.empty(N, np.float32)
+    gate, up = np.empty((N, F), np.float32), np.empty((N, F), np.float32)
+    heads, statistics = np.empty((o.B, o.T, o.H, o.D), np.float32), np.empty((2, o.B, o.H, o.T), np.float32)
+    merged = heads.reshape(N, width)
+    for block in range(places.shape[0]):
+        at = places[block]
+        norm_1, norm_2 = carray(pointer(at[0]), (C,)), carray(pointer(at[5]), (C,))
+        w_in, b_in = carray(pointer(at[1]), (rows, C)), carray(pointer(at[2]), (rows,))
+        w_out, b_out = carray(pointer(at[3]), (C, width)), carray(pointer(at[4]), (C,))
+        w_gate, b_gate = carray(pointer(at[6]), (F, C)), carray(pointer(at[7]), (F,))
+        w_up, b_up = carray(pointer(at[8]), (F, C)), carray(pointer(at[9]), (F,))
+        w_down, b_down = carray(pointer(at[10]), (C, F)), carray(pointer(at[11]), (C,))
+        o.k_at, o.v_at = at[12], at[13]
+
+        rms_rows(x, norm_1, eps[block, 0], read, rrms)
+        for index in prange(slices):
+            first, last = columns_of(index, slices, rows)
+            few_rows_columns(read, w_in, b_in, True, packed, first, last)
+        _turn_rows(packed, cos, sin, o.H + o.K, o.D)
+        remember(packed, options)
+        for task in prange(o.B * o.H):
+            few_task(np.int64(task), options, lengths, bias, heads, statistics[0], statistics[1])
+        for index in prange(slices):
+            first, last = columns_of(index, slices, C)
+            add_product(merged, w_out, b_out, x, stream, first, last)
+
+        rms_rows(stream, norm_2, eps[block, 1], read, rrms)
+        for index in prange(slices):
+            first, last = columns_of(index, slices, F)
+            _gated_product(read, w_gate, b_gate, w_up, b_up, code, gate, up, first, last)
+        for index in prange(slices):
+            first, last = columns_of(index, slices, C)
+            add_product(gate, w_down, b_down, stream, x, first, last)
+
+
+def _supports(
+    x: Array,
+    weights: Sequence[GatedBlockWeights],
+    keys: Sequence[Array],
+    values: Sequence[Array],
+    mask: Mask,
+    num_heads: int,
+    tables: RotaryTables,
+    activation: Gate = "silu",
+) -> bool:
+    # blocks that are alike: one kernel runs through all of them
+    if x.size == 0 or not is_float32(x) or not supports_mask(mask):
+        return False
+    (B, T, C), k, F, (cos, sin) = x.shape, keys[0], len(weights[0].up_weight), tables
+    if not is_strided(k) or B * T > FEW_ROWS or not is_ready(cos, sin):
+        return False
+    K, _, D = k.shape[1:]
+    if cos.ndim != 2 or cos.shape != sin.shape or len(cos) != T or not 1 <= 2 * cos.shape[1] <= D:
+        return False
+    for array in (*keys, *values):
+        if array.shape != k.shape or array.strides != k.strides or array.dtype != np.float32:
+            return False
+        if not array.flags.writeable:
+            return False
+    shapes = gated_shapes(C, num_heads, K, D, F)
+    for w in weights:
+        if not is_ready(*w[:-1]):
+            return False
+        for weight, shape in zip(w[:-1], shapes, strict=True):
+            if weight is not None and weight.shape != shape:
+                return False
+    return True
+
+
+@kernel_for(gated_blocks_step, supports=_supports)
+def gated_blocks_step_kernel(
+    x: Array,
+    weights: Sequence[GatedBlockWeights],
+    keys: Sequence[Array],
+    values: Sequence[Array],
+    mask: Mask,
+    num_heads: int,
+    tables: RotaryTables,
+    activation: Gate = "silu",
+) -> Array:
+    (B, T, C), rows, D, F = x.shape, len(weights[0].in_weight), keys[0].shape[3], len(weights[0].up_weight)
+    y, packed, places = x.copy(), np.empty((B, T, rows), np.float32), np.empty((len(weights), 14), np.int64)
+    zeros = np.zeros(max(C, rows, F), np.float32)  # in place of biases that there are not
+    for at, w, k, v in zip(places, weights, keys, values, strict=True):
+        at[:12] = [(zeros if array is None else array).ctypes.data for array in w[:-1]]
+        at[12], at[13] = k.ctypes.data, v.ctypes.data
+    q = packed[..., : num_heads * D].reshape(B, T, num_heads, D).swapaxes(1, 2)
+    with pool_for(B * T * C * (rows + 3 * F)):
+        _gated_step(
+            places,
+            np.array([w.eps for w in weights], np.float32),
+            F,
+            packed.reshape(B * T, rows),
+            *tables,
+            *arguments(q, keys[0], values[0], mask, 0.0, None),
+            GATE_CODES[activation],
+            y.reshape(B * T, C),
+            get_num_threads(),
+        )
+    return y

@@ -1,0 +1,168 @@
+"""A captured step computes what eager steps compute, on memory that stays its own."""
+
+import gc
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gpu.stand_in import cublaslt, cudnn, installed
+from gpu.stand_in.stream import Graph, StaleMemoryError
+from training_helpers import TEXT, Listener
+
+from compyute_transformer import GPT, AdamW, GPTConfig
+from compyute_transformer.dispatch import use_kernels
+from compyute_transformer.ops.loss import cross_entropy_backward, cross_entropy_forward
+from compyute_transformer.optim import clip_grad_norm_, decay_groups
+from compyute_transformer.precision import use_precision
+from compyute_transformer.training import Settings, resume_run, start_run
+from compyute_transformer.training.captured import CapturedSteps, capture_fault
+
+CONFIG = GPTConfig(11, context_length=8, embed_dim=16, num_heads=2, num_layers=2, dropout=0.2)
+
+
+@pytest.fixture
+def cupy() -> Iterator[Any]:
+    _, products = cublaslt.make()
+    with installed(products | cudnn.make()) as module, use_precision("bfloat16"):
+        yield module
+
+
+def batch(cupy: Any, step: int) -> list[Any]:
+    ids, targets = np.random.default_rng(step).integers(0, 11, (2, 3, 8))
+    return [cupy.asarray(ids), cupy.asarray(targets)]
+
+
+def made(dropout: float = 0.2) -> tuple[GPT, AdamW]:
+    model = GPT(replace(CONFIG, dropout=dropout), seed=1).to("cuda")
+    return model, AdamW(decay_groups(model, 0.1), lr=1e-2, betas=(0.9, 0.99))
+
+
+def eager(model: GPT, optimizer: AdamW, arrays: list[Any], rate: float) -> tuple[float, float]:
+    optimizer.zero_grad()
+    loss, saved = cross_entropy_forward(model(arrays[0]), arrays[1], label_smoothing=0.1)
+    model.backward(cross_entropy_backward(1.0, saved, overwrite=True))
+    norm = clip_grad_norm_(model.parameters(), 0.5)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    return float(loss), norm
+
+
+def rate(step: int) -> float:
+    return 1e-2 / (1 + step)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_captured_steps_are_eager_steps(cupy: Any, dropout: float) -> None:
+    expected_model, expected_optimizer = made(dropout)
+    expected = [eager(expected_model, expected_optimizer, batch(cupy, step), rate(step)) for step in range(5)]
+    model, optimizer = made(dropout)
+    steps = CapturedSteps(model, optimizer, label_smoothing=0.1, max_norm=0.5)
+    found, taken = [], []
+    for step in range(5):
+        arrays = batch(cupy, step)
+        result = steps.take(arrays, rate(step))
+        taken.append(result is not None)
+        found.append(result or eager(model, optimizer, arrays, rate(step)))
+    assert taken == [False, True, True, True, True]
+    assert np.allclose(found, expected, rtol=1e-5)
+    assert model.generator.offset == expected_model.generator.offset
+    weights = expected_model.state_dict()
+    for name, array in model.state_dict().items():
+        assert np.allclose(array, weights[name], rtol=1e-3, atol=1e-4), name
+    state, expected_state = optimizer.state_dict()["state"], expected_optimizer.state_dict()["state"]
+    for number, values in state.items():
+        assert values["step"] == expected_state[number]["step"] == 5
+        for name in ("first_moment", "second_moment"):
+            mine, theirs = values[name].get(), expected_state[number][name].get()
+            assert np.abs(mine - theirs).max() <= 1e-2 * np.abs(theirs).max() + 1e-9
+
+
+def test_eager_steps_and_draws_between_captured_ones_change_nothing(cupy: Any) -> None:
+    losses = []
+    for order in ("eager", "mixed"):
+        model, optimizer = made()
+        steps = CapturedSteps(model, optimizer, max_norm=0.5) if order == "mixed" else None
+        losses.append([])
+        for step in range(6):
+            arrays = batch(cupy, step)
+            result = steps.take(arrays, rate(step)) if steps and step != 3 else None
+            losses[-1].append((result or eager_plain(model, optimizer, arrays, rate(step)))[0])
+            model.generator.offset += 5  # as if something else had drawn
+    assert np.allclose(losses[0], losses[1], rtol=1e-5)
+
+
+def eager_plain(model: GPT, optimizer: AdamW, arrays: list[Any], rate: float) -> tuple[float, float]:
+    optimizer.zero_grad()
+    loss, saved = cross_entropy_forward(model(arrays[0]), arrays[1])
+    model.backward(cross_entropy_backward(1.0, saved, overwrite=True))
+    norm = clip_grad_norm_(model.parameters(), 0.5)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    return float(loss), norm
+
+
+def test_each_shape_has_a_graph_and_there_are_not_many(cupy: Any) -> None:
+    model, optimizer = made()
+    steps = CapturedSteps(model, optimizer)
+    taken = []
+    for rows in (1, 2, 3, 1, 2, 3, 1, 2, 3):
+        arrays = [array[:rows] for array in batch(cupy, rows)]
+        result = steps.take(arrays, 1e-3)
+        taken.append(result is not None)
+        if result is None:
+            eager_plain(model, optimizer, arrays, 1e-3)
+    assert taken == [False] * 3 + [True] * 6
+
+
+def test_a_graph_whose_memory_was_given_away_is_noticed(cupy: Any) -> None:
+    model, optimizer = made()
+    steps = CapturedSteps(model, optimizer)
+    for step in range(2):
+        if steps.take(batch(cupy, step), 1e-3) is None:
+            eager_plain(model, optimizer, batch(cupy, step), 1e-3)
+    [(shape, captured)] = steps.captured.items()
+    steps.captured[shape] = captured._replace(keeps=())  # its pool goes, and with it the activations
+    del captured
+    gc.collect()
+    with pytest.raises(StaleMemoryError):
+        steps.take(batch(cupy, 2), 1e-3)
+
+
+def test_what_cannot_be_captured_is_said(cupy: Any) -> None:
+    model, optimizer = made()
+    assert capture_fault(model, optimizer) is None
+    with use_precision("float32"):
+        assert "choose the precision bfloat16" in str(capture_fault(model, optimizer))
+    next(iter(model.parameters())).requires_grad = False
+    assert "frozen" in str(capture_fault(model, optimizer))
+    assert "not on a GPU" in str(capture_fault(model.to("cpu"), optimizer))
+    with installed(), use_precision("bfloat16"):
+        model, optimizer = made()
+        assert "pip install 'compyute-transformer[gpu]'" in str(capture_fault(model, optimizer))
+
+
+def test_a_run_on_a_gpu_takes_captured_steps_and_resumes(
+    cupy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched = []
+    launch = Graph.launch
+    monkeypatch.setattr(Graph, "launch", lambda self, stream=None: launched.append(launch(self)))
+    (tmp_path / "text.txt").write_text(TEXT)
+    given = {"context_length": 8, "embed_dim": 16, "num_heads": 2, "num_layers": 1, "batch_size": 4, "warmup": 0}
+    given |= {"decay": "constant", "eval_every": 0, "checkpoint_every": 4, "sample_every": 0, "clip": 1.0}
+    losses = {}
+    for device, precision in (("cuda", "auto"), ("cuda", "float32"), ("cpu", None)):
+        chosen = given | {"device": device, "steps": 4} | ({"precision": precision} if precision else {})
+        run = tmp_path / f"{device}-{precision}"
+        with use_kernels("reference" if device == "cpu" else "auto"):
+            start_run([str(tmp_path / "text.txt")], Settings.resolve("cpu", None, chosen), run, Listener())
+            losses[device, precision] = resume_run(run, Listener(), 6).loss
+        assert len(launched) == (4 if precision == "auto" else 0)  # of 4 and of 2 steps all but the first
+        launched.clear()
+    assert losses["cuda", "float32"] == pytest.approx(losses["cpu", None], rel=1e-4)
+    assert losses["cuda", "auto"] == pytest.approx(losses["cpu", None], rel=2e-2)
