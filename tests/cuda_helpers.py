@@ -38,11 +38,20 @@ class Poisoned:
 
 
 @contextmanager
-def kernels_on_cpu(fused: bool = True, text: Callable[[str], str] = lambda source: source) -> Iterator[None]:
-    """Let ops find the CUDA kernels within a `with` block. fused: see `compile_source`. text: changes each source."""
+def kernels_on_cpu(
+    fused: bool = True,
+    optimize: bool = True,
+    text: Callable[[str], str] = lambda source: source,
+    only: str | None = None,
+) -> Iterator[None]:
+    """Let ops find the CUDA kernels within a `with` block.
+
+    fused, optimize: see `compile_source`. text: changes each source, or that of `only` one topic.
+    """
 
     def compile_text(source: str, bfloat16: bool) -> Module:
-        return compile_source(text(source), ("-DBFLOAT16",) if bfloat16 else (), fused=fused)
+        changed = text(source) if only is None or source == MODULES["_kernel"].source_of(only) else source
+        return compile_source(changed, ("-DBFLOAT16",) if bfloat16 else (), fused=fused, optimize=optimize)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dispatch, "package_fault", lambda device: None)

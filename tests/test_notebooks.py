@@ -43,7 +43,13 @@ class ThisInterpreter(AsyncKernelManager):
 
 def test_every_notebook_is_here() -> None:
     verifications = [f"verification_{name}" for name in ("parallel", "semiparallel", "sequential")]
-    assert [path.stem for path in NOTEBOOKS] == ["attention_theory", "inference", *LESSONS, *verifications]
+    assert [path.stem for path in NOTEBOOKS] == [
+        "attention_theory",
+        "four_workers",
+        "inference",
+        *LESSONS,
+        *verifications,
+    ]
 
 
 @each_notebook

@@ -25,11 +25,13 @@ QUESTIONS = {
     "attention": "How long does attention take?",
     "generate": "How fast is a text generated?",
     "kernels": "What does each kind of kernel gain?",
+    "parallel": "What do more processes gain?",
     "ops": "How much faster is each kernel than its reference?",
     "startup": "How long until the first step?",
     "step": "How long is a training step?",
 }
 TIMES = ("ms", "s")
+SCALING = "predicted"
 MOST_PANELS = 10  # with more subjects, ratios are drawn in one panel instead of times in many
 
 Row = dict[str, str]
@@ -85,7 +87,9 @@ def tables(rows: list[Row], same: list[str]) -> Iterable[str]:
 def draw(rows: list[Row], name: str) -> str:
     """Draw the times of each subject, or the ratios where there are many subjects. SVG."""
     subjects = dict.fromkeys((row["what"], row["shape"]) for row in rows if row["unit"] in TIMES)
-    if len(subjects) > MOST_PANELS:
+    if any(row["what"].startswith(SCALING) for row in rows):
+        figure = scaling(rows)
+    elif len(subjects) > MOST_PANELS:
         figure = ratios([row for row in rows if row["unit"].startswith("×")])
     else:
         figure = times(rows, list(subjects))
@@ -125,6 +129,28 @@ def ratios(rows: list[Row]) -> Figure:
     panel.axvline(1, color=PALE, linewidth=1)
     first = ordered[0] if ordered else {"provider": "", "mode": "", "unit": ""}
     finish(panel, [row["what"] for row in ordered], f"{label(first)}, {first['unit']}")
+    return figure
+
+
+def scaling(rows: list[Row]) -> Figure:
+    """Draw what is predicted for each network, by the number of processes: the same batch, and a batch that grows."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    panels: Any = figure.subplots(1, 2)
+    titles = {
+        f"{SCALING}: ": "a step in ms, the same batch",
+        f"{SCALING} efficiency, the batch grows: ": "efficiency in percent, the batch grows",
+    }
+    for panel, (start, title) in zip(panels, titles.items(), strict=True):
+        found = [row for row in rows if row["what"].startswith(start)]
+        for network in dict.fromkeys(row["what"] for row in found):
+            points = [(int(row["mode"].split()[0]), float(row["value"])) for row in found if row["what"] == network]
+            panel.plot(*zip(*points, strict=True), "o-", markersize=3, label=network.removeprefix(start))
+        panel.set_xscale("log", base=2)
+        panel.set_title(f"{title}", loc="left", fontsize=9.5)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yscale("log")
+    panels[1].set_ylim(0, 102)
+    panels[1].legend(frameon=False, fontsize=8)
     return figure
 
 

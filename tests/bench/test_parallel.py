@@ -2,7 +2,7 @@
 
 import pytest
 
-from compyute_transformer.bench.parallel import NETWORKS, bench_parallel, predicted
+from compyute_transformer.bench.parallel import NETWORKS, _fit, bench_parallel, predicted
 
 
 def test_the_prediction_is_the_formula() -> None:
@@ -18,6 +18,17 @@ def test_one_and_two_processes_are_timed_and_compared() -> None:
     assert by_name["step", "1 process"].value > 0
     assert by_name["bytes sent by each", "1 process"].value == 0
     assert by_name["bytes sent by each", "2 processes"].value > 0
-    assert by_name["speed beside one", "1 process"].value == pytest.approx(1.0)
+    assert by_name["efficiency on the same cores", "1 process"].value == pytest.approx(100.0)
+    moments = [by_name["optimizer's memory of process 0", mode].value for mode in ("1 process", "2 processes")]
+    assert moments[1] == pytest.approx(moments[0] / 2, rel=0.05)
+    assert by_name["wait for sums", "2 processes"].value > 0
+    assert by_name["overlap", "2 processes"].value <= 100
     for network in (*NETWORKS, "this machine"):
         assert by_name[f"predicted: {network}", "1024 processes"].value > 0
+        assert 0 < by_name[f"predicted efficiency, the batch grows: {network}", "1024 processes"].value < 100
+
+
+def test_latency_and_bandwidth_are_those_of_the_messages() -> None:
+    messages = [(count, 2e-6 + count / 5e9) for count in (8, 2**15, 2**19, 2**23)]
+    assert _fit([messages, messages]) == pytest.approx((2e-6, 5e9))
+    assert _fit([]) is None

@@ -55,14 +55,14 @@ def test_every_op_computes_the_same_on_both_devices(op: Op, case: Case) -> None:
 
 
 def test_every_module_computes_the_same_on_both_devices() -> None:
-    results = [result for subject in modules(0) for result in subject.by_devices()]
-    assert len(results) > 100
+    results = [result for subject in modules(0) for result in subject.by_devices((np.float32,))]
+    assert len(results) > 50
     assert [str(result) for result in results if not result.passed] == []
 
 
 def test_every_model_computes_the_same_on_both_devices() -> None:
-    results = [result for subject in models(0) for result in subject.by_devices()]
-    assert len(results) > 200
+    results = [result for subject in models(0) for result in subject.by_devices((np.float32,))]
+    assert len(results) > 100
     assert [str(result) for result in results if not result.passed] == []
 
 
@@ -87,10 +87,9 @@ def three_steps(record: Any, config: Any, device: Any, optimizer: type) -> tuple
     return numbers, model.state_dict() | state
 
 
-@pytest.mark.parametrize("optimizer", [AdamW, SGD])
 @pytest.mark.parametrize(("record", "name"), CASES, ids=[f"{record.name}-{name}" for record, name in CASES])
-def test_every_model_is_trained_alike_on_both_devices(record: Any, name: str, optimizer: type) -> None:
-    config = record.small_configs()[name]
+def test_every_model_is_trained_alike_on_both_devices(record: Any, name: str) -> None:
+    config, optimizer = record.small_configs()[name], SGD if name == "plain" else AdamW
     numbers, state = three_steps(record, config, "cuda", optimizer)
     expected, expected_state = three_steps(record, config, "cpu", optimizer)
     assert np.allclose(numbers, expected, rtol=1e-12, atol=0)

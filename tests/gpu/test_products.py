@@ -90,6 +90,8 @@ def test_every_epilogue_of_every_layout(gpu: Gpu, epilogue: Any, dtypes: Any) ->
         for found, wanted in zip(on_gpu[2:], (expected, expected_vector, expected_hidden), strict=True):
             error = np.abs(found.get().astype(np.float64) - wanted).max() / np.abs(wanted).max()
             assert error <= limit, (first, second, accumulate)
+    if gpu.library is not None and not gpu.library.refused:  # an algorithm was found for each
+        assert None not in gpu.products.planner().plans.values()
 
 
 @pytest.mark.parametrize("name", ["linear"])

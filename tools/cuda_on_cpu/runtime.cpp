@@ -157,31 +157,50 @@ static void release_barrier() {
   for (int i = 0; i < num_threads; i++) fibers[i].state = READY;
 }
 
+static void shuffle(int* order, int count) {
+  for (int i = count - 1; i > 0; i--) {
+    int j = random_below(i + 1), swapped = order[i];
+    order[i] = order[j];
+    order[j] = swapped;
+  }
+}
+
+// Run each warp as far as it comes before the next one, in a random order of warps and of the lanes of each: one that is
+// ahead writes to shared memory what the others still have to read, unless there is a barrier.
+static bool run_warps(int* ended) {
+  static int warps[MOST / 32], lanes[32];
+  int num_warps = (num_threads + 31) / 32;
+  bool progress = false;
+  for (int w = 0; w < num_warps; w++) warps[w] = w;
+  shuffle(warps, num_warps);
+  for (int w = 0; w < num_warps; w++) {
+    int first = warps[w] * 32, count = num_threads - first < 32 ? num_threads - first : 32;
+    for (int i = 0; i < count; i++) lanes[i] = first + i;
+    for (bool again = true; again;) {
+      again = false;
+      shuffle(lanes, count);
+      for (int i = 0; i < count; i++) {
+        Fiber* fiber = fibers + lanes[i];
+        if (fiber->state != READY) continue;
+        resume(fiber);
+        progress = again = true;
+        *ended += fiber->state == ENDED;
+      }
+    }
+  }
+  return progress;
+}
+
 static void run_block() {
-  static int order[MOST];
   if (launch->shared) memset(launch->shared, 0xff, launch->shared_stop - launch->shared);
   memset(launch->dynamic, 0xff, launch->dynamic_bytes);
   for (int i = 0; i < num_threads; i++) {
-    order[i] = i;
     fibers[i].state = READY;
     fibers[i].number = i;
     fibers[i].index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y};
   }
   for (int ended = 0; ended < num_threads;) {
-    bool progress = false;
-    for (int i = num_threads - 1; i > 0; i--) {
-      int j = random_below(i + 1), swapped = order[i];
-      order[i] = order[j];
-      order[j] = swapped;
-    }
-    for (int i = 0; i < num_threads; i++) {
-      Fiber* fiber = fibers + order[i];
-      if (fiber->state != READY) continue;
-      resume(fiber);
-      progress = true;
-      ended += fiber->state == ENDED;
-    }
-    if (!progress) release_barrier();
+    if (!run_warps(&ended)) release_barrier();
   }
 }
 

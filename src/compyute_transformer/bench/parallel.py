@@ -3,12 +3,17 @@
 Each number of processes is started anew in every round, in turn. All of them compute the same leaves, so they end with
 the same weights, which is checked before anything is reported. Process W of a machine gets 1/W of its cores.
 
+Steps are taken in turn with sums that begin while the backward runs, and with sums after it. A process measures how
+long it does nothing but wait for them; what the first saves of the second is the overlap.
+
 A step is predicted for more processes, each with a machine of its own, from what one process was measured to need:
 
     step(W) = compute / W + 2 log₂ W · latency + 2 (W − 1)/W · bytes / bandwidth
 
-with bytes of the gradient, and latency and bandwidth those of a network. Those of this machine are fitted to messages
-of two lengths. A batch has no more leaves than it has rows, so W ends there.
+with bytes of the gradient, and latency and bandwidth those of a network; the overlap, which hides a part of this, is
+left out. Those of this machine are fitted to messages of four lengths. The batch stays the same, and has no more leaves
+than rows, so W ends there; more processes take a larger batch. The prediction for a batch that grows with W is the same
+with all of compute for each, and its efficiency is compute / step(W).
 """
 
 import json
@@ -18,6 +23,8 @@ import sys
 from math import log2
 from statistics import median
 from typing import Any
+
+import numpy as np
 
 from ..environment.conditions import survey
 from ..environment.launcher import find_mpiexec
@@ -48,8 +55,8 @@ from compyute_transformer.training.tasks.task import split_batch
 size, leaves, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 work, communicator = workload(size), world()
 model = work.model_case.model(work.config, 0)
-optimizer = AdamW(decay_groups(model, work.training.weight_decay), work.training.learning_rate)
-parallel = DataParallel(model, communicator)
+parallels = {name: DataParallel(model, communicator, overlap=name == "overlap") for name in ("overlap", "after")}
+optimizer = parallels["overlap"].shard(AdamW(decay_groups(model, work.training.weight_decay)))
 
 def loss_and_gradient(leaf, weight):
     *inputs, targets = leaf
@@ -57,7 +64,7 @@ def loss_and_gradient(leaf, weight):
     model.backward(cross_entropy_backward(weight, saved, overwrite=True))
     return weight * float(loss)
 
-def step(batch):
+def step(batch, parallel):
     inputs, targets = batch
     optimizer.zero_grad()
     parallel.accumulate(split_batch((*inputs, targets), leaves), loss_and_gradient)
@@ -70,17 +77,25 @@ def seconds(function, *arguments):
     function(*arguments)
     return perf_counter() - began
 
+told = {name: [] for name in ("overlap", "after", "waited overlap", "waited after")}
 with on_threads(max(1, threads() // communicator.neighbors)):
     batches = work.batches()
-    step(batches[0])
-    taken = [seconds(step, batches[i % len(batches)]) for i in range(steps)]
-told = {"step": taken, "bytes": model.flat.data.nbytes, "sha256": sha256(model.flat.data.tobytes()).hexdigest()}
+    for parallel in parallels.values():
+        step(batches[0], parallel)
+    for i in range(steps):
+        for name in sorted(parallels, reverse=i % 2 == 0):
+            told[name].append(seconds(step, batches[i % len(batches)], parallels[name]))
+            told["waited " + name].append(parallels[name].waited)
+own = getattr(optimizer, "_own", optimizer)
+moments = {id(array): array.nbytes for slot in own._slots for array in slot.moments or ()}
+told |= {"bytes": model.flat.data.nbytes, "moments": sum(moments.values())}
+told["sha256"] = sha256(model.flat.data.tobytes()).hexdigest()
 if communicator.size > 1:
-    peer = communicator.rank ^ 1
-    for name, count in (("short", 1), ("long", 1 << 20)):
+    told["messages"] = []
+    for count in (1, 1 << 12, 1 << 16, 1 << 20):
         message = np.zeros(count)
-        times = [seconds(communicator.exchange, message, message, peer) for _ in range(20)]
-        told[name] = [message.nbytes, sorted(times)[10]]
+        times = [seconds(communicator.exchange, message, message, communicator.rank ^ 1) for _ in range(20)]
+        told["messages"].append([message.nbytes, sorted(times)[10]])
 if communicator.rank == 0:
     print(json.dumps(told))
 """
@@ -100,26 +115,55 @@ def bench_parallel(size: str = "cpu", processes: tuple[int, ...] = (1, 2), steps
             measured[count].append(_run(size, count, leaves, steps))
     if len({told["sha256"] for runs in measured.values() for told in runs}) > 1:
         raise ParityError("bench parallel: the weights must not depend on the number of processes, but they do.")
-    alone = median(median(told["step"]) for told in measured[processes[0]]) * processes[0]
-    number_of_bytes = measured[leaves][0]["bytes"]
+    alone = median(median(told["overlap"]) for told in measured[processes[0]]) * processes[0]
     for count in processes:
-        times = Spread.of([1e3 * seconds for told in measured[count] for seconds in told["step"]])
-        sent = 2 * (count - 1) / count * number_of_bytes
-        mode = f"{count} process{'es' if count > 1 else ''}"
-        report.results += [
-            Result("step", "compyute", mode, times.p50, "ms", size, times),
-            Result("bytes sent by each", "compyute", mode, sent / 2**20, "MiB", size),
-            Result("speed beside one", "compyute", mode, 1e3 * alone / times.p50, "x", size),
-        ]
-    fitted = _fit([told for told in measured[leaves] if "short" in told])
+        report.results += _measured(measured[count], count, size, alone)
+    number_of_bytes = measured[leaves][0]["bytes"]
+    fitted = _fit([told["messages"] for told in measured[leaves] if "messages" in told])
     networks = NETWORKS | ({} if fitted is None else {"this machine": fitted})
     for network, (latency, bandwidth) in networks.items():
         for count in (2**k for k in range(1, int(log2(MOST_PROCESSES)) + 1)):
-            seconds = predicted(alone, number_of_bytes, count, latency, bandwidth)
-            report.results.append(
-                Result(f"predicted: {network}", "compyute", f"{count} processes", 1e3 * seconds, "ms", size)
-            )
+            sums = predicted(0.0, number_of_bytes, count, latency, bandwidth)
+            for what, value, unit in (
+                ("predicted", 1e3 * (alone / count + sums), "ms"),
+                ("predicted efficiency, the batch grows", 100 * alone / (alone + sums), "percent"),
+            ):
+                report.results.append(Result(f"{what}: {network}", "compyute", _mode(count), value, unit, size))
+    if fitted is not None:
+        report.notes.append(f"Fitted to this machine: {1e6 * fitted[0]:.1f} µs and {fitted[1] / 1e9:.2f} GB/s.")
     return report
+
+
+def _mode(count: int) -> str:
+    return f"{count} process{'es' if count > 1 else ''}"
+
+
+def _measured(runs: list[dict[str, Any]], count: int, size: str, alone: float) -> list[Result]:
+    """Return the results of one number of processes. alone: the seconds of a step of one."""
+
+    def result(what: str, value: float, unit: str, spread: Spread | None = None) -> Result:
+        return Result(what, "compyute", _mode(count), value, unit, size, spread)
+
+    def times(name: str) -> Spread:
+        return Spread.of([1e3 * seconds for told in runs for seconds in told[name]])
+
+    steps, number_of_bytes, moments = times("overlap"), runs[0]["bytes"], runs[0]["moments"]
+    results = [
+        result("step", steps.p50, "ms", steps),
+        result("bytes sent by each", 2 * (count - 1) / count * number_of_bytes / 2**20, "MiB"),
+        result("optimizer's memory of process 0", moments / 2**20, "MiB"),
+        result("memory of process 0: weights, gradients, optimizer", (2 * number_of_bytes + moments) / 2**20, "MiB"),
+        result("efficiency on the same cores", 100 * 1e3 * alone / steps.p50, "percent"),
+    ]
+    if count > 1:
+        after, hidden, waited = times("after"), times("waited overlap").p50, times("waited after").p50
+        results += [
+            result("step, sums after the backward", after.p50, "ms", after),
+            result("wait for sums", hidden, "ms"),
+            result("wait for sums after the backward", waited, "ms"),
+            result("overlap", 100 * (1 - hidden / waited), "percent"),
+        ]
+    return results
 
 
 def predicted(alone: float, number_of_bytes: float, processes: int, latency: float, bandwidth: float) -> float:
@@ -128,13 +172,15 @@ def predicted(alone: float, number_of_bytes: float, processes: int, latency: flo
     return alone / processes + messages + 2 * (processes - 1) / processes * number_of_bytes / bandwidth
 
 
-def _fit(runs: list[dict[str, Any]]) -> tuple[float, float] | None:
-    """Return latency and bandwidth of a line through the times of short and long messages."""
+def _fit(runs: list[list[tuple[int, float]]]) -> tuple[float, float] | None:
+    """Return latency and bandwidth of a line through the times of messages, by least squares of relative errors."""
     if not runs:
         return None
-    (few, _), (many, _) = runs[0]["short"], runs[0]["long"]
-    short, long = (median(told[name][1] for told in runs) for name in ("short", "long"))
-    return short, (many - few) / max(long - short, 1e-9)
+    sizes = np.array([number_of_bytes for number_of_bytes, _ in runs[0]], float)
+    times = np.median([[seconds for _, seconds in messages] for messages in runs], axis=0)
+    scaled = np.stack([1 / times, sizes / times], axis=1)
+    latency, of_byte = np.linalg.lstsq(scaled, np.ones(len(times)), rcond=None)[0]
+    return max(float(latency), 1e-9), 1 / max(float(of_byte), 1e-15)
 
 
 def _run(size: str, processes: int, leaves: int, steps: int) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 // Activation: GELU and SiLU, alone or as the gate of a gated activation, and softmax.
 //
-// The first are bound by memory: a thread loads 16 bytes of each array, computes in registers and stores 16 bytes. The
-// last thread has what is left over. The tanh form of GELU is written with the logistic function,
-// (1 + tanh u) / 2 = 1 / (1 + exp(-2u)), which needs one exponential; the exact form with erfc, which keeps the digits of
-// the tail. 1 - logistic(u) is computed as logistic(-u) for the same reason.
+// The first are bound by memory: a thread loads 16 bytes of each array, computes in registers and stores 16 bytes.
+// The last thread has what is left over. The tanh form of GELU is written with the logistic function, (1 + tanh u)
+// / 2 = 1 / (1 + exp(-2u)), which needs one exponential; the exact form with erfc, which keeps the digits of the
+// tail. 1 - logistic(u) is computed as logistic(-u) for the same reason.
 //
 // Softmax reads a row once for its highest number and its sum (`Online`), and once more, from cache, to write it.
 #include "common.cuh"

@@ -1,9 +1,9 @@
 // AdamW and clipping over the flat buffers: one sweep over weight, gradient and both moments, bound by memory.
 //
-// `adamw_update` takes the numbers of a step as arguments. A captured CUDA graph cannot: there, `prepare_step` counts the
-// step on the device, adds up the squares of the gradient, and writes what the sweep `adamw_step` needs to `now`: nothing
-// waits for the CPU. That sweep also clips, knows which parts of the buffer decay, and writes the weights once more as
-// `shadow`, rounded to bfloat16, which is what the next forward reads.
+// `adamw_update` takes the numbers of a step as arguments. A captured CUDA graph cannot: there, `prepare_step`
+// counts the step on the device, adds up the squares of the gradient, and writes what the sweep `adamw_step` needs
+// to `now`: nothing waits for the CPU. That sweep also clips, knows which parts of the buffer decay, and writes the
+// weights once more as `shadow`, rounded to bfloat16, which is what the next forward reads.
 #include "common.cuh"
 
 #define STEP_RATE 0  // what `now` holds: learning rate / (1 - beta1^t)
@@ -36,17 +36,17 @@ __device__ void update_part(float* weight, const float* gradient, float* first, 
 }
 
 template <int N>
-__device__ void update_evenly(float* weight, const float* gradient, float* first, float* second, long long size, Rates rates,
-                              float shrink) {
+__device__ void update_evenly(float* weight, const float* gradient, float* first, float* second, long long size, Rates
+                              rates, float shrink) {
   long long start = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * N;
   float shrinks[N];
   for (int i = 0; i < N; i++) shrinks[i] = shrink;
   if (start < size) update_part<N>(weight, gradient, first, second, nullptr, start, size, rates, shrinks, 1.0f);
 }
 
-extern "C" __global__ void adamw_update(float* weight, const float* gradient, float* first, float* second, long long size,
-                                        float step_rate, float size_scale, float beta1, float rest1, float beta2,
-                                        float rest2, float eps, float shrink, int vector) {
+extern "C" __global__ void adamw_update(float* weight, const float* gradient, float* first, float* second, long long
+                                        size, float step_rate, float size_scale, float beta1, float rest1, float
+                                        beta2, float rest2, float eps, float shrink, int vector) {
   Rates rates = {step_rate, size_scale, beta1, rest1, beta2, rest2, eps};
   if (vector) {
     update_evenly<4>(weight, gradient, first, second, size, rates, shrink);
@@ -57,8 +57,8 @@ extern "C" __global__ void adamw_update(float* weight, const float* gradient, fl
 
 template <int N>
 __device__ void update_by_segments(float* weight, const float* gradient, float* first, float* second, Storage* shadow,
-                                   const long long* ends, const float* decays, int segments, long long size, Rates rates,
-                                   const float* now) {
+                                   const long long* ends, const float* decays, int segments, long long size, Rates
+                                   rates, const float* now) {
   long long start = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * N;
   if (start >= size) return;
   int segment = 0;
@@ -79,10 +79,10 @@ __device__ void update_by_segments(float* weight, const float* gradient, float* 
 }
 
 // ends: where each segment of the buffer ends, ascending, the last at its size; decays: the weight decay of each.
-extern "C" __global__ void adamw_step(float* weight, const float* gradient, float* first, float* second, Storage* shadow,
-                                      const long long* ends, const float* decays, int segments, long long size,
-                                      const float* now, float beta1, float rest1, float beta2, float rest2, float eps,
-                                      int vector) {
+extern "C" __global__ void adamw_step(float* weight, const float* gradient, float* first, float* second, Storage*
+                                      shadow, const long long* ends, const float* decays, int segments, long long
+                                      size, const float* now, float beta1, float rest1, float beta2, float rest2,
+                                      float eps, int vector) {
   Rates rates = {now[STEP_RATE], now[SIZE_SCALE], beta1, rest1, beta2, rest2, eps};
   if (vector) {
     update_by_segments<4>(weight, gradient, first, second, shadow, ends, decays, segments, size, rates, now);
@@ -103,7 +103,8 @@ extern "C" __global__ void squares_of_parts(const float* gradient, long long siz
   if (threadIdx.x == 0) squares[blockIdx.x] = sum;
 }
 
-// One block: count the step, and write the numbers of it. A gradient that is not finite is not clipped, so that it shows.
+// One block: count the step, and write the numbers of it. A gradient that is not finite is not clipped, so that it
+// shows.
 extern "C" __global__ void prepare_step(const double* squares, int count, float max_norm, const float* learning_rate,
                                         double beta1, double beta2, int* step, float* norm, float* now) {
   __shared__ double parts[32];

@@ -1,8 +1,9 @@
-// Shared by all kernels: numbers in memory and in registers, vectors of 16 bytes, sums over a warp and over a block.
+// Shared by all kernels: numbers in memory and in registers, vectors of 16 bytes, sums over a warp and over a
+// block.
 //
-// A text is compiled twice: with Storage = float, and with BFLOAT16 defined for Storage = bfloat16. Arithmetic is float32
-// in both: a number is converted when it is loaded and rounded when it is stored. `_kernel.py` puts this file in place of
-// the line that includes it, so that a text needs no folder to be found in.
+// A text is compiled twice: with Storage = float, and with BFLOAT16 defined for Storage = bfloat16. Arithmetic is
+// float32 in both: a number is converted when it is loaded and rounded when it is stored. `_kernel.py` puts this
+// file in place of the line that includes it, so that a text needs no folder to be found in.
 
 #ifdef BFLOAT16
 #include <cuda_bf16.h>
@@ -65,19 +66,19 @@ __device__ __forceinline__ T warp_sum(T x) {
   return x;
 }
 
-// The sum over the threads of a block, whole warps, which all of them get. parts: 32 numbers of shared memory.
+// The sum over the threads of a block, whole warps, which all of them get. parts: 32 numbers of shared memory,
+// which no other call uses.
 template <class T>
 __device__ __forceinline__ T block_sum(T x, T* parts) {
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   x = warp_sum(x);
-  __syncthreads();  // some may still read the parts of an earlier sum
   if (lane == 0) parts[warp] = x;
   __syncthreads();
   return warp_sum(lane < blockDim.x / 32 ? parts[lane] : (T)0);
 }
 
-// What softmax needs of a row, from one reading of it: the highest number, and the sum of exp(x - highest). When a higher
-// number comes, the sum so far is multiplied by exp(old highest - new highest).
+// What softmax needs of a row, from one reading of it: the highest number, and the sum of exp(x - highest). When a
+// higher number comes, the sum so far is multiplied by exp(old highest - new highest).
 //
 // A row of nothing but -inf has a sum of 0: -inf - (-inf) would be NaN, so such numbers are measured from 0.
 struct Online {
@@ -109,7 +110,7 @@ __device__ __forceinline__ Online warp_merged(Online x) {
   return x;
 }
 
-// parts: 32 of shared memory, which no other call uses.
+// parts: as above.
 __device__ __forceinline__ Online block_merged(Online x, Online* parts) {
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   x = warp_merged(x);

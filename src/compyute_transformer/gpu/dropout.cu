@@ -1,11 +1,11 @@
 // Dropout: the random bits are made in registers and used up there; no mask is ever stored.
 //
-// The bits are those of `random.py`, Philox 4x32-10, so that a GPU drops what a CPU drops: one call of the generator
-// gives four numbers, for columns 4q to 4q + 3 of a row, from the counter (q, row, offset, stream * 2^16 + head). A thread
-// makes one such call and handles four columns. Forward and backward are the same kernel.
+// The bits are those of `random.py`, Philox 4x32-10, so that a GPU drops what a CPU drops: one call of the
+// generator gives four numbers, for columns 4q to 4q + 3 of a row, from the counter (q, row, offset, stream * 2^16
+// + head). A thread makes one such call and handles four columns. Forward and backward are the same kernel.
 //
-// advance: where it is given, a number on the device that is added to the offset. A captured CUDA graph runs with the
-// arguments it was captured with; by counting this number up, each replay drops other elements.
+// advance: where it is given, a number on the device that is added to the offset. A captured CUDA graph runs with
+// the arguments it was captured with; by counting this number up, each replay drops other elements.
 #include "common.cuh"
 
 struct Words {

@@ -1,20 +1,21 @@
 // Embedding: the gradients of equal ids are added without atomics, in the order of their positions.
 //
-// A block has a few rows of dweight (`ids_per_block` ids from blockIdx.x * ids_per_block on) and 128 columns of them, whose
-// sums lie in shared memory. It looks at all N ids, 128 at a time: a thread each. Those whose id is one of the block's
-// write their position into a list, in order: within a warp a ballot says which lanes found one, and a lane's place is the
-// number of those before it; the counts of the four warps give the place of each warp. Then every thread adds the listed
-// rows of dy in its own column. No two threads write to one place, so the result does not depend on what runs first.
+// A block has a few rows of dweight (`ids_per_block` ids from blockIdx.x * ids_per_block on) and 128 columns of
+// them, whose sums lie in shared memory. It looks at all N ids, 128 at a time: a thread each. Those whose id is one
+// of the block's write their position into a list, in order: within a warp a ballot says which lanes found one, and
+// a lane's place is the number of those before it; the counts of the four warps give the place of each warp. Then
+// every thread adds the listed rows of dy in its own column. No two threads write to one place, so the result does
+// not depend on what runs first.
 //
-// Each block reads all ids again, from the second-level cache. Sorting them first would read less, but no sort of CuPy's
-// can be captured in a CUDA graph.
+// Each block reads all ids again, from the second-level cache. Sorting them first would read less, but no sort of
+// CuPy's can be captured in a CUDA graph.
 #include "common.cuh"
 
 #define THREADS 128
 
 // Dynamic shared memory: ids_per_block * THREADS floats.
-extern "C" __global__ void embedding_backward(const long long* ids, const Storage* dy, Storage* dweight, int N, int V, int C,
-                                              int ids_per_block) {
+extern "C" __global__ void embedding_backward(const long long* ids, const Storage* dy, Storage* dweight, int N, int V,
+                                              int C, int ids_per_block) {
   extern __shared__ float sums[];
   __shared__ int positions[THREADS], rows[THREADS], counts[THREADS / 32];
   int first = blockIdx.x * ids_per_block, num_ids = min(ids_per_block, V - first);

@@ -1,17 +1,18 @@
 // Loss: cross-entropy over a large vocabulary, and its gradient, written over the logits.
 //
-// A block has a row of V logits, 100 kB for GPT-2 in bfloat16, which it reads once for the loss: each thread keeps the
-// highest number so far and the sum of exp(z - highest), and the block merges what its threads found (`Online`). The two
-// are kept apart, as `ops.loss` keeps them: their logarithmic sum would lose the sum where all logits are large.
+// A block has a row of V logits, 100 kB for GPT-2 in bfloat16, which it reads once for the loss: each thread keeps
+// the highest number so far and the sum of exp(z - highest), and the block merges what its threads found
+// (`Online`). The two are kept apart, as `ops.loss` keeps them: their logarithmic sum would lose the sum where all
+// logits are large.
 //
-// The gradient softmax(z) - target needs the row once more, which then still lies in the second-level cache. A thread
-// reads and writes the same places, so that the gradient may take the place of the logits.
+// The gradient softmax(z) - target needs the row once more, which then still lies in the second-level cache. A
+// thread reads and writes the same places, so that the gradient may take the place of the logits.
 //
 // The number of rows that are scored stays on the device (`mean_of_scored`): nothing waits for the CPU.
 #include "common.cuh"
 
-// The row's highest logit and sum, and the sum of z - base for label smoothing. base is a number of about the size of the
-// logits, so that nothing is lost when they are all large.
+// The row's highest logit and sum, and the sum of z - base for label smoothing. base is a number of about the size
+// of the logits, so that nothing is lost when they are all large.
 template <int N>
 __device__ Online read_row(const Storage* row, int V, float base, float* sum) {
   Online online = {MINUS_INFINITY, 0.0f};
@@ -71,9 +72,9 @@ __device__ float base_of(const Storage* row) {
   return first - first == 0.0f ? first : 0.0f;  // not of an infinite one
 }
 
-extern "C" __global__ void cross_entropy_forward(const Storage* logits, const long long* targets, long long ignore_index,
-                                                 float smoothing, float* nll, float* highest, float* log_total, int V,
-                                                 int vector) {
+extern "C" __global__ void cross_entropy_forward(const Storage* logits, const long long* targets, long long
+                                                 ignore_index, float smoothing, float* nll, float* highest, float*
+                                                 log_total, int V, int vector) {
   __shared__ Online tops[32];
   __shared__ float sums[32];
   const Storage* row = logits + (long long)blockIdx.x * V;
@@ -83,8 +84,8 @@ extern "C" __global__ void cross_entropy_forward(const Storage* logits, const lo
   finish_row(row, V, target, target != ignore_index, base, smoothing, nll, highest, log_total, online, sum, tops, sums);
 }
 
-// The number that all gradients are multiplied by: factor, times dloss where it is on the device, divided by the number
-// of rows that are scored where that is on the device.
+// The number that all gradients are multiplied by: factor, times dloss where it is on the device, divided by the
+// number of rows that are scored where that is on the device.
 __device__ float scale_of(float factor, const float* dloss, const int* num_scored) {
   if (dloss) factor *= *dloss;
   return num_scored ? factor / max(*num_scored, 1) : factor;

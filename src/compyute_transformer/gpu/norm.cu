@@ -1,15 +1,15 @@
 // Norm: layer norm and RMS norm, forward and backward, with a residual sum in the same sweep.
 //
-// Forward. A warp has a row. Its 32 lanes read 16 bytes each, side by side, and go on 512 bytes further, so that a warp's
-// load is one piece of memory. The row is read three times: for its mean, for the squares around it, and to write y. Only
-// the first time it comes from memory; after that it lies in the first-level cache. Nothing is shared between warps, so
-// there is no barrier. With a residual, s = x + residual is stored first and s is normalized: what a block of a
-// transformer adds before its norm needs no kernel of its own, and is read once instead of twice.
+// Forward. A warp has a row. Its 32 lanes read 16 bytes each, side by side, and go on 512 bytes further, so that a
+// warp's load is one piece of memory. The row is read three times: for its mean, for the squares around it, and to
+// write y. Only the first time it comes from memory; after that it lies in the first-level cache. Nothing is shared
+// between warps, so there is no barrier. With a residual, s = x + residual is stored first and s is normalized:
+// what a block of a transformer adds before its norm needs no kernel of its own, and is read once instead of twice.
 //
 // Backward. dx of a row needs two sums over the row; dweight and dbias are sums over all rows. A block has every
-// gridDim.x-th row. A thread has the same columns in each of them, so it alone adds to these columns' sums, which lie in
-// shared memory: no atomics, and the order of a sum is always the same. Each block writes its sums as one row of
-// `dweights` and `dbiases`, and `sum_of_partials` adds these rows in a fixed order.
+// gridDim.x-th row. A thread has the same columns in each of them, so it alone adds to these columns' sums, which
+// lie in shared memory: no atomics, and the order of a sum is always the same. Each block writes its sums as one
+// row of `dweights` and `dbiases`, and `sum_of_partials` adds these rows in a fixed order.
 //
 // RMS norm is the same without the mean, without bias and its gradient: CENTERED = false.
 #include "common.cuh"
@@ -74,8 +74,8 @@ extern "C" __global__ void layer_norm_forward(const Storage* x, const Storage* r
   }
 }
 
-extern "C" __global__ void rms_norm_forward(const Storage* x, const Storage* residual, const Storage* weight, Storage* sum,
-                                            Storage* y, float* rrms, int rows, int C, float eps, int vector) {
+extern "C" __global__ void rms_norm_forward(const Storage* x, const Storage* residual, const Storage* weight, Storage*
+                                            sum, Storage* y, float* rrms, int rows, int C, float eps, int vector) {
   if (vector) {
     normalize<PER_VECTOR, false>(x, residual, weight, nullptr, sum, y, nullptr, rrms, rows, C, eps);
   } else {
@@ -117,8 +117,8 @@ __device__ void norm_gradient(const Storage* dy, const Storage* skip, const Stor
         }
       }
     }
-    // the sums of the block with one barrier a row: rows take turns with two sets of parts, so that a warp that is ahead
-    // writes into those that nobody reads any more
+    // the sums of the block with one barrier a row: rows take turns with two sets of parts, so that a warp that is
+    // ahead writes into those that nobody reads any more
     own = {warp_sum(own.dxhat), warp_sum(own.product)};
     if (lane == 0) parts[turn][warp] = own;
     __syncthreads();

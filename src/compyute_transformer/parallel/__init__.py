@@ -5,7 +5,7 @@ from .communicator import Communicator, Single, run_in_threads
 from .data_parallel import DataParallel
 from .sharded import ShardedOptimizer
 from .sharing import shared, sharing
-from .start import world
+from .start import for_device, world
 from .tree import TreeSum, fold
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "TreeSum",
     "all_reduce",
     "fold",
+    "for_device",
     "run_in_threads",
     "shared",
     "sharing",

@@ -27,7 +27,7 @@ from ..random import Generator
 from .buckets import Buckets, all_reduce
 from .communicator import Communicator
 from .sharded import ShardedOptimizer
-from .start import world
+from .start import for_device, world
 from .tree import TreeSum, fold
 
 __all__ = ["DataParallel"]
@@ -57,7 +57,7 @@ class DataParallel:
         fast_sums: bool = False,
     ) -> None:
         self.model = model
-        self.communicator = world() if communicator is None else communicator
+        self.communicator = for_device(world() if communicator is None else communicator, model.device)
         self.overlap, self.fast_sums = overlap, fast_sums
         self.waited = 0.0
         self._sum = TreeSum()

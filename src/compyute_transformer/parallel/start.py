@@ -3,13 +3,15 @@
 from functools import cache
 from importlib import import_module
 
+from ..arrays import Device
 from ..environment.launcher import of_sockets, started_together
 from ..errors import MissingExtraError, ParallelError
 from .communicator import Communicator, Single
 from .mpi import MPI
+from .nccl import NCCL
 from .tcp import TCP
 
-__all__ = ["world"]
+__all__ = ["for_device", "world"]
 
 
 @cache
@@ -42,3 +44,14 @@ def world(timeout: float = 600.0) -> Communicator:
             "set MASTER_ADDR and MASTER_PORT to do without MPI."
         )
     return communicator
+
+
+def for_device(communicator: Communicator, device: Device) -> Communicator:
+    """Return the communicator for arrays on a device: on GPUs NCCL, by which the processes of another one then talk.
+
+    Raises:
+        MissingExtraError: several processes have GPUs, but CuPy or NCCL is not installed.
+    """
+    if device == "cpu" or communicator.size == 1 or isinstance(communicator, NCCL):
+        return communicator
+    return NCCL(communicator)

@@ -1,6 +1,6 @@
 """Subjects of the ops: every op of the registry on each of its cases, and the implementations of attention together."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
@@ -88,9 +88,9 @@ class OpSubject(Subject):
             elif package == "cpu":
                 yield from super().by_kernels()
 
-    def by_devices(self) -> Iterator[Result]:
+    def by_devices(self, dtypes: Sequence[Any] = (np.float32, np.float64)) -> Iterator[Result]:
         """Compare the reference on a GPU with itself on a CPU."""
-        for dtype in (np.float32, np.float64):
+        for dtype in dtypes:
             yield from compare_devices(self.op, self.case, dtype, self.seed)
 
     def cancels(self) -> bool:

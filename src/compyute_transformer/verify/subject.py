@@ -124,9 +124,9 @@ class Subject:
         """Return the check of the whole subject on a GPU, where there is one."""
         return {("device",): self.by_devices} if package_fault("cuda") is None else {}
 
-    def by_devices(self) -> Iterator[Result]:
+    def by_devices(self, dtypes: Sequence[Any] = (np.float32, np.float64)) -> Iterator[Result]:
         """Compare the outcome on a GPU, with its kernels, with that of the references on a CPU."""
-        for dtype in (np.float32, np.float64):
+        for dtype in dtypes:
             with use_kernels("reference"):
                 expected = self.outcome(dtype)
             errors = outcome_errors(self.outcome_on_gpu(dtype), expected)

@@ -28,7 +28,7 @@ from ...errors import CheckpointError, ConfigError, RunError, StateError
 from ...exchange.complete import Pretrained, is_pretrained, model_path
 from ...models.registry import build_model
 from ...nn.module import Module
-from ...parallel import Communicator, world
+from ...parallel import Communicator, for_device, world
 from ..reporting.events import RunResult
 from ..reporting.reporters import Reporter, Reporters
 from ..settings.settings import Settings, TrainingSettings
@@ -134,7 +134,7 @@ def start_run(
     run or in which another process is starting one, NonFiniteError when training fails, and CheckpointError when the
     disk refuses. A second Ctrl-C is a KeyboardInterrupt that says how to continue.
     """
-    folder, communicator = Path(folder), communicator or world()
+    folder, communicator = Path(folder), for_device(communicator or world(), settings.training.device)
     if communicator.rank == 0:
         _refuse_a_run(folder)
     config, task, encoder = _described(sources, settings, model, task)
@@ -197,7 +197,8 @@ def resume_run(
         raise RunError(
             f"resume_run: the folder of a run must be writable; {folder} is not. Copy it, or give permission."
         )
-    communicator = communicator or world()
+    device = load_config(folder).settings.with_overrides(overrides or {}).training.device
+    communicator = for_device(communicator or world(), device)
     leads = communicator.rank == 0
     with lock.hold(folder) if leads else nullcontext():
         if leads:
