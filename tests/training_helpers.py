@@ -63,6 +63,7 @@ def task(dtype: Any = np.float32, **changes: object) -> LanguageTask:
 def digests(run: Path) -> dict[str, str]:
     """The SHA-256 of every checkpoint file of a run."""
     files = sorted((run / "checkpoints").glob("*/*"))
+    assert files, f"{run} has no checkpoints to compare"
     return {f"{file.parent.name}/{file.name}": sha256(file.read_bytes()).hexdigest() for file in files}
 
 

@@ -117,9 +117,10 @@ class DataParallel:
             ParallelError: a process has failed, or a backward added to a gradient that was on its way already.
         """
         own = self.own(len(leaves))
-        if self.communicator.size > 1 and self.model.device != "cpu":
+        if self.model.device != "cpu" and self.communicator.size > 1 and self.communicator.engine != "NCCL":
             raise ConfigError(
-                f"parallel: several processes train on CPUs, got a model on {self.model.device!r}. Use one process."
+                f"parallel: the model has moved to {self.model.device!r} since DataParallel was made, and GPUs reach each "
+                "other by NCCL. Move the model first."
             )
         if len(leaves) == 1:
             return loss_and_gradient(*leaves[0])
