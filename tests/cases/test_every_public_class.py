@@ -16,6 +16,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -208,6 +209,7 @@ def run_result() -> training.RunResult:
 EXAMPLES: dict[Any, Example] = {
     nn.Module: Example(nn.Module, values),
     nn.ModuleList: Example(lambda: nn.ModuleList([nn.LayerNorm(3), nn.LayerNorm(2)]), values),
+    nn.Block: Example(nn.Block, values),
     nn.Parameter: Example(lambda: nn.Parameter(np.ones((2, 3))), lambda p: values([p.data, p.grad, p.requires_grad])),
     nn.Observer: Example(nn.Observer, values),
     nn.CrossEntropyLoss: Example(lambda: nn.CrossEntropyLoss(label_smoothing=0.1), loss),
@@ -258,6 +260,10 @@ EXAMPLES: dict[Any, Example] = {
     parallel.TreeSum: Example(
         parallel.TreeSum,
         lambda total: [total.add(np.full(3, x, np.float32)) for x in (1, 2, 4)] and total.take().copy(),
+    ),
+    training.Start: Example(
+        lambda: training.Start("a", SimpleNamespace(model=gpt(), tokenizer=characters())),
+        lambda start: [start.source, values(start.model), start.tokenizer.encode("ab")],
     ),
     random.Generator: Example(lambda: random.Generator(3), lambda made: [made.next(), made.next()]),
     random.RandomKey: Example(lambda: random.RandomKey(3, 1, 2), lambda key: random.normal(key, (3, 5))),

@@ -41,7 +41,7 @@ OPTIMIZERS = {
     if isinstance(value, type) and issubclass(value, optim.Optimizer) and value is not optim.Optimizer
 }
 WITHOUT_PARAMETERS = {"Dropout", "RotaryPosition", "SinusoidalPosition"}
-CONTAINERS = {"Module", "ModuleList"}
+CONTAINERS = {"Module", "ModuleList", "Block"}
 
 
 def test_every_public_module_is_in_the_table() -> None:

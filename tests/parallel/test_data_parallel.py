@@ -16,12 +16,12 @@ from compyute_transformer.optim.optimizer import Optimizer, decay_groups
 from compyute_transformer.parallel import (
     Communicator,
     DataParallel,
-    ShardedOptimizer,
     Single,
     buckets,
     data_parallel,
     run_in_threads,
 )
+from compyute_transformer.parallel.sharded import ShardedOptimizer
 from compyute_transformer.training.tasks.task import split_batch
 
 CONFIG = GPTConfig(13, context_length=6, embed_dim=12, num_heads=3, num_layers=2, dropout=0.2)

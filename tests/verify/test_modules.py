@@ -17,7 +17,8 @@ from compyute_transformer.verify.subject import tasks
 pytestmark = pytest.mark.usefixtures("validation_only")
 
 # without a backward of their own
-HOLDERS = {"Module", "ModuleList", "Observer", "Parameter", "evaluating", "observe", "share_generator"}
+HOLDERS = {"Module", "ModuleList", "Block", "Observer", "Parameter", "evaluating", "observe", "share_generator"}
+HOLDERS |= {"recompute_blocks"}  # which tests/nn/test_recompute.py holds to the bits
 LOSSES = {"CrossEntropyLoss"}  # whose backward is that of an op, and takes no dy
 
 

@@ -75,6 +75,7 @@ def test_without_pytorch_its_checks_have_not_passed(monkeypatch: pytest.MonkeyPa
     assert {(absent.name, absent.method) for absent in outcome.not_run} == {
         ("ops.linear", "torch"),
         ("nn.Linear", "torch"),
+        ("nn.LoRALinear", "torch"),
         ("ops.gelu", "torch"),
         *((f"models.{record.model.__name__}", "torch") for record in MODELS.values()),
     }

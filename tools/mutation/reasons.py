@@ -133,8 +133,6 @@ REASONS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("cross_entropy_backward", "0", "1"),
     ),
     "all that is asked is on which device it lives: without a GPU, on the CPU": (
-        ("MultiHeadAttention._run", "x", "memory"),
-        ("MultiHeadAttention._run", "x", "mask"),
         ("MultiHeadAttention.forward", "x", "memory"),
         ("MultiHeadAttention.forward", "x", "mask"),
     ),

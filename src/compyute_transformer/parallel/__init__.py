@@ -3,7 +3,6 @@
 from .buckets import all_reduce
 from .communicator import Communicator, Single, run_in_threads
 from .data_parallel import DataParallel
-from .sharded import ShardedOptimizer
 from .sharing import shared, sharing
 from .start import for_device, world
 from .tree import TreeSum, fold
@@ -11,7 +10,6 @@ from .tree import TreeSum, fold
 __all__ = [
     "Communicator",
     "DataParallel",
-    "ShardedOptimizer",
     "Single",
     "TreeSum",
     "all_reduce",

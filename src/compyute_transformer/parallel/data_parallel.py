@@ -119,8 +119,8 @@ class DataParallel:
         own = self.own(len(leaves))
         if self.model.device != "cpu" and self.communicator.size > 1 and self.communicator.engine != "NCCL":
             raise ConfigError(
-                f"parallel: the model has moved to {self.model.device!r} since DataParallel was made, and GPUs reach each "
-                "other by NCCL. Move the model first."
+                f"parallel: the model has moved to {self.model.device!r} since DataParallel was made, and GPUs reach "
+                "each other by NCCL. Move the model first."
             )
         if len(leaves) == 1:
             return loss_and_gradient(*leaves[0])
