@@ -72,7 +72,7 @@ def add_product(x, weight, bias, stream, y, first, last):
 
 
 @compile_kernel
-def _bent_product(x, weight, bias, activation, y, first, last):
+def _activated_product(x, weight, bias, activation, y, first, last):
     """Columns [first, last) of y = activation(x weightᵀ + bias)."""
     few_rows_columns(x, weight, bias, True, y, first, last)
     for n in range(y.shape[0]):
@@ -125,7 +125,7 @@ def _step(places, eps, F, packed, options, lengths, bias, activation, norm_first
             norm_rows(stream, norm_1, shift_1, True, eps_1, stream, mean, rstd)
         for index in prange(slices):
             first, last = columns_of(index, slices, F)
-            _bent_product(source, w_up, b_up, activation, hidden, first, last)
+            _activated_product(source, w_up, b_up, activation, hidden, first, last)
         for index in prange(slices):
             first, last = columns_of(index, slices, C)
             add_product(hidden, w_down, b_down, stream, x, first, last)

@@ -19,7 +19,8 @@ Optimization history:
    up to 128 partial sums in the same tasks. (1024, 768) by (3072, 768), 2 cores of a Zen 3, 2026-11-28: forward 35.0 ->
    34.8 ms, backward 65.6 -> 64.0; (768, 128) by (384, 128): 0.69 -> 0.53 and 1.92 -> 1.18.
 7. The two products of a backward are tasks of their own: a small product keeps four threads busy with two slices, whose
-   operands are packed twice, not four times. The backward of the cpu preset's 17 layers: 32.4 -> 29.4 ms, same machine.
+   operands are packed twice, not four times. The backward of the cpu preset's 17 layers beside slices that followed
+   the threads, each pair in one run, same machine: four slices 32.4 ms to 29.6, these 25.7 to 26.5.
 
 A core of a Zen 4 (2026-11-24) then gives 100 to 105 GFLOP/s in y and dx and 84 to 95 in dW, whose two operands are
 both packed anew for each 4096 rows. Tried for dW and no better: computing its transpose, dividing it by columns.

@@ -110,7 +110,7 @@ class FlatBuffer:
         return is_counted and sys.getrefcount(self._grad) > 2 + len(self.parameters)
 
     @contextmanager
-    def lend_gradients(self) -> Iterator[Array]:
+    def borrowed_gradients(self) -> Iterator[Array]:
         """Let the caller keep views of the array of gradients, which stays the same array within a `with` block."""
         if any(self._is_held(p.place) for p in self.parameters if p.place is not None and p.place.buffer is self):
             self._renew_gradients()

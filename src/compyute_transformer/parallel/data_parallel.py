@@ -178,7 +178,7 @@ class _Step:
     @contextmanager
     def last(self) -> Iterator[None]:
         """Run the backward of the last leaf, and the sums of buckets as they are filled."""
-        with self.flat.lend_gradients() as gradient:
+        with self.flat.borrowed_gradients() as gradient:
             with self._heard(gradient):
                 yield
             self._note_reached()

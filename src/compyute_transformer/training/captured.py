@@ -147,7 +147,7 @@ class CapturedSteps:
         cupy.cuda.Device().synchronize()
         self.model.zero_grad()
         with ExitStack() as held:
-            gradient = held.enter_context(flat.lend_gradients())
+            gradient = held.enter_context(flat.borrowed_gradients())
             self.adamw.gradient = gradient
             held.enter_context(stream)
             held.enter_context(cupy.cuda.using_allocator(pool.malloc))
