@@ -384,15 +384,24 @@ def test_adamw_whose_numbers_stay_on_the_device(buffers: list[np.ndarray], with_
         np.testing.assert_array_equal(shadow, weight.astype(BFLOAT16))
 
 
-def test_a_gradient_that_is_not_finite_is_not_clipped() -> None:
+def test_a_step_that_is_not_finite_changes_nothing() -> None:
     weight, gradient = numbers(0, 10, dtype=np.float32), numbers(1, 10, dtype=np.float32) * np.float32(1e30)
     optimizer = adamw.DeviceAdamW(weight, gradient.copy(), [(10, 0.0)], max_norm=1.0)
     optimizer.learning_rate[...] = 1e-3
-    optimizer.step()
+    optimizer.step(np.array(3.0, np.float32))
     np.testing.assert_allclose(optimizer.norm, np.linalg.norm(exact(gradient)), rtol=1e-6)  # beyond float32's squares
     np.testing.assert_allclose(optimizer.first_moment * 10, gradient / optimizer.norm, rtol=1e-5)
-    optimizer.gradient[3] = np.inf
-    optimizer.step()
-    assert optimizer.norm == np.inf
-    assert np.isinf(optimizer.first_moment[3])
-    assert np.isfinite(optimizer.first_moment[:3]).all()
+    state = weight, optimizer.first_moment, optimizer.second_moment, optimizer.count
+    before = [array.copy() for array in state]
+    for loss in (np.inf, np.nan):
+        optimizer.step(np.array(loss, np.float32))
+    for value in (-np.inf, np.nan):
+        optimizer.gradient[3] = value
+        optimizer.step()
+        assert not np.isfinite(optimizer.norm)
+    for array, expected in zip(state, before, strict=True):
+        np.testing.assert_array_equal(array, expected)
+    optimizer.gradient[3] = 0
+    optimizer.step(np.array(3.0, np.float32))
+    assert optimizer.count == 2
+    assert not np.array_equal(weight, before[0])
