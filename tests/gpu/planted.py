@@ -87,6 +87,7 @@ MISTAKES = [
             "drow = dlogits + (long long)blockIdx.x * (V + 1)",
         ),
         ("ignored rows scored", "if (target == ignore_index)", "if (target == -1)"),
+        ("not divided by the rows scored", "num_scored ? factor / max(*num_scored, 1) : factor", "factor"),
         ("ignored rows counted", "count += targets[row] != ignore_index", "count += 1"),
         ("no row to score", "max(count, 1)", "count"),
         ("highest not kept", "highest[blockIdx.x] = online.top;", ""),
@@ -107,6 +108,9 @@ MISTAKES = [
         ("up without activation", "db[i] * activated(a[i], kind)", "db[i] * a[i]"),
         ("beyond the end", "if (start + N <= size) {\n    store", "if (start < size) {\n    store"),
         ("size of a step", "blockDim.x + threadIdx.x) * N;", "blockDim.x + threadIdx.x) * 4;"),
+        ("ReLU without its threshold", "a[i] = a[i] <= 0.0f ? 0.0f : a[i]", "a[i] = a[i]"),
+        ("ReLU with a slope at zero", "above[i] = a[i] > 0.0f ?", "above[i] = a[i] >= 0.0f ?"),
+        ("gradient where ReLU was zero", "da[i] *= above[i];", ""),
         ("not measured from the highest", "expf(a[i] - shift) * scale", "expf(a[i]) * scale"),
         ("gradient without the mean", "a[i] *= da[i] - total", "a[i] *= da[i]"),
         (

@@ -170,6 +170,25 @@ def test_a_run_on_a_gpu_takes_captured_steps_and_resumes(
     assert losses["cuda", "auto"] == pytest.approx(losses["cpu", None], rel=2e-2)
 
 
+def test_the_loss_of_an_eager_step_waits_for_nothing(cupy: Any) -> None:
+    """The number of scored rows stays on the GPU; during a capture the CPU could not read it."""
+    logits, targets = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32), np.array([0, 4, -100, 2, 2, 1])
+    given, ids = cupy.asarray(logits), cupy.asarray(targets)
+    cross_entropy_backward(1.0, cross_entropy_forward(given, ids)[1])  # compiles
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        stream.begin_capture()
+        loss, saved = cross_entropy_forward(given, ids)
+        dlogits = cross_entropy_backward(1.0, saved)
+        graph = stream.end_capture()
+    graph.launch()
+    expected, expected_saved = cross_entropy_forward(logits, targets)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    with use_kernels("reference"):  # which takes what a kernel saved
+        others = cross_entropy_backward(1.0, expected_saved), cross_entropy_backward(1.0, saved).get()
+    for other in others:
+        assert np.allclose(dlogits.get(), other, atol=1e-7)
+
+
 @pytest.mark.parametrize("fault", ["product", "gradient"])
 def test_a_captured_step_that_is_not_finite_changes_nothing_and_names_the_same_module(
     cupy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
