@@ -15,13 +15,15 @@ from numba.extending import intrinsic
 from ..random import KEY_STEPS, MULTIPLIERS, ROUNDS
 from ._kernel import FASTMATH, compiler
 
-__all__ = ["difference", "exp", "highest", "logistic", "normal_cdf_and_pdf", "random_row"]
+__all__ = ["difference", "exp", "float_from_bits", "highest", "logistic", "normal_cdf_and_pdf", "random_row"]
 
 inline = compiler(fastmath=FASTMATH, error_model="numpy", inline="never")
 
 
 @intrinsic
-def _float_from_bits(typingctx: Any, bits: Any) -> Any:
+def float_from_bits(typingctx: Any, bits: Any) -> Any:
+    """The float32 of 32 bits."""
+
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.bitcast(args[0], ir.FloatType())
 
@@ -66,7 +68,7 @@ def exp(x):
     r = clipped - n * LN2_HIGH - n * LN2_LOW
     series = ONE + r * (ONE + r * (C2 + r * (C3 + r * (C4 + r * (C5 + r * C6)))))
     # times 2ⁿ, by adding n to the exponent: as a product it would be reassociated, and 2¹²⁸ has no float32
-    y = _float_from_bits(_bits_of_float(series) + (np.int32(n) << np.int32(23)))
+    y = float_from_bits(_bits_of_float(series) + (np.int32(n) << np.int32(23)))
     y = _choose(x < EXP_LOWEST, ZERO, y)
     return _choose(x > EXP_HIGHEST, INFINITE, y)
 

@@ -33,6 +33,7 @@ from .. import _io
 from .._arguments import CheckedArguments, check_call
 from ..arrays import Array, Device, device_of, to_device, to_numpy
 from ..errors import BackwardError, DtypeError, StateError
+from ..ops.quantized import is_quantized
 from ..optim.flat import FlatBuffer
 from .observer import Observer, Phase, observe, observed
 from .parameter import Parameter
@@ -318,7 +319,17 @@ class Module(CheckedArguments):
         self._training = training
 
     def train(self, mode: bool = True) -> Self:
-        """Save for backwards and drop at random; with mode False, as `eval`."""
+        """Save for backwards and drop at random; with mode False, as `eval`.
+
+        Raises:
+            StateError: weights are quantized, which have no backward.
+        """
+        quantized = next((p for p in self.parameters() if is_quantized(p.data)), None) if mode else None
+        if quantized is not None:
+            raise StateError(
+                f"{type(self).__name__}.train: weights in {quantized.data.kind} are for inference. "  # type: ignore[attr-defined]
+                "Load the model without weights= to train it."
+            )
         for module in self.modules():
             module._training = bool(mode)
         return self
@@ -350,6 +361,13 @@ class Module(CheckedArguments):
             raise DtypeError(f"{type(self).__name__}.to: parameters hold floats, got dtype {np.dtype(dtype)}.")
 
         def moved(array: Array) -> Array:
+            if is_quantized(array):
+                if device not in (None, "cpu") or dtype not in (None, array.dtype):
+                    raise DtypeError(
+                        f"{type(self).__name__}.to: weights in {array.kind} stay on the CPU as they are. "  # type: ignore[attr-defined]
+                        "Load the model without weights= to move or convert it."
+                    )
+                return array
             there = array if device is None else to_device(array, device)
             return there.astype(dtype or there.dtype, copy=True)
 

@@ -22,6 +22,7 @@ from ._checks import (
     check_shape,
 )
 from .linear import LinearSaved, linear_backward, linear_forward
+from .quantized import QuantizedWeight, is_quantized
 
 __all__ = [
     "ClassTokenSaved",
@@ -49,7 +50,8 @@ class EmbeddingSaved(NamedTuple):
 
 
 def check_embedding(ids: Any, weight: Any) -> None:
-    check_floats("embedding", weight=weight)
+    if not is_quantized(weight):
+        check_floats("embedding", weight=weight)
     check_shape("embedding", "weight", weight, (None, None), "one row for each id")
     check_array("embedding", "ids", ids)
     array_module(ids, weight)
@@ -58,12 +60,14 @@ def check_embedding(ids: Any, weight: Any) -> None:
 
 @dispatched(validate=check_embedding)
 def embedding_forward(
-    ids: Integer[Array, "*rows"], weight: Float[Array, "V C"]
+    ids: Integer[Array, "*rows"], weight: Float[Array, "V C"] | QuantizedWeight
 ) -> tuple[Float[Array, "*rows C"], EmbeddingSaved]:
     """Look up one row of the weight for each id.
 
     y[r] = weight[ids[r]]
     dweight[v] = Σ dy[r] over all r with ids[r] = v
+
+    The rows of a quantized weight are float32.
 
     Shapes:
         ids (*rows) integers in [0, V); weight (V, C) float; y (*rows, C) like weight.
@@ -74,7 +78,8 @@ def embedding_forward(
     Source:
         Bengio et al. 2003, "A neural probabilistic language model"; torch.nn.functional.embedding.
     """
-    return weight[ids], EmbeddingSaved(ids, weight.shape[0])
+    y: Array = weight[ids]  # type: ignore[assignment]
+    return y, EmbeddingSaved(ids, weight.shape[0])
 
 
 def check_embedding_backward(dy: Any, saved: Any) -> None:

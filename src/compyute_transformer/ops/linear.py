@@ -6,9 +6,10 @@ from jaxtyping import Float
 
 from ..arrays import Array
 from ..dispatch import dispatched, output_of
-from ..errors import ShapeError
+from ..errors import ShapeError, StateError
 from ._checks import check_bool, check_floats, check_gradient, check_saved, check_shape
 from ._sums import sum_of_rows
+from .quantized import QuantizedWeight, check_quantized_linear, quantized_linear
 
 __all__ = ["LinearSaved", "linear", "linear_backward", "linear_forward"]
 
@@ -22,6 +23,9 @@ class LinearSaved(NamedTuple):
 
 
 def check_linear(x: Any, weight: Any, bias: Any = None) -> None:
+    if isinstance(weight, QuantizedWeight):
+        check_quantized_linear(x, weight, bias)
+        return
     check_floats("linear", {"bias": bias}, x=x, weight=weight)
     if x.ndim < 1:
         raise ShapeError("linear: x must have at least one axis, got a scalar.")
@@ -32,12 +36,14 @@ def check_linear(x: Any, weight: Any, bias: Any = None) -> None:
 
 @dispatched(validate=check_linear)
 def linear_forward(
-    x: Float[Array, "*rows I"], weight: Float[Array, "O I"], bias: Float[Array, "O"] | None = None
+    x: Float[Array, "*rows I"], weight: Float[Array, "O I"] | QuantizedWeight, bias: Float[Array, "O"] | None = None
 ) -> tuple[Float[Array, "*rows O"], LinearSaved]:
     """Multiply every row by the transposed weight and add the bias.
 
     y = x Wᵀ + b
     dx = dy W; dW = dyᵀ x over all rows at once; db = Σ_rows dy
+
+    A quantized weight has no gradient, and neither has x: see `quantized_linear`.
 
     Shapes:
         x (*rows, I) float; weight (O, I); bias (O) or None; y (*rows, O); all of one dtype.
@@ -48,6 +54,8 @@ def linear_forward(
     Source:
         torch.nn.functional.linear: the weight is (out, in). GPT-2's own Conv1D keeps it as (in, out).
     """
+    if isinstance(weight, QuantizedWeight):
+        return quantized_linear(x, weight, bias), LinearSaved(x, weight, bias is not None)
     y = x.reshape(-1, x.shape[-1]) @ weight.T  # one 2-D product: a batched one would be many small ones
     if bias is not None:
         y += bias
@@ -56,6 +64,11 @@ def linear_forward(
 
 def check_linear_backward(dy: Any, saved: Any, needs_weight: Any = True, needs_bias: Any = True) -> None:
     check_saved("linear_backward", saved, LinearSaved)
+    if isinstance(saved.weight, QuantizedWeight):
+        raise StateError(
+            f"linear_backward: weights in {saved.weight.kind} are for inference and have no backward. Load the model "
+            "without weights=."
+        )
     check_gradient("linear_backward", dy, saved.x, (*saved.x.shape[:-1], saved.weight.shape[0]))
     check_bool("linear_backward", "needs_weight", needs_weight)
     check_bool("linear_backward", "needs_bias", needs_bias)

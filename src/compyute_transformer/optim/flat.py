@@ -66,6 +66,11 @@ class FlatBuffer:
 
     def __init__(self, parameters: Iterable[Any]) -> None:
         given = list(parameters)
+        if any(not hasattr(p.data, "fill") for p in given):  # a QuantizedWeight, which `optim` knows nothing of
+            raise StateError(
+                "FlatBuffer: weights in int8 or bfloat16 are for inference, and are not trained. Load the model without "
+                "weights=."
+            )
         self.parameters: list[Any] = [p for p in given if p.data.ndim >= 2] + [p for p in given if p.data.ndim < 2]
         dtypes = {p.data.dtype for p in given}
         if len(dtypes) > 1:
