@@ -7,7 +7,7 @@ import typer
 
 from . import terminal
 from .models import ModelPath, OpenedModel, open_model
-from .options import Checkpoint, Json, Kernels, OnDevice
+from .options import Checkpoint, HeldWeights, Json, Kernels, OnDevice
 
 if TYPE_CHECKING:
     from ..training.run.folder import Evaluation
@@ -37,6 +37,7 @@ def evaluate(
         ),
     ] = None,
     checkpoint: Checkpoint = "best",
+    weights: HeldWeights = "float32",
     device: OnDevice = "cpu",
     kernels: Kernels = "auto",
     json: Json = False,
@@ -54,8 +55,13 @@ def evaluate(
         if picture is not None:
             raise typer.BadParameter(OF_IMAGES)
         with use_kernels(kernels):
-            evaluate_pretrained(run, text or [], stride, open_model(run, checkpoint, device), json)
+            evaluate_pretrained(run, text or [], stride, open_model(run, checkpoint, device, weights), json)
         return
+    if weights != "float32":
+        raise typer.BadParameter(
+            "--weights is for published models; a run is evaluated as it was trained. Convert it first: compyute convert "
+            "RUN DIR"
+        )
     if stride is not None:
         raise typer.BadParameter("--stride is for published models; a run is evaluated in windows side by side.")
     with use_kernels(kernels), terminal.bar("evaluated"):

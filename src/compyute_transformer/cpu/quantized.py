@@ -129,9 +129,7 @@ def _row_products(rows: int, kind: int) -> Any:
             for row, total in enumerate(sums):
                 place = builder.inttoptr(builder.add(y, builder.mul(y_stride, LONG(row))), FLOAT.as_pointer())
                 name = f"llvm.vector.reduce.fadd.v{LANES}f32"
-                builder.store(
-                    _call(builder, name, FLOAT, FLOAT(0.0), builder.load(total), flags=("reassoc",)), place
-                )
+                builder.store(_call(builder, name, FLOAT, FLOAT(0.0), builder.load(total), flags=("reassoc",)), place)
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 7), codegen

@@ -21,7 +21,7 @@ import numpy as np
 from .. import _io
 from ..arrays import Array
 from ..errors import DataError
-from .tensors import from_bfloat16
+from ..ops.quantized import from_bfloat16
 
 __all__ = ["read_pickle", "read_torch"]
 

@@ -35,6 +35,7 @@ from ..arrays import Array, Device, device_of, to_device, to_numpy
 from ..errors import BackwardError, DtypeError, StateError
 from ..ops.quantized import is_quantized
 from ..optim.flat import FlatBuffer
+from .init import are_skipped
 from .observer import Observer, Phase, observe, observed
 from .parameter import Parameter
 
@@ -306,6 +307,11 @@ class Module(CheckedArguments):
                 )
             self._flat = FlatBuffer(own)
         return self._flat
+
+    def lay_flat(self) -> None:
+        """Lay all parameters in one buffer, unless other weights take the place of the initial ones right after."""
+        if not are_skipped():
+            _ = self.flat
 
     # --- state ---
 

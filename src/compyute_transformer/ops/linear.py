@@ -18,7 +18,7 @@ class LinearSaved(NamedTuple):
     """x: the input. weight: the matrix. has_bias: whether a bias was added, and so has a gradient."""
 
     x: Array
-    weight: Array
+    weight: Array | QuantizedWeight
     has_bias: bool
 
 
