@@ -32,7 +32,7 @@ from numba import get_num_threads, prange
 from ..arrays import Array
 from ..dispatch import kernel_for
 from ..ops.linear import LinearSaved, linear_backward, linear_forward
-from ..ops.quantized import QuantizedWeight, quantized_linear
+from ..ops.quantized import is_quantized, quantized_linear
 from ._blas import AS_IT_IS, TRANSPOSED, sgemm, sgemm_address, single_threaded
 from ._buffers import empty
 from ._kernel import compile_kernel, compile_parallel, is_float32, is_ready, pool_for, sum_of_partials
@@ -191,18 +191,16 @@ def _backward(address, dy, x, weight, dx, dweight, sums, slices):
             _partial_sum(dy, begin + step, sums)
 
 
-def _forward_supports(x: Array, weight: Array | QuantizedWeight, bias: Array | None = None) -> bool:
-    if isinstance(weight, QuantizedWeight):
+def _forward_supports(x: Array, weight: Array, bias: Array | None = None) -> bool:
+    if is_quantized(weight):
         return True  # which has kernels of its own
     return is_float32(x) and is_ready(weight, bias) and x.ndim > 0 and x.size > 0 and weight.size > 0
 
 
 @kernel_for(linear_forward, supports=_forward_supports)
-def linear_forward_kernel(
-    x: Array, weight: Array | QuantizedWeight, bias: Array | None = None
-) -> tuple[Array, LinearSaved]:
-    if isinstance(weight, QuantizedWeight):
-        return quantized_linear(x, weight, bias), LinearSaved(x, weight, bias is not None)
+def linear_forward_kernel(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, LinearSaved]:
+    if is_quantized(weight):
+        return quantized_linear(x, weight, bias), LinearSaved(x, weight, bias is not None)  # type: ignore[arg-type]
     x = np.ascontiguousarray(x)  # a part of a larger array, such as a class token: a copy is less than the product
     I, O = x.shape[-1], weight.shape[0]  # noqa: E741
     y = empty((*x.shape[:-1], O))

@@ -80,7 +80,7 @@ class Gguf(Mapping[str, Array]):
         blocks = self._blocks(name)
         if weights == "bfloat16":
             return QuantizedWeight(mapped_or_copied(blocks.view("<u2").reshape(shape), np.uint16))
-        scales = np.array(blocks[:, :2]).view("<f2").astype(np.float16).reshape(shape[0], -1)
+        scales = np.array(blocks[:, :2]).view("<f2").astype(np.float32).reshape(shape[0], -1)
         if not np.isfinite(scales).all():
             raise DataError(f"read_gguf: {name} has a scale that is not finite. Fetch or copy the file again.")
         return QuantizedWeight(np.array(blocks[:, 2:]).view(np.int8).reshape(shape), scales)

@@ -36,7 +36,7 @@ from .training_files import read_training_file
 __all__ = ["AutoModel", "load_pretrained", "save_pretrained"]
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
-BYTES: dict[Weights, float] = {"int8": 1 + 2 / 32, "bfloat16": 2.0}  # of a number of a matrix
+BYTES: dict[Weights, float] = {"int8": 1 + 4 / 32, "bfloat16": 2.0}  # of a number of a matrix
 MOST_FAULTS = 40  # that a message lists
 
 
@@ -219,9 +219,10 @@ def _quantized(piece: Piece, own: Mapping[str, str], tensors: Any, weights: Weig
     if piece.layout not in ("same", "rows"):
         return quantize(_floats(piece, own, tensors, np.dtype(np.float32)), weights)
     ready = getattr(tensors, "quantized", lambda name, weights: None)
-    parts = [ready(theirs, weights) for theirs in own.values()]
-    for i, theirs in enumerate(own.values()):
-        parts[i] = quantize(as_floats(tensors[theirs], np.float32), weights) if parts[i] is None else parts[i]
+    parts: list[Any] = []
+    for theirs in own.values():
+        found = ready(theirs, weights)
+        parts.append(quantize(as_floats(tensors[theirs], np.float32), weights) if found is None else found)
     if len(parts) == 1:
         return parts[0]
     if not all(map(is_quantized, parts)):
@@ -242,8 +243,8 @@ def check_memory(pieces: list[Piece], itemsize: int, quantized: float | None = N
         return
     if needed > there:
         raise ConfigError(
-            f"from_pretrained: the weights take {needed / 2**30:.1f} GiB, and this machine has {there / 2**30:.1f} GiB of "
-            "memory. Give weights='int8', a smaller model, or a machine with more memory."
+            f"from_pretrained: the weights take {needed / 2**30:.1f} GiB, and this machine has {there / 2**30:.1f} GiB "
+            "of memory. Give weights='int8', a smaller model, or a machine with more memory."
         )
 
 

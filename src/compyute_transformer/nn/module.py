@@ -330,10 +330,10 @@ class Module(CheckedArguments):
         Raises:
             StateError: weights are quantized, which have no backward.
         """
-        quantized = next((p for p in self.parameters() if is_quantized(p.data)), None) if mode else None
+        quantized: Any = next((p.data for p in self.parameters() if is_quantized(p.data)), None) if mode else None
         if quantized is not None:
             raise StateError(
-                f"{type(self).__name__}.train: weights in {quantized.data.kind} are for inference. "  # type: ignore[attr-defined]
+                f"{type(self).__name__}.train: weights in {quantized.kind} are for inference. "
                 "Load the model without weights= to train it."
             )
         for module in self.modules():
@@ -366,11 +366,11 @@ class Module(CheckedArguments):
         if dtype is not None and np.dtype(dtype).kind not in "fV":  # V: bfloat16, which NumPy takes for raw bytes
             raise DtypeError(f"{type(self).__name__}.to: parameters hold floats, got dtype {np.dtype(dtype)}.")
 
-        def moved(array: Array) -> Array:
+        def moved(array: Any) -> Any:
             if is_quantized(array):
                 if device not in (None, "cpu") or dtype not in (None, array.dtype):
                     raise DtypeError(
-                        f"{type(self).__name__}.to: weights in {array.kind} stay on the CPU as they are. "  # type: ignore[attr-defined]
+                        f"{type(self).__name__}.to: weights in {array.kind} stay on the CPU as they are. "
                         "Load the model without weights= to move or convert it."
                     )
                 return array

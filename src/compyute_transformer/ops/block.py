@@ -20,11 +20,12 @@ from .attention import Mask, attention, check_mask
 from .linear import linear
 from .multi_head import merge_heads, project_forward
 from .norm import layer_norm
-from .quantized import QuantizedWeight, arrays_of
+from .quantized import arrays_of
 
 __all__ = [
     "NAMES",
     "BlockWeights",
+    "FixedWeights",
     "NormWeights",
     "blocks_step",
     "check_blocks_step",
@@ -50,15 +51,21 @@ class BlockWeights(NamedTuple):
     """
 
     attention_norm: NormWeights
-    in_weight: Array | QuantizedWeight
+    in_weight: Array
     in_bias: Array | None
-    out_weight: Array | QuantizedWeight
+    out_weight: Array
     out_bias: Array | None
     feed_forward_norm: NormWeights
-    up_weight: Array | QuantizedWeight
+    up_weight: Array
     up_bias: Array | None
-    down_weight: Array | QuantizedWeight
+    down_weight: Array
     down_bias: Array | None
+
+
+class FixedWeights(list[Any]):
+    """The weights of blocks, which stay as they are: a kernel notes once where they lie, in `noted`."""
+
+    noted: Any = None
 
 
 NAMES = (

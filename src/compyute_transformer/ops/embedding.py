@@ -22,7 +22,7 @@ from ._checks import (
     check_shape,
 )
 from .linear import LinearSaved, linear_backward, linear_forward
-from .quantized import QuantizedWeight, is_quantized
+from .quantized import is_quantized
 
 __all__ = [
     "ClassTokenSaved",
@@ -60,7 +60,7 @@ def check_embedding(ids: Any, weight: Any) -> None:
 
 @dispatched(validate=check_embedding)
 def embedding_forward(
-    ids: Integer[Array, "*rows"], weight: Float[Array, "V C"] | QuantizedWeight
+    ids: Integer[Array, "*rows"], weight: Float[Array, "V C"]
 ) -> tuple[Float[Array, "*rows C"], EmbeddingSaved]:
     """Look up one row of the weight for each id.
 
@@ -78,8 +78,7 @@ def embedding_forward(
     Source:
         Bengio et al. 2003, "A neural probabilistic language model"; torch.nn.functional.embedding.
     """
-    y: Array = weight[ids]  # type: ignore[assignment]
-    return y, EmbeddingSaved(ids, weight.shape[0])
+    return weight[ids], EmbeddingSaved(ids, weight.shape[0])
 
 
 def check_embedding_backward(dy: Any, saved: Any) -> None:

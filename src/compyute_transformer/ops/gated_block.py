@@ -18,7 +18,7 @@ from .attention import Mask, attention, check_mask
 from .linear import linear
 from .multi_head import merge_heads, project_forward
 from .norm import rms_norm
-from .quantized import QuantizedWeight, arrays_of
+from .quantized import arrays_of
 from .rotary import rotary_position
 
 __all__ = ["GatedBlockWeights", "RotaryTables", "gated_blocks_step"]
@@ -40,16 +40,16 @@ class GatedBlockWeights(NamedTuple):
     """
 
     attention_norm: Array
-    in_weight: Array | QuantizedWeight
+    in_weight: Array
     in_bias: Array | None
-    out_weight: Array | QuantizedWeight
+    out_weight: Array
     out_bias: Array | None
     feed_forward_norm: Array
-    gate_weight: Array | QuantizedWeight
+    gate_weight: Array
     gate_bias: Array | None
-    up_weight: Array | QuantizedWeight
+    up_weight: Array
     up_bias: Array | None
-    down_weight: Array | QuantizedWeight
+    down_weight: Array
     down_bias: Array | None
     eps: tuple[float, float] = (1e-5, 1e-5)
 

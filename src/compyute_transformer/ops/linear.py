@@ -9,7 +9,7 @@ from ..dispatch import dispatched, output_of
 from ..errors import ShapeError, StateError
 from ._checks import check_bool, check_floats, check_gradient, check_saved, check_shape
 from ._sums import sum_of_rows
-from .quantized import QuantizedWeight, check_quantized_linear, quantized_linear
+from .quantized import check_quantized_linear, is_quantized, quantized_linear
 
 __all__ = ["LinearSaved", "linear", "linear_backward", "linear_forward"]
 
@@ -18,12 +18,12 @@ class LinearSaved(NamedTuple):
     """x: the input. weight: the matrix. has_bias: whether a bias was added, and so has a gradient."""
 
     x: Array
-    weight: Array | QuantizedWeight
+    weight: Array
     has_bias: bool
 
 
 def check_linear(x: Any, weight: Any, bias: Any = None) -> None:
-    if isinstance(weight, QuantizedWeight):
+    if is_quantized(weight):
         check_quantized_linear(x, weight, bias)
         return
     check_floats("linear", {"bias": bias}, x=x, weight=weight)
@@ -36,7 +36,7 @@ def check_linear(x: Any, weight: Any, bias: Any = None) -> None:
 
 @dispatched(validate=check_linear)
 def linear_forward(
-    x: Float[Array, "*rows I"], weight: Float[Array, "O I"] | QuantizedWeight, bias: Float[Array, "O"] | None = None
+    x: Float[Array, "*rows I"], weight: Float[Array, "O I"], bias: Float[Array, "O"] | None = None
 ) -> tuple[Float[Array, "*rows O"], LinearSaved]:
     """Multiply every row by the transposed weight and add the bias.
 
@@ -54,8 +54,8 @@ def linear_forward(
     Source:
         torch.nn.functional.linear: the weight is (out, in). GPT-2's own Conv1D keeps it as (in, out).
     """
-    if isinstance(weight, QuantizedWeight):
-        return quantized_linear(x, weight, bias), LinearSaved(x, weight, bias is not None)
+    if is_quantized(weight):
+        return quantized_linear(x, weight, bias), LinearSaved(x, weight, bias is not None)  # type: ignore[arg-type]
     y = x.reshape(-1, x.shape[-1]) @ weight.T  # one 2-D product: a batched one would be many small ones
     if bias is not None:
         y += bias
@@ -64,7 +64,7 @@ def linear_forward(
 
 def check_linear_backward(dy: Any, saved: Any, needs_weight: Any = True, needs_bias: Any = True) -> None:
     check_saved("linear_backward", saved, LinearSaved)
-    if isinstance(saved.weight, QuantizedWeight):
+    if is_quantized(saved.weight):
         raise StateError(
             f"linear_backward: weights in {saved.weight.kind} are for inference and have no backward. Load the model "
             "without weights=."

@@ -2,14 +2,14 @@
 
 To generate a token takes the time of reading the weights, so fewer bytes make it faster:
 
-    int8        32 numbers of a row share a scale s (float16):  W = s q,  s = max |W| / 127,  q = W / s, rounded
+    int8        32 numbers of a row share a scale s:  W = s q,  s = max |W| / 127,  q = W / s, rounded
     bfloat16    the upper 16 bits of a float32, rounded to the nearest
 
 There is no backward, since nothing is learned in so few bits. `linear` takes such a weight as well as an array.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -42,7 +42,8 @@ ROWS_AT_ONCE = 1 << 20  # numbers of a matrix that are float32 at a time while i
 class QuantizedWeight:
     """A matrix (O, I) in few bits. `np.asarray` widens it to float32; `weight[rows]` are some rows of it.
 
-    values: int8 (O, I), or uint16 (O, I), the bits of bfloat16. scales: float16 (O, I / 32) of int8; None of bfloat16.
+    values: int8 (O, I), or uint16 (O, I), the bits of bfloat16. scales: float32 (O, I / 32) of int8; None of bfloat16.
+    `quantize` gives scales that float16 can hold, as files have them; in float32 they are ready to multiply with.
 
     Raises:
         DtypeError, ShapeError: values and scales are no such arrays.
@@ -53,9 +54,9 @@ class QuantizedWeight:
 
     def __init__(self, values: Array, scales: Array | None = None) -> None:
         wanted = np.uint16 if scales is None else np.int8
-        if values.dtype != wanted or (scales is not None and scales.dtype != np.float16):
+        if values.dtype != wanted or (scales is not None and scales.dtype != np.float32):
             raise DtypeError(
-                "QuantizedWeight: values are int8 with scales of float16, or uint16 without scales, got "
+                "QuantizedWeight: values are int8 with scales of float32, or uint16 without scales, got "
                 f"{values.dtype} and {None if scales is None else scales.dtype}."
             )
         check_shape("QuantizedWeight", "values", values, (None, None), "outputs by inputs")
@@ -93,7 +94,7 @@ class QuantizedWeight:
             return from_bfloat16(self.values)
         O, I = self.values.shape  # noqa: E741
         groups = self.values.reshape(O, I // GROUP, GROUP).astype(np.float32)
-        groups *= self.scales[..., None].astype(np.float32)
+        groups *= self.scales[..., None]
         return groups.reshape(O, I)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
@@ -118,10 +119,10 @@ class QuantizedWeight:
             "Load the model without weights=."
         )
 
-    def __copy__(self) -> Self:
+    def __copy__(self) -> "QuantizedWeight":
         return self
 
-    def __deepcopy__(self, memo: Any) -> Self:
+    def __deepcopy__(self, memo: Any) -> "QuantizedWeight":
         return self  # nobody writes to it
 
     def __repr__(self) -> str:
@@ -133,7 +134,7 @@ def arrays_of(weights: Mapping[str, Any]) -> dict[str, Any]:
     return {name: weight for name, weight in weights.items() if not isinstance(weight, QuantizedWeight)}
 
 
-def is_quantized(weight: object) -> bool:
+def is_quantized(weight: object) -> TypeGuard[QuantizedWeight]:
     """Return whether a weight is no array but a `QuantizedWeight`."""
     return isinstance(weight, QuantizedWeight)
 
@@ -160,12 +161,15 @@ def to_bfloat16(x: Array) -> Array:
 
 
 def quantize_groups(groups: Array) -> tuple[Array, Array]:
-    """Return int8 numbers (N, 32) and float16 scales (N) of float32 numbers (N, 32); halves are rounded away from 0."""
+    """Return int8 numbers (N, 32) and scales (N), rounded to float16, of float32 numbers (N, 32).
+
+    Halves are rounded away from zero.
+    """
     scales = np.abs(groups).max(axis=1, keepdims=True) / np.float32(127)
     inverse = np.divide(np.float32(1), scales, out=np.zeros_like(scales), where=scales != 0)
     scaled = groups * inverse
     values = (np.sign(scaled) * np.floor(np.abs(scaled) + np.float32(0.5))).astype(np.int8)
-    return values, np.minimum(scales[:, 0], MOST_HALF).astype(np.float16)
+    return values, np.minimum(scales[:, 0], MOST_HALF).astype(np.float16).astype(np.float32)
 
 
 def quantize(matrix: Array, kind: Weights) -> QuantizedWeight | Array:
@@ -181,7 +185,7 @@ def quantize(matrix: Array, kind: Weights) -> QuantizedWeight | Array:
     if kind == "int8" and I % GROUP:
         return matrix
     values = np.empty((O, I), np.int8 if kind == "int8" else np.uint16)
-    scales = np.empty((O, I // GROUP), np.float16) if kind == "int8" else None
+    scales = np.empty((O, I // GROUP), np.float32) if kind == "int8" else None
     step = max(1, ROWS_AT_ONCE // max(1, I))
     for start in range(0, O, step):
         rows = np.ascontiguousarray(matrix[start : start + step], np.float32)
