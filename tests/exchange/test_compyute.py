@@ -256,7 +256,8 @@ def test_a_file_is_what_compyute_would_have_written(mask: bool, compyute: Any, t
         is_buffer = name == "pos" or name.endswith("mask")
         assert type(each) is (parameter.Buffer if is_buffer else parameter.Parameter)
         assert each.grad is None
-        assert each.data.flags.c_contiguous and each.data.flags.writeable
+        assert each.data.flags.c_contiguous
+        assert each.data.flags.writeable
     np.testing.assert_array_equal(state["pos"].data, np.arange(8)[None])
     assert state["pos"].data.dtype == np.int32
     np.testing.assert_array_equal(state["head.w"].data, model.token_embedding.weight.data)
