@@ -72,8 +72,11 @@ class FusedDecoder:
         num_heads, activation, *_ = self._options
         return gated_blocks_step, (x, self._weights, keys, values, mask, num_heads, tables, activation)
 
-    def __call__(self, ids: Array, cache: KeyValueCache) -> Array | None:
-        """Return the logits (B, V) that follow ids (B, T), which join the cache; None where no kernel supports them."""
+    def __call__(self, ids: Array, cache: KeyValueCache, logits_to_keep: int = 1) -> Array | None:
+        """Return the logits (B, logits_to_keep, V) after the last of the ids (B, T), which join the cache.
+
+        None where no kernel supports the arguments; the cache is then as it was.
+        """
         T, start = ids.shape[1], cache.length
         x = self._model.embed(ids, start, cache.padding)
         keys, values = zip(*(block.extend(T) for block in cache.blocks), strict=True)
@@ -86,7 +89,7 @@ class FusedDecoder:
             return None
         x = kernel(*arguments)
         cache.advance(T)
-        logits: Array = self._model.unembed(x[:, -1:])[:, 0]
+        logits: Array = self._model.unembed(x[:, -logits_to_keep:])
         return logits
 
 
