@@ -1,20 +1,24 @@
-"""Precision: the numbers that matrix products of float32 arrays are computed with on a GPU.
+"""Precision: the numbers that matrix products of float32 arrays are computed with.
 
     float32     float32 operands, float32 sums
-    tf32        operands rounded to 10 bits of fraction by the tensor cores, float32 sums
-    bfloat16    operands rounded to bfloat16 (7 bits), exact products, float32 sums
+    tf32        operands rounded to 10 bits of fraction by a GPU's tensor cores, float32 sums; on a CPU as float32
+    bfloat16    operands rounded to bfloat16 (7 bits of fraction), exact products, float32 sums
 
-Weights, gradients, moments, norms and losses stay float32 in all three: this is mixed precision with float32 master
-weights. On a CPU, and for float64, products are computed in the precision of their arrays.
+Linear layers, patch embedding, the head, and the scores and values of attention are products. Weights, gradients,
+moments, softmax, norms, the residual stream and the loss stay float32 in all three: this is mixed precision with
+float32 master weights. Products of float64 arrays are computed in float64, whatever the precision.
 
-What lies in memory as bfloat16, where that precision is chosen on a GPU:
+A precision is part of what an op computes: the references round their operands by `round_to_bfloat16`, so that they
+give the same as a kernel on any machine, and a backward computes in the precision of its forward.
 
-    weights         a copy of all of them, made anew at the beginning of each step; see `gpu._rounded`
-    activations     from the norm of a `PreNormBlock` to the branch that is added to the stream, and kept so
+What lies in the memory of a GPU as bfloat16 in training, where kernels compute in that precision:
+
+    weights        a copy of all of them, made anew at the beginning of each step; see `gpu._rounded`
+    activations    from the norm of a `PreNormBlock` to the branch that is added to the stream, and kept so
 
 Each op writes numbers of the dtype of its input, and the gradient of an input has the dtype of the input; a norm alone
-writes bfloat16 from float32, within `rounded_results`. The residual stream, statistics, the gradients of weights and
-the loss are float32. Ops take both dtypes side by side then, see `mixes`.
+writes bfloat16 from float32, within `rounded_results`. The gradients of weights are float32. On a GPU ops take both
+dtypes side by side then, see `mixes`.
 """
 
 from collections.abc import Iterator
@@ -22,14 +26,29 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, get_args
 
+import numpy as np
+
+from .arrays import Array, array_module, device_of
 from .errors import ConfigError
 
-__all__ = ["Precision", "mixes", "precision", "rounded_results", "rounds_results", "use_precision"]
+__all__ = [
+    "Precision",
+    "check_precision",
+    "mixes",
+    "operands",
+    "precision",
+    "round_to_bfloat16",
+    "rounded_results",
+    "rounds_results",
+    "use_precision",
+]
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 
 _precision: ContextVar[Precision] = ContextVar("precision", default="float32")
 _rounds: ContextVar[bool] = ContextVar("rounds", default=False)
+
+HALF, KEPT, QUIET = np.uint32(0x7FFF), np.uint32(0xFFFF0000), np.uint32(0x00400000)
 
 
 def precision() -> Precision:
@@ -37,15 +56,20 @@ def precision() -> Precision:
     return _precision.get()
 
 
+def check_precision(name: str, chosen: Any) -> None:
+    """Raise ConfigError unless there is such a precision."""
+    if chosen not in get_args(Precision):
+        raise ConfigError(f"{name}: a precision is one of {', '.join(get_args(Precision))}, got {chosen!r}.")
+
+
 @contextmanager
 def use_precision(chosen: Precision) -> Iterator[None]:
-    """Choose the precision of matrix products on a GPU, within a `with` block.
+    """Choose the precision of matrix products within a `with` block; a backward has the one of its forward.
 
     Raises:
         ConfigError: there is no such precision.
     """
-    if chosen not in get_args(Precision):
-        raise ConfigError(f"use_precision: a precision is one of {', '.join(get_args(Precision))}, got {chosen!r}.")
+    check_precision("use_precision", chosen)
     token = _precision.set(chosen)
     try:
         yield
@@ -53,9 +77,35 @@ def use_precision(chosen: Precision) -> Iterator[None]:
         _precision.reset(token)
 
 
-def mixes(one: Any, other: Any) -> bool:
-    """Return whether arrays of two dtypes may meet in one op: float32 and bfloat16, where products are in bfloat16."""
-    return _precision.get() == "bfloat16" and {one.name, other.name} == {"float32", "bfloat16"}
+def round_to_bfloat16(x: Array) -> Array:
+    """Return float32 numbers rounded to the nearest bfloat16, as float32; of two that are as near, the even one.
+
+    A bfloat16 is the upper half of a float32. Adding half of the last bit that is kept carries into it where the lower
+    half is more than half of it; one bit less is added to an even number, so that it keeps its value in a tie. A carry
+    beyond the largest number gives infinity. NaN stays NaN.
+    """
+    xp = array_module(x)
+    bits = x.view(np.uint32)
+    odd = (bits >> np.uint32(16)) & np.uint32(1)
+    nearest = (bits + (HALF + odd)) & KEPT
+    rounded: Array = xp.where(x != x, (bits | QUIET) & KEPT, nearest).view(np.float32)
+    return rounded
+
+
+def operands(chosen: Precision, *arrays: Array) -> tuple[Array, ...]:
+    """Return arrays as they are multiplied in a precision: float32 rounded to bfloat16 where it says so.
+
+    What is stored as bfloat16 then becomes float32, of the same value: sums are float32.
+    """
+    if chosen != "bfloat16":
+        return arrays
+    wide = (array.astype(np.float32) if array.dtype.name == "bfloat16" else array for array in arrays)
+    return tuple(round_to_bfloat16(array) if array.dtype == np.float32 else array for array in wide)
+
+
+def mixes(one: Array, other: Array) -> bool:
+    """Return whether two arrays of different dtypes may meet in one op: float32 and bfloat16, on a GPU."""
+    return {one.dtype.name, other.dtype.name} == {"float32", "bfloat16"} and device_of(one) == "cuda"
 
 
 @contextmanager

@@ -295,9 +295,9 @@ def _gelu(x: Any) -> tuple[Array, Array]:
 
 
 def operands(*arrays: Array) -> tuple[Array, ...]:
-    """Return matrices as they are multiplied: contiguous, float32 as bfloat16 where the precision says so."""
+    """Return matrices as they are multiplied: contiguous, float32 as bfloat16 where the precision or another is."""
     cupy = import_module("cupy")
-    if precision() == "bfloat16":
+    if precision() == "bfloat16" or any(array.dtype.name == "bfloat16" for array in arrays):
         arrays = tuple(map(narrowed, arrays))
     return tuple(cupy.ascontiguousarray(array) for array in arrays)
 
