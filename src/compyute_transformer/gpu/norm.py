@@ -175,7 +175,7 @@ def layer_norm_forward_kernel(
     if _rounds(x):
         parameters = weight, _or_null(bias)
         y, statistics = _run_rounded("layer_norm_forward_rounded", x, parameters, 2, eps)
-        return y, LayerNormSaved(x, weight, *statistics, bias is not None)
+        return y, LayerNormSaved(x, weight, statistics[0], statistics[1], bias is not None)
     return residual_layer_norm_forward(x, None, weight, bias, eps)
 
 
