@@ -766,3 +766,15 @@ def test_a_task_is_given_the_data_that_it_reads(run: Run, tmp_path: Path, argume
     assert message in plain(done.err)
     assert not (tmp_path / "runs").exists()
     assert run("train", "--task", "images", "--show").code == 0
+
+
+def test_a_draft_changes_nothing_but_the_time(run: Run, trained: Path, translator: Path) -> None:
+    options = ("generate", trained, "--prompt", "The owl", "--max-new-tokens", 5, "--json")
+    alone, drafted = (json.loads(run(*options, *more).out) for more in ((), ("--draft", trained)))
+    assert drafted["text"] == alone["text"]
+    assert alone["drafted"] == 0
+    assert drafted["accepted"] == drafted["drafted"] == 4
+    assert "guesses right" in run(*options[:-1], "--draft", trained).err
+    refused = run("generate", trained, "--draft", translator)
+    assert refused.code == 2
+    assert "learned translation" in plain(refused.err)

@@ -15,6 +15,8 @@ from compyute_transformer.ops.activation import (
     gated_activation_forward,
     gelu_backward,
     gelu_forward,
+    relu_backward,
+    relu_forward,
     softmax_backward,
     softmax_forward,
 )
@@ -42,7 +44,17 @@ DTYPES = [np.float32, BFLOAT16]
 # bfloat16 rounds by up to 2⁻⁸ = 3.9e-3; results are compared with float64 on the same inputs
 MOST = {"float32": 2e-6, "bfloat16": 4.5e-3}
 
-NAMES = ("embedding", "rotary_position", "layer_norm", "rms_norm", "gelu", "silu", "gated_activation", "softmax")
+NAMES = (
+    "embedding",
+    "rotary_position",
+    "layer_norm",
+    "rms_norm",
+    "gelu",
+    "relu",
+    "silu",
+    "gated_activation",
+    "softmax",
+)
 OPS = [REGISTRY[name] for name in (*NAMES, "dropout", "cross_entropy")]
 CASES = [pytest.param(op, case, id=f"{op.name}-{case.name}") for op in OPS for case in op.cases]
 
@@ -149,6 +161,7 @@ def test_activations(size: int, dtype: Any) -> None:
     x, up = numbers(1, size, scale=2.0), numbers(2, size)
     for approximate in ("none", "tanh"):
         check_op(gelu_forward, gelu_backward, (x, approximate), dtype)
+    check_op(relu_forward, relu_backward, (x,), dtype)
     for gate in ("silu", "gelu", "gelu_tanh"):
         check_op(gated_activation_forward, gated_activation_backward, (x, up, gate), dtype)
 
@@ -165,6 +178,10 @@ def test_activations_far_from_zero() -> None:
         np.testing.assert_allclose(y, np.nan_to_num(expected), rtol=1e-5, atol=1e-12)
         np.testing.assert_allclose(dx[1:-1], expected_dx[1:-1], rtol=1e-5, atol=1e-12)
         np.testing.assert_array_equal(dx[[0, -1]], [0, 1])
+    x[4:6] = 0.0, np.nan
+    y, saved = relu_forward.kernel("cuda")(x)
+    np.testing.assert_array_equal(y, [0, 0, 0, 0, 0, np.nan, *x[6:]])
+    np.testing.assert_array_equal(relu_backward.kernel("cuda")(np.ones_like(x), saved), [0] * 6 + [1] * 3)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -384,15 +401,24 @@ def test_adamw_whose_numbers_stay_on_the_device(buffers: list[np.ndarray], with_
         np.testing.assert_array_equal(shadow, weight.astype(BFLOAT16))
 
 
-def test_a_gradient_that_is_not_finite_is_not_clipped() -> None:
+def test_a_step_that_is_not_finite_changes_nothing() -> None:
     weight, gradient = numbers(0, 10, dtype=np.float32), numbers(1, 10, dtype=np.float32) * np.float32(1e30)
     optimizer = adamw.DeviceAdamW(weight, gradient.copy(), [(10, 0.0)], max_norm=1.0)
     optimizer.learning_rate[...] = 1e-3
-    optimizer.step()
+    optimizer.step(np.array(3.0, np.float32))
     np.testing.assert_allclose(optimizer.norm, np.linalg.norm(exact(gradient)), rtol=1e-6)  # beyond float32's squares
     np.testing.assert_allclose(optimizer.first_moment * 10, gradient / optimizer.norm, rtol=1e-5)
-    optimizer.gradient[3] = np.inf
-    optimizer.step()
-    assert optimizer.norm == np.inf
-    assert np.isinf(optimizer.first_moment[3])
-    assert np.isfinite(optimizer.first_moment[:3]).all()
+    state = weight, optimizer.first_moment, optimizer.second_moment, optimizer.count
+    before = [array.copy() for array in state]
+    for number in (np.inf, np.nan):
+        optimizer.step(np.array(number, np.float32))
+    for value in (-np.inf, np.nan):
+        optimizer.gradient[3] = value
+        optimizer.step()
+        assert not np.isfinite(optimizer.norm)
+    for array, expected in zip(state, before, strict=True):
+        np.testing.assert_array_equal(array, expected)
+    optimizer.gradient[3] = 0
+    optimizer.step(np.array(3.0, np.float32))
+    assert optimizer.count == 2
+    assert not np.array_equal(weight, before[0])

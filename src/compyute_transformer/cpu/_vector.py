@@ -16,7 +16,7 @@ from ..random import KEY_STEPS, MULTIPLIERS, ROUNDS
 from ._compiler import part_compiler
 from ._kernel import FASTMATH
 
-__all__ = ["difference", "exp", "highest", "logistic", "normal_cdf_and_pdf", "random_row"]
+__all__ = ["difference", "exp", "highest", "logistic", "normal_cdf_and_pdf", "random_row", "rounded"]
 
 compile_part = part_compiler(fastmath=FASTMATH)
 
@@ -86,6 +86,17 @@ def difference(typingctx: Any, a: Any, b: Any) -> Any:
 def logistic(x):
     """1 / (1 + e^−x) of a float32, which is ½ (1 + tanh(x/2)); relative error below 6e-7."""
     return ONE / (ONE + exp(-x))
+
+
+HALF_A_BIT, ONE_BIT, LOWER_HALF, KEPT = np.int32(0x7FFF), np.int32(1), np.int32(16), np.int32(-0x10000)
+
+
+@compile_part
+def rounded(x):
+    """`precision.round_to_bfloat16` of a float32; NaN stays as it is."""
+    bits = _bits_of_float(x)
+    nearest = _float_from_bits((bits + HALF_A_BIT + ((bits >> LOWER_HALF) & ONE_BIT)) & KEPT)
+    return _choose(x != x, x, nearest)
 
 
 SQRT_HALF = np.float32(0.70710678)

@@ -21,6 +21,7 @@ from ..dispatch import kernel_for
 from ..ops.activation import Activation
 from ..ops.attention import Mask
 from ..ops.block import BlockWeights, blocks_step, each_shape, each_weight
+from ..precision import precision
 from ._blas import pointer
 from ._kernel import compile_kernel, compile_parallel, compile_part, is_float32, is_ready, pool_for
 from ._tiles import few_task
@@ -143,8 +144,8 @@ def _supports(
     activation: Activation = "gelu_tanh",
     norm_first: bool = True,
 ) -> bool:
-    # blocks that are alike: one kernel runs through all of them
-    if x.size == 0 or not is_float32(x) or not supports_mask(mask):
+    # blocks that are alike: one kernel runs through all of them, in float32
+    if precision() == "bfloat16" or x.size == 0 or not is_float32(x) or not supports_mask(mask):
         return False
     (B, T, C), k, F = x.shape, keys[0], len(weights[0].up_weight)
     if not is_strided(k) or B * T > FEW_ROWS:

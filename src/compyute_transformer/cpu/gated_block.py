@@ -17,6 +17,7 @@ from ..dispatch import kernel_for
 from ..ops.activation import Gate
 from ..ops.attention import Mask
 from ..ops.gated_block import GatedBlockWeights, RotaryTables, gated_blocks_step, gated_shapes
+from ..precision import precision
 from ._blas import pointer
 from ._kernel import compile_parallel, compile_part, is_float32, is_ready, pool_for
 from ._tiles import few_task
@@ -103,8 +104,8 @@ def _supports(
     tables: RotaryTables,
     activation: Gate = "silu",
 ) -> bool:
-    # blocks that are alike: one kernel runs through all of them
-    if x.size == 0 or not is_float32(x) or not supports_mask(mask):
+    # blocks that are alike: one kernel runs through all of them, in float32
+    if precision() == "bfloat16" or x.size == 0 or not is_float32(x) or not supports_mask(mask):
         return False
     (B, T, C), k, F, (cos, sin) = x.shape, keys[0], len(weights[0].up_weight), tables
     if not is_strided(k) or B * T > FEW_ROWS or not is_ready(cos, sin):

@@ -9,6 +9,7 @@ from typing import Any
 from ..arrays import Array
 from ..dispatch import kernel_for
 from ..ops.linear import LinearSaved, linear_backward, linear_forward
+from ..precision import precision, use_precision
 from ._products import TYPES, multiply, operands
 
 __all__ = ["linear_backward_kernel", "linear_forward_kernel"]
@@ -29,7 +30,7 @@ def linear_forward_kernel(x: Array, weight: Array, bias: Array | None = None) ->
     y = _empty((x.size // x.shape[-1], weight.shape[0]), x)
     rows, matrix = operands(x.reshape(-1, x.shape[-1]), weight)
     multiply(rows, matrix, y, transposed=(False, True), epilogue="none" if bias is None else "bias", vector=bias)
-    return y.reshape(*x.shape[:-1], weight.shape[0]), LinearSaved(x, weight, bias is not None)
+    return y.reshape(*x.shape[:-1], weight.shape[0]), LinearSaved(x, weight, bias is not None, precision())
 
 
 def supports_backward(dy: Array, saved: LinearSaved, *needs: Any, **more: Any) -> bool:
@@ -42,7 +43,14 @@ def linear_backward_kernel(
     dy: Array, saved: LinearSaved, needs_weight: bool = True, needs_bias: bool = True
 ) -> tuple[Array, Array | None, Array | None]:
     """See `ops.linear.linear_backward`."""
-    x, weight, has_bias = saved
+    with use_precision(saved.precision):
+        return _gradients(dy, saved, needs_weight, needs_bias)
+
+
+def _gradients(
+    dy: Array, saved: LinearSaved, needs_weight: bool, needs_bias: bool
+) -> tuple[Array, Array | None, Array | None]:
+    x, weight, has_bias, _ = saved
     outputs, inputs = weight.shape
     dx = _empty((x.size // inputs, inputs), x)
     dy_rows, rows, matrix = operands(dy.reshape(-1, outputs), x.reshape(-1, inputs), weight)

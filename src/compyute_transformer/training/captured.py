@@ -13,6 +13,7 @@ The memory of the graph is a pool of its own, which nobody else is given parts o
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from math import isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,7 +110,8 @@ class CapturedSteps:
     def take(self, batch: Sequence[Array], learning_rate: float) -> tuple[float, float] | None:
         """Take a step on a batch, the targets last, and return the loss and the norm of the gradient before clipping.
 
-        Returns None for a shape that comes for the first time, which is left to the caller, and for one too many.
+        Returns None for a shape that comes for the first time, which is left to the caller, and for one too many. Where
+        loss or norm are not finite, the step is not taken: weights, moments and the number of steps are as before.
         """
         if self.off or self.model.flat.data is not self.adamw.weight:  # a parameter was replaced or moved
             self.off = True
@@ -134,10 +136,12 @@ class CapturedSteps:
         self.adamw.learning_rate.fill(learning_rate)
         self.adamw.count.fill(self.optimizer.steps)
         captured.graph.launch()
-        for slot in self.optimizer._slots:
-            slot.steps += 1
         generator.offset += captured.keys
-        return float(captured.loss), float(self.adamw.norm)
+        loss, norm = float(captured.loss), float(self.adamw.norm)
+        if isfinite(loss) and isfinite(norm):
+            for slot in self.optimizer._slots:
+                slot.steps += 1
+        return loss, norm
 
     def _capture(self, batch: Sequence[Array]) -> Captured:
         cupy, flat, generator = self.cupy, self.model.flat, self.model.generator
@@ -172,5 +176,5 @@ class CapturedSteps:
         loss: Array
         loss, _ = self.loss.mean_of_scored(nll, targets)
         self.model.backward(logits)
-        self.adamw.step()
+        self.adamw.step(loss)
         return loss
