@@ -7,7 +7,8 @@ import numpy as np
 from numba import carray, prange
 
 from ._blas import AS_IT_IS, TRANSPOSED, pointer, prefetch, sgemm
-from ._kernel import compile_kernel, compile_parallel, compiler
+from ._compiler import part_compiler
+from ._kernel import compile_parallel, compile_part
 from ._vector import difference, exp, highest, random_row, rounded
 
 __all__ = ["KEYS", "LOWEST", "OPTIONS", "QUERIES", "ZERO", "backward", "few", "few_task", "forward"]
@@ -31,7 +32,7 @@ INTEGERS = [
 OPTIONS = np.dtype([(name, np.int64) for name in INTEGERS] + [("scale", np.float32), ("keep_scale", np.float32)])
 
 
-compile_flags = compiler()
+compile_flags = part_compiler()
 
 
 @compile_flags
@@ -57,7 +58,7 @@ def _columns(block, start, rows, T, S, causal, window, length):
     return first, max(0, min(block + KEYS, last) - first)
 
 
-@compile_kernel
+@compile_part
 def _transpose(at, rows, ld, columns, turned):
     """turned[c, r] = the float32 at row r, column c of a matrix at an address, whose rows lie ld floats apart."""
     matrix = carray(pointer(at), (rows, ld))
@@ -69,7 +70,7 @@ def _transpose(at, rows, ld, columns, turned):
             turned[c, r] = row[c]
 
 
-@compile_kernel
+@compile_part
 def _forward_task(task, options, lengths, bias, y, highest_score, sums, wild):
     o = options[0]
     address, H, K, T, S, D, scale, keep_scale = o.address, o.H, o.K, o.T, o.S, o.D, o.scale, o.keep_scale
@@ -170,7 +171,7 @@ def forward(options, lengths, bias, y, highest_score, sums, wild):
         _forward_task(np.int64(task), options, lengths, bias, y, highest_score, sums, wild)
 
 
-@compile_kernel
+@compile_part
 def few_task(task, options, lengths, bias, y, highest_score, sums):
     o = options[0]
     H, K, T, S, D, scale = o.H, o.K, o.T, o.S, o.D, o.scale
@@ -216,7 +217,7 @@ def few(options, lengths, bias, y, highest_score, sums):
         few_task(np.int64(task), options, lengths, bias, y, highest_score, sums)
 
 
-@compile_kernel
+@compile_part
 def _backward_task(task, options, lengths, bias, y, highest_score, sums, dy, dq, dk, dv, starts, wild):
     o = options[0]
     address, H, K, T, S, D, scale, keep_scale = o.address, o.H, o.K, o.T, o.S, o.D, o.scale, o.keep_scale

@@ -19,7 +19,7 @@ from ..ops.attention import Mask
 from ..ops.gated_block import GatedBlockWeights, RotaryTables, gated_blocks_step, gated_shapes
 from ..precision import precision
 from ._blas import pointer
-from ._kernel import compile_kernel, compile_parallel, is_float32, is_ready, pool_for
+from ._kernel import compile_parallel, compile_part, is_float32, is_ready, pool_for
 from ._tiles import few_task
 from .activation import GATE_CODES, gated_part
 from .attention import arguments, is_strided, supports_mask
@@ -30,7 +30,7 @@ from .norm import rms_rows
 __all__ = ["gated_blocks_step_kernel"]
 
 
-@compile_kernel
+@compile_part
 def _turn_rows(packed, cos, sin, heads, D):
     """Turn the first heads, D columns each, of every row (B·T) of packed; pairs are halves."""
     T, P = cos.shape
@@ -44,7 +44,7 @@ def _turn_rows(packed, cos, sin, heads, D):
                 second[i] = b * c[i] + a * s[i]
 
 
-@compile_kernel
+@compile_part
 def _gated_product(x, w_gate, b_gate, w_up, b_up, code, gate, up, first, last):
     """Columns [first, last) of gate = activation(x w_gateᵀ + b_gate) · (x w_upᵀ + b_up)."""
     few_rows_columns(x, w_gate, b_gate, True, gate, first, last)

@@ -35,7 +35,7 @@ from ..ops.linear import LinearSaved, linear_backward, linear_forward
 from ..precision import precision
 from ._blas import AS_IT_IS, TRANSPOSED, sgemm, sgemm_address, single_threaded
 from ._buffers import empty
-from ._kernel import compile_kernel, compile_parallel, is_float32, is_ready, pool_for, sum_of_partials
+from ._kernel import compile_kernel, compile_parallel, compile_part, is_float32, is_ready, pool_for, sum_of_partials
 from ._rounding import operands
 
 __all__ = ["FEW_ROWS", "columns_of", "few_rows_columns", "linear_backward_kernel", "linear_forward_kernel"]
@@ -59,7 +59,7 @@ def slices_of(multiplications: int, each: int, at_least: int) -> int:
     return 1 << (min(slices, 64).bit_length() - 1) if slices > 1 else 1
 
 
-@compile_kernel
+@compile_part
 def edge(length, index, slices):
     """Return where slice `index` of a side starts: at a multiple of 16, as the BLAS divides it."""
     return length if index == slices else length * index // slices // 16 * 16
@@ -89,7 +89,7 @@ def _forward(address, x, weight, bias, has_bias, y, slices):
             )  # fmt: skip
 
 
-@compile_kernel
+@compile_part
 def _product(a, b):
     total = ZERO
     for i in range(a.size):
@@ -97,7 +97,7 @@ def _product(a, b):
     return total
 
 
-@compile_kernel
+@compile_part
 def _products(a, b, x, n, y, o):
     """Eight products at once, of two rows of a weight and four of x: six loads where eight take sixteen."""
     x0, x1, x2, x3 = x[n], x[n + 1], x[n + 2], x[n + 3]
@@ -138,7 +138,7 @@ def few_rows_columns(x, weight, bias, has_bias, y, first, last):
                 part[o] += added[o]
 
 
-@compile_kernel
+@compile_part
 def columns_of(index, slices, O):  # noqa: E741
     """Return the columns [first, last) of a slice: pairs stay together, so that the number of slices changes no sum."""
     pairs = O // 2
@@ -152,7 +152,7 @@ def _few_rows(x, weight, bias, has_bias, y, slices):
         few_rows_columns(x, weight, bias, has_bias, y, first, last)
 
 
-@compile_kernel
+@compile_part
 def _partial_sum(dy, partial, sums):
     """Write the column sums of one of len(sums) runs of rows of dy."""
     N, num_partials = dy.shape[0], sums.shape[0]
