@@ -9,6 +9,7 @@ from cuda_helpers import cuda
 from tolerances import relative_error
 
 from compyute_transformer.dispatch import use_kernels
+from compyute_transformer.gpu import cached_attention
 from compyute_transformer.gpu.cached_attention import CacheState, attend_to_cache, cached_attention_fault
 from compyute_transformer.ops.attention import Mask, attention
 from compyute_transformer.ops.rotary import rotary_frequencies, rotary_position_forward, rotary_tables
@@ -79,10 +80,8 @@ def test_attention_to_a_cache_equals_the_reference(
 def test_long_caches_are_read_by_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A single text keeps many multiprocessors busy; a cache of few positions is not cut."""
     shapes = []
-    monkeypatch.setattr(
-        "compyute_transformer.gpu.cached_attention.kernel",
-        lambda topic, name, dtype: lambda grid, block, args: shapes.append((name, grid)),
-    )
+    recorded = lambda topic, name, dtype: lambda grid, block, args: shapes.append((name, grid))  # noqa: E731
+    monkeypatch.setattr(cached_attention, "kernel", recorded)
     for B, capacity in ((1, 1024), (1, 60), (64, 1024)):
         packed, cache = np.empty((B, 3 * 12 * 64), np.float32), np.empty((B, 12, capacity, 64), np.float32)
         attend_to_cache(packed, cache, cache, CacheState(np.zeros(1, np.int32), np.zeros(B, np.int32)))

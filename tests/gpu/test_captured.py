@@ -14,11 +14,13 @@ from training_helpers import TEXT, Listener
 
 from compyute_transformer import GPT, AdamW, GPTConfig
 from compyute_transformer.dispatch import use_kernels
+from compyute_transformer.errors import NonFiniteError
 from compyute_transformer.ops.loss import cross_entropy_backward, cross_entropy_forward
 from compyute_transformer.optim import clip_grad_norm_, decay_groups
 from compyute_transformer.precision import use_precision
-from compyute_transformer.training import Settings, resume_run, start_run
+from compyute_transformer.training import Settings, resume_run, start_run, trainer
 from compyute_transformer.training.captured import CapturedSteps, capture_fault
+from compyute_transformer.training.reporting.events import Advanced
 
 CONFIG = GPTConfig(11, context_length=8, embed_dim=16, num_heads=2, num_layers=2, dropout=0.2)
 
@@ -166,3 +168,61 @@ def test_a_run_on_a_gpu_takes_captured_steps_and_resumes(
         launched.clear()
     assert losses["cuda", "float32"] == pytest.approx(losses["cpu", None], rel=1e-4)
     assert losses["cuda", "auto"] == pytest.approx(losses["cpu", None], rel=2e-2)
+
+
+def test_the_loss_of_an_eager_step_waits_for_nothing(cupy: Any) -> None:
+    """The number of scored rows stays on the GPU; during a capture the CPU could not read it."""
+    logits, targets = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32), np.array([0, 4, -100, 2, 2, 1])
+    given, ids = cupy.asarray(logits), cupy.asarray(targets)
+    cross_entropy_backward(1.0, cross_entropy_forward(given, ids)[1])  # compiles
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        stream.begin_capture()
+        loss, saved = cross_entropy_forward(given, ids)
+        dlogits = cross_entropy_backward(1.0, saved)
+        graph = stream.end_capture()
+    graph.launch()
+    expected, expected_saved = cross_entropy_forward(logits, targets)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    with use_kernels("reference"):  # which takes what a kernel saved
+        others = cross_entropy_backward(1.0, expected_saved), cross_entropy_backward(1.0, saved).get()
+    for other in others:
+        assert np.allclose(dlogits.get(), other, atol=1e-7)
+
+
+@pytest.mark.parametrize("fault", ["product", "gradient"])
+def test_a_captured_step_that_is_not_finite_changes_nothing_and_names_the_same_module(
+    cupy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """Weights whose products overflow; others behind which the loss is finite and a gradient is not."""
+    (tmp_path / "text.txt").write_text(TEXT)
+    given = {"context_length": 8, "embed_dim": 16, "num_heads": 2, "num_layers": 2, "batch_size": 4, "warmup": 0}
+    given |= {"decay": "constant", "eval_every": 0, "checkpoint_every": 2, "sample_every": 0, "device": "cuda"}
+    planted: dict[str, Any] = {}
+
+    def plant(trainer: Any, event: Any) -> None:
+        if isinstance(event, Advanced) and event.step == 3:
+            block = trainer.model.blocks[1]
+            if fault == "product":
+                block.feed_forward.up.weight.data[:, 0] = np.float32(3e38)
+            else:  # the products are 0, and the gradient of a weight of 0 is not
+                block.feed_forward_norm.weight.data[...] = np.float32(1e6)
+                block.feed_forward.up.weight.data[...] = np.float32(0)
+                block.feed_forward.down.weight.data[...] = np.float32(1e38)
+            planted.update(trainer=trainer, weights=trainer.model.state_dict())
+
+    found = []
+    for name in ("captured", "eager"):
+        if name == "eager":
+            monkeypatch.setattr(trainer, "capture_fault", lambda *_: "not here")
+        run = tmp_path / name
+        settings = Settings.resolve("cpu", None, given | {"steps": 6})
+        with pytest.raises(NonFiniteError) as caught:
+            start_run([str(tmp_path / "text.txt")], settings, run, Listener(), callbacks=[plant])
+        made = planted["trainer"]
+        assert (made._captured is False) == (name == "eager")
+        for key, array in made.model.state_dict().items():
+            np.testing.assert_array_equal(array, planted["weights"][key], key)
+        found.append((str(caught.value).replace(str(run), "RUN"), made.optimizer.steps, made.model.generator.offset))
+    assert "step 4: " in found[0][0]
+    assert f"blocks.1.feed_forward.up (Linear), in its {'forward' if fault == 'product' else 'backward'}" in found[0][0]
+    assert found[0] == found[1]

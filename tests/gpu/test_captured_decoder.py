@@ -113,7 +113,8 @@ def differences(model: Any, decoder: Any) -> float:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_logits_are_those_of_the_models_own_forward(cupy: Any, name: str, precision: Any, most: float) -> None:
     model = made(name)
-    with use_precision(precision), evaluating():
+    model.precision = precision if name == "llama" else None
+    with use_precision("tf32" if name == "llama" else precision), evaluating():
         decoder = CapturedDecoder(model)
         assert decoder._head.dtype.name == precision  # rounded once, not for each token
         assert differences(model, decoder) <= most
@@ -194,11 +195,11 @@ def without(numbers: str) -> Callable[[Any, pytest.MonkeyPatch], None]:
     def plant(decoder: Any, patch: pytest.MonkeyPatch) -> None:
         call = CapturedDecoder.__call__
 
-        def stale(self: Any, ids: Any, cache: Any) -> Any:
+        def stale(self: Any, *given: Any) -> Any:
             if self._captured is not None:  # the graph goes on with a copy that nobody writes to
                 cls = type(getattr(self, numbers))
                 patch.setattr(cls, "set" if numbers == "_numbers" else "__setitem__", lambda *given: None)
-            return call(self, ids, cache)
+            return call(self, *given)
 
         patch.setattr(CapturedDecoder, "__call__", stale)
 
@@ -222,9 +223,9 @@ def swapped(decoder: Any, patch: pytest.MonkeyPatch) -> None:
 def no_padding(decoder: Any, patch: pytest.MonkeyPatch) -> None:
     call = CapturedDecoder.__call__
 
-    def unpadded(self: Any, ids: Any, cache: Any) -> Any:
+    def unpadded(self: Any, ids: Any, cache: Any, count: int) -> Any:
         cache.padding, before = None, cache.padding
-        found = call(self, ids, cache)
+        found = call(self, ids, cache, count)
         cache.padding = before
         return found
 
@@ -274,6 +275,9 @@ def test_what_cannot_be_captured_is_said_once(
         assert "float64" in str(decode_fault(made().to(dtype=np.float64)))
         qwen = Llama(LlamaConfig(V, **SIZES, qk_norm=True)).to("cuda")
         assert "norms of queries and keys" in str(decode_fault(qwen))
+        precise = made()
+        precise.head.precision = "bfloat16"
+        assert "a precision of its own" in str(decode_fault(precise))
         watched = made()
         watched.norm.forward = watched.norm.forward
         assert "its forward was replaced" in str(decode_fault(watched))

@@ -15,6 +15,8 @@ from compyute_transformer.ops.activation import (
     gated_activation_forward,
     gelu_backward,
     gelu_forward,
+    relu_backward,
+    relu_forward,
     softmax_backward,
     softmax_forward,
 )
@@ -29,6 +31,7 @@ from compyute_transformer.ops.rotary import (
     rotary_tables,
 )
 from compyute_transformer.optim.adamw import AdamWOptions, adamw_update
+from compyute_transformer.precision import rounded_results, use_precision
 from compyute_transformer.random import RandomKey, keep_mask
 from compyute_transformer.verify.kernels import compare_kernel
 from compyute_transformer.verify.record import cast
@@ -42,7 +45,17 @@ DTYPES = [np.float32, BFLOAT16]
 # bfloat16 rounds by up to 2⁻⁸ = 3.9e-3; results are compared with float64 on the same inputs
 MOST = {"float32": 2e-6, "bfloat16": 4.5e-3}
 
-NAMES = ("embedding", "rotary_position", "layer_norm", "rms_norm", "gelu", "silu", "gated_activation", "softmax")
+NAMES = (
+    "embedding",
+    "rotary_position",
+    "layer_norm",
+    "rms_norm",
+    "gelu",
+    "relu",
+    "silu",
+    "gated_activation",
+    "softmax",
+)
 OPS = [REGISTRY[name] for name in (*NAMES, "dropout", "cross_entropy")]
 CASES = [pytest.param(op, case, id=f"{op.name}-{case.name}") for op in OPS for case in op.cases]
 
@@ -119,6 +132,24 @@ def test_norms_of_more_rows_than_blocks(monkeypatch: pytest.MonkeyPatch) -> None
     check_op(rms_norm_forward, rms_norm_backward, (x, weight), BFLOAT16)
 
 
+@pytest.mark.parametrize("width", [37, 1040])
+def test_norms_whose_result_is_rounded(width: int) -> None:
+    """y is bfloat16 beside x, weight, bias and statistics of float32; so is dy, and all gradients are float32."""
+    x, dy = numbers(1, 7, width, dtype=np.float32) * 2 + 1, numbers(9, 7, width, dtype=BFLOAT16)
+    weight, bias = numbers(2, width, dtype=np.float32) + 1, numbers(3, width, dtype=np.float32)
+    for forward, backward, parameters in (
+        (layer_norm_forward, layer_norm_backward, (weight, bias)),
+        (rms_norm_forward, rms_norm_backward, (weight,)),
+    ):
+        with use_precision("bfloat16"), rounded_results():
+            y, saved = forward.kernel("cuda")(x, *parameters)
+            assert backward.kernel("cuda").supports(dy, saved)
+            gradients = backward.kernel("cuda")(dy, saved)
+        expected, expected_saved = forward.reference(*exact((x, *parameters)))
+        assert_equal(y, expected, BFLOAT16)
+        assert_equal(gradients, backward.reference(exact(dy), expected_saved), np.float32)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", [72, 77])
 def test_norms_of_a_residual_sum(width: int, dtype: Any) -> None:
@@ -149,6 +180,7 @@ def test_activations(size: int, dtype: Any) -> None:
     x, up = numbers(1, size, scale=2.0), numbers(2, size)
     for approximate in ("none", "tanh"):
         check_op(gelu_forward, gelu_backward, (x, approximate), dtype)
+    check_op(relu_forward, relu_backward, (x,), dtype)
     for gate in ("silu", "gelu", "gelu_tanh"):
         check_op(gated_activation_forward, gated_activation_backward, (x, up, gate), dtype)
 
@@ -165,6 +197,10 @@ def test_activations_far_from_zero() -> None:
         np.testing.assert_allclose(y, np.nan_to_num(expected), rtol=1e-5, atol=1e-12)
         np.testing.assert_allclose(dx[1:-1], expected_dx[1:-1], rtol=1e-5, atol=1e-12)
         np.testing.assert_array_equal(dx[[0, -1]], [0, 1])
+    x[4:6] = 0.0, np.nan
+    y, saved = relu_forward.kernel("cuda")(x)
+    np.testing.assert_array_equal(y, [0, 0, 0, 0, 0, np.nan, *x[6:]])
+    np.testing.assert_array_equal(relu_backward.kernel("cuda")(np.ones_like(x), saved), [0] * 6 + [1] * 3)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -226,6 +262,19 @@ def test_rotary_position(width: int, turned: int, interleaved: bool, dtype: Any)
     cos, sin = rotary_tables(rotary_frequencies(turned), 3, 7, np.float64)
     x = numbers(1, 2, 3, 7, width)
     check_op(rotary_position_forward, rotary_position_backward, (x, cos, sin, interleaved), dtype)
+
+
+def test_rotary_position_of_bfloat16_by_tables_of_float32() -> None:
+    """Tables of bfloat16 would not tell far positions apart."""
+    cos, sin = rotary_tables(rotary_frequencies(16), 1000, 7)
+    x = numbers(1, 2, 3, 7, 16, dtype=BFLOAT16)
+    assert rotary_position_forward.kernel("cuda").supports(x, cos, sin)
+    y, saved = rotary_position_forward.kernel("cuda")(x, cos, sin)
+    expected, expected_saved = rotary_position_forward.reference(*exact((x, cos, sin)))
+    assert_equal(y, expected, BFLOAT16)
+    assert rotary_position_backward.kernel("cuda").supports(x, saved)
+    dx = rotary_position_backward.kernel("cuda")(x, saved)
+    assert_equal(dx, rotary_position_backward.reference(exact(x), expected_saved), BFLOAT16)
 
 
 @pytest.mark.parametrize("width", [16, 10])
@@ -384,15 +433,24 @@ def test_adamw_whose_numbers_stay_on_the_device(buffers: list[np.ndarray], with_
         np.testing.assert_array_equal(shadow, weight.astype(BFLOAT16))
 
 
-def test_a_gradient_that_is_not_finite_is_not_clipped() -> None:
+def test_a_step_that_is_not_finite_changes_nothing() -> None:
     weight, gradient = numbers(0, 10, dtype=np.float32), numbers(1, 10, dtype=np.float32) * np.float32(1e30)
     optimizer = adamw.DeviceAdamW(weight, gradient.copy(), [(10, 0.0)], max_norm=1.0)
     optimizer.learning_rate[...] = 1e-3
-    optimizer.step()
+    optimizer.step(np.array(3.0, np.float32))
     np.testing.assert_allclose(optimizer.norm, np.linalg.norm(exact(gradient)), rtol=1e-6)  # beyond float32's squares
     np.testing.assert_allclose(optimizer.first_moment * 10, gradient / optimizer.norm, rtol=1e-5)
-    optimizer.gradient[3] = np.inf
-    optimizer.step()
-    assert optimizer.norm == np.inf
-    assert np.isinf(optimizer.first_moment[3])
-    assert np.isfinite(optimizer.first_moment[:3]).all()
+    state = weight, optimizer.first_moment, optimizer.second_moment, optimizer.count
+    before = [array.copy() for array in state]
+    for number in (np.inf, np.nan):
+        optimizer.step(np.array(number, np.float32))
+    for value in (-np.inf, np.nan):
+        optimizer.gradient[3] = value
+        optimizer.step()
+        assert not np.isfinite(optimizer.norm)
+    for array, expected in zip(state, before, strict=True):
+        np.testing.assert_array_equal(array, expected)
+    optimizer.gradient[3] = 0
+    optimizer.step(np.array(3.0, np.float32))
+    assert optimizer.count == 2
+    assert not np.array_equal(weight, before[0])

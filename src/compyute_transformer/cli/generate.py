@@ -11,13 +11,13 @@ import typer
 from ..errors import CorpusError
 from ..generation.sampling import Sampling
 from . import terminal
-from .models import ModelPath, open_model
+from .models import Draft, ModelPath, open_draft, open_model
 from .options import Checkpoint, Json, Kernels, OnDevice, flag, unescape, with_options
 
 __all__ = ["generate"]
 
 # Options that one kind of run has and the other refuses.
-OF_LANGUAGE = ("stride",)
+OF_LANGUAGE = ("stride", "draft")
 OF_TRANSLATION = ("beam", "length_penalty")
 RANDOM = ("temperature", "top_k", "top_p", "min_p", "seed")  # with one of these a translation is sampled
 STEPWISE = (*RANDOM, "repetition_penalty", "stop")  # with the last two alone it is greedy; without any, searched for
@@ -47,6 +47,7 @@ class Request:
             "--cache/--no-cache", help="Cache keys and values. Without the cache the text is the same, but slower."
         ),
     ] = True
+    draft: Draft = None
     beam: Annotated[
         int | None, typer.Option(help="Translation: number of hypotheses in beam search. Default: 1, greedy search.")
     ] = None
@@ -94,7 +95,7 @@ def generate(request: Request, **sampling: Any) -> None:
 
     chosen = {name: value for name, value in sampling.items() if value}
     chosen |= {name: value for name, value in sampling.items() if value is not None and name != "stop"}
-    others = {"stride": request.stride, "beam": request.beam, "length_penalty": request.length_penalty}
+    others = {name: getattr(request, name) for name in (*OF_LANGUAGE, *OF_TRANSLATION)}
     search = {name: value for name, value in others.items() if value is not None}
     prompt = read_prompt(request.prompt)
     with use_kernels(request.kernels):
@@ -179,6 +180,9 @@ def write(job: Job, sampling: Sampling, options: "dict[str, Any]") -> None:
     request, loaded, prompt, translates = job.request, job.loaded, job.prompt, job.loaded.kind == "translation"
     if not translates:
         options = options | {"stop_ids": loaded.stop_ids}
+    if "draft" in options:
+        draft = open_draft(options["draft"], loaded.model, loaded.tokenizer, request.device)
+        options = options | {"draft": draft}
     if loaded.ignored:
         terminal.note(f"generation_config.json: {', '.join(loaded.ignored)} has no effect here.")
     pieces = (stream_translation if translates else stream)(
@@ -205,13 +209,18 @@ def write(job: Job, sampling: Sampling, options: "dict[str, Any]") -> None:
     if request.json:
         facts = {"run": request.run, "step": loaded.step, "seed": sampling.seed, "prompt": prompt, "text": text}
         facts |= {"stopped": pieces.stopped, "tokens": len(pieces.ids), "tokens_per_second": pieces.tokens_per_second}
-        facts |= {"ended": pieces.ended}
+        facts |= {"ended": pieces.ended, "drafted": pieces.drafted, "accepted": pieces.accepted}
         terminal.print_json(facts | {"log_probabilities": pieces.log_probabilities})
         return
     rate = f", {pieces.tokens_per_second:,.0f} tokens/s" if pieces.tokens_per_second else ""
     seeded = f", seed {sampling.seed}" if sampling.temperature or not translates else ""
-    terminal.note(f"{len(pieces.ids)} tokens{rate}{loaded.origin}{seeded}")
+    terminal.note(f"{len(pieces.ids)} tokens{rate}{drafted(pieces)}{loaded.origin}{seeded}")
     note_pictures(pictures)
+
+
+def drafted(pieces: Any) -> str:
+    """Return what a note says of the tokens that a draft guessed; nothing without a draft."""
+    return f", {pieces.accepted} of {pieces.drafted} guesses right" if pieces.drafted else ""
 
 
 def translate_by_search(job: Job) -> None:

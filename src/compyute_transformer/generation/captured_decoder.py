@@ -32,6 +32,7 @@ from ..nn.norm import LayerNorm, RMSNorm
 from ..nn.position import LearnedPosition
 from ..ops._checks import check_ids
 from ..ops.linear import linear_forward
+from ..precision import precision, use_precision
 from .cache import KeyValueCache
 from .fused_decoder import FusedDecoder, are_one_op, norm_weights
 
@@ -54,6 +55,8 @@ def decode_fault(model: LanguageModel) -> str | None:
         return f"a {type(model).__name__} is not among the models that are captured, GPT and Llama"
     if any(type(getattr(model, name)) is not kind for name, kind in (SHARED_PARTS | parts).items()):
         return "a part of the model was replaced by one of another type"
+    if any(part.precision not in (None, model.precision) for part in model.modules()):
+        return "a part of the model has a precision of its own"
     if any(part._observers or "forward" in part.__dict__ for part in model.modules()):
         return "an observer watches a part of the model, or its forward was replaced"
     if not are_one_op(model.blocks) or type(model.blocks[0]) is not PreNormBlock:
@@ -87,10 +90,12 @@ class CapturedDecoder:
 
     def __init__(self, model: LanguageModel) -> None:
         self._model, self._made = model, kernels_of("cuda", "decoder")
+        self._precision = model.precision or precision()
         fused = FusedDecoder(model)
         self._is_gated, self._activation = fused._is_gated, fused._options[1]
-        self._weights = [self._made.narrowed(weights) for weights in fused._weights]
-        self._head = self._made.narrowed(model.head.weight.data)  # type: ignore[attr-defined]
+        with use_precision(self._precision):
+            self._weights = [self._made.rounded(weights) for weights in fused._weights]
+            self._head = self._made.rounded(model.head.weight.data)  # type: ignore[attr-defined]
         self._cupy = array_module(self._head)
         self._tables = self._rotary_tables()
         self._buffers: tuple[Array, Array] | None = None  # of the cache that the arrays below belong to
@@ -109,8 +114,8 @@ class CapturedDecoder:
             logging.getLogger("compyute_transformer").warning(message, fault)
         return None
 
-    def __call__(self, ids: Array, cache: KeyValueCache) -> Array | None:
-        """Return the logits (B, V) that follow ids (B, 1) of the CPU, which join the cache; None for more positions."""
+    def __call__(self, ids: Array, cache: KeyValueCache, logits_to_keep: int = 1) -> Array | None:
+        """Return the logits (B, 1, V) that follow ids (B, 1) of the CPU, which join the cache; None for more ids."""
         if ids.shape[1] != 1:
             return None
         check_ids("embedding", "ids", ids, self._model.config.vocab_size)
@@ -124,12 +129,11 @@ class CapturedDecoder:
         if is_first:
             logits = self._launch()
         else:
-            if self._captured is None:
-                self._captured = self._capture()
+            self._captured = self._captured or self._capture()
             self._captured.graph.launch()
             logits = self._captured.logits.copy()  # the next token writes over them
         cache.advance(1)
-        return logits
+        return logits[:, None]
 
     def _empty(self, count: int) -> Any:
         return self._cupy.empty(count, np.int32)
@@ -143,6 +147,10 @@ class CapturedDecoder:
 
     def _launch(self) -> Array:
         """Launch what computes the logits of a token; during a capture, nothing is computed."""
+        with use_precision(self._precision):
+            return self._logits()
+
+    def _logits(self) -> Array:
         made, model, buffers = self._made, self._model, self._buffers
         assert buffers is not None
         length, ids = self._numbers[:1], self._numbers[1:]

@@ -20,6 +20,7 @@ from ..nn.norm import LayerNorm, RMSNorm
 from ..nn.position import RotaryPosition
 from ..ops.block import BlockWeights, NormWeights, blocks_step
 from ..ops.gated_block import GatedBlockWeights, RotaryTables, gated_blocks_step
+from ..precision import precision
 from .cache import KeyValueCache
 
 __all__ = ["FusedDecoder", "are_one_op", "norm_weights"]
@@ -52,9 +53,12 @@ class FusedDecoder:
         """Return the fused decoder of a model in `eval()`; None where running its blocks would be something else.
 
         A model is supported if its blocks are alike and made of the library's own parts, their attention is "auto" or
-        "fused", no observer watches one of them, and there is a kernel for the device.
+        "fused", no observer watches one of them, products are not in bfloat16, and there is a kernel for the device.
         """
-        if not blocks_step.has_kernel(model.token_embedding.weight.data) or not are_one_op(model.blocks):
+        in_bfloat16 = (model.precision or precision()) == "bfloat16"
+        if in_bfloat16 or not blocks_step.has_kernel(model.token_embedding.weight.data):
+            return None
+        if not are_one_op(model.blocks):
             return None
         return cls(model)
 
@@ -68,8 +72,11 @@ class FusedDecoder:
         num_heads, activation, *_ = self._options
         return gated_blocks_step, (x, self._weights, keys, values, mask, num_heads, tables, activation)
 
-    def __call__(self, ids: Array, cache: KeyValueCache) -> Array | None:
-        """Return the logits (B, V) that follow ids (B, T), which join the cache; None where no kernel supports them."""
+    def __call__(self, ids: Array, cache: KeyValueCache, logits_to_keep: int = 1) -> Array | None:
+        """Return the logits (B, logits_to_keep, V) after the last of the ids (B, T), which join the cache.
+
+        None where no kernel supports the arguments; the cache is then as it was.
+        """
         T, start = ids.shape[1], cache.length
         x = self._model.embed(ids, start, cache.padding)
         keys, values = zip(*(block.extend(T) for block in cache.blocks), strict=True)
@@ -82,7 +89,7 @@ class FusedDecoder:
             return None
         x = kernel(*arguments)
         cache.advance(T)
-        logits: Array = self._model.unembed(x[:, -1:])[:, 0]
+        logits: Array = self._model.unembed(x[:, -logits_to_keep:])
         return logits
 
 

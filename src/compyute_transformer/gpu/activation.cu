@@ -1,4 +1,4 @@
-// Activation: GELU and SiLU, alone or as the gate of a gated activation, and softmax.
+// Activation: GELU and SiLU, alone or as the gate of a gated activation, ReLU, and softmax.
 //
 // The first are bound by memory: a thread loads 16 bytes of each array, computes in registers and stores 16 bytes.
 // The last thread has what is left over. The tanh form of GELU is written with the logistic function, (1 + tanh u)
@@ -83,6 +83,41 @@ extern "C" __global__ void activation_backward(const Storage* dy, const Storage*
   } else {
     activation_gradient<1>(dy, x, up, dx, dup, size, kind);
   }
+}
+
+template <int N>
+__device__ void rectify(const Storage* x, Storage* y, bool* positive, long long size) {
+  long long start = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * N;
+  if (start >= size) return;
+  float a[N], above[N];
+  load_some<N>(x, start, size, a);
+  for (int i = 0; i < N; i++) {
+    above[i] = a[i] > 0.0f ? 1.0f : 0.0f;
+    a[i] = a[i] <= 0.0f ? 0.0f : a[i];  // which NaN is not
+  }
+  store_some<N>(y, start, size, a);
+  store_some<N>(positive, start, size, above);
+}
+
+// positive: where x was above zero, a byte each, which is all that the gradient needs
+extern "C" __global__ void relu_forward(const Storage* x, Storage* y, bool* positive, long long size, int vector) {
+  vector ? rectify<PER_VECTOR>(x, y, positive, size) : rectify<1>(x, y, positive, size);
+}
+
+template <int N>
+__device__ void rectify_gradient(const Storage* dy, const bool* positive, Storage* dx, long long size) {
+  long long start = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * N;
+  if (start >= size) return;
+  float da[N], above[N];
+  load_some<N>(dy, start, size, da);
+  load_some<N>(positive, start, size, above);
+  for (int i = 0; i < N; i++) da[i] *= above[i];
+  store_some<N>(dx, start, size, da);
+}
+
+extern "C" __global__ void relu_backward(const Storage* dy, const bool* positive, Storage* dx, long long size,
+                                         int vector) {
+  vector ? rectify_gradient<PER_VECTOR>(dy, positive, dx, size) : rectify_gradient<1>(dy, positive, dx, size);
 }
 
 template <int N>

@@ -3,7 +3,8 @@
 Optimization history:
 
 1. CuPy: GELU is nine kernels forward, twelve backward. 2. One kernel each way, 16 bytes a load; a gated activation and
-its gate are one kernel. No time was measured yet, since the first GPU is still to come.
+its gate are one kernel. 3. ReLU and where it was positive, in one kernel. No time was measured yet, since the first GPU
+is still to come.
 """
 
 from typing import Any
@@ -17,12 +18,15 @@ from ..ops.activation import (
     Gate,
     GatedActivationSaved,
     GeluSaved,
+    ReluSaved,
     SiluSaved,
     SoftmaxSaved,
     gated_activation_backward,
     gated_activation_forward,
     gelu_backward,
     gelu_forward,
+    relu_backward,
+    relu_forward,
     silu_backward,
     silu_forward,
     softmax_backward,
@@ -33,6 +37,7 @@ from ._kernel import (
     THREADS,
     VECTOR_BYTES,
     blocks_for,
+    is_contiguous,
     is_ready,
     kernel,
     of_one_shape,
@@ -46,6 +51,8 @@ __all__ = [
     "gated_activation_forward_kernel",
     "gelu_backward_kernel",
     "gelu_forward_kernel",
+    "relu_backward_kernel",
+    "relu_forward_kernel",
     "silu_backward_kernel",
     "silu_forward_kernel",
     "softmax_backward_kernel",
@@ -55,16 +62,17 @@ __all__ = [
 KINDS = {"silu": np.int32(0), "gelu": np.int32(1), "gelu_tanh": np.int32(2)}
 
 
-def _run(name: str, kind: str, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
+def _run(name: str, kind: str | None, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
     """Run a kernel that computes each element on its own, several of them a thread."""
     arrays = [array for array in (*inputs, *outputs) if array is not NULL]
     one = arrays[0]
     vector = vector_for(VECTOR_BYTES, *arrays)  # any length: what is left over is loaded one by one
     per_thread = VECTOR_BYTES // one.dtype.itemsize if vector else 1
+    options = () if kind is None else (KINDS[kind],)
     kernel("activation", name, one.dtype)(
         blocks_for(-(-one.size // per_thread)),
         (THREADS,),
-        (*inputs, *outputs, np.int64(one.size), KINDS[kind], vector),
+        (*inputs, *outputs, np.int64(one.size), *options, vector),
     )
 
 
@@ -101,6 +109,26 @@ def gelu_forward_kernel(x: Array, approximate: Approximation = "none") -> tuple[
 @kernel_for(gelu_backward, supports=_backward_supports, device="cuda")
 def gelu_backward_kernel(dy: Array, saved: GeluSaved) -> Array:
     return _backward(_kind_of(saved.approximate), dy, saved.x)[0]
+
+
+@kernel_for(relu_forward, supports=_forward_supports, device="cuda")
+def relu_forward_kernel(x: Array) -> tuple[Array, ReluSaved]:
+    xp = array_module(x)
+    y, positive = xp.empty(x.shape, x.dtype), xp.empty(x.shape, np.bool_)
+    _run("relu_forward", None, (x,), (y, positive))
+    return y, ReluSaved(positive)
+
+
+def _relu_backward_supports(dy: Array, saved: ReluSaved) -> bool:
+    positive = saved.positive
+    return is_ready(dy) and is_contiguous(np.bool_, positive) and of_one_shape(dy, positive) and dy.size > 0
+
+
+@kernel_for(relu_backward, supports=_relu_backward_supports, device="cuda")
+def relu_backward_kernel(dy: Array, saved: ReluSaved) -> Array:
+    dx: Array = array_module(dy).empty(dy.shape, dy.dtype)
+    _run("relu_backward", None, (dy, saved.positive), (dx,))
+    return dx
 
 
 @kernel_for(silu_forward, supports=_forward_supports, device="cuda")

@@ -10,6 +10,7 @@
 #define SIZE_SCALE 1  // 1 / sqrt(1 - beta2^t)
 #define LEARNING_RATE 2
 #define CLIP 3  // what the gradient is multiplied by
+#define IS_TAKEN 4  // 0 where loss or gradient are not finite: nothing is changed then
 
 struct Rates {
   float step_rate, size_scale, beta1, rest1, beta2, rest2, eps;
@@ -60,7 +61,7 @@ __device__ void update_by_segments(float* weight, const float* gradient, float* 
                                    const long long* ends, const float* decays, int segments, long long size, Rates
                                    rates, const float* now) {
   long long start = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * N;
-  if (start >= size) return;
+  if (start >= size || now[IS_TAKEN] == 0.0f) return;
   int segment = 0;
   for (int high = segments - 1; segment < high;) {  // the first that ends behind start, by halving
     int middle = (segment + high) / 2;
@@ -103,21 +104,25 @@ extern "C" __global__ void squares_of_parts(const float* gradient, long long siz
   if (threadIdx.x == 0) squares[blockIdx.x] = sum;
 }
 
-// One block: count the step, and write the numbers of it. A gradient that is not finite is not clipped, so that it
-// shows.
+// One block: count the step, and write the numbers of it. A step whose loss, where one is given, or whose gradient is
+// not finite is not counted and changes nothing: the weights that led to it are still there when the CPU hears of it.
 extern "C" __global__ void prepare_step(const double* squares, int count, float max_norm, const float* learning_rate,
-                                        double beta1, double beta2, int* step, float* norm, float* now) {
+                                        double beta1, double beta2, const float* loss, int* step, double* norm,
+                                        float* now) {
   __shared__ double parts[32];
   double sum = 0.0;
   for (int i = threadIdx.x; i < count; i += blockDim.x) sum += squares[i];
   sum = block_sum(sum, parts);
   if (threadIdx.x > 0) return;
   double length = sqrt(sum);
+  *norm = length;
+  bool finite = length - length == 0.0 && (!loss || *loss - *loss == 0.0f);
+  now[IS_TAKEN] = finite ? 1.0f : 0.0f;
+  if (!finite) return;
   int t = *step + 1;
   *step = t;
-  *norm = (float)length;
   now[STEP_RATE] = (float)(*learning_rate / (1.0 - pow(beta1, (double)t)));
   now[SIZE_SCALE] = (float)(1.0 / sqrt(1.0 - pow(beta2, (double)t)));
   now[LEARNING_RATE] = *learning_rate;
-  now[CLIP] = max_norm > 0.0f && length > max_norm && length - length == 0.0 ? (float)(max_norm / length) : 1.0f;
+  now[CLIP] = max_norm > 0.0f && length > max_norm ? (float)(max_norm / length) : 1.0f;
 }

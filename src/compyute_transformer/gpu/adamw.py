@@ -66,7 +66,7 @@ class DeviceAdamW:
     its size. shadow: an array of bfloat16 that each step writes the weights to, or None. max_norm: 0 clips nothing.
 
     Arrays that may be read and written between steps: `learning_rate` (float32), `count` (int32, the steps so far),
-    `norm` (float32, that of the last gradient before clipping), `first_moment`, `second_moment`.
+    `norm` (float64, that of the last gradient before clipping), `first_moment`, `second_moment`.
     """
 
     def __init__(
@@ -83,14 +83,17 @@ class DeviceAdamW:
         self.weight, self.gradient, self.shadow = weight, gradient, shadow
         self.betas, self.eps, self.max_norm = betas, eps, max_norm
         self.first_moment, self.second_moment = xp.zeros_like(weight), xp.zeros_like(weight)
-        self.learning_rate, self.norm = xp.zeros((), np.float32), xp.zeros((), np.float32)
+        self.learning_rate, self.norm = xp.zeros((), np.float32), xp.zeros((), np.float64)
         self.count = xp.zeros((), np.int32)
         self._ends = xp.asarray([end for end, _ in segments], np.int64)
         self._decays = xp.asarray([decay for _, decay in segments], np.float32)
-        self._squares, self._now = xp.zeros(NORM_BLOCKS, np.float64), xp.zeros(4, np.float32)
+        self._squares, self._now = xp.zeros(NORM_BLOCKS, np.float64), xp.zeros(5, np.float32)
 
-    def step(self) -> None:
-        """Count the step, clip, and update weights and moments. Nothing waits for the CPU."""
+    def step(self, loss: Array | None = None) -> None:
+        """Count the step, clip, and update weights and moments. Nothing waits for the CPU.
+
+        Where the gradient, or the loss (one float32 on the device), is not finite, nothing but `norm` changes.
+        """
         size = self.weight.size
         blocks = min(NORM_BLOCKS, blocks_for(size)[0])
         kernel("adamw", "squares_of_parts", np.float32)(
@@ -101,7 +104,8 @@ class DeviceAdamW:
             (THREADS,),
             (
                 *(self._squares, np.int32(blocks), np.float32(self.max_norm), self.learning_rate),
-                *(*(np.float64(beta) for beta in self.betas), self.count, self.norm, self._now),
+                *(np.float64(beta) for beta in self.betas),
+                *(NULL if loss is None else loss, self.count, self.norm, self._now),
             ),
         )
         arrays = self.weight, self.gradient, self.first_moment, self.second_moment

@@ -14,7 +14,9 @@ __device__ __forceinline__ void put(__nv_bfloat16* place, float x) { *place = __
 typedef float Storage;
 #endif
 __device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(bool x) { return x ? 1.0f : 0.0f; }
 __device__ __forceinline__ void put(float* place, float x) { *place = x; }
+__device__ __forceinline__ void put(bool* place, float x) { *place = x != 0.0f; }
 
 #define ALL_LANES 0xffffffffu
 #define PER_VECTOR (16 / (int)sizeof(Storage))  // numbers that one instruction loads: 4 floats, or 8 of bfloat16

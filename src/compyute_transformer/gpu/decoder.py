@@ -16,6 +16,7 @@ from ..ops.block import BlockWeights, NormWeights
 from ..ops.gated_block import GatedBlockWeights
 from ..precision import precision
 from ._products import multiply
+from ._rounded import narrowed
 from .cached_attention import CacheState, attend_to_cache
 from .norm import residual_layer_norm_forward, residual_rms_norm_forward
 
@@ -24,8 +25,8 @@ __all__ = [
     "Cached",
     "blocks_of_token",
     "gated_blocks_of_token",
-    "narrowed",
     "project",
+    "rounded",
 ]
 
 MATRICES = ("in_weight", "out_weight", "gate_weight", "up_weight", "down_weight")
@@ -44,21 +45,19 @@ class Cached(NamedTuple):
     tables: tuple[Array, Array] | None = None
 
 
-def narrowed(weights: Any) -> Any:
+def rounded(weights: Any) -> Any:
     """Return the weights of a block, or one matrix, as products take them: rounded once, not for each token."""
     if precision() != "bfloat16":
         return weights
-    narrow = import_module("ml_dtypes").bfloat16
     if not isinstance(weights, tuple):
-        return weights.astype(narrow)
+        return narrowed(weights)
     fields: Any = weights
-    return fields._replace(
-        **{name: getattr(fields, name).astype(narrow) for name in MATRICES if name in fields._fields}
-    )
+    matrices = {name: narrowed(getattr(fields, name)) for name in MATRICES if name in fields._fields}
+    return fields._replace(**matrices)
 
 
 def project(x: Array, weight: Array, bias: Array | None = None) -> Array:
-    """Return x Wᵀ + bias of rows x (B, C) for a weight that `narrowed` returned."""
+    """Return x Wᵀ + bias of rows x (B, C) for a weight that `rounded` returned."""
     y: Array = import_module("cupy").empty((len(x), len(weight)), x.dtype)
     x = x.astype(weight.dtype, copy=False)
     multiply(x, weight, y, transposed=(False, True), epilogue="none" if bias is None else "bias", vector=bias)

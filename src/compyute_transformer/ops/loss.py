@@ -40,7 +40,7 @@ class CrossEntropySaved(NamedTuple):
     targets: Array
     highest: Array
     log_total: Array
-    num_scored: int
+    num_scored: int | Array  # on a GPU an integer there, which the CPU does not wait for
     ignore_index: int
     label_smoothing: float
 
@@ -139,7 +139,7 @@ def cross_entropy_backward(
     if label_smoothing:
         drows -= label_smoothing / V
     drows[xp.arange(len(rows)), xp.where(scored, targets, 0)] -= 1.0 - label_smoothing
-    drows *= logits.dtype.type(float(dloss) / max(num_scored, 1))
+    drows *= logits.dtype.type(float(dloss) / max(int(num_scored), 1))
     drows[~scored] = 0  # not a product with zero: an ignored row may hold NaN
     return drows.reshape(logits.shape)
 
