@@ -222,7 +222,7 @@ def save_pretrained(
         ) from error
 
 
-def _beside(model: Bert, parameters: Mapping[str, Array]) -> dict[str, Array]:
+def _beside(model: Any, parameters: Mapping[str, Array]) -> dict[str, Array]:
     """Return the tensors of a BERT that repeat another or mean nothing here, and that Transformers 5 misses in a file.
 
     They are the bias of the head under its second name, and zeros for a pooler. A model that was read has those of its
