@@ -10,6 +10,15 @@ float32 master weights. Products of float64 arrays are computed in float64, what
 
 A precision is part of what an op computes: the references round their operands by `round_to_bfloat16`, so that they
 give the same as a kernel on any machine, and a backward computes in the precision of its forward.
+
+What lies in the memory of a GPU as bfloat16 in training, where kernels compute in that precision:
+
+    weights        a copy of all of them, made anew at the beginning of each step; see `gpu._rounded`
+    activations    from the norm of a `PreNormBlock` to the branch that is added to the stream, and kept so
+
+Each op writes numbers of the dtype of its input, and the gradient of an input has the dtype of the input; a norm alone
+writes bfloat16 from float32, within `rounded_results`. The gradients of weights are float32. On a GPU ops take both
+dtypes side by side then, see `mixes`.
 """
 
 from collections.abc import Iterator
@@ -19,14 +28,25 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from .arrays import Array, array_module
+from .arrays import Array, array_module, device_of
 from .errors import ConfigError
 
-__all__ = ["Precision", "check_precision", "operands", "precision", "round_to_bfloat16", "use_precision"]
+__all__ = [
+    "Precision",
+    "check_precision",
+    "mixes",
+    "operands",
+    "precision",
+    "round_to_bfloat16",
+    "rounded_results",
+    "rounds_results",
+    "use_precision",
+]
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 
 _precision: ContextVar[Precision] = ContextVar("precision", default="float32")
+_rounds: ContextVar[bool] = ContextVar("rounds", default=False)
 
 HALF, KEPT, QUIET = np.uint32(0x7FFF), np.uint32(0xFFFF0000), np.uint32(0x00400000)
 
@@ -73,7 +93,34 @@ def round_to_bfloat16(x: Array) -> Array:
 
 
 def operands(chosen: Precision, *arrays: Array) -> tuple[Array, ...]:
-    """Return arrays as they are multiplied in a precision: float32 rounded to bfloat16 where it says so."""
+    """Return arrays as they are multiplied in a precision: float32 rounded to bfloat16 where it says so.
+
+    What is stored as bfloat16 then becomes float32, of the same value: sums are float32.
+    """
     if chosen != "bfloat16":
         return arrays
-    return tuple(round_to_bfloat16(array) if array.dtype == np.float32 else array for array in arrays)
+    wide = (array.astype(np.float32) if array.dtype.name == "bfloat16" else array for array in arrays)
+    return tuple(round_to_bfloat16(array) if array.dtype == np.float32 else array for array in wide)
+
+
+def mixes(one: Array, other: Array) -> bool:
+    """Return whether two arrays of different dtypes may meet in one op: float32 and bfloat16, on a GPU."""
+    return {one.dtype.name, other.dtype.name} == {"float32", "bfloat16"} and device_of(one) == "cuda"
+
+
+@contextmanager
+def rounded_results(wanted: bool = True) -> Iterator[None]:
+    """Say that products alone read what is computed within a `with` block, so that it may be stored as they round it.
+
+    Only kernels of norms on a GPU do so, and only where products are in bfloat16. wanted: False changes nothing.
+    """
+    token = _rounds.set(wanted)
+    try:
+        yield
+    finally:
+        _rounds.reset(token)
+
+
+def rounds_results() -> bool:
+    """Return whether results may be stored in bfloat16: `rounded_results` says so, and products are computed in it."""
+    return _rounds.get() and _precision.get() == "bfloat16"

@@ -35,6 +35,7 @@ from ..ops.attention import (
 from ..precision import operands, precision
 from ..random import RandomKey, dropout_threshold, random_bits
 from ._kernel import ADVANCE, NULL, address_of
+from ._rounded import narrowed
 
 __all__ = ["fused_attention_backward_kernel", "fused_attention_forward_kernel"]
 
@@ -199,11 +200,6 @@ def fits_cudnn(q: Array, k: Array, mask: Mask) -> bool:
         return False
     # with lengths, cuDNN counts a band from the last key of each row, not from the last of all
     return not (banded and (T > S or (mask.key_lengths is not None and T != S)))
-
-
-def narrowed(array: Array) -> Array:
-    """Return float32 as bfloat16, in the order of its memory; others as they are."""
-    return array.astype(import_module("ml_dtypes").bfloat16) if array.dtype == np.float32 else array
 
 
 def strides_of(array: Array) -> tuple[int, ...]:

@@ -32,6 +32,7 @@ from .captured import CapturedSteps, capture_fault
 from .early_stopping import EarlyStopping
 from .finite import all_finite, first_non_finite
 from .interrupt import Interrupt, interruptible
+from .mixed import rounded_weights
 from .reporting.events import Advanced, Evaluated, Event, Logged, RunResult, Sampled, Saved, Started
 from .reporting.journal import LOG, Journal, read_log
 from .reporting.reporters import Reporter
@@ -205,7 +206,8 @@ class Trainer:
     def _gradient(self, batch: Parts) -> tuple[float, float]:
         """Compute the gradient of a batch and clip it. Return the loss, and the norm before."""
         self.optimizer.zero_grad()
-        loss = self.parallel.accumulate(batch, self.task.loss_and_gradient)
+        with rounded_weights(self.model):
+            loss = self.parallel.accumulate(batch, self.task.loss_and_gradient)
         return loss, self._clip()
 
     def _take_captured(self, batch: Parts) -> tuple[float, float] | None:
@@ -276,7 +278,8 @@ class Trainer:
             self.reporter.report(self._evaluation(metrics, best=False))
 
     def _validate(self) -> dict[str, float]:
-        with sharing(self.communicator), watching(getattr(self.reporter, "validating", None)):
+        bar = getattr(self.reporter, "validating", None)
+        with sharing(self.communicator), watching(bar), rounded_weights(self.model):
             metrics = dict(self.task.validate())
         if metrics and not isfinite(metrics["loss"]):
             raise self._non_finite(f"after step {self.step}: validation loss {metrics['loss']:g}", self.task.state())
