@@ -79,6 +79,7 @@ def chat(request: Request, **sampling: Any) -> None:
     else:  # a run that went on from a model that chats
         opened = Pretrained(Path(request.model) / PUBLISHED)
         run = load_run(request.model)
+        run.model.precision = None  # as in `open_model`
         opened.model, opened.tokenizer = merge_lora(run.model), run.tokenizer
     _ = opened.chat_template  # a model without one is refused before it is read
     chosen = {name: value for name, value in sampling.items() if value is not None and value != []}

@@ -58,6 +58,7 @@ def open_model(path: str, checkpoint: Any = "best", device: Device = "cpu") -> O
 
     if not is_pretrained(model_path(path)):
         run = load_run(path, checkpoint, device)
+        run.model.precision = None  # float32: as exact, and the fused decoder is faster
         kind = run.settings.data.kind
         return OpenedModel(merge_lora(run.model), None if kind == "images" else run.tokenizer, kind, run.step)
     if checkpoint != "best":

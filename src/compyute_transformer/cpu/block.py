@@ -21,8 +21,9 @@ from ..dispatch import kernel_for
 from ..ops.activation import Activation
 from ..ops.attention import Mask
 from ..ops.block import BlockWeights, blocks_step, each_shape, each_weight
+from ..precision import precision
 from ._blas import pointer
-from ._kernel import compile_kernel, compile_parallel, is_float32, is_ready, pool_for
+from ._kernel import compile_kernel, compile_parallel, compile_part, is_float32, is_ready, pool_for
 from ._tiles import few_task
 from .activation import gelu_part
 from .attention import arguments, is_strided, supports_mask
@@ -45,7 +46,7 @@ def _note(places, norm_1, shift_1, w_in, b_in, w_out, b_out, norm_2, shift_2, w_
     places[9], places[10], places[11] = b_up.ctypes.data, w_down.ctypes.data, b_down.ctypes.data
 
 
-@compile_kernel
+@compile_part
 def remember(packed, options):
     """Write the keys and values among the columns of packed (B·T, (H + 2K)·D) to the end of k and v."""
     o = options[0]
@@ -61,7 +62,7 @@ def remember(packed, options):
                     key[d], value[d] = own_key[d], own_value[d]
 
 
-@compile_kernel
+@compile_part
 def add_product(x, weight, bias, stream, y, first, last):
     """Columns [first, last) of y = stream + x weightᵀ + bias."""
     few_rows_columns(x, weight, bias, True, y, first, last)
@@ -71,7 +72,7 @@ def add_product(x, weight, bias, stream, y, first, last):
             b[i] += a[i]
 
 
-@compile_kernel
+@compile_part
 def _activated_product(x, weight, bias, activation, y, first, last):
     """Columns [first, last) of y = activation(x weightᵀ + bias)."""
     few_rows_columns(x, weight, bias, True, y, first, last)
@@ -143,8 +144,8 @@ def _supports(
     activation: Activation = "gelu_tanh",
     norm_first: bool = True,
 ) -> bool:
-    # blocks that are alike: one kernel runs through all of them
-    if x.size == 0 or not is_float32(x) or not supports_mask(mask):
+    # blocks that are alike: one kernel runs through all of them, in float32
+    if precision() == "bfloat16" or x.size == 0 or not is_float32(x) or not supports_mask(mask):
         return False
     (B, T, C), k, F = x.shape, keys[0], len(weights[0].up_weight)
     if not is_strided(k) or B * T > FEW_ROWS:

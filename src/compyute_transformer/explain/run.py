@@ -52,6 +52,7 @@ def explain_run(folder: str | Path, request: Request) -> str:
 
 def _document(folder: Path, request: Request) -> Document:
     loaded = load_run(folder, request.which, request.device)
+    loaded.model.precision = None  # float32, so that every number is the sum that the page shows
     inputs, targets, words = _inputs(folder, loaded, request)
     frames: list[Frame] = []
     current, chosen = 0, None

@@ -20,6 +20,7 @@ from ..nn.norm import LayerNorm, RMSNorm
 from ..nn.position import RotaryPosition
 from ..ops.block import BlockWeights, NormWeights, blocks_step
 from ..ops.gated_block import GatedBlockWeights, RotaryTables, gated_blocks_step
+from ..precision import precision
 from .cache import KeyValueCache
 
 __all__ = ["FusedDecoder"]
@@ -52,9 +53,12 @@ class FusedDecoder:
         """Return the fused decoder of a model in `eval()`; None where running its blocks would be something else.
 
         A model is supported if its blocks are alike and made of the library's own parts, their attention is "auto" or
-        "fused", no observer watches one of them, and there is a kernel for the device.
+        "fused", no observer watches one of them, products are not in bfloat16, and there is a kernel for the device.
         """
-        if not blocks_step.has_kernel(model.token_embedding.weight.data) or not _are_one_op(model.blocks):
+        in_bfloat16 = (model.precision or precision()) == "bfloat16"
+        if in_bfloat16 or not blocks_step.has_kernel(model.token_embedding.weight.data):
+            return None
+        if not _are_one_op(model.blocks):
             return None
         return cls(model)
 

@@ -24,8 +24,9 @@ from ..arrays import Array
 from ..errors import BackendError
 from ..precision import precision
 from ._kernel import address_of
+from ._rounded import narrowed
 
-__all__ = ["TYPES", "Epilogue", "multiply", "operands", "planner"]
+__all__ = ["TYPES", "Epilogue", "multiply", "operands", "planner", "vector_of"]
 
 Epilogue = Literal["none", "bias", "gelu_bias", "dgelu", "bias_gradient"]
 
@@ -294,9 +295,15 @@ def _gelu(x: Any) -> tuple[Array, Array]:
 
 
 def operands(*arrays: Array) -> tuple[Array, ...]:
-    """Return matrices as they are multiplied: contiguous, rounded to bfloat16 where the precision says so."""
+    """Return matrices as they are multiplied: contiguous, float32 as bfloat16 where the precision or another is."""
     cupy = import_module("cupy")
-    if precision() == "bfloat16" and all(array.dtype == np.float32 for array in arrays):
-        narrow = import_module("ml_dtypes").bfloat16
-        return tuple(array.astype(narrow) for array in arrays)
+    if precision() == "bfloat16" or any(array.dtype.name == "bfloat16" for array in arrays):
+        arrays = tuple(map(narrowed, arrays))
     return tuple(cupy.ascontiguousarray(array) for array in arrays)
+
+
+def vector_of(array: Array | None, out: Array) -> Array | None:
+    """Return a bias in the dtype of the result that it is added to."""
+    if array is None or array.dtype == out.dtype:
+        return array
+    return narrowed(array) if out.dtype.name == "bfloat16" else array.astype(out.dtype)

@@ -46,6 +46,12 @@ class FeedForward(Module):
         self.up = Linear(embed_dim, mlp_dim, bias=bias, weight_init=up_init, generator=generator)
         self.down = Linear(mlp_dim, embed_dim, bias=bias, weight_init=down_init, generator=generator)
 
+    @property
+    def reads_rounded(self) -> bool:
+        """Whether x may be bfloat16 beside weights of float32; see `precision`."""
+        parts = self.up, self.down
+        return type(self) is FeedForward and all(getattr(part, "reads_rounded", False) for part in parts)
+
     def forward(self, x: Array) -> Array:
         """Map (*rows, embed_dim) to the same shape."""
         activation, _ = ACTIVATIONS[self.activation]
@@ -87,6 +93,12 @@ class GatedFeedForward(Module):
         self.gate = Linear(embed_dim, mlp_dim, bias=bias, weight_init=up_init, generator=generator)
         self.up = Linear(embed_dim, mlp_dim, bias=bias, weight_init=up_init, generator=generator)
         self.down = Linear(mlp_dim, embed_dim, bias=bias, weight_init=down_init, generator=generator)
+
+    @property
+    def reads_rounded(self) -> bool:
+        """Whether x may be bfloat16 beside weights of float32; see `precision`."""
+        parts = self.gate, self.up, self.down
+        return type(self) is GatedFeedForward and all(getattr(part, "reads_rounded", False) for part in parts)
 
     def forward(self, x: Array) -> Array:
         """Map (*rows, embed_dim) to the same shape."""
