@@ -1,6 +1,7 @@
 """Mixed precision in training on a GPU: one rounded copy of the weights a step, and bfloat16 within the blocks."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from importlib import import_module
 from typing import Any
 
@@ -11,11 +12,13 @@ from gpu.stand_in import cublaslt, cudnn, installed
 
 from compyute_transformer import GPT, AdamW, GPTConfig, nn
 from compyute_transformer.arrays import to_device
-from compyute_transformer.dispatch import use_kernels
+from compyute_transformer.dispatch import intercept, use_kernels
 from compyute_transformer.models.registry import MODELS, build_model
+from compyute_transformer.nn.observer import observe
 from compyute_transformer.ops.linear import linear_backward, linear_forward
 from compyute_transformer.ops.loss import cross_entropy_backward, cross_entropy_forward
 from compyute_transformer.precision import rounded_results, use_precision
+from compyute_transformer.random import Generator
 from compyute_transformer.training.captured import CapturedSteps
 from compyute_transformer.training.mixed import rounded_weights
 
@@ -152,6 +155,70 @@ def test_the_copy_is_never_that_of_older_weights(cupy: Any, change: Callable[[An
     taken = steps.take(batch, 1e-1)
     assert (taken is None) == (change is change_by_another_array)  # whose buffer is another by now
     assert (again if taken is None else taken[0]) == pytest.approx(float(expected), rel=1e-5)
+
+
+# --- the feed-forward network at once ---
+
+
+def of_feed_forward(bias: bool, precision: Any, dtype: Any, at_once: bool) -> tuple[dict[str, Any], set[int]]:
+    """Return the output and all gradients of a feed-forward network, and the epilogues that ran."""
+    layer = nn.FeedForward(8, 24, bias=bias, generator=Generator(3))
+    for parameter in layer.parameters():
+        parameter.data = numbers(parameter.size, *parameter.shape, dtype=dtype) / 2
+    x, dy = numbers(0, 2, 5, 8, dtype=dtype), numbers(1, 2, 5, 8, dtype=dtype)
+    library, products = cublaslt.make()
+    with installed(products) as cupy, use_precision(precision):
+        layer.to("cuda")
+        for frozen in ((), (layer.up.weight, layer.down.weight)):
+            layer.requires_grad_(True)
+            layer.zero_grad()
+            for parameter in frozen:
+                parameter.requires_grad = False
+            with nullcontext() if at_once else observe(layer, nn.Observer()):
+                y = layer(cupy.asarray(x))
+                assert bool(layer.up._saved) != at_once
+                dx = layer.backward(cupy.asarray(dy))
+            found = {"y": y.get(), "dx": dx.get()} if not frozen else found
+            for name, parameter in layer.named_parameters():
+                if frozen and parameter.requires_grad:
+                    assert np.allclose(parameter.grad.get(), found[name], rtol=1e-2, atol=1e-2), name
+                elif not frozen:
+                    found[name] = parameter.grad.get()
+                assert (parameter.grad is None) == (not parameter.requires_grad)
+    return found, {epilogue for epilogue, _ in library.calls}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("precision", "dtype", "most"),
+    [("float32", np.float64, 1e-12), ("float32", np.float32, 3e-6), ("bfloat16", np.float32, 1e-2)],
+)
+def test_a_feed_forward_network_at_once_is_that_of_its_layers(
+    bias: bool, precision: Any, dtype: Any, most: float
+) -> None:
+    found, epilogues = of_feed_forward(bias, precision, dtype, at_once=True)
+    expected, others = of_feed_forward(bias, precision, dtype, at_once=False)
+    assert epilogues == ({4, 164, 192, 512, 1} if bias else {1, 160, 192})
+    assert not others & {160, 164, 192}
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert found[name].dtype == dtype, name
+        assert np.abs(found[name] - array).max() <= most * np.abs(array).max(), name
+
+
+def test_what_is_no_plain_layer_with_tanh_gelu_in_training_runs_layer_by_layer(cupy: Any) -> None:
+    x = cupy.asarray(numbers(0, 3, 8))
+    layer = nn.FeedForward(8, 24).to("cuda")
+    assert layer._fused(x) is not None
+    for other in (nn.FeedForward(8, 24, activation="gelu").to("cuda"), nn.FeedForward(8, 24).to("cuda").eval()):
+        assert other._fused(x) is None
+    with use_kernels("reference"):
+        assert layer._fused(x) is None
+    with intercept(lambda op, args, kwargs: op.run(*args, **kwargs)):
+        assert layer._fused(x) is None
+    assert layer._fused(x.astype(np.float16)) is None
+    layer.down = nn.LoRALinear(layer.down)
+    assert layer._fused(x) is None
 
 
 # --- models ---
