@@ -71,11 +71,11 @@ def feed_forward_backward(
         dy_rows, rows, up_matrix, down_matrix = operands(
             dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1]), up, down
         )
-        dhidden = _empty(*hidden.shape, hidden.dtype)
+        dhidden = _empty(len(hidden), len(up), hidden.dtype)
         multiply(dy_rows, down_matrix, dhidden, epilogue="dgelu", hidden=hidden)
         ddown = _of_parameters(dy_rows, activated, down, needs[2], needs[3] and has_bias[1])
         dup = _of_parameters(dhidden, rows, up, needs[0], needs[1] and has_bias[0])
-        dx = _empty(*rows.shape, x.dtype)
+        dx = _empty(len(rows), rows.shape[1], x.dtype)
         multiply(dhidden, up_matrix, dx)
     return dx.reshape(x.shape), *dup, *ddown
 
@@ -87,7 +87,7 @@ def _of_parameters(dy: Array, x: Array, weight: Array, needs_weight: bool, needs
         if dbias is not None:
             dbias[...] = dy.sum(0, dtype=dbias.dtype)
         return None, dbias
-    dweight = _empty(*weight.shape, weight.dtype)
+    dweight = _empty(len(weight), weight.shape[1], weight.dtype)
     epilogue: Any = "none" if dbias is None else "bias_gradient"
     multiply(dy, x, dweight, transposed=(True, False), epilogue=epilogue, vector=dbias)
     return dweight, dbias
