@@ -20,7 +20,8 @@ from compyute_transformer import __version__, cli
 from compyute_transformer.cli import terminal
 from compyute_transformer.cli.train import train as train_command
 from compyute_transformer.data.text.corpus import NAMED
-from compyute_transformer.training import Settings
+from compyute_transformer.training import Settings, load_run
+from compyute_transformer.training.reporting.journal import read_log
 from compyute_transformer.training.settings.presets import DEFAULT_PRESET, PRESETS
 from compyute_transformer.training.settings.settings import KINDS, SECTION_OF
 
@@ -223,6 +224,25 @@ def test_a_run_goes_on(run: Run, trained: Path) -> None:
     done = run("train", "--resume", trained, "--steps", 33, "--json")
     assert done.code == 0
     assert json.loads(done.out.splitlines()[-1])["step"] == 33
+
+
+def test_a_precision_is_saved_with_the_run(run: Run, trained: Path, tmp_path: Path) -> None:
+    text, options = trained.parent / "owl.txt", ["--steps", 4, "--eval-every", 2, *TINY]
+    assert run("train", text, "--out", tmp_path / "run", "--precision", "bfloat16", *options).code == 0
+    assert load_run(tmp_path / "run").model.precision == "bfloat16"
+    assert load_run(trained).model.precision is None
+    losses = {
+        entry["step"]: entry["validation_loss"] for entry in read_log(tmp_path / "run") if "validation_loss" in entry
+    }
+    found = json.loads(run("eval", tmp_path / "run", "--checkpoint", "last", "--json").out)
+    assert found["loss"] == losses[4], "evaluation computes as the validation did"
+    assert run("generate", tmp_path / "run", "--max-new-tokens", 5).code == 0
+    assert run("explain", tmp_path / "run", "--prompt", "owl", "--out", tmp_path / "page.html").code == 0
+    done = run("train", text, "--out", tmp_path / "tf32", "--precision", "tf32", *options)
+    assert done.code != 0
+    assert "tf32 is of the tensor cores of a GPU" in " ".join(done.err.split())
+    assert run("train", "--resume", tmp_path / "run", "--steps", 5).code == 0
+    assert load_run(tmp_path / "run", "last").model.precision == "bfloat16"
 
 
 def test_a_byte_pair_run_writes_whole_characters(run: Run, tmp_path: Path) -> None:

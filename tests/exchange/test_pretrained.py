@@ -499,7 +499,7 @@ def test_two_spellings_of_one_tensor_are_refused(tmp_path: Path) -> None:
         (LLAMA | {"hidden_act": "relu"}, "hidden_act is one of"),
         (LLAMA | {"rope_scaling": {"rope_type": "longrope"}}, "rope_type is default, linear, .*, got 'longrope'"),
         (LLAMA | {"rope_scaling": {"type": "yarn", "factor": 2.0, "mscale": 1.0}}, "mscale"),
-        (LLAMA | {"rope_scaling": [1]}, "rope_scaling is a JSON object"),
+        (LLAMA | {"rope_scaling": [1]}, "rope_scaling in config.json is a JSON object"),
         (LLAMA | {"num_key_value_heads": 2}, "num_kv_heads num_heads, got"),
         (
             LLAMA | {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
