@@ -11,6 +11,8 @@ ids            the same on arrays of ids
 batch          several prompts at once
 likelihood     how probable a text is: perplexity, and the best of several continuations
 beam           which hypotheses are kept, and which is the best
+search         the continuation of a prompt by beam search
+speculative    tokens that a smaller model guesses, read together
 translation    translations by greedy search, beam search or sampling
 attention      the attention weights of a model, as arrays
 pictures       the same as pictures of a prompt or a translation
@@ -24,16 +26,19 @@ from .decode import prefill, step
 from .ids import generate_ids
 from .likelihood import Choice, choose, evaluate_ids, log_likelihoods
 from .sampling import Sampling, probabilities, sample
+from .search import Continuation, beam_search
 from .text import TextStream, generate, stream
 from .translation import Translation, stream_translation, translate
 
 __all__ = [
     "Choice",
+    "Continuation",
     "KeyValueCache",
     "Sampling",
     "TextStream",
     "Translation",
     "attention_maps",
+    "beam_search",
     "choose",
     "evaluate_ids",
     "generate",
