@@ -11,24 +11,18 @@ import argparse
 import json
 import random
 import shutil
-import signal
-import string
 import sys
 import tempfile
-import traceback
-import unicodedata
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from fuzz_helpers import broken_rule, flip, of_bytes, of_json
 from training_helpers import TEXT, tiny
 
 from compyute_transformer import use_kernels
-from compyute_transformer.errors import CompyuteError
 from compyute_transformer.training import load_run, resume_run, start_run
 from compyute_transformer.training.reporting.journal import read_log
 from compyute_transformer.training.run import checkpoint
@@ -36,13 +30,7 @@ from compyute_transformer.training.run.schema import digest
 
 __all__ = ["fuzz", "make_run"]
 
-SECONDS, CHARACTERS = 5, 2000
 REPORTS = ("log.jsonl", "samples.txt")
-ODD: list[Any] = [
-    *(None, True, -1, 0, 1, 2**31, 2**63, 2**64, 10**400, -(2**70), 0.5, 1e308, float("nan"), float("inf")),
-    *("", "x" * 200_000, "\x1b[31mred", "\u202e", "../../etc/passwd", "/dev/zero", "no", "\ud800", "cpu", "none"),
-    *([], {}, [[]], {"a": {}}, [1, 2, 3], {"": ""}),
-]
 
 
 def make_run(folder: Path, tokenizer: str) -> Path:
@@ -53,24 +41,6 @@ def make_run(folder: Path, tokenizer: str) -> Path:
     settings = tiny(steps=4, num_layers=1, embed_dim=8, decay="constant", checkpoint_every=2, **vocabulary)
     start_run([text], settings, folder / "run")
     return folder / "run"
-
-
-class _TooLong(BaseException):
-    pass
-
-
-@contextmanager
-def _within(seconds: int) -> Iterator[None]:
-    def stop(*_: object) -> None:
-        raise _TooLong
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 # --- what a run holds ---
@@ -106,87 +76,23 @@ def _read(run: Path, name: str, resume: bool) -> list[str]:
 # --- mutations ---
 
 
-def _flip(data: bytes, chance: random.Random) -> bytes:
-    at = chance.randrange(8 * len(data))
-    return data[: at // 8] + bytes([data[at // 8] ^ 1 << at % 8]) + data[at // 8 + 1 :]
-
-
-def _of_bytes(data: bytes, chance: random.Random) -> bytes:
-    start = chance.randrange(len(data) + 1)
-    stop = min(len(data), start + chance.choice((1, 2, 7, 100)))
-    junk = bytes(chance.randrange(256) for _ in range(chance.choice((1, 4, 50))))
-    return chance.choice(
-        [
-            *(b"", data[:start], data[start:], data[:start] + data[stop:], data[:start] + junk + data[stop:]),
-            *(data[:start] + junk + data[start:], data + data, data[::-1], bytes(len(data)), b"\xff\xfe" + data),
-            *(b"[" * 100_000, b'{"a":' * 2000 + b"1" + b"}" * 2000, data.replace(b"0", b"1"), data.replace(b'"', b"")),
-            *(data[:start] + data[start:stop] * 50 + data[stop:], b"\x1b[2J" + data, data.upper()),
-        ]
-    )
-
-
-def _places(value: Any) -> Iterator[tuple[Any, Any]]:
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in list(items):
-        yield value, key
-        yield from _places(item)
-
-
-def _of_json(data: bytes, chance: random.Random) -> bytes:
-    """Change some values of a JSON file; half of the time with a checksum that fits the new values."""
-    values = json.loads(data)
-    for _ in range(chance.choice((1, 1, 1, 2, 5))):
-        if not (places := list(_places(values))):
-            break
-        place, key = chance.choice(places)
-        how = chance.randrange(5)
-        if how == 0:
-            del place[key]
-        elif how == 1 and isinstance(place, dict):
-            place["".join(chance.choices(string.printable, k=5))] = chance.choice(ODD)
-        elif how == 2 and isinstance(place[key], int | float):
-            place[key] = chance.choice((-1, 2, 10, 1000, 0.5)) * place[key]
-        else:
-            place[key] = chance.choice(ODD)
-    if isinstance(values, dict) and "checksum" in values and chance.random() < 0.5:
-        values.pop("checksum")
-        with suppress(UnicodeError, ValueError):
-            values["checksum"] = digest(values)
-    return json.dumps(values).encode("utf-8", "surrogatepass")
-
-
 def _cases(files: dict[str, bytes], mutations: int, flips: int, seed: int) -> Iterator[tuple[str, str, bytes]]:
     chance = random.Random(seed)
     names = sorted(files)
     for number in range(mutations):
         name = names[number % len(names)]
-        mutate = chance.choice((_of_json, _of_bytes)) if name.endswith(".json") else _of_bytes
-        yield name, f"{mutate.__name__.removeprefix('_of_')} {number}", mutate(files[name], chance)
+        mutate = chance.choice((of_json, of_bytes)) if name.endswith(".json") else of_bytes
+        yield name, f"{mutate.__name__.removeprefix('of_')} {number}", mutate(files[name], chance)
     for number in range(flips):
         name = names[number % len(names)]
-        yield name, f"flip {number}", _flip(files[name], chance)
-
-
-def _controls(text: str) -> set[str]:
-    return {c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c != "\n"}
+        yield name, f"flip {number}", flip(files[name], chance)
 
 
 def _fault(call: Callable[[], list[str]], expected: list[str] | None) -> str:
     """Return which rule a call breaks; nothing if none."""
-    try:
-        with _within(SECONDS):
-            found = call()
-    except CompyuteError as error:
-        text = str(error)
-        if len(text) > CHARACTERS:
-            return f"an error of {len(text):,} characters: {text[:200]!r}"
-        return f"an error with {_controls(text)}: {text[:300]!r}" if _controls(text) else ""
-    except _TooLong:
-        return "it took too long"
-    except BaseException:
-        return "another error: " + traceback.format_exc(limit=-4)
-    if expected is None:
-        return ""
+    fault, found = broken_rule(call)
+    if fault or found is None or expected is None:
+        return fault
     differing = [number for number, pair in enumerate(zip(found, expected, strict=True)) if pair[0] != pair[1]]
     return f"other values in silence: {differing}" if differing else ""
 

@@ -20,7 +20,8 @@ from compyute_transformer import __version__, cli
 from compyute_transformer.cli import terminal
 from compyute_transformer.cli.train import train as train_command
 from compyute_transformer.data.text.corpus import NAMED
-from compyute_transformer.training import Settings
+from compyute_transformer.training import Settings, load_run
+from compyute_transformer.training.reporting.journal import read_log
 from compyute_transformer.training.settings.presets import DEFAULT_PRESET, PRESETS
 from compyute_transformer.training.settings.settings import KINDS, SECTION_OF
 
@@ -223,6 +224,25 @@ def test_a_run_goes_on(run: Run, trained: Path) -> None:
     done = run("train", "--resume", trained, "--steps", 33, "--json")
     assert done.code == 0
     assert json.loads(done.out.splitlines()[-1])["step"] == 33
+
+
+def test_a_precision_is_saved_with_the_run(run: Run, trained: Path, tmp_path: Path) -> None:
+    text, options = trained.parent / "owl.txt", ["--steps", 4, "--eval-every", 2, *TINY]
+    assert run("train", text, "--out", tmp_path / "run", "--precision", "bfloat16", *options).code == 0
+    assert load_run(tmp_path / "run").model.precision == "bfloat16"
+    assert load_run(trained).model.precision is None
+    losses = {
+        entry["step"]: entry["validation_loss"] for entry in read_log(tmp_path / "run") if "validation_loss" in entry
+    }
+    found = json.loads(run("eval", tmp_path / "run", "--checkpoint", "last", "--json").out)
+    assert found["loss"] == losses[4], "evaluation computes as the validation did"
+    assert run("generate", tmp_path / "run", "--max-new-tokens", 5).code == 0
+    assert run("explain", tmp_path / "run", "--prompt", "owl", "--out", tmp_path / "page.html").code == 0
+    done = run("train", text, "--out", tmp_path / "tf32", "--precision", "tf32", *options)
+    assert done.code != 0
+    assert "tf32 is of the tensor cores of a GPU" in " ".join(done.err.split())
+    assert run("train", "--resume", tmp_path / "run", "--steps", 5).code == 0
+    assert load_run(tmp_path / "run", "last").model.precision == "bfloat16"
 
 
 def test_a_byte_pair_run_writes_whole_characters(run: Run, tmp_path: Path) -> None:
@@ -737,11 +757,25 @@ def test_a_translation_refuses_what_only_a_text_has(run: Run, translator: Path) 
     assert "--stride has no effect with a run that learned translation" in plain(done.err)
 
 
-@pytest.mark.parametrize("option", ["--beam=1", "--length-penalty=0.6"])
-def test_a_text_refuses_what_only_translation_has(run: Run, trained: Path, option: str) -> None:
-    done = run("generate", trained, option)
-    assert done.code == 2
-    assert f"{option.partition('=')[0]} has no effect with a run that learned language" in plain(done.err)
+def test_a_text_is_continued_by_beam_search(run: Run, trained: Path) -> None:
+    options = ("generate", trained, "--prompt", "The", "--max-new-tokens", 6, "--beam", 3)
+    facts = json.loads(run(*options, "--json").out)
+    assert len(facts["text"]) == facts["tokens"] == 6
+    assert run(*options).out == f"The{facts['text']}\n"
+    greedy = json.loads(run(*options[:-1], 1, "--json").out)
+    plain_text = run("generate", trained, "--prompt", "The", "--max-new-tokens", 6, "--temperature", 0).out
+    assert plain_text == f"The{greedy['text']}\n"
+    assert facts["score"] >= greedy["score"] - 1e-6
+    for more, words in (
+        ("--temperature=1", "--beam is an option of search, and --temperature of sampling"),
+        ("--stride=2", "--stride has no effect with --beam"),
+        ("--no-cache", "--no-cache has no effect with --beam"),
+    ):
+        done = run(*options, more)
+        assert done.code == 2
+        assert words in plain(done.err)
+    done = run("generate", trained, "--length-penalty=0.6")
+    assert "give --beam 4" in plain(done.err)
 
 
 def test_a_translation_needs_something_to_translate(run: Run, translator: Path) -> None:
@@ -766,3 +800,15 @@ def test_a_task_is_given_the_data_that_it_reads(run: Run, tmp_path: Path, argume
     assert message in plain(done.err)
     assert not (tmp_path / "runs").exists()
     assert run("train", "--task", "images", "--show").code == 0
+
+
+def test_a_draft_changes_nothing_but_the_time(run: Run, trained: Path, translator: Path) -> None:
+    options = ("generate", trained, "--prompt", "The owl", "--max-new-tokens", 5, "--json")
+    alone, drafted = (json.loads(run(*options, *more).out) for more in ((), ("--draft", trained)))
+    assert drafted["text"] == alone["text"]
+    assert alone["drafted"] == 0
+    assert drafted["accepted"] == drafted["drafted"] == 4
+    assert "guesses right" in run(*options[:-1], "--draft", trained).err
+    refused = run("generate", trained, "--draft", translator)
+    assert refused.code == 2
+    assert "learned translation" in plain(refused.err)

@@ -52,6 +52,16 @@ __all__ = [
 ]
 
 
+MOST_CHARACTERS = 1000  # of a line; what came may be a whole file
+
+
+def _short(line: str) -> str:
+    if len(line) <= MOST_CHARACTERS:
+        return line
+    half = MOST_CHARACTERS // 2 - 20
+    return f"{line[:half]} ({len(line) - 2 * half:,} characters) {line[-half:]}"
+
+
 def _visible(character: str) -> str:
     if character.isprintable() or character in "\n\t":
         return character
@@ -65,8 +75,10 @@ class CompyuteError(Exception):
     """The root: catches everything this library raises on purpose."""
 
     def __str__(self) -> str:
-        """Return the message. What came from a file may hold characters that control a terminal: they are escaped."""
+        """Return the message: long lines cut, and what controls a terminal escaped, as a file may hold either."""
         text = super().__str__()
+        if len(text) > MOST_CHARACTERS:
+            text = "\n".join(map(_short, text.split("\n")))
         return text if text.isprintable() else "".join(map(_visible, text))
 
 

@@ -15,7 +15,7 @@ print(*(f"{p:.4f}" for p in softmax(np.array([[0, 1]], np.float32))[0]))
 """
 NEW = """
 
-@inline
+@compile_part
 def exp(x):
     return ONE
 """

@@ -28,6 +28,11 @@ def _normal(x: Array, below: Array, density: Array) -> None:
         below[i], density[i] = _vector.normal_cdf_and_pdf(x[i])
 
 
+@numba.njit
+def _random_row(bits: Array, first: int, quads: int, row: int, words: tuple[int, ...]) -> None:
+    _vector.random_row(bits, first, quads, row, *words)
+
+
 def test_exp_is_right_to_5e_7_wherever_float32_holds_it() -> None:
     x = np.linspace(-87.3, 88.7, 1_000_001).astype(np.float32)
     y = np.empty_like(x)
@@ -79,6 +84,5 @@ def test_random_row_is_a_row_of_random_bits(columns: int, first: int) -> None:
     expected = random_bits(key, rows=6, columns=first + columns)[0, 5, first:]
     quads = (columns + 3) // 4
     bits = np.zeros(4 * quads, np.uint32)
-    seed_low, seed_high = key.seed & 0xFFFFFFFF, key.seed >> 32
-    _vector.random_row(bits, first // 4, quads, 5, seed_low, seed_high, key.offset, (key.stream << 16) + key.head)
+    _random_row(bits, first // 4, quads, 5, key.words)
     np.testing.assert_array_equal(bits[:columns], expected)

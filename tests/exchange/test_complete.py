@@ -151,6 +151,9 @@ def test_an_answer_ends_at_any_of_the_end_tokens(
     answer = json.loads(capsys.readouterr().out)
     assert answer["text"] == opened.tokenizer.decode(whole)
     assert (answer["tokens"], answer["ended"]) == (6, False)
+    run("chat", folder, "--prompt", "Hello", "--json", "--draft", folder)
+    drafted = json.loads(capsys.readouterr().out)
+    assert (drafted["text"], drafted["accepted"], drafted["drafted"]) == (answer["text"], 4, 4)
     end = next(i for i in range(1, 6) if whole[i] not in whole[:i])
     run("convert", folder, tmp_path / "copy")
     (tmp_path / "copy" / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, int(whole[end])]}))
@@ -188,6 +191,8 @@ def test_a_conversation_holds_what_was_said_before(
 def test_what_cannot_chat_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("convert", folder, tmp_path / "copy")
     (tmp_path / "copy" / "tokenizer_config.json").write_text("{}")
+    others = CharacterTokenizer("".join(map(chr, range(100, 100 + Pretrained(folder).tokenizer.vocab_size))))
+    Llama(LlamaConfig(others.vocab_size, 128, 16, 2, 1)).save_pretrained(tmp_path / "other", tokenizer=others)
     for arguments, words in (
         (("chat", tmp_path / "copy", "--prompt", "a"), "has a chat template"),
         (("chat", tmp_path, "--prompt", "a"), "is no directory with the config.json"),
@@ -196,6 +201,10 @@ def test_what_cannot_chat_is_refused(folder: Path, tmp_path: Path, capsys: pytes
         (("convert", folder, folder / "in"), "OUT lies inside IN"),
         (("convert", folder, tmp_path / "b", "--checkpoint", "last"), "--checkpoint chooses"),
         (("generate", folder, "--checkpoint", "last"), "--checkpoint chooses"),
+        (
+            ("generate", folder, "--draft", tmp_path / "other"),
+            "has others. Give a smaller model with the same tokenizer",
+        ),
     ):
         with pytest.raises(SystemExit) as left:
             cli.main([str(argument) for argument in arguments])

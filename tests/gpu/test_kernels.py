@@ -31,6 +31,7 @@ from compyute_transformer.ops.rotary import (
     rotary_tables,
 )
 from compyute_transformer.optim.adamw import AdamWOptions, adamw_update
+from compyute_transformer.precision import rounded_results, use_precision
 from compyute_transformer.random import RandomKey, keep_mask
 from compyute_transformer.verify.kernels import compare_kernel
 from compyute_transformer.verify.record import cast
@@ -129,6 +130,24 @@ def test_norms_of_more_rows_than_blocks(monkeypatch: pytest.MonkeyPatch) -> None
     x, weight, bias = numbers(1, 41, 300), numbers(2, 300), numbers(3, 300)
     check_op(layer_norm_forward, layer_norm_backward, (x, weight, bias), np.float32)
     check_op(rms_norm_forward, rms_norm_backward, (x, weight), BFLOAT16)
+
+
+@pytest.mark.parametrize("width", [37, 1040])
+def test_norms_whose_result_is_rounded(width: int) -> None:
+    """y is bfloat16 beside x, weight, bias and statistics of float32; so is dy, and all gradients are float32."""
+    x, dy = numbers(1, 7, width, dtype=np.float32) * 2 + 1, numbers(9, 7, width, dtype=BFLOAT16)
+    weight, bias = numbers(2, width, dtype=np.float32) + 1, numbers(3, width, dtype=np.float32)
+    for forward, backward, parameters in (
+        (layer_norm_forward, layer_norm_backward, (weight, bias)),
+        (rms_norm_forward, rms_norm_backward, (weight,)),
+    ):
+        with use_precision("bfloat16"), rounded_results():
+            y, saved = forward.kernel("cuda")(x, *parameters)
+            assert backward.kernel("cuda").supports(dy, saved)
+            gradients = backward.kernel("cuda")(dy, saved)
+        expected, expected_saved = forward.reference(*exact((x, *parameters)))
+        assert_equal(y, expected, BFLOAT16)
+        assert_equal(gradients, backward.reference(exact(dy), expected_saved), np.float32)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -243,6 +262,19 @@ def test_rotary_position(width: int, turned: int, interleaved: bool, dtype: Any)
     cos, sin = rotary_tables(rotary_frequencies(turned), 3, 7, np.float64)
     x = numbers(1, 2, 3, 7, width)
     check_op(rotary_position_forward, rotary_position_backward, (x, cos, sin, interleaved), dtype)
+
+
+def test_rotary_position_of_bfloat16_by_tables_of_float32() -> None:
+    """Tables of bfloat16 would not tell far positions apart."""
+    cos, sin = rotary_tables(rotary_frequencies(16), 1000, 7)
+    x = numbers(1, 2, 3, 7, 16, dtype=BFLOAT16)
+    assert rotary_position_forward.kernel("cuda").supports(x, cos, sin)
+    y, saved = rotary_position_forward.kernel("cuda")(x, cos, sin)
+    expected, expected_saved = rotary_position_forward.reference(*exact((x, cos, sin)))
+    assert_equal(y, expected, BFLOAT16)
+    assert rotary_position_backward.kernel("cuda").supports(x, saved)
+    dx = rotary_position_backward.kernel("cuda")(x, saved)
+    assert_equal(dx, rotary_position_backward.reference(exact(x), expected_saved), BFLOAT16)
 
 
 @pytest.mark.parametrize("width", [16, 10])

@@ -60,7 +60,7 @@ def test_it_is_not_trained_moved_or_converted() -> None:
     model = MODELS["gpt"]()
     quantize_weights(model, "bfloat16")
     assert model.to("cpu") is model
-    with pytest.raises(StateError, match="GPT.train: weights in bfloat16 are for inference"):
+    with pytest.raises(StateError, match=r"GPT\.train: weights in bfloat16 are for inference"):
         model.train()
     with pytest.raises(DtypeError, match="weights in bfloat16 stay on the CPU as they are"):
         model.to(np.float64)
@@ -68,7 +68,7 @@ def test_it_is_not_trained_moved_or_converted() -> None:
         _ = model.flat
     with pytest.raises(StateError):
         model.load_state_dict(model.state_dict())
-    with pytest.raises(StateError, match="token_embedding.weight: weights in int8 or bfloat16 are for inference"):
+    with pytest.raises(StateError, match=r"token_embedding\.weight: weights in int8 or bfloat16 are for inference"):
         AdamW(model.parameters(), lr=1e-3)
     assert all(isinstance(p.data, QuantizedWeight) for p in matrices_of(model))
 

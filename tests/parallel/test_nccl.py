@@ -4,10 +4,13 @@ What only a GPU can show, such as that streams keep their order, is not tested h
 """
 
 import ctypes
+import socket
+import subprocess
 import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from queue import Queue
 from types import SimpleNamespace
@@ -15,10 +18,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
+from command_helpers import environment
 
+from compyute_transformer.environment.launcher import find_mpiexec
 from compyute_transformer.errors import MissingExtraError
 from compyute_transformer.parallel import Communicator, Single, all_reduce, fold, for_device, nccl, run_in_threads
 from compyute_transformer.parallel.nccl import NCCL
+from compyute_transformer.parallel.tcp import TCP
 
 T = TypeVar("T")
 
@@ -152,6 +158,65 @@ def test_values_and_arrays_on_the_cpu_travel_as_the_processes_met(taken: list[in
         )
 
     assert run(2, process) == [([0, 1], 1.0), ([0, 1], 0.0)]
+
+
+def test_the_id_travels_by_sockets(taken: list[int]) -> None:
+    """Processes that were told MASTER_ADDR and MASTER_PORT meet by TCP."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    arrays = [np.random.default_rng(rank).normal(size=5_001).astype(np.float32) for rank in range(2)]
+
+    def process(rank: int) -> bytes:
+        host = TCP(rank, 2, "127.0.0.1", port, 20.0)
+        try:
+            communicator = for_device(host, "cuda")
+            assert isinstance(communicator, NCCL)
+            total = on_gpu(arrays[rank])
+            all_reduce(total, communicator)
+            return total.tobytes()
+        finally:
+            host.close()
+
+    with ThreadPoolExecutor(2) as pool:
+        assert set(pool.map(process, range(2))) == {fold(arrays, np.add).tobytes()}
+    assert sorted(taken) == [0, 1]
+
+
+BY_MPI = """
+import sys
+from types import SimpleNamespace as Names
+
+made, asked = [], []
+nccl = Names(
+    get_unique_id=lambda: asked.append(1) or tuple(range(-64, 64)),  # C's signed characters, as CuPy returns them
+    NcclCommunicator=lambda size, unique_id, rank: made.append((size, unique_id, rank)),
+)
+taken = []
+cuda = Names(
+    Device=lambda number: Names(use=lambda: taken.append(number)),
+    runtime=Names(getDeviceCount=lambda: 2),
+    Stream=lambda non_blocking: None,
+)
+sys.modules |= {"cupy.cuda.nccl": nccl, "cupy.cuda": cuda}
+from compyute_transformer.parallel import for_device, world
+
+communicator = for_device(world(20.0), "cuda")
+rank = communicator.rank
+assert made == [(2, tuple(range(-64, 64)), rank)], made
+assert taken == [rank]
+assert len(asked) == 1 - rank, 'process 0 alone makes the id'
+print(f"{communicator.host.engine} {communicator.engine} {rank}\\n", end="", flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="MPICH has no package for Windows")
+def test_the_id_travels_by_mpi() -> None:
+    launcher = find_mpiexec()
+    assert launcher is not None, "pip install 'compyute-transformer[parallel]'"
+    command = [launcher, "-n", "2", sys.executable, "-c", BY_MPI]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split("\n")[:2]) == ["MPI NCCL 0", "MPI NCCL 1"]
 
 
 def test_a_world_of_one(taken: list[int]) -> None:

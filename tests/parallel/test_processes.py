@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from command_helpers import TEXT, TINY, environment
 
-from compyute_transformer.cli.processes import leaves_for
+from compyute_transformer.cli.processes import launch, leaves_for
 from compyute_transformer.environment.launcher import find_mpiexec
 from compyute_transformer.errors import ConfigError
 from compyute_transformer.training.settings.settings import TrainingSettings
@@ -157,6 +157,28 @@ def test_an_error_is_said_once_and_ends_all(text: str, tmp_path: Path) -> None:
     assert done.returncode != 0
     assert done.stderr.count("a new run needs a folder without one") == 1
     assert "Traceback" not in done.stderr
+
+
+def test_a_killed_process_is_told_with_the_command_that_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, codes = tmp_path / "my run", {9: "SIGKILL", 139: "SIGSEGV", 1: "", 0: "", 2: "", 130: ""}
+    for checkpoints in (False, True):
+        if checkpoints:
+            (folder / "checkpoints" / "step-00001234").mkdir(parents=True)
+        for code, name in codes.items():
+            monkeypatch.setattr(subprocess, "call", lambda command, code=code: code)
+            assert launch(4, folder) == code
+            told = capsys.readouterr().err
+            assert (
+                told.startswith(f"train: one of 4 processes was ended by {name}, which ended all. ")
+                if name
+                else not told
+            )
+            if name and checkpoints:
+                assert told.endswith(f"Continue from step 1,234: compyute train --resume '{folder}' --processes 4\n")
+            elif name:
+                assert told.endswith("yet: start it again.\n")
 
 
 def test_the_command_starts_processes_and_finds_the_leaves(text: str, tmp_path: Path) -> None:

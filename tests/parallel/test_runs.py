@@ -1,6 +1,7 @@
-"""Whole runs of fifty steps by threads that play processes: the same weights, optimizer and log for 1, 2 and 4 of them.
+"""Whole runs by threads that play processes: the same weights, optimizer and log for 1, 2 and 4 of them.
 
-`COMPYUTE_PROCESSES=1,2,4,8` names other numbers.
+In float32 they take fifty steps, in bfloat16 ten. `COMPYUTE_PROCESSES=1,2,4,8` names other numbers of processes, and
+`COMPYUTE_STEPS=50` the steps of all.
 """
 
 import json
@@ -31,6 +32,9 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 SOURCES = {"gpt": "text.txt", "transformer": "pairs.tsv"}
 CLOCK = ("seconds", "rate")
+STEPS = {
+    precision: int(os.environ.get("COMPYUTE_STEPS", few)) for precision, few in (("float32", 50), ("bfloat16", 10))
+}
 
 
 @pytest.fixture(autouse=True)
@@ -46,27 +50,29 @@ def settings_of(model: str, **changes: Any) -> Settings:
     return Settings.resolve(preset, None, COMMON | MODELS[model] | changes)
 
 
-def digest(run: Path) -> str:
+def digest(run: Path, steps: int) -> str:
     """Return that of the last weights, of the optimizer, and of the log without its clock."""
     arrays = b"".join((latest(run) / f"{name}.safetensors").read_bytes() for name in ("model", "optimizer"))
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    assert sum("loss" in record for record in log) == 50
+    assert sum("loss" in record for record in log) == steps
     told = [{key: value for key, value in record.items() if key not in CLOCK} for record in log]
     return sha256(arrays + json.dumps(told).encode()).hexdigest()
 
 
+@pytest.mark.parametrize("precision", STEPS)
 @pytest.mark.parametrize("model", MODELS)
-def test_the_number_of_processes_changes_no_bit(model: str, tmp_path: Path) -> None:
+def test_the_number_of_processes_changes_no_bit(model: str, precision: str, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
     (tmp_path / "pairs.tsv").write_text(PAIRS, encoding="utf-8")
     sources = [tmp_path / SOURCES[model]] if model in SOURCES else ()
+    settings = settings_of(model, precision=precision, steps=STEPS[precision])
     digests = []
     for size in PROCESSES:
         folder = tmp_path / str(size)
 
         def process(communicator: Communicator, folder: Path = folder) -> None:
-            start_run(sources, settings_of(model), folder, communicator=communicator)
+            start_run(sources, settings, folder, communicator=communicator)
 
         run_in_threads(size, process)
-        digests.append(digest(folder))
+        digests.append(digest(folder, STEPS[precision]))
     assert len(set(digests)) == 1

@@ -117,12 +117,34 @@ def test_resumed_equals_uninterrupted_with_fast_kernels(tmp_path: Path) -> None:
         check_resumed_equals_uninterrupted(tmp_path, [5], "adamw")
 
 
-def check_resumed_equals_uninterrupted(tmp_path: Path, stops: Sequence[int], optimizer: str) -> None:
-    train(tmp_path / "whole", optimizer=optimizer)
+def test_a_run_in_bfloat16_resumes_to_the_same_bits_and_is_another_than_in_float32(tmp_path: Path) -> None:
+    with use_kernels("auto"):
+        check_resumed_equals_uninterrupted(tmp_path, [5], "adamw", precision="bfloat16")
+        exact = train(tmp_path / "exact")
+        listener = Listener()
+        found = train(tmp_path / "told", listener=listener, precision="bfloat16")
+    assert digests(tmp_path / "told") == digests(tmp_path / "whole") != digests(tmp_path / "exact")
+    assert exact.loss is not None
+    assert found.loss is not None
+    assert 0 < abs(found.loss - exact.loss) < 0.01
+    assert listener.of(Started)[0].facts["precision"] == "bfloat16 products, float32 sums and weights"
+
+
+def test_the_settings_decide_about_the_precision_and_else_the_model(tmp_path: Path) -> None:
+    for chosen, expected in (("auto", "bfloat16"), ("float32", "float32")):
+        made = task()
+        made.model.precision = "bfloat16"
+        settings = tiny(**({} if chosen == "auto" else {"precision": chosen})).training
+        assert Trainer(made, settings, tmp_path).precision == expected
+    assert trainer(tmp_path).precision == "float32"
+
+
+def check_resumed_equals_uninterrupted(tmp_path: Path, stops: Sequence[int], optimizer: str, **changes: object) -> None:
+    train(tmp_path / "whole", optimizer=optimizer, **changes)
     run = tmp_path / "cut"
     for number, stop in enumerate([*stops, 99]):
         stopper = Stopper(stop, signal.SIGTERM if number % 2 else signal.SIGINT)
-        result = train(run, resume=number > 0, listener=stopper, optimizer=optimizer)
+        result = train(run, resume=number > 0, listener=stopper, optimizer=optimizer, **changes)
         assert result.step == min(stop, 12)
         assert result.interrupted == (stop < 12)
         assert checkpoint.latest(run).name == f"step-{result.step:08d}"

@@ -11,7 +11,8 @@ import typer
 from ..errors import RangeError
 from ..generation.sampling import Sampling
 from . import terminal
-from .models import kind_of_weights
+from .generate import drafted
+from .models import Draft, kind_of_weights, open_draft
 from .options import HeldWeights, Json, Kernels, OnDevice, unescape, with_options
 
 __all__ = ["chat"]
@@ -49,6 +50,7 @@ class Request:
         int | None, typer.Option(help="Most tokens of the conversation; fewer take less memory. Default: the model's.")
     ] = None
     weights: HeldWeights = "float32"
+    draft: Draft = None
     device: OnDevice = "cpu"
     kernels: Kernels = "auto"
     json: Json = False
@@ -80,6 +82,7 @@ def chat(request: Request, **sampling: Any) -> None:
     else:  # a run that went on from a model that chats
         opened = Pretrained(Path(request.model) / PUBLISHED)
         run = load_run(request.model)
+        run.model.precision = None  # as in `open_model`
         opened.model, opened.tokenizer = merge_lora(run.model), run.tokenizer
         if held is not None:
             quantize_weights(opened.model, held)
@@ -89,6 +92,9 @@ def chat(request: Request, **sampling: Any) -> None:
         chosen["stop"] = [unescape(text) for text in chosen["stop"]]
     with use_kernels(request.kernels):
         opened.model.to(request.device)
+        draft = None
+        if request.draft is not None:
+            draft = open_draft(request.draft, opened.model, opened.tokenizer, request.device)
         if opened.defaults.ignored:
             terminal.note(f"generation_config.json: {', '.join(opened.defaults.ignored)} has no effect here.")
         how = replace(opened.defaults.sampling, stop_ids=opened.defaults.stop_ids, **chosen)
@@ -97,7 +103,7 @@ def chat(request: Request, **sampling: Any) -> None:
         messages = [{"role": "system", "content": unescape(request.system)}] if request.system is not None else []
         for text in _messages(request.prompt):
             messages.append({"role": "user", "content": text})
-            messages.append({"role": "assistant", "content": _answer(opened, messages, how, most, request.json)})
+            messages.append({"role": "assistant", "content": _answer(opened, messages, how, most, draft, request.json)})
 
 
 def _messages(prompt: str | None) -> Iterator[str]:
@@ -118,7 +124,7 @@ def _messages(prompt: str | None) -> Iterator[str]:
             yield line.strip()
 
 
-def _answer(opened: Any, messages: "list[dict[str, str]]", how: Sampling, most: int, json: bool) -> str:
+def _answer(opened: Any, messages: "list[dict[str, str]]", how: Sampling, most: int, draft: Any, json: bool) -> str:
     """Print the answer to a conversation while it is written, and return it. Ctrl-C ends it."""
     from ..generation import stream
 
@@ -135,6 +141,7 @@ def _answer(opened: Any, messages: "list[dict[str, str]]", how: Sampling, most: 
         ids,
         max_new_tokens=min(most, left),
         sampling=how,
+        draft=draft,
     )
     text = ""
     try:
@@ -147,9 +154,12 @@ def _answer(opened: Any, messages: "list[dict[str, str]]", how: Sampling, most: 
             raise
     if json:
         facts: dict[str, Any] = {"prompt": messages[-1]["content"], "text": text, "ended": pieces.ended}
+        facts |= {"drafted": pieces.drafted, "accepted": pieces.accepted}
         terminal.print_json(facts | {"tokens": len(pieces.ids), "tokens_per_second": pieces.tokens_per_second})
         return text
     terminal.show("\n")
     rate = f", {pieces.tokens_per_second:,.0f} tokens/s" if pieces.tokens_per_second else ""
-    terminal.note(f"{len(pieces.ids)} tokens{rate}" + ("" if pieces.ended or pieces.stopped else ", not ended"))
+    terminal.note(
+        f"{len(pieces.ids)} tokens{rate}{drafted(pieces)}" + ("" if pieces.ended or pieces.stopped else ", not ended")
+    )
     return text

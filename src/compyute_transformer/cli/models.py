@@ -8,7 +8,7 @@ import typer
 
 from ..arrays import Device
 
-__all__ = ["ModelPath", "OpenedModel", "kind_of_weights", "open_model"]
+__all__ = ["Draft", "ModelPath", "OpenedModel", "kind_of_weights", "open_draft", "open_model"]
 
 ModelPath = Annotated[
     str,
@@ -16,6 +16,15 @@ ModelPath = Annotated[
         metavar="MODEL",
         help="Folder of a run, such as runs/nano; a directory of Hugging Face Transformers; a .gguf file; or "
         "the name of an installed package that holds one of them.",
+    ),
+]
+
+Draft = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="A smaller model with the same tokenizer, which guesses tokens ahead: the text is the same, and comes "
+        "sooner where many guesses are right.",
     ),
 ]
 
@@ -59,6 +68,7 @@ def open_model(path: str, checkpoint: Any = "best", device: Device = "cpu", weig
 
     if not is_pretrained(model_path(path)):
         run = load_run(path, checkpoint, device)
+        run.model.precision = None  # float32: as exact, and the fused decoder is faster
         kind, model = run.settings.data.kind, merge_lora(run.model)
         if held is not None:
             quantize_weights(model, held)
@@ -76,3 +86,23 @@ def open_model(path: str, checkpoint: Any = "best", device: Device = "cpu", weig
     return OpenedModel(
         model, opened.tokenizer, kind, None, opened.encode, found.sampling, found.stop_ids, found.ignored
     )
+
+
+def open_draft(path: str, model: Any, tokenizer: Any, device: Device = "cpu") -> Any:
+    """Return the model that a path of --draft names. Refuses one that has other tokens than the model."""
+    opened = open_model(path, "best", device)
+    if opened.kind != "language":
+        raise typer.BadParameter(f"--draft is a language model, and {path} learned {opened.kind}.")
+    theirs = opened.tokenizer
+    if opened.model.config.vocab_size != model.config.vocab_size or not has_tokens_of(tokenizer, theirs):
+        raise typer.BadParameter(
+            f"--draft guesses tokens of the model, and {path} has others. Give a smaller model with the same tokenizer."
+        )
+    return opened.model
+
+
+def has_tokens_of(tokenizer: Any, other: Any) -> bool:
+    """Return whether two tokenizers give the same text to every id."""
+    if tokenizer.vocab_size != other.vocab_size:
+        return False
+    return all(tokenizer.decode([i]) == other.decode([i]) for i in range(tokenizer.vocab_size))

@@ -147,8 +147,8 @@ OnDevice = Annotated[Device, typer.Option(help="Device to compute on.")]
 HeldWeights = Annotated[
     Literal["float32", "bfloat16", "int8"],
     typer.Option(
-        help="How the matrices are held: in bfloat16 they take half of the memory, in int8 a quarter, and text is generated "
-        "faster. On a CPU."
+        help="How the matrices are held: in bfloat16 they take half of the memory, in int8 a quarter, and text is "
+        "generated faster. On a CPU."
     ),
 ]
 Kernels = Annotated[

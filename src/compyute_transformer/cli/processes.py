@@ -5,12 +5,14 @@
 
 import io
 import os
+import signal
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from ..environment.launcher import abort, find_mpiexec, rank, started_together
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["alone_or_first", "launch", "leaves_for"]
 
+SHELL = 128  # a shell adds the number of a signal to it
+SIGNALS = ("SIGKILL", "SIGSEGV", "SIGBUS", "SIGABRT", "SIGTERM")
+KILLED = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
 PATIENCE = 1.0  # seconds that process 0 has to say what all processes would say
 
 
@@ -58,8 +63,10 @@ def _fail(number: int, stream: TextIO) -> None:
     abort()
 
 
-def launch(processes: int) -> int:
+def launch(processes: int, run: Path) -> int:
     """Start this command again in several processes, wait for them, and return the exit code.
+
+    run: the folder of the run. Where one of the processes was killed, which ends all, say how the run goes on.
 
     Raises:
         MissingExtraError: there is no mpiexec.
@@ -70,7 +77,24 @@ def launch(processes: int) -> int:
             "train: --processes needs mpiexec and mpi4py: pip install 'compyute-transformer[parallel]'"
         )
     command = [launcher, "-n", str(processes), sys.executable, "-m", "compyute_transformer", *_arguments()]
-    return subprocess.call(command)
+    code = subprocess.call(command)
+    number = code - SHELL if code > SHELL else code
+    if number in KILLED:
+        name = signal.Signals(number).name
+        print(
+            f"train: one of {processes} processes was ended by {name}, which ended all. {_next(run, processes)}",
+            file=sys.stderr,
+        )
+    return code
+
+
+def _next(run: Path, processes: int) -> str:
+    """Say how a run goes on that was ended from outside."""
+    from ..training.run import checkpoint
+
+    if not (steps := checkpoint.steps(run)):
+        return f"There is no checkpoint in {run} yet: start it again."
+    return f"Continue from step {steps[-1]:,}: {checkpoint.resume_command(run, f'--processes {processes}')}"
 
 
 def _arguments() -> list[str]:

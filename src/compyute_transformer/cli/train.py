@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from ..data.text.labels import has_labels
 from ..dispatch import use_kernels
 from ..environment.launcher import started_together
 from ..parallel import world
@@ -135,11 +136,12 @@ def train(request: Request, **settings: Any) -> None:
     if request.list_presets:
         terminal.show("".join(f"{name:<12} {about}\n" for name, about in DESCRIPTIONS.items()))
         return
+    given = {key: value for key, value in settings.items() if value is not None}
     if request.processes is not None and request.processes > 1 and started_together() == 1:
-        raise typer.Exit(launch(request.processes))
+        folder = request.resume or folder_of_run(request, preset_of(request, request.text or [], given))
+        raise typer.Exit(launch(request.processes, folder))
     if request.timeout is not None and started_together() == 1:
         raise typer.BadParameter("--timeout is for several processes, and this is one: leave it out.")
-    given = {key: value for key, value in settings.items() if value is not None}
     sources = matching(request.text or ([request.corpus] if request.corpus else []), request.include or [])
     start = None if request.from_ is None else start_from(request.from_)
     if request.resume is None:
@@ -166,18 +168,27 @@ def new_run(request: Request, sources: list[str], given: dict[str, Any], start: 
     """Return the settings and the folder of a new run. given: settings from the command line."""
     check_choices(request)
     if start and sources and all(source.endswith(CONVERSATIONS) for source in sources):
-        given.setdefault("task", "chat")
-    preset = request.preset or (FINE_TUNING if start else preset_for(given.get("task"), sources))
+        given.setdefault("task", "labels" if has_labels(sources[0]) else "chat")
+    preset = preset_of(request, sources, given)
     resolve = start.resolve if start else Settings.resolve
     chosen = resolve(preset, request.config, given)
     if not (request.text or (request.show and not request.corpus)):
         check_own_data(chosen.data, request.corpus)
     if started_together() > 1 and "leaves" not in given:
         chosen = chosen.with_overrides({"leaves": leaves_for(chosen.training, started_together())})
+    return chosen, folder_of_run(request, preset)
+
+
+def preset_of(request: Request, sources: list[str], given: dict[str, Any]) -> str:
+    """Return the name of the preset of a new run."""
+    return request.preset or (FINE_TUNING if request.from_ else preset_for(given.get("task"), sources))
+
+
+def folder_of_run(request: Request, preset: str) -> Path:
+    """Return the folder of a new run."""
     if request.out is not None:
-        return chosen, request.out
-    name = request.name or unused_name(request.runs, name_for(request.text or (), str(preset))).name
-    return chosen, request.runs / name
+        return request.out
+    return request.runs / (request.name or unused_name(request.runs, name_for(request.text or (), preset)).name)
 
 
 def resumed_run(request: Request, run: Path, sources: list[str], given: dict[str, Any]) -> tuple[Settings, Path]:

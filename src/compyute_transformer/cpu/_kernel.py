@@ -17,10 +17,7 @@ pool takes 3 µs to be told, so what generation runs for each token has a kernel
 Work is divided into slices that do not depend on the number of threads where a sum crosses them, so that the results do
 not depend on it either.
 
-The code of a kernel is its own. Numba compiles what a kernel calls, and the body of each of its parallel loops, twice:
-alone, and again within the kernel, with other last bits. Both have one name, for which the linker takes the code that
-was loaded first. So the process that compiled the kernels gave other bits than all later ones, and what a process had
-run before decided too. `_OwnCode` hides the names within a kernel.
+The code of a kernel is its own (`_compiler`): what it calls is compiled within it.
 
 A loop that is to vectorize runs from 0 over a slice, `part = x[start:stop]; for i in range(part.size)`, never over
 `range(start, stop)`: an index that might be negative counts from the end in NumPy, and for that possibility the
@@ -41,12 +38,10 @@ import llvmlite
 import numba
 import numpy as np
 from numba.core import event
-from numba.core.compiler import CompilerBase, DefaultPassBuilder
-from numba.core.compiler_machinery import FunctionPass, register_pass
-from numba.core.typed_passes import NoPythonSupportedFeatureValidation
 
 from ..arrays import Array
 from ..dispatch import no_kernels_after_fork
+from ._compiler import KernelCompiler, part_compiler
 
 __all__ = [
     "FASTMATH",
@@ -54,7 +49,7 @@ __all__ = [
     "compile_exact",
     "compile_kernel",
     "compile_parallel",
-    "compiler",
+    "compile_part",
     "is_float32",
     "is_ready",
     "of_one_shape",
@@ -77,42 +72,9 @@ WORTH_THREADS = 1 << 18
 _no_cache_said = False
 
 
-@register_pass(mutates_CFG=False, analysis_only=True)
-class _OwnCode(FunctionPass):  # type: ignore[misc]
-    """Let a kernel run its own copies of all that it calls."""
-
-    _name = "compyute_own_code"
-
-    def __init__(self) -> None:
-        FunctionPass.__init__(self)
-
-    def run_pass(self, state: Any) -> bool:
-        library = state.targetctx.codegen().create_library(state.func_id.func_qualname)
-        library.enable_object_caching()
-        optimize = library._optimize_final_module
-
-        def optimize_and_hide() -> None:
-            optimize()
-            for function in library._final_module.functions:
-                if not function.is_declaration and function.linkage.name.startswith(("linkonce", "weak")):
-                    function.linkage = "internal"
-
-        library._optimize_final_module = optimize_and_hide
-        state.library = library
-        return False
-
-
-class _Compiler(CompilerBase):  # type: ignore[misc]
-    def define_pipelines(self) -> list[Any]:
-        manager = DefaultPassBuilder.define_nopython_pipeline(self.state)
-        manager.add_pass_after(_OwnCode, NoPythonSupportedFeatureValidation)
-        manager.finalize()
-        return [manager]
-
-
 def compiler(**options: Any) -> Callable[[F], F]:
     """Return a decorator that compiles at the first call and keeps the result on disk, where it may write there."""
-    options["pipeline_class"] = _Compiler
+    options["pipeline_class"] = KernelCompiler
 
     def compile(function: F) -> F:
         global _no_cache_said
@@ -146,13 +108,27 @@ def _renewed_with_the_package(kernel: Any) -> Any:
 
     Numba alone looks at the kernel's own file only.
     """
-    known = kernel.py_func.__globals__.items()
-    constants = sorted(f"{name} {value!r}" for name, value in known if isinstance(value, int | float | np.generic))
     file = kernel._cache._cache_file
-    file._source_stamp = file._source_stamp, _stamp(), tuple(constants)
+    file._source_stamp = file._source_stamp, _stamp(), tuple(_constants(kernel.py_func, set()))
     return kernel
 
 
+def _constants(function: Any, seen: set[str]) -> list[str]:
+    """Return the constants that a function and all that it calls may have been compiled with."""
+    module = function.__module__
+    if module in seen:
+        return []
+    seen.add(module)
+    found = []
+    for name, value in sorted(function.__globals__.items()):
+        if isinstance(value, int | float | np.generic):
+            found.append(f"{module}.{name} {value!r}")
+        elif hasattr(value, "py_func"):
+            found += _constants(value.py_func, seen)
+    return found
+
+
+compile_part = part_compiler(fastmath=FASTMATH)
 compile_kernel = compiler(fastmath=FASTMATH, error_model="numpy", nogil=True)
 _compile_parallel = compiler(fastmath=FASTMATH, error_model="numpy", nogil=True, parallel=True)
 _compile_exact = compiler(fastmath=False, error_model="numpy", nogil=True, parallel=True)

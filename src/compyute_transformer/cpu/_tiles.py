@@ -7,8 +7,9 @@ import numpy as np
 from numba import carray, prange
 
 from ._blas import AS_IT_IS, TRANSPOSED, pointer, prefetch, sgemm
-from ._kernel import compile_kernel, compile_parallel, compiler
-from ._vector import difference, exp, highest, random_row
+from ._compiler import part_compiler
+from ._kernel import compile_parallel, compile_part
+from ._vector import difference, exp, highest, random_row, rounded
 
 __all__ = ["KEYS", "LOWEST", "OPTIONS", "QUERIES", "ZERO", "backward", "few", "few_task", "forward"]
 
@@ -26,11 +27,12 @@ INTEGERS = [
     *("B", "H", "K", "T", "S", "D"),
     *("causal", "window", "has_bias", "bias_batch", "bias_head", "bias_time"),
     *("threshold", "seed_low", "seed_high", "offset", "stream_head"),
+    "rounds",  # whether weights and their gradients are rounded to bfloat16 before a product; q, k, v and dy come so
 ]
 OPTIONS = np.dtype([(name, np.int64) for name in INTEGERS] + [("scale", np.float32), ("keep_scale", np.float32)])
 
 
-compile_flags = compiler()
+compile_flags = part_compiler()
 
 
 @compile_flags
@@ -56,7 +58,7 @@ def _columns(block, start, rows, T, S, causal, window, length):
     return first, max(0, min(block + KEYS, last) - first)
 
 
-@compile_kernel
+@compile_part
 def _transpose(at, rows, ld, columns, turned):
     """turned[c, r] = the float32 at row r, column c of a matrix at an address, whose rows lie ld floats apart."""
     matrix = carray(pointer(at), (rows, ld))
@@ -68,14 +70,14 @@ def _transpose(at, rows, ld, columns, turned):
             turned[c, r] = row[c]
 
 
-@compile_kernel
+@compile_part
 def _forward_task(task, options, lengths, bias, y, highest_score, sums, wild):
     o = options[0]
     address, H, K, T, S, D, scale, keep_scale = o.address, o.H, o.K, o.T, o.S, o.D, o.scale, o.keep_scale
     causal, window, has_bias, threshold = o.causal, o.window, o.has_bias, o.threshold
     seed_low, seed_high, offset, stream_head = o.seed_low, o.seed_high, o.offset, o.stream_head
     q_ld, k_ld, v_ld = o.q_time, o.k_time, o.v_time
-    group, row_step = H // K, y.shape[2] * D
+    group, row_step, rounds = H // K, y.shape[2] * D, o.rounds
     b, h = task // H, task % H
     length = lengths[b]
     scores, k_turned = np.empty((QUERIES, KEYS), np.float32), np.empty((D, KEYS + PAD), np.float32)
@@ -88,63 +90,73 @@ def _forward_task(task, options, lengths, bias, y, highest_score, sums, wild):
     for t in range(T):
         tops[t], total[t] = LOWEST, ZERO
         y[b, t, h] = ZERO
-    for block in range(0, S, KEYS):
-        _transpose(k_head + 4 * block * k_ld, min(KEYS, S - block), k_ld, D, k_turned)
-        for start in range(0, T, QUERIES):
-            rows = min(QUERIES, T - start)
-            key, columns = _columns(block, start, rows, T, S, causal, window, length)
-            if columns == 0:
-                continue
-            sgemm(
-                address, AS_IT_IS, AS_IT_IS, columns, rows, D,
-                scale, k_turned_at + 4 * (key - block), KEYS + PAD, q_head + 4 * start * q_ld, q_ld,
-                ZERO, scores_at, KEYS,
-            )  # fmt: skip
-            for r in range(rows):
-                t = start + r
-                lo, hi = _visible(t, T, S, causal, window, length)
-                lo, hi = max(lo - key, 0), min(hi - key, columns)
-                hi = max(lo, hi)
-                seen = scores[r, lo:hi]
-                if has_bias:
-                    at = b * o.bias_batch + h * o.bias_head + t * o.bias_time + key + lo
-                    added = bias[at : at + seen.size]
+    # weights are rounded once they are known, that is the maximum and the sum over all keys: a first pass finds these
+    for is_last in range(0 if rounds else 1, 2):
+        for block in range(0, S, KEYS):
+            _transpose(k_head + 4 * block * k_ld, min(KEYS, S - block), k_ld, D, k_turned)
+            for start in range(0, T, QUERIES):
+                rows = min(QUERIES, T - start)
+                key, columns = _columns(block, start, rows, T, S, causal, window, length)
+                if columns == 0:
+                    continue
+                sgemm(
+                    address, AS_IT_IS, AS_IT_IS, columns, rows, D,
+                    scale, k_turned_at + 4 * (key - block), KEYS + PAD, q_head + 4 * start * q_ld, q_ld,
+                    ZERO, scores_at, KEYS,
+                )  # fmt: skip
+                for r in range(rows):
+                    t = start + r
+                    lo, hi = _visible(t, T, S, causal, window, length)
+                    lo, hi = max(lo - key, 0), min(hi - key, columns)
+                    hi = max(lo, hi)
+                    seen = scores[r, lo:hi]
+                    if has_bias:
+                        at = b * o.bias_batch + h * o.bias_head + t * o.bias_time + key + lo
+                        added = bias[at : at + seen.size]
+                        for c in range(seen.size):
+                            seen[c] = LOWEST if added[c] == LOWEST else seen[c] + added[c]
+                    top = highest(seen, tops[t])
+                    scores[r, : min(lo, columns)] = ZERO
+                    scores[r, hi:columns] = ZERO
+                    shift = ZERO if top == LOWEST else top  # where all is −inf, so that it comes out as 0
+                    weight = ZERO
                     for c in range(seen.size):
-                        seen[c] = LOWEST if added[c] == LOWEST else seen[c] + added[c]
-                top = highest(seen, tops[t])
-                scores[r, : min(lo, columns)] = ZERO
-                scores[r, hi:columns] = ZERO
-                shift = ZERO if top == LOWEST else top  # where all is −inf, so that it comes out as 0
-                weight = ZERO
-                for c in range(seen.size):
-                    e = exp(difference(seen[c], shift))
-                    seen[c] = e
-                    weight += e
-                if top > tops[t]:
-                    shrink = exp(tops[t] - top)
-                    total[t] *= shrink
-                    part = y[b, t, h]
-                    for d in range(part.size):
-                        part[d] *= shrink
-                tops[t] = top
-                total[t] += weight
-                if threshold > 0:
-                    random_row(
-                        bits, key // 4, (columns + 3) // 4, b * T + t, seed_low, seed_high, offset, stream_head + h
-                    )
-                    drawn = bits[lo:hi]
-                    for c in range(seen.size):
-                        seen[c] = seen[c] * keep_scale if drawn[c] >= threshold else ZERO
-            sgemm(
-                address, AS_IT_IS, AS_IT_IS, D, rows, columns,
-                ONE, v_head + 4 * key * v_ld, v_ld, scores_at, KEYS,
-                ONE, y_at + 4 * start * row_step, row_step,
-            )  # fmt: skip
+                        e = exp(difference(seen[c], shift))
+                        seen[c] = e
+                        weight += e
+                    if top > tops[t]:
+                        shrink = exp(tops[t] - top)
+                        total[t] *= shrink
+                        part = y[b, t, h]
+                        for d in range(part.size):
+                            part[d] *= shrink
+                    tops[t] = top
+                    if rounds and is_last:
+                        for c in range(seen.size):
+                            seen[c] = seen[c] / total[t] if total[t] != ZERO else ZERO
+                    else:
+                        total[t] += weight
+                    if threshold > 0 and is_last:
+                        random_row(
+                            bits, key // 4, (columns + 3) // 4, b * T + t, seed_low, seed_high, offset, stream_head + h
+                        )
+                        drawn = bits[lo:hi]
+                        for c in range(seen.size):
+                            seen[c] = seen[c] * keep_scale if drawn[c] >= threshold else ZERO
+                    if rounds and is_last:
+                        for c in range(seen.size):
+                            seen[c] = rounded(seen[c])
+                if is_last:
+                    sgemm(
+                        address, AS_IT_IS, AS_IT_IS, D, rows, columns,
+                        ONE, v_head + 4 * key * v_ld, v_ld, scores_at, KEYS,
+                        ONE, y_at + 4 * start * row_step, row_step,
+                    )  # fmt: skip
     nothing = ZERO
     for t in range(T):
         highest_score[b, h, t], sums[b, h, t] = ZERO if tops[t] == LOWEST else tops[t], total[t]
         if total[t] != ZERO:  # else a query that sees no key
-            part, inverse = y[b, t, h], ONE / total[t]
+            part, inverse = y[b, t, h], ONE if rounds else ONE / total[t]
             for d in range(part.size):
                 part[d] *= inverse
                 nothing += part[d] * ZERO
@@ -159,7 +171,7 @@ def forward(options, lengths, bias, y, highest_score, sums, wild):
         _forward_task(np.int64(task), options, lengths, bias, y, highest_score, sums, wild)
 
 
-@compile_kernel
+@compile_part
 def few_task(task, options, lengths, bias, y, highest_score, sums):
     o = options[0]
     H, K, T, S, D, scale = o.H, o.K, o.T, o.S, o.D, o.scale
@@ -192,6 +204,8 @@ def few_task(task, options, lengths, bias, y, highest_score, sums):
         inverse = ONE / total if total != ZERO else ZERO
         for s in range(seen.size):
             value, weight = carray(pointer(v_head + 4 * (lo + s) * o.v_time), (D,)), seen[s] * inverse
+            if o.rounds:
+                weight = rounded(weight)
             if weight != ZERO:
                 for d in range(out.size):
                     out[d] += weight * value[d]
@@ -203,14 +217,14 @@ def few(options, lengths, bias, y, highest_score, sums):
         few_task(np.int64(task), options, lengths, bias, y, highest_score, sums)
 
 
-@compile_kernel
+@compile_part
 def _backward_task(task, options, lengths, bias, y, highest_score, sums, dy, dq, dk, dv, starts, wild):
     o = options[0]
     address, H, K, T, S, D, scale, keep_scale = o.address, o.H, o.K, o.T, o.S, o.D, o.scale, o.keep_scale
     causal, window, has_bias, threshold = o.causal, o.window, o.has_bias, o.threshold
     seed_low, seed_high, offset, stream_head = o.seed_low, o.seed_high, o.offset, o.stream_head
     q_ld, k_ld, v_ld = o.q_time, o.k_time, o.v_time
-    group = H // K
+    group, rounds = H // K, o.rounds
     q_row, k_row, v_row, dy_row = dq.shape[2], dk.shape[2], dv.shape[2], H * D
     b, g = task // K, task % K
     length, turned_ld = lengths[b], KEYS + PAD
@@ -289,6 +303,9 @@ def _backward_task(task, options, lengths, bias, y, highest_score, sums, dy, dq,
                             p = exp(difference(seen[c], top)) * inverse
                             seen[c] = p
                             dseen[c] = p * (dseen[c] - mean) * scale
+                    if rounds:
+                        for c in range(seen.size):
+                            seen[c], dseen[c] = rounded(seen[c]), rounded(dseen[c])
                 sgemm(
                     address, AS_IT_IS, TRANSPOSED, D, columns, rows,
                     ONE, dy_tile, dy_row, scores_at, KEYS, ONE, dv_head + 4 * key * v_row, v_row,

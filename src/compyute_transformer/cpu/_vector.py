@@ -13,11 +13,21 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ..random import KEY_STEPS, MULTIPLIERS, ROUNDS
-from ._kernel import FASTMATH, compiler
+from ._compiler import part_compiler
+from ._kernel import FASTMATH
 
-__all__ = ["difference", "exp", "float_from_bits", "highest", "logistic", "normal_cdf_and_pdf", "random_row"]
+__all__ = [
+    "difference",
+    "exp",
+    "float_from_bits",
+    "highest",
+    "logistic",
+    "normal_cdf_and_pdf",
+    "random_row",
+    "rounded",
+]
 
-inline = compiler(fastmath=FASTMATH, error_model="numpy", inline="never")
+compile_part = part_compiler(fastmath=FASTMATH)
 
 
 @intrinsic
@@ -59,7 +69,7 @@ ZERO, HALF, ONE, INFINITE = np.float32(0.0), np.float32(0.5), np.float32(1.0), n
 C2, C3, C4, C5, C6 = (np.float32(1.0 / n) for n in (2, 6, 24, 120, 720))
 
 
-@inline
+@compile_part
 def exp(x):
     """e^x of a float32. Exactly 0 below −87.336 (−inf too), infinite above 88.722; NaN stays NaN."""
     clipped = _choose(x < EXP_LOWEST, EXP_LOWEST, x)
@@ -83,10 +93,21 @@ def difference(typingctx: Any, a: Any, b: Any) -> Any:
     return types.float32(types.float32, types.float32), codegen
 
 
-@inline
+@compile_part
 def logistic(x):
     """1 / (1 + e^−x) of a float32, which is ½ (1 + tanh(x/2)); relative error below 6e-7."""
     return ONE / (ONE + exp(-x))
+
+
+HALF_A_BIT, ONE_BIT, LOWER_HALF, KEPT = np.int32(0x7FFF), np.int32(1), np.int32(16), np.int32(-0x10000)
+
+
+@compile_part
+def rounded(x):
+    """`precision.round_to_bfloat16` of a float32; NaN stays as it is."""
+    bits = _bits_of_float(x)
+    nearest = float_from_bits((bits + HALF_A_BIT + ((bits >> LOWER_HALF) & ONE_BIT)) & KEPT)
+    return _choose(x != x, x, nearest)
 
 
 SQRT_HALF = np.float32(0.70710678)
@@ -96,7 +117,7 @@ P, A1, A2, A3, A4, A5 = (
 )
 
 
-@inline
+@compile_part
 def normal_cdf_and_pdf(x):
     """Φ(x) and φ(x) of a float32: one exponential gives both. Absolute error below 3e-7.
 
@@ -119,7 +140,7 @@ def _higher(typingctx: Any, a: Any, b: Any) -> Any:
     return types.float32(types.float32, types.float32), codegen
 
 
-@inline
+@compile_part
 def highest(x, start):
     """The highest of start and the elements of x; NaN if one of them is."""
     for i in range(x.size):
@@ -132,7 +153,7 @@ STEP0, STEP1 = np.uint32(KEY_STEPS[0]), np.uint32(KEY_STEPS[1])
 LOW, WORD = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
-@inline
+@compile_part
 def random_row(bits, first, quads, row, seed_low, seed_high, offset, stream_head):
     """`random.random_bits` of one row: fill bits[: 4 · quads] for columns from 4 · first on."""
     for i in range(quads):

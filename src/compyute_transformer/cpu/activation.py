@@ -36,7 +36,7 @@ from ..ops.activation import (
     softmax_forward,
 )
 from ._buffers import empty
-from ._kernel import compile_kernel, compile_parallel, is_ready, of_one_shape, pool_for, worth_threads
+from ._kernel import compile_kernel, compile_parallel, compile_part, is_ready, of_one_shape, pool_for, worth_threads
 from ._vector import exp, highest, logistic, normal_cdf_and_pdf
 
 __all__ = [
@@ -74,7 +74,7 @@ def _gelu_forward(x, use_tanh, y):
         gelu_part(x[start:stop], use_tanh, y[start:stop])
 
 
-@compile_kernel
+@compile_part
 def _gelu_slope_part(a, use_tanh, da):
     if use_tanh:
         for i in range(a.size):
@@ -121,7 +121,7 @@ def _silu_part(a, b):
         b[i] = a[i] * logistic(a[i])
 
 
-@compile_kernel
+@compile_part
 def _silu_slope_part(a, da):
     for i in range(a.size):
         below, above = logistic(a[i]), logistic(-a[i])

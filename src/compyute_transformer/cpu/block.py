@@ -21,8 +21,9 @@ from ..dispatch import kernel_for
 from ..ops.activation import Activation
 from ..ops.attention import Mask
 from ..ops.block import BlockWeights, FixedWeights, blocks_step, each_shape, each_weight
+from ..precision import precision
 from ._blas import pointer
-from ._kernel import compile_kernel, compile_parallel, is_float32, pool_for
+from ._kernel import compile_parallel, compile_part, is_float32, pool_for
 from ._tiles import few_task
 from .activation import gelu_part
 from .attention import arguments, is_strided, supports_mask
@@ -38,7 +39,7 @@ MATRICES = (2, 4, 8, 10)  # among the arrays of a block: those that may be quant
 CODES: dict[Activation, int] = {"gelu_tanh": GELU_TANH, "gelu": GELU, "relu": RELU}
 
 
-@compile_kernel
+@compile_part
 def remember(packed, options):
     """Write the keys and values among the columns of packed (B·T, (H + 2K)·D) to the end of k and v."""
     o = options[0]
@@ -54,7 +55,7 @@ def remember(packed, options):
                     key[d], value[d] = own_key[d], own_value[d]
 
 
-@compile_kernel
+@compile_part
 def add_product(kind, x, weight, scales, bias, stream, y, first, last):
     """Columns [first, last) of y = stream + x weightᵀ + bias; weight and scales are addresses."""
     any_columns(kind, x, weight, scales, bias, y, first, last)
@@ -64,7 +65,7 @@ def add_product(kind, x, weight, scales, bias, stream, y, first, last):
             b[i] += a[i]
 
 
-@compile_kernel
+@compile_part
 def _activated_product(kind, x, weight, scales, bias, activation, y, first, last):
     """Columns [first, last) of y = activation(x weightᵀ + bias)."""
     any_columns(kind, x, weight, scales, bias, y, first, last)
@@ -151,8 +152,8 @@ def _supports(
     activation: Activation = "gelu_tanh",
     norm_first: bool = True,
 ) -> bool:
-    # blocks that are alike: one kernel runs through all of them
-    if x.size == 0 or not is_float32(x) or not supports_mask(mask):
+    # blocks that are alike: one kernel runs through all of them, in float32
+    if precision() == "bfloat16" or x.size == 0 or not is_float32(x) or not supports_mask(mask):
         return False
     (B, T, C), k, F = x.shape, keys[0], len(weights[0].up_weight)
     if not is_strided(k) or B * T > FEW_ROWS:

@@ -18,8 +18,9 @@ from ..ops.activation import Gate
 from ..ops.attention import Mask
 from ..ops.block import FixedWeights
 from ..ops.gated_block import GatedBlockWeights, RotaryTables, gated_blocks_step, gated_shapes
+from ..precision import precision
 from ._blas import pointer
-from ._kernel import compile_kernel, compile_parallel, is_float32, is_ready, pool_for
+from ._kernel import compile_parallel, compile_part, is_float32, is_ready, pool_for
 from ._tiles import few_task
 from .activation import GATE_CODES, gated_part
 from .attention import arguments, is_strided, supports_mask
@@ -33,7 +34,7 @@ __all__ = ["gated_blocks_step_kernel"]
 MATRICES = (1, 3, 6, 8, 10)  # among the arrays of a block: those that may be quantized
 
 
-@compile_kernel
+@compile_part
 def _turn_rows(packed, cos, sin, heads, D):
     """Turn the first heads, D columns each, of every row (B·T) of packed; pairs are halves."""
     T, P = cos.shape
@@ -47,7 +48,7 @@ def _turn_rows(packed, cos, sin, heads, D):
                 second[i] = b * c[i] + a * s[i]
 
 
-@compile_kernel
+@compile_part
 def _gated_product(x, at, held, b_gate, b_up, code, gate, up, first, last):
     """Columns [first, last) of gate = activation(x w_gateᵀ + b_gate) · (x w_upᵀ + b_up)."""
     any_columns(held[2, 1], x, at[6], held[2, 0], b_gate, gate, first, last)
@@ -122,8 +123,8 @@ def _supports(
     tables: RotaryTables,
     activation: Gate = "silu",
 ) -> bool:
-    # blocks that are alike: one kernel runs through all of them
-    if x.size == 0 or not is_float32(x) or not supports_mask(mask):
+    # blocks that are alike: one kernel runs through all of them, in float32
+    if precision() == "bfloat16" or x.size == 0 or not is_float32(x) or not supports_mask(mask):
         return False
     (B, T, C), k, F, (cos, sin) = x.shape, keys[0], len(weights[0].up_weight), tables
     if not is_strided(k) or B * T > FEW_ROWS or not is_ready(cos, sin):

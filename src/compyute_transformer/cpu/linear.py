@@ -33,9 +33,11 @@ from ..arrays import Array
 from ..dispatch import kernel_for
 from ..ops.linear import LinearSaved, linear_backward, linear_forward
 from ..ops.quantized import is_quantized, quantized_linear
+from ..precision import precision
 from ._blas import AS_IT_IS, TRANSPOSED, sgemm, sgemm_address, single_threaded
 from ._buffers import empty
-from ._kernel import compile_kernel, compile_parallel, is_float32, is_ready, pool_for, sum_of_partials
+from ._kernel import compile_kernel, compile_parallel, compile_part, is_float32, is_ready, pool_for, sum_of_partials
+from ._rounding import operands
 
 __all__ = ["FEW_ROWS", "columns_of", "few_rows_columns", "linear_backward_kernel", "linear_forward_kernel"]
 
@@ -58,7 +60,7 @@ def slices_of(multiplications: int, each: int, at_least: int) -> int:
     return 1 << (min(slices, 64).bit_length() - 1) if slices > 1 else 1
 
 
-@compile_kernel
+@compile_part
 def edge(length, index, slices):
     """Return where slice `index` of a side starts: at a multiple of 16, as the BLAS divides it."""
     return length if index == slices else length * index // slices // 16 * 16
@@ -88,7 +90,7 @@ def _forward(address, x, weight, bias, has_bias, y, slices):
             )  # fmt: skip
 
 
-@compile_kernel
+@compile_part
 def _product(a, b):
     total = ZERO
     for i in range(a.size):
@@ -96,7 +98,7 @@ def _product(a, b):
     return total
 
 
-@compile_kernel
+@compile_part
 def _products(a, b, x, n, y, o):
     """Eight products at once, of two rows of a weight and four of x: six loads where eight take sixteen."""
     x0, x1, x2, x3 = x[n], x[n + 1], x[n + 2], x[n + 3]
@@ -137,7 +139,7 @@ def few_rows_columns(x, weight, bias, has_bias, y, first, last):
                 part[o] += added[o]
 
 
-@compile_kernel
+@compile_part
 def columns_of(index, slices, O):  # noqa: E741
     """Return the columns [first, last) of a slice: pairs stay together, so that the number of slices changes no sum."""
     pairs = O // 2
@@ -151,7 +153,7 @@ def _few_rows(x, weight, bias, has_bias, y, slices):
         few_rows_columns(x, weight, bias, has_bias, y, first, last)
 
 
-@compile_kernel
+@compile_part
 def _partial_sum(dy, partial, sums):
     """Write the column sums of one of len(sums) runs of rows of dy."""
     N, num_partials = dy.shape[0], sums.shape[0]
@@ -164,11 +166,14 @@ def _partial_sum(dy, partial, sums):
 
 
 @compile_parallel
-def _backward(address, dy, x, weight, dx, dweight, sums, slices):
-    """Compute dx, and those of dweight and of the partial sums of db that have elements."""
+def _backward(address, dy, factor, x, weight, dx, dweight, sums, slices):
+    """Compute dx, and those of dweight and of the partial sums of db that have elements.
+
+    factor: dy as it is multiplied. What is summed is dy itself.
+    """
     N, I = x.shape  # noqa: E741
     O, num_partials = weight.shape[0], sums.shape[0]  # noqa: E741
-    dy_at, x_at, weight_at = dy.ctypes.data, x.ctypes.data, weight.ctypes.data
+    dy_at, x_at, weight_at = factor.ctypes.data, x.ctypes.data, weight.ctypes.data
     dx_at, dweight_at = dx.ctypes.data, dweight.ctypes.data
     for task in prange(2 * slices):  # the two products of a slice are tasks of their own, beside each other
         index, is_dweight = task // 2, task % 2 == 1
@@ -204,7 +209,9 @@ def linear_forward_kernel(x: Array, weight: Array, bias: Array | None = None) ->
     x = np.ascontiguousarray(x)  # a part of a larger array, such as a class token: a copy is less than the product
     I, O = x.shape[-1], weight.shape[0]  # noqa: E741
     y = empty((*x.shape[:-1], O))
-    given = x.reshape(-1, I), weight, weight[0] if bias is None else bias, bias is not None, y.reshape(-1, O)
+    chosen = precision()
+    rows, matrix = operands(chosen, x.reshape(-1, I), weight)
+    given = rows, matrix, weight[0] if bias is None else bias, bias is not None, y.reshape(-1, O)
     if x.size <= FEW_ROWS * I:
         if weight.size < WORTH_THREADS:
             few_rows_columns(*given, 0, O)
@@ -213,11 +220,11 @@ def linear_forward_kernel(x: Array, weight: Array, bias: Array | None = None) ->
     else:
         with single_threaded, pool_for(x.size * O // PRODUCTS):
             _forward(sgemm_address(), *given, slices_of(x.size * O, LARGE_SLICE, 4))
-    return y, LinearSaved(x, weight, bias is not None)
+    return y, LinearSaved(x, weight, bias is not None, chosen)
 
 
 def _backward_supports(dy: Array, saved: LinearSaved, needs_weight: bool = True, needs_bias: bool = True) -> bool:
-    x, weight, _ = saved
+    x, weight, *_ = saved
     if not (is_float32(dy) and is_ready(x, weight) and x.size > 0 and dy.size > 0 and weight.ndim == 2):
         return False
     return dy.shape == (*x.shape[:-1], weight.shape[0]) and x.shape[-1] == weight.shape[1]
@@ -227,14 +234,15 @@ def _backward_supports(dy: Array, saved: LinearSaved, needs_weight: bool = True,
 def linear_backward_kernel(
     dy: Array, saved: LinearSaved, needs_weight: bool = True, needs_bias: bool = True
 ) -> tuple[Array, Array | None, Array | None]:
-    x, weight, has_bias = saved
+    x, weight, has_bias, chosen = saved
     O, I = weight.shape  # noqa: E741
     dx, dweight = empty(x.shape), empty((O if needs_weight else 0, I))
     dy, x, work = np.ascontiguousarray(dy).reshape(-1, O), x.reshape(-1, I), x.size * O
     num_partials = max(1, min(MOST_PARTIALS, len(dy) // 32)) if has_bias and needs_bias else 0
     sums = np.empty((num_partials, O), np.float32)
+    factor, x, weight = operands(chosen, dy, x, weight)
     with single_threaded, pool_for((1 + needs_weight) * work // PRODUCTS):
         slices = slices_of(work, 2 * LARGE_SLICE, 2)
-        _backward(sgemm_address(), dy, x, weight, dx.reshape(-1, I), dweight, sums, slices)
+        _backward(sgemm_address(), dy, factor, x, weight, dx.reshape(-1, I), dweight, sums, slices)
     dbias = sum_of_partials(sums) if num_partials else None
     return dx, dweight if needs_weight else None, dbias

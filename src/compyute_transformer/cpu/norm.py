@@ -27,6 +27,7 @@ from ._buffers import empty
 from ._kernel import (
     compile_kernel,
     compile_parallel,
+    compile_part,
     is_float32,
     is_ready,
     of_one_shape,
@@ -77,7 +78,7 @@ def _forward(x, weight, bias, has_bias, eps, y, mean, rstd):
         norm_rows(x[a:b], weight, bias, has_bias, eps, y[a:b], mean[a:b], rstd[a:b])
 
 
-@compile_kernel
+@compile_part
 def _means(dy, x, weight, m, r):
     """Return the means over a row of dx̂ and of dx̂ · x̂."""
     sum_dxhat, sum_product = ZERO, ZERO
@@ -91,19 +92,19 @@ def _means(dy, x, weight, m, r):
 
 @compile_parallel
 def _backward(dy, x, weight, mean, rstd, dx, dweights, dbiases):
-    (N, C), num_partials = x.shape, dweights.shape[0]
+    N, num_partials = x.shape[0], dweights.shape[0]
     for partial in prange(num_partials):
-        for c in range(C):
-            dweights[partial, c] = ZERO
-            dbiases[partial, c] = ZERO
+        dweight, dbias = dweights[partial], dbiases[partial]
+        dweight[:] = ZERO
+        dbias[:] = ZERO
         for n in range(N * partial // num_partials, N * (partial + 1) // num_partials):
-            m, r = mean[n], rstd[n]
-            mean_dxhat, mean_product = _means(dy[n], x[n], weight, m, r)
-            for c in range(C):
-                xhat = (x[n, c] - m) * r
-                dx[n, c] = r * (dy[n, c] * weight[c] - mean_dxhat - xhat * mean_product)
-                dweights[partial, c] += dy[n, c] * xhat
-                dbiases[partial, c] += dy[n, c]
+            m, r, x_row, dy_row, dx_row = mean[n], rstd[n], x[n], dy[n], dx[n]
+            mean_dxhat, mean_product = _means(dy_row, x_row, weight, m, r)
+            for c in range(x_row.size):
+                xhat = (x_row[c] - m) * r
+                dx_row[c] = r * (dy_row[c] * weight[c] - mean_dxhat - xhat * mean_product)
+                dweight[c] += dy_row[c] * xhat
+                dbias[c] += dy_row[c]
 
 
 @compile_parallel

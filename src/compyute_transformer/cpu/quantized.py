@@ -30,7 +30,7 @@ from ..dispatch import kernel_for
 from ..ops.quantized import GROUP, QuantizedWeight, quantized_linear
 from ._blas import AS_IT_IS, TRANSPOSED, pointer, sgemm, sgemm_address, single_threaded
 from ._buffers import empty
-from ._kernel import compile_kernel, compile_parallel, is_float32, is_ready, pool_for
+from ._kernel import compile_kernel, compile_parallel, compile_part, is_float32, is_ready, pool_for
 from ._vector import float_from_bits
 from .linear import FEW_ROWS, PRODUCTS, WORTH_THREADS, columns_of, few_rows_columns
 
@@ -156,7 +156,7 @@ def _typed_pointer(element: Any) -> Any:
 _bytes_at, _shorts_at = _typed_pointer(types.int8), _typed_pointer(types.uint16)
 
 
-@compile_kernel
+@compile_part
 def _quantized_columns(kind, x, values, scales, y, first, last):
     """Columns [first, last) of y = x weightᵀ; values and scales are addresses."""
     (N, I), O = x.shape, y.shape[1]  # noqa: E741
@@ -206,7 +206,7 @@ def _few_rows(kind, x, values, scales, bias, y, slices):
         any_columns(kind, x, values, scales, bias, y, first, last)
 
 
-@compile_kernel
+@compile_part
 def _widen(kind, values, scales, I, first, last, wide):  # noqa: E741
     """Rows [first, last) of a weight as float32."""
     groups = I // GROUP

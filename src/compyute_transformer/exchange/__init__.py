@@ -12,11 +12,13 @@ generation     generation_config.json
 lora           LoRA on a whole model, and the files of PEFT
 hub            models by their name, fetched by huggingface_hub
 embed          sentence embeddings
+compyute       our modules inside models of Compyute, and its files, written
 complete       a model with its tokenizer, its defaults of generation and its chat template
 """
 
 from .chat import ChatTemplate
 from .complete import Pretrained, copy_beside, is_pretrained, model_path
+from .compyute import as_compyute, save_compyute
 from .generation import GenerationDefaults, generation_defaults
 from .gguf import read_gguf, tokenizer_of
 from .gguf_write import save_gguf
@@ -30,6 +32,7 @@ __all__ = [
     "GenerationDefaults",
     "Pretrained",
     "add_lora",
+    "as_compyute",
     "copy_beside",
     "generation_defaults",
     "is_pretrained",
@@ -40,6 +43,7 @@ __all__ = [
     "read_gguf",
     "read_tensors",
     "save_adapter",
+    "save_compyute",
     "save_gguf",
     "save_pretrained",
     "tokenizer_of",

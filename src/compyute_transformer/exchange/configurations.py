@@ -26,6 +26,22 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
+MOST = 1e300
+WHOLE, NUMBER, FLAG = "a whole number", "a finite number", "true or false"
+# What the values that are read are, unless they are null or missing.
+KINDS = {
+    **dict.fromkeys(("n_inner", "num_labels", "num_channels", "patch_size", "type_vocab_size"), WHOLE),
+    **dict.fromkeys(("n_layer", "n_head", "n_embd", "n_positions", "vocab_size", "hidden_size"), WHOLE),
+    **dict.fromkeys(("intermediate_size", "num_hidden_layers", "num_attention_heads", "max_window_layers"), WHOLE),
+    **dict.fromkeys(("num_key_value_heads", "head_dim", "max_position_embeddings", "sliding_window"), WHOLE),
+    "original_max_position_embeddings": WHOLE,
+    **dict.fromkeys(("layer_norm_epsilon", "layer_norm_eps", "rms_norm_eps", "rope_theta", "factor"), NUMBER),
+    **dict.fromkeys(("low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "attention_factor"), NUMBER),
+    **dict.fromkeys(("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window", "truncate"), FLAG),
+    **dict.fromkeys(("model_type", "activation_function", "hidden_act", "rope_type", "type"), "a string"),
+    **dict.fromkeys(("architectures", "layer_types"), "a list of strings"),
+    **dict.fromkeys(("rope_parameters", "rope_scaling"), "a JSON object"),
+}
 # Theirs are ids of the published vocabularies, at which a text would end.
 NO_SPECIAL_TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 LLAMAS = ("llama", "mistral", "qwen2", "qwen3")
@@ -37,6 +53,7 @@ def from_hugging_face(values: Values, **options: Any) -> Any:
     Raises:
         ConfigError: an architecture, or an option of one, that our models do not have.
     """
+    _check_kinds(values)
     name = values.get("model_type")
     readers: dict[str, Callable[[Values], Any]] = {"gpt2": _read_gpt, "bert": _read_bert, "vit": _read_vit}
     readers |= dict.fromkeys(LLAMAS, _read_llama)
@@ -52,6 +69,27 @@ def from_hugging_face(values: Values, **options: Any) -> Any:
         raise ConfigError(
             f"from_pretrained: an option is a field of {kind.__name__}, got {', '.join(options)}."
         ) from error
+
+
+def _check_kinds(values: Values) -> None:
+    """Raise ConfigError for a value of another kind than is read."""
+    for name, value in values.items():
+        if value is not None and name in KINDS and not _is_a(KINDS[name], value):
+            raise ConfigError(f"from_pretrained: {name} in config.json is {KINDS[name]}, got {value!r}.")
+        if name in ("rope_parameters", "rope_scaling"):
+            _check_kinds(value or {})
+
+
+def _is_a(kind: str, value: Any) -> bool:
+    if kind == FLAG:
+        return isinstance(value, bool)
+    if kind == WHOLE:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if kind == NUMBER:
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST
+    if kind == "a list of strings":
+        return isinstance(value, list) and all(isinstance(each, str) for each in value)
+    return isinstance(value, str if kind == "a string" else dict)
 
 
 def _need(values: Values, *names: str) -> list[Any]:
@@ -188,8 +226,6 @@ def _window(values: Values, num_layers: int) -> int | None:
 def _rotary(values: Values, length: int) -> Fields:
     """Return the fields of rotary positions."""
     given = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    if not isinstance(given, dict):
-        raise ConfigError(f"from_pretrained: rope_scaling is a JSON object, got {given!r}.")
     name = given.get("rope_type", given.get("type", "default"))
     fields: Fields = {"rope_theta": float(given.get("rope_theta") or values.get("rope_theta") or 10000.0)}
     if name == "default":

@@ -73,7 +73,7 @@ class Gguf(Mapping[str, Array]):
         return self._data[start : start + count * kind.size].reshape(count, kind.size)
 
     def quantized(self, name: str, weights: str) -> QuantizedWeight | None:
-        """Return a tensor that the file holds in these bits already, without decoding it; None for one that it does not."""
+        """Return a tensor that the file holds in these bits already, not decoded; None for one that it does not."""
         kind, shape, _ = self._entries[name]
         if len(shape) != 2 or (kind.name, weights) not in (("Q8_0", "int8"), ("BF16", "bfloat16")):
             return None

@@ -20,6 +20,7 @@ from .. import _io
 from ..arrays import Array, to_numpy
 from ..data.text.tokenizer import Tokenizer
 from ..errors import ConfigError, DataError, StateError
+from ..models.bert import Bert
 from ..models.output import Model
 from ..models.registry import record_of
 from ..nn import init
@@ -62,8 +63,9 @@ def load_pretrained(
     folder: holds config.json and model.safetensors, or shards and their index; or is a file that ends in .gguf, or
     another one, see `training_files`; or the name "owner/name" of a model that huggingface_hub fetches.
     kind: the class it must be. dtype: of the parameters; None means float64 where the file has float64, and float32
-    else. weights: "int8" or "bfloat16" holds the matrices as such, for inference; see `ops.quantized`. options: fields of the configuration that are set to other values, such as attn_implementation or
-    context_length; dropout is 0 unless given.
+    else. weights: "int8" or "bfloat16" holds the matrices as such, for inference; see `ops.quantized`. options: fields
+    of the configuration that are set to other values, such as attn_implementation or context_length; dropout is 0
+    unless given.
 
     What the file holds as the model computes with it is mapped into memory, not copied, and a page of it is copied when
     it is written to.
@@ -116,7 +118,8 @@ def assembled(config: Any, family: Family, tensors: Any, dtype: Any, weights: We
     _fill(model, pieces, named, tensors, np.dtype(wanted), weights)
     # tensors that mean nothing here, such as a pooler, are written again as they are
     unused = [name for name in tensors if family.canonical(name) is None and not name.endswith("decoder.bias")]
-    model.unused_tensors = {name: tensors[name] for name in unused}  # a second spelling of a bias is not one of them
+    model.unused_tensors = {name: tensors[name] for name in unused}
+    model.second_bias = next((name for name in tensors if name.endswith("predictions.decoder.bias")), None)
     return model
 
 
@@ -283,7 +286,7 @@ def save_pretrained(
         if array is None:  # a bias that their architecture has, and this model has not
             array = np.zeros(piece.shape, np.float32)
         tensors |= {family.written(name, model.config): found for name, found in piece.write(array).items()}
-    tensors |= getattr(model, "unused_tensors", {})
+    tensors |= getattr(model, "unused_tensors", {}) | (_beside(model, parameters) if type(model) is Bert else {})
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -295,6 +298,22 @@ def save_pretrained(
         raise DataError(
             f"save_pretrained: {folder} must be a folder that can be written; it cannot: {error}."
         ) from error
+
+
+def _beside(model: Any, parameters: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the tensors of a BERT that repeat another or mean nothing here, and that Transformers 5 misses in a file.
+
+    They are the bias of the head under its second name, and zeros for a pooler. A model that was read has those of its
+    file.
+    """
+    config, was_read = model.config, hasattr(model, "second_bias")
+    untied = "cls.predictions.decoder.bias" if config.masked_head and not config.tie_word_embeddings else None
+    name = model.second_bias if was_read else untied
+    beside = {} if name is None else {name: parameters["head.bias"]}
+    if not config.masked_head and not was_read:
+        C = config.embed_dim
+        beside |= {"pooler.dense.weight": np.zeros((C, C), np.float32), "pooler.dense.bias": np.zeros(C, np.float32)}
+    return beside
 
 
 def file_order(item: tuple[str, Array]) -> tuple[bool, str]:

@@ -2,6 +2,7 @@
 
     keys, values    (layer, B, K, capacity, D), allocated once; the first `length` positions are filled
     append          a forward writes the positions from `length` on in every block, then the model advances `length`
+    truncate        removes the last positions, such as drafted tokens that were rejected
     select          keeps other rows, in another order, some of them twice: the hypotheses that a beam keeps
 
 Nothing is copied but the new position. With a sliding window a block gets only the positions that the window reaches.
@@ -64,11 +65,25 @@ class KeyValueCache:
             block.memory = memory
             self.blocks.append(block)
 
+    @property
+    def buffers(self) -> tuple[Array, Array]:
+        """Keys and values, (layer, B, K, capacity, D) each: the arrays themselves, until rows are selected."""
+        return self._keys, self._values
+
     def clear(self, padding: Array | None = None) -> None:
         """Remove all positions. padding: that of the rows that will be read."""
         self.length, self.padding = 0, padding
         for block in self.blocks:
             block.memory = None
+
+    def truncate(self, length: int) -> None:
+        """Keep the first `length` positions. Raises RangeError for more than there are."""
+        if not 0 <= length <= self.length:
+            raise RangeError(
+                f"KeyValueCache.truncate: length lies in [0, {self.length}], the positions that are filled, got "
+                f"{length}."
+            )
+        self.length = length
 
     def advance(self, count: int) -> None:
         """Count positions that every block has appended."""

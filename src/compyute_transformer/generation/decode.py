@@ -2,7 +2,7 @@
 
     prefill   reads whole contexts, which may differ in length, and fills a cache
     step      reads one further token of each row
-    Reader    chooses between the two
+    Reader    chooses between the two; it also reads several tokens ahead, and back
 
 The model is given the same tokens with a cache and without, by the rule of `window_start`: the whole text while it fits
 into the context, and from then on its last context_length tokens. With learned positions a moved window is another
@@ -19,9 +19,12 @@ from ..errors import DtypeError, RangeError, ShapeError
 from ..models.language import LanguageModel, check_context
 from ..nn.module import evaluating
 from .cache import KeyValueCache
+from .captured_decoder import CapturedDecoder
 from .fused_decoder import FusedDecoder
 
 __all__ = ["Reader", "evaluating", "prefill", "step", "window_start"]
+
+Decoder = FusedDecoder | CapturedDecoder
 
 
 def window_start(length: int, context_length: int, stride: int = 1) -> int:
@@ -42,7 +45,7 @@ def prefill(
     model: LanguageModel,
     contexts: Sequence[Sequence[int]],
     cache: KeyValueCache | None = None,
-    fused: FusedDecoder | None = None,
+    fused: Decoder | None = None,
 ) -> Array:
     """Return the logits (B, V) of the tokens that follow B contexts of 1 to context_length tokens each.
 
@@ -75,29 +78,38 @@ def prefill(
             logits: Array = model(to_device(ids, model.device), padding=pads, logits_to_keep=1)[:, 0]
             return logits
     cache.clear(pads)
-    return _extend(model, ids, cache, fused)
+    return _extend(model, ids, cache, fused)[:, 0]
 
 
-def step(model: LanguageModel, tokens: Sequence[int], cache: KeyValueCache, fused: FusedDecoder | None = None) -> Array:
+def step(model: LanguageModel, tokens: Sequence[int], cache: KeyValueCache, fused: Decoder | None = None) -> Array:
     """Return the logits (B, V) that follow one further token (B) of each row, which joins the cache.
 
-    fused: the model's `FusedDecoder`, which runs where it supports the arguments; else the model's forward runs.
+    fused: the model's `FusedDecoder`, or on a GPU its `CapturedDecoder`, which runs where it supports the arguments;
+    else the model's forward runs.
     """
     given = np.asarray(tokens)
     if given.ndim != 1 or given.dtype.kind not in "iu":
         raise ShapeError(f"step: tokens are integers (B), got {given.dtype} of shape {given.shape}.")
-    return _extend(model, given.astype(np.int32)[:, None], cache, fused)
+    return _extend(model, given.astype(np.int32)[:, None], cache, fused)[:, 0]
 
 
-def _extend(model: LanguageModel, ids: Array, cache: KeyValueCache, fused: FusedDecoder | None = None) -> Array:
-    ids = to_device(ids, model.device)
+def _extend(
+    model: LanguageModel, ids: Array, cache: KeyValueCache, fused: Decoder | None = None, count: int = 1
+) -> Array:
+    """Return the logits (B, count, V) after the last of the ids (B, T) of the CPU, which join the cache."""
     with evaluating():
         if fused is not None:
             check_context(type(model).__name__, "ids", ids, model.config.context_length, cache.length)
-            if (logits := fused(ids, cache)) is not None:
+            if (logits := fused(ids, cache, count)) is not None:
                 return logits
-        logits = model(ids, cache, logits_to_keep=1)[:, 0]
+        logits = model(to_device(ids, model.device), cache, logits_to_keep=count)
     return logits
+
+
+def _decoder(model: LanguageModel) -> Decoder | None:
+    if model.device == "cuda":
+        return CapturedDecoder.from_model(model)
+    return FusedDecoder.from_model(model)
 
 
 class Reader:
@@ -113,7 +125,7 @@ class Reader:
         self._capacity = min(longest or model.config.context_length, model.config.context_length)
         self._cache: KeyValueCache | None = None
         with evaluating():
-            self._fused = FusedDecoder.from_model(model) if cached else None
+            self._fused = _decoder(model) if cached else None
         self._read: list[Sequence[int]] = []  # what the cache holds
         window_start(0, model.config.context_length, stride)  # raises for a wrong stride at once
 
@@ -132,3 +144,29 @@ class Reader:
             logits = prefill(self._model, windows, self._cache, self._fused)
         self._read = windows
         return logits
+
+    def room(self, text: Sequence[int]) -> int:
+        """Return how many tokens may follow a text until its window moves."""
+        L = self._model.config.context_length
+        return L - (len(text) - window_start(len(text), L, self._stride))
+
+    def read_ahead(self, text: Sequence[int], count: int) -> Array:
+        """Return the logits (count, V) that follow each of the last `count` tokens of one text.
+
+        The positions of the cache that the text has too are kept, and those of other tokens are removed. The text has
+        at least `count` tokens in its window.
+        """
+        window = list(text[window_start(len(text), self._model.config.context_length, self._stride) :])
+        if self._cache is None or self._cache.batch_size != 1:
+            self._cache, self._read = KeyValueCache(self._model, 1, self._capacity), []
+        held = min(_count_common(window, self._read[0]) if self._read else 0, len(window) - count)
+        self._cache.truncate(held)
+        self._read = [window[:held]]  # if the rest is interrupted
+        logits = _extend(self._model, np.array([window[held:]], np.int32), self._cache, self._fused, count)
+        self._read = [window]
+        return logits[0]
+
+
+def _count_common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Return how many first tokens two texts share."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -20,9 +20,10 @@ from ..nn.norm import LayerNorm, RMSNorm
 from ..nn.position import RotaryPosition
 from ..ops.block import BlockWeights, FixedWeights, NormWeights, blocks_step
 from ..ops.gated_block import GatedBlockWeights, RotaryTables, gated_blocks_step
+from ..precision import precision
 from .cache import KeyValueCache
 
-__all__ = ["FusedDecoder"]
+__all__ = ["FusedDecoder", "are_one_op", "norm_weights"]
 
 # The parts of a block that `blocks_step` computes; a block with a part of any other type is not fused.
 PARTS: dict[str, type[Module]] = {
@@ -53,9 +54,12 @@ class FusedDecoder:
         """Return the fused decoder of a model in `eval()`; None where running its blocks would be something else.
 
         A model is supported if its blocks are alike and made of the library's own parts, their attention is "auto" or
-        "fused", no observer watches one of them, and there is a kernel for the device.
+        "fused", no observer watches one of them, products are not in bfloat16, and there is a kernel for the device.
         """
-        if not blocks_step.has_kernel(model.token_embedding.weight.data) or not _are_one_op(model.blocks):
+        in_bfloat16 = (model.precision or precision()) == "bfloat16"
+        if in_bfloat16 or not blocks_step.has_kernel(model.token_embedding.weight.data):
+            return None
+        if not are_one_op(model.blocks):
             return None
         return cls(model)
 
@@ -69,8 +73,11 @@ class FusedDecoder:
         num_heads, activation, *_ = self._options
         return gated_blocks_step, (x, self._weights, keys, values, mask, num_heads, tables, activation)
 
-    def __call__(self, ids: Array, cache: KeyValueCache) -> Array | None:
-        """Return the logits (B, V) that follow ids (B, T), which join the cache; None where no kernel supports them."""
+    def __call__(self, ids: Array, cache: KeyValueCache, logits_to_keep: int = 1) -> Array | None:
+        """Return the logits (B, logits_to_keep, V) after the last of the ids (B, T), which join the cache.
+
+        None where no kernel supports the arguments; the cache is then as it was.
+        """
         T, start = ids.shape[1], cache.length
         x = self._model.embed(ids, start, cache.padding)
         keys, values = zip(*(block.extend(T) for block in cache.blocks), strict=True)
@@ -83,7 +90,7 @@ class FusedDecoder:
             return None
         x = kernel(*arguments)
         cache.advance(T)
-        logits: Array = self._model.unembed(x[:, -1:])[:, 0]
+        logits: Array = self._model.unembed(x[:, -logits_to_keep:])
         return logits
 
 
@@ -93,7 +100,8 @@ def _options(block: Any) -> tuple[Any, ...]:
     return block.attention.num_heads, block.feed_forward.activation, type(block) is PreNormBlock, turned
 
 
-def _are_one_op(blocks: ModuleList) -> bool:
+def are_one_op(blocks: ModuleList) -> bool:
+    """Return whether blocks are alike and made of the library's own parts, which nobody watches, in `eval()`."""
     options = None
     for block in blocks:
         if type(block) not in (PreNormBlock, PostNormBlock) or not _has_plain_parts(block):
@@ -147,12 +155,12 @@ def _gated_weights(block: Any) -> GatedBlockWeights:
 def _weights(block: Any) -> BlockWeights:
     attention, up, down = block.attention, block.feed_forward.up, block.feed_forward.down
     return BlockWeights(
-        _norm_weights(block.attention_norm),
+        norm_weights(block.attention_norm),
         attention.in_weight.data,
         attention.in_bias.data if attention.in_bias else None,
         attention.out_weight.data,
         attention.out_bias.data if attention.out_bias else None,
-        _norm_weights(block.feed_forward_norm),
+        norm_weights(block.feed_forward_norm),
         up.weight.data,
         up.bias.data if up.bias else None,
         down.weight.data,
@@ -160,5 +168,5 @@ def _weights(block: Any) -> BlockWeights:
     )
 
 
-def _norm_weights(norm: LayerNorm) -> NormWeights:
+def norm_weights(norm: LayerNorm) -> NormWeights:
     return NormWeights(norm.weight.data, norm.bias.data if norm.bias else None, norm.eps)

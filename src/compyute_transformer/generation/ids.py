@@ -1,5 +1,6 @@
 """Generate ids from ids: the loop of `text.stream` on arrays, without a tokenizer."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from ..models.language import LanguageModel
 from ..random import SAMPLING, Generator
 from .decode import Reader
 from .sampling import Sampling, check_count, sample, with_options
+from .speculative import SpeculativeReader, reader_of
 
 __all__ = ["generate_ids"]
 
@@ -21,17 +23,19 @@ def generate_ids(
     max_new_tokens: int,
     sampling: Sampling | None = None,
     stride: int = 1,
+    draft: LanguageModel | None = None,
     **options: Any,
 ) -> Array:
     """Return ids (B, T) followed by the sampled ones, (B, T + n) with n at most max_new_tokens.
 
     ids may also be one row (T), and so is then the result. sampling: by default `Sampling()`; row r is sampled with the
     seed + r, so that equal rows get different continuations. A row ends with the first of its stop_ids; it is part of
-    the result, and is repeated while other rows go on. stride: see `decode.window_start`. options: single fields of
-    `sampling`, temperature=0.5. The model runs in `eval()`.
+    the result, and is repeated while other rows go on. stride: see `decode.window_start`. draft: see `text.stream`; it
+    guesses for one row. options: single fields of `sampling`, temperature=0.5. The model runs in `eval()`.
 
     Raises ShapeError for ids of other axes or without a token, DtypeError for ids that are no integers, RangeError for
-    an id or stop id outside the vocabulary, and for stop texts, which need a tokenizer.
+    an id or stop id outside the vocabulary, for stop texts, which need a tokenizer, and for a draft with several rows;
+    ConfigError for a draft of another vocabulary.
     """
     sampling = with_options("generate", Sampling() if sampling is None else sampling, options)
     V = model.config.vocab_size
@@ -46,17 +50,26 @@ def generate_ids(
     max_new_tokens = check_count("generate", "max_new_tokens", max_new_tokens)
     if sampling.stop:
         raise RangeError("generate: stop texts need a tokenizer. Give stop_ids, or use generation.generate.")
+    if draft is not None and len(rows) > 1:
+        raise RangeError(f"generate: a draft guesses for one row, got {len(rows)}. Generate them one after the other.")
     texts: list[list[int]] = rows.tolist()
-    _extend(model, texts, max_new_tokens, sampling, stride)
+    keys = [Generator((sampling.seed + row) % 2**64, SAMPLING) for row in range(len(texts))]
+    longest = len(texts[0]) + max_new_tokens
+    reader = reader_of(model, draft, sampling, keys[0], stride=stride, longest=longest, vocab_size=V)
+    _extend(reader, texts, max_new_tokens, sampling, keys)
     longest = max(map(len, texts))
     full = np.array([text + text[-1:] * (longest - len(text)) for text in texts], given.dtype)
     return to_device(full[0] if given.ndim == 1 else full, model.device)
 
 
-def _extend(model: LanguageModel, texts: list[list[int]], count: int, sampling: Sampling, stride: int) -> None:
+def _extend(
+    reader: Reader | SpeculativeReader,
+    texts: list[list[int]],
+    count: int,
+    sampling: Sampling,
+    keys: Sequence[Generator],
+) -> None:
     """Append up to `count` sampled ids to each text, fewer where a stop id ends it."""
-    keys = [Generator((sampling.seed + row) % 2**64, SAMPLING) for row in range(len(texts))]
-    reader = Reader(model, stride, longest=len(texts[0]) + count)
     writing = list(range(len(texts)))
     for _ in range(count):
         logits = reader.read([texts[row] for row in writing])

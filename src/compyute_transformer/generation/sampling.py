@@ -116,7 +116,10 @@ def with_options(operation: str, sampling: Sampling, options: Mapping[str, Any])
     known = [entry.name for entry in fields(Sampling)]
     for name in options:
         if name not in known:
-            meant = " Give temperature=0 for the most probable token each time." if name == "do_sample" else ""
+            meant = {
+                "do_sample": " Give temperature=0 for the most probable token each time.",
+                "draft": " A draft guesses for one text: use generate or stream.",
+            }.get(name, "")
             raise ConfigError(
                 f"{operation}: the options of sampling are {', '.join(known)}, got {name}.{meant} "
                 "Give them here, or as sampling=Sampling(...)."

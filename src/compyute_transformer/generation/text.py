@@ -14,11 +14,11 @@ from ..data.text.tokenizer import Tokenizer
 from ..errors import ConfigError, RangeError, VocabularyError
 from ..models.language import LanguageModel
 from ..random import SAMPLING, Generator
-from .decode import Reader
 from .detokenize import StopTexts, WholeCharacters
 from .sampling import Sampling, check_count, sample, with_options
+from .speculative import SpeculativeReader, reader_of
 
-__all__ = ["DEFAULT_SAMPLING", "TextStream", "check_generation", "generate", "start_of", "stream"]
+__all__ = ["DEFAULT_SAMPLING", "TextStream", "check_generation", "context_of", "generate", "start_of", "stream"]
 
 DEFAULT_SAMPLING = Sampling()
 
@@ -31,12 +31,14 @@ def generate(
     max_new_tokens: int,
     sampling: Sampling = DEFAULT_SAMPLING,
     stride: int = 1,
-    cached: bool = True,
+    draft: LanguageModel | None = None,
     **options: Any,
 ) -> str:
     """Return the text that follows a prompt, without the prompt; arguments and errors are those of `stream`."""
+    more: Any = {"max_new_tokens": max_new_tokens, "stride": stride, "draft": draft}
+    if "cached" in options:
+        more["cached"] = options.pop("cached")
     sampling = with_options("generate", sampling, options)
-    more: Any = {"max_new_tokens": max_new_tokens, "stride": stride, "cached": cached}
     return "".join(stream(model, tokenizer, prompt, sampling=sampling, **more))
 
 
@@ -48,7 +50,7 @@ def stream(
     max_new_tokens: int,
     sampling: Sampling = DEFAULT_SAMPLING,
     stride: int = 1,
-    cached: bool = True,
+    draft: LanguageModel | None = None,
     **options: Any,
 ) -> "TextStream":
     """Return an iterator over the text that follows a prompt, in pieces, each as soon as its tokens are sampled.
@@ -60,19 +62,22 @@ def stream(
 
     sampling: how tokens are chosen, and the texts and tokens that end the generation, of which the one that is complete
     first counts; it is not part of the text. The tokens of the prompt and of the text count as seen. stride: how many
-    tokens the window moves at once past the end of the context, see `decode.window_start`. cached: keep keys and
-    values; False gives the same text and reads everything anew for each token. options: fields of `sampling`,
-    temperature=0.5.
+    tokens the window moves at once past the end of the context, see `decode.window_start`. draft: a smaller model of
+    the same vocabulary that guesses tokens, which the model then reads together; the text is the same and may come
+    sooner, see `speculative`. options: fields of `sampling`, temperature=0.5; and cached=False, which keeps no keys and
+    values: the text is the same, and everything is read anew for each token.
 
     Raises, at the call: RangeError for an option or a token outside its range, VocabularyError for a character of the
-    prompt that the tokenizer lacks, ConfigError for a tokenizer with more tokens than the model, and for an unknown
-    option.
+    prompt that the tokenizer lacks, ConfigError for a tokenizer with more tokens than the model, for a draft of another
+    vocabulary, and for an unknown option.
     """
+    cached = options.pop("cached", True)
     sampling = with_options("stream", sampling, options)
     max_new_tokens = check_generation(model, tokenizer, max_new_tokens, sampling.stop_ids)
-    context = start_of(tokenizer, prompt) if isinstance(prompt, str) else _checked(tokenizer, prompt)
+    context = context_of(tokenizer, prompt)
     stops, keys = StopTexts(sampling.stop), Generator(sampling.seed, SAMPLING)
-    reader = Reader(model, stride, cached, longest=len(context) + max_new_tokens)
+    how: Any = {"longest": len(context) + max_new_tokens, "vocab_size": tokenizer.vocab_size, "cached": cached}
+    reader = reader_of(model, draft, sampling, keys, stride=stride, **how)
 
     def tokens() -> Iterator[tuple[int, float]]:
         for _ in range(max_new_tokens):
@@ -84,7 +89,7 @@ def stream(
             context.append(token)
             yield token, log_probability
 
-    pieces = TextStream(tokens(), WholeCharacters(tokenizer, context), stops)
+    pieces = TextStream(tokens(), WholeCharacters(tokenizer, context), stops, reader)
     return pieces
 
 
@@ -95,18 +100,35 @@ class TextStream(Iterator[str]):
     seconds. ended: whether the model wrote an end token, which is not among the ids.
     """
 
-    def __init__(self, tokens: Iterator[tuple[int, float]], characters: WholeCharacters, stops: StopTexts) -> None:
+    def __init__(
+        self,
+        tokens: Iterator[tuple[int, float]],
+        characters: WholeCharacters,
+        stops: StopTexts,
+        reader: Any = None,
+    ) -> None:
         self.ids: list[int] = []
         self.log_probabilities: list[float] = []
         self.times: list[float] = []
         self.ended = False
         self._stops = stops
+        self._speculative = reader if isinstance(reader, SpeculativeReader) else None
         self._pieces = self._run(tokens, characters)
 
     @property
     def stopped(self) -> bool:
         """Return whether a stop text ended the generation."""
         return self._stops.found
+
+    @property
+    def drafted(self) -> int:
+        """Return how many tokens a draft guessed; 0 without a draft."""
+        return 0 if self._speculative is None else self._speculative.drafted
+
+    @property
+    def accepted(self) -> int:
+        """Return how many of the drafted tokens the model wrote too."""
+        return 0 if self._speculative is None else self._speculative.accepted
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -146,6 +168,11 @@ def check_generation(
         )
     _checked(tokenizer, stop_ids, least=0)
     return max_new_tokens
+
+
+def context_of(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> list[int]:
+    """Return the ids of a prompt, a text or ids; see `stream`."""
+    return start_of(tokenizer, prompt) if isinstance(prompt, str) else _checked(tokenizer, prompt)
 
 
 def _checked(tokenizer: Tokenizer, ids: Sequence[int], least: int = 1) -> list[int]:

@@ -32,9 +32,10 @@ from ..ops.attention import (
     sum_heads,
     weighted_sum,
 )
-from ..precision import precision
+from ..precision import operands, precision
 from ..random import RandomKey, dropout_threshold, random_bits
 from ._kernel import ADVANCE, NULL, address_of
+from ._rounded import narrowed
 
 __all__ = ["fused_attention_backward_kernel", "fused_attention_forward_kernel"]
 
@@ -201,11 +202,6 @@ def fits_cudnn(q: Array, k: Array, mask: Mask) -> bool:
     return not (banded and (T > S or (mask.key_lengths is not None and T != S)))
 
 
-def narrowed(array: Array) -> Array:
-    """Return float32 as bfloat16, in the order of its memory; others as they are."""
-    return array.astype(import_module("ml_dtypes").bfloat16) if array.dtype == np.float32 else array
-
-
 def strides_of(array: Array) -> tuple[int, ...]:
     """Return the strides in elements."""
     return tuple(stride // array.itemsize for stride in array.strides)
@@ -266,7 +262,7 @@ def forward_by_cudnn(q: Array, k: Array, v: Array, mask: Mask, dropout: float, k
     total = sees.astype(np.float32)
     highest = cupy.where(sees, highest, np.float32(0))
     y = y16.astype(q.dtype, copy=False)
-    return y, FusedAttentionSaved(q, k, v, y16, highest, total, mask, dropout, key)
+    return y, FusedAttentionSaved(q, k, v, y16, highest, total, mask, dropout, key, precision())
 
 
 def backward_by_cudnn(dy: Array, saved: FusedAttentionSaved) -> tuple[Array, Array, Array]:
@@ -336,39 +332,42 @@ def _drop(weights: Array, dropout: float, key: RandomKey | None, first: int) -> 
 
 def forward_in_pieces(q: Array, k: Array, v: Array, mask: Mask, dropout: float, key: RandomKey | None) -> Any:
     """Return what the reference returns, computed for some rows of the batch at a time."""
-    cupy, group, kind = import_module("cupy"), q.shape[1] // k.shape[1], q.dtype
+    cupy, group, kind, chosen = import_module("cupy"), q.shape[1] // k.shape[1], q.dtype, precision()
     q, k, v = map(widened, (q, k, v))
     y = cupy.empty_like(q)
     highest, total = (cupy.empty(q.shape[:3], q.dtype) for _ in range(2))
     for part in pieces(q, k):
-        scores = masked_scores(q[part], k[part], _mask_of(mask, part, len(q)))
+        queries, keys = operands(chosen, q[part], k[part])
+        scores = masked_scores(queries, keys, _mask_of(mask, part, len(q)))
         most = scores.max(-1, keepdims=True)
         most = cupy.where(most != -np.inf, most, scores.dtype.type(0))
         weights = cupy.exp(scores - most)
         sums = weights.sum(-1, keepdims=True)
         weights /= cupy.where(sums == 0, sums.dtype.type(1), sums)
-        y[part] = weighted_sum(_drop(weights, dropout, key, part.start), repeat_heads(v[part], group))
+        dropped, values = operands(chosen, _drop(weights, dropout, key, part.start), v[part])
+        y[part] = weighted_sum(dropped, repeat_heads(values, group))
         highest[part], total[part] = most[..., 0], sums[..., 0]
     y = y.astype(kind, copy=False)
     q, k, v = (array.astype(kind, copy=False) for array in (q, k, v))
-    return y, FusedAttentionSaved(q, k, v, y, highest, total, mask, dropout, key)
+    return y, FusedAttentionSaved(q, k, v, y, highest, total, mask, dropout, key, chosen)
 
 
 def backward_in_pieces(dy: Array, saved: FusedAttentionSaved) -> tuple[Array, Array, Array]:
     """Return the gradients, computed for some rows of the batch at a time."""
-    cupy, (*arrays, highest, total, mask, dropout, key) = import_module("cupy"), saved
+    cupy, (*arrays, highest, total, mask, dropout, key, chosen) = import_module("cupy"), saved
     q, k, v, y, dy_wide = map(widened, (*arrays, dy))
+    q, k, v, dy_wide = operands(chosen, q, k, v, dy_wide)
     group, scale = q.shape[1] // k.shape[1], q.dtype.type(q.shape[3] ** -0.5)
     dq, dk, dv = (cupy.empty_like(x) for x in (q, k, v))
     for part in pieces(q, k):
         scores = masked_scores(q[part], k[part], _mask_of(mask, part, len(q)))
         sums = total[part][..., None]
         weights = cupy.exp(scores - highest[part][..., None]) / cupy.where(sums == 0, sums.dtype.type(1), sums)
-        dropped = _drop(weights, dropout, key, part.start)
+        (dropped,) = operands(chosen, _drop(weights, dropout, key, part.start))
         dv[part] = sum_heads(weighted_sum(dropped.swapaxes(2, 3), dy_wide[part]), group)
         dweights = _drop(dy_wide[part] @ repeat_heads(v[part], group).swapaxes(2, 3), dropout, key, part.start)
         dscores = weights * (dweights - (dy_wide[part] * y[part]).sum(-1, keepdims=True))
-        dscores = cupy.where(weights == 0, scale * 0, dscores * scale)
+        (dscores,) = operands(chosen, cupy.where(weights == 0, scale * 0, dscores * scale))
         dq[part] = weighted_sum(dscores, repeat_heads(k[part], group))
         dk[part] = sum_heads(weighted_sum(dscores.swapaxes(2, 3), q[part]), group)
     dq, dk, dv = (gradient.astype(dy.dtype, copy=False) for gradient in (dq, dk, dv))

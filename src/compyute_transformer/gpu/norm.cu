@@ -12,11 +12,14 @@
 // row of `dweights` and `dbiases`, and `sum_of_partials` adds these rows in a fixed order.
 //
 // RMS norm is the same without the mean, without bias and its gradient: CENTERED = false.
+//
+// The kernels `..._rounded` are for mixed precision: x, weight and bias are float32, and y, which products alone read,
+// is written as they round it; dy is then bfloat16 too, and dx float32.
 #include "common.cuh"
 
-template <int N, bool CENTERED>
-__device__ void normalize(const Storage* x, const Storage* residual, const Storage* weight, const Storage* bias,
-                          Storage* sum, Storage* y, float* mean, float* rstd, int rows, int C, float eps) {
+template <int N, bool CENTERED, class X, class Y>
+__device__ void normalize(const X* x, const X* residual, const X* weight, const X* bias, X* sum, Y* y, float* mean,
+                          float* rstd, int rows, int C, float eps) {
   int lane = threadIdx.x % 32;
   int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
   if (row >= rows) return;  // the whole warp returns: no lane waits for another
@@ -77,9 +80,32 @@ extern "C" __global__ void layer_norm_forward(const Storage* x, const Storage* r
 extern "C" __global__ void rms_norm_forward(const Storage* x, const Storage* residual, const Storage* weight, Storage*
                                             sum, Storage* y, float* rrms, int rows, int C, float eps, int vector) {
   if (vector) {
-    normalize<PER_VECTOR, false>(x, residual, weight, nullptr, sum, y, nullptr, rrms, rows, C, eps);
+    normalize<PER_VECTOR, false>(x, residual, weight, (const Storage*)nullptr, sum, y, nullptr, rrms, rows, C, eps);
   } else {
-    normalize<1, false>(x, residual, weight, nullptr, sum, y, nullptr, rrms, rows, C, eps);
+    normalize<1, false>(x, residual, weight, (const Storage*)nullptr, sum, y, nullptr, rrms, rows, C, eps);
+  }
+}
+
+#define PER_FLOATS 4  // floats that one instruction loads
+
+extern "C" __global__ void layer_norm_forward_rounded(const float* x, const float* weight, const float* bias,
+                                                      Storage* y, float* mean, float* rstd, int rows, int C, float eps,
+                                                      int vector) {
+  const float* none = nullptr;
+  if (vector) {
+    normalize<PER_FLOATS, true>(x, none, weight, bias, (float*)nullptr, y, mean, rstd, rows, C, eps);
+  } else {
+    normalize<1, true>(x, none, weight, bias, (float*)nullptr, y, mean, rstd, rows, C, eps);
+  }
+}
+
+extern "C" __global__ void rms_norm_forward_rounded(const float* x, const float* weight, Storage* y, float* rrms,
+                                                    int rows, int C, float eps, int vector) {
+  const float* none = nullptr;
+  if (vector) {
+    normalize<PER_FLOATS, false>(x, none, weight, none, (float*)nullptr, y, nullptr, rrms, rows, C, eps);
+  } else {
+    normalize<1, false>(x, none, weight, none, (float*)nullptr, y, nullptr, rrms, rows, C, eps);
   }
 }
 
@@ -87,10 +113,10 @@ struct Sums {
   float dxhat, product;
 };
 
-template <int N, bool CENTERED>
-__device__ void norm_gradient(const Storage* dy, const Storage* skip, const Storage* x, const Storage* weight,
-                              const float* mean, const float* rstd, Storage* dx, float* dweights, float* dbiases,
-                              int rows, int C, Sums (*parts)[32], float* sums) {
+template <int N, bool CENTERED, class X, class Y>
+__device__ void norm_gradient(const Y* dy, const X* skip, const X* x, const X* weight, const float* mean, const float*
+                              rstd, X* dx, float* dweights, float* dbiases, int rows, int C, Sums (*parts)[32],
+                              float* sums) {
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32, turn = 0;
   int first = threadIdx.x * N, step = blockDim.x * N;
   if (dweights) {
@@ -168,6 +194,31 @@ extern "C" __global__ void rms_norm_backward(const Storage* dy, const Storage* s
   __shared__ Sums parts[2][32];
   if (vector) {
     norm_gradient<PER_VECTOR, false>(dy, skip, x, weight, nullptr, rrms, dx, dweights, nullptr, rows, C, parts, sums);
+  } else {
+    norm_gradient<1, false>(dy, skip, x, weight, nullptr, rrms, dx, dweights, nullptr, rows, C, parts, sums);
+  }
+}
+
+extern "C" __global__ void layer_norm_backward_rounded(const Storage* dy, const float* skip, const float* x,
+                                                       const float* weight, const float* mean, const float* rstd,
+                                                       float* dx, float* dweights, float* dbiases, int rows, int C,
+                                                       int vector) {
+  extern __shared__ float sums[];
+  __shared__ Sums parts[2][32];
+  if (vector) {
+    norm_gradient<PER_FLOATS, true>(dy, skip, x, weight, mean, rstd, dx, dweights, dbiases, rows, C, parts, sums);
+  } else {
+    norm_gradient<1, true>(dy, skip, x, weight, mean, rstd, dx, dweights, dbiases, rows, C, parts, sums);
+  }
+}
+
+extern "C" __global__ void rms_norm_backward_rounded(const Storage* dy, const float* skip, const float* x,
+                                                     const float* weight, const float* rrms, float* dx, float* dweights,
+                                                     int rows, int C, int vector) {
+  extern __shared__ float sums[];
+  __shared__ Sums parts[2][32];
+  if (vector) {
+    norm_gradient<PER_FLOATS, false>(dy, skip, x, weight, nullptr, rrms, dx, dweights, nullptr, rows, C, parts, sums);
   } else {
     norm_gradient<1, false>(dy, skip, x, weight, nullptr, rrms, dx, dweights, nullptr, rows, C, parts, sums);
   }

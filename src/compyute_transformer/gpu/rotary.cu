@@ -5,9 +5,8 @@
 // where they lie in the packed product they come from. The strides say where the row of (batch, head, time) begins.
 #include "common.cuh"
 
-template <int N, bool INTERLEAVED>
-__device__ void turn(const Storage* x, const Storage* cos, const Storage* sin, Storage* y, int P, float sign, int i,
-                     int t) {
+template <int N, bool INTERLEAVED, class T>
+__device__ void turn(const Storage* x, const T* cos, const T* sin, Storage* y, int P, float sign, int i, int t) {
   int first = INTERLEAVED ? 2 * i : i, second = INTERLEAVED ? 2 * i + N : P + i;
   float c[N], s[N], z[2][N], turned[2][N];
   load<N>(cos + (long long)t * P + i, c);
@@ -25,11 +24,10 @@ __device__ void turn(const Storage* x, const Storage* cos, const Storage* sin, S
   store<N>(y + second, turned[1]);
 }
 
-// x, y: (B, H, T, D) by their strides, in numbers; cos, sin: (T, P). sign: 1 forward, -1 backward.
-extern "C" __global__ void rotary(const Storage* x, const Storage* cos, const Storage* sin, Storage* y, int B, int H,
-                                  int T, int D, int P, long long x_batch, long long x_head, long long x_time, long
-                                  long y_batch, long long y_head, long long y_time, int interleaved, float sign, int
-                                  vector) {
+template <class Table>
+__device__ void turn_all(const Storage* x, const Table* cos, const Table* sin, Storage* y, int B, int H, int T, int D,
+                         int P, long long x_batch, long long x_head, long long x_time, long long y_batch, long long
+                         y_head, long long y_time, int interleaved, float sign, int vector) {
   int per_thread = vector ? PER_VECTOR : 1;
   int turns = P / per_thread, rest = D - 2 * P, per_row = turns + rest;
   long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x, row = thread / per_row;
@@ -50,4 +48,20 @@ extern "C" __global__ void rotary(const Storage* x, const Storage* cos, const St
   } else {
     turn<1, false>(x, cos, sin, y, P, sign, i, t);
   }
+}
+
+// x, y: (B, H, T, D) by their strides, in numbers; cos, sin: (T, P). sign: 1 forward, -1 backward.
+extern "C" __global__ void rotary(const Storage* x, const Storage* cos, const Storage* sin, Storage* y, int B, int H,
+                                  int T, int D, int P, long long x_batch, long long x_head, long long x_time, long
+                                  long y_batch, long long y_head, long long y_time, int interleaved, float sign, int
+                                  vector) {
+  turn_all(x, cos, sin, y, B, H, T, D, P, x_batch, x_head, x_time, y_batch, y_head, y_time, interleaved, sign, vector);
+}
+
+// The same with tables of float32, in which the angles of far positions differ.
+extern "C" __global__ void rotary_by_floats(const Storage* x, const float* cos, const float* sin, Storage* y, int B,
+                                            int H, int T, int D, int P, long long x_batch, long long x_head, long long
+                                            x_time, long long y_batch, long long y_head, long long y_time, int
+                                            interleaved, float sign, int vector) {
+  turn_all(x, cos, sin, y, B, H, T, D, P, x_batch, x_head, x_time, y_batch, y_head, y_time, interleaved, sign, vector);
 }

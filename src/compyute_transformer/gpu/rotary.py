@@ -2,8 +2,8 @@
 
 Optimization history:
 
-1. CuPy: nine kernels. 2. One kernel. 3. `rotary_in_place`: over the packed product, without a copy. No time was
-measured yet, since the first GPU is still to come.
+1. CuPy: nine kernels. 2. One kernel. 3. `rotary_in_place`: over the packed product, without a copy. 4. Tables of
+float32 beside numbers of bfloat16. No time was measured yet, since the first GPU is still to come.
 """
 
 from typing import Any
@@ -41,10 +41,10 @@ def _turn(
     sign: float,
 ) -> None:
     P, D = cos.shape[1], shape[3]
-    vector = np.int32(all(vector_for(n, x, y, cos, sin) for n in (P, D, *strides[0], *strides[1])))
+    vector = np.int32(all(vector_for(n, x, y) for n in (P, D, *strides[0], *strides[1])) and vector_for(P, cos, sin))
     per_thread = VECTOR_BYTES // x.dtype.itemsize if vector else 1
     rows = shape[0] * shape[1] * shape[2]
-    kernel("rotary", "rotary", x.dtype)(
+    kernel("rotary", "rotary" if cos.dtype == x.dtype else "rotary_by_floats", x.dtype)(
         blocks_for(rows * (P // per_thread + D - 2 * P)),
         (THREADS,),
         (
@@ -64,8 +64,13 @@ def _turned(x: Array, cos: Array, sin: Array, interleaved: bool, sign: float) ->
     return y
 
 
+def _fits(x: Array, cos: Array, sin: Array) -> bool:
+    """Return whether the tables have the dtype of x, or are float32 beside bfloat16."""
+    return is_ready(cos, sin) and x.dtype.name in (cos.dtype.name, "bfloat16")
+
+
 def _forward_supports(x: Array, cos: Array, sin: Array, interleaved: bool = False) -> bool:
-    return is_ready(cos, sin) and x.dtype == cos.dtype and x.size > 0
+    return _fits(x, cos, sin) and x.size > 0
 
 
 @kernel_for(rotary_position_forward, supports=_forward_supports, device="cuda")
@@ -77,7 +82,7 @@ def rotary_position_forward_kernel(
 
 def _backward_supports(dy: Array, saved: RotaryPositionSaved) -> bool:
     cos, sin = saved.cos, saved.sin
-    if not (is_ready(cos, sin) and dy.dtype == cos.dtype and dy.size > 0 and dy.shape == saved.shape and cos.ndim == 2):
+    if not (_fits(dy, cos, sin) and dy.size > 0 and dy.shape == saved.shape and cos.ndim == 2):
         return False
     return of_one_shape(cos, sin) and len(cos) == dy.shape[2] and 2 * cos.shape[1] <= dy.shape[3]
 

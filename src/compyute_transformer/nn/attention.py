@@ -145,6 +145,12 @@ class MultiHeadAttention(Module):
             )
         self._implementation = name
 
+    @property
+    def reads_rounded(self) -> bool:
+        """Whether x may be bfloat16 beside weights of float32; see `precision`. Kernels alone take it."""
+        fused = self.implementation in ("auto", "fused") and fused_attention_forward.runs("cuda") == "cuda"
+        return type(self) is MultiHeadAttention and fused
+
     def forward(
         self,
         x: Array,

@@ -30,6 +30,11 @@ class Linear(Module):
         self.weight = Parameter(weight_init((out_features, in_features), generator or default_generator()))
         self.bias = Parameter(init.zeros((out_features,))) if bias else None
 
+    @property
+    def reads_rounded(self) -> bool:
+        """Whether x may be bfloat16 beside weights of float32; see `precision`."""
+        return type(self) is Linear
+
     def forward(self, x: Array) -> Array:
         """Map (*rows, in_features) to (*rows, out_features)."""
         y, saved = linear_forward(x, self.weight.data, self.bias.data if self.bias else None)

@@ -35,6 +35,7 @@ from ..arrays import Array, Device, device_of, to_device, to_numpy
 from ..errors import BackwardError, DtypeError, StateError
 from ..ops.quantized import is_quantized
 from ..optim.flat import FlatBuffer
+from ..precision import Precision, check_precision
 from .init import are_skipped
 from .observer import Observer, Phase, observe, observed
 from .parameter import Parameter
@@ -79,6 +80,7 @@ class Module(CheckedArguments):
     _parent: "Module | None" = None
     _waiting: int = 0  # forwards in training mode that no backward followed, counted at the root
     _trainer: int | None = None  # the thread whose backward is due
+    _precision: Precision | None = None
     _looked: bool = False  # whether lists were searched for modules that came into them after they were assigned
     PHASES: ClassVar[tuple[Phase, ...]] = ("forward", "backward")
 
@@ -339,6 +341,24 @@ class Module(CheckedArguments):
         for module in self.modules():
             module._training = bool(mode)
         return self
+
+    @property
+    def precision(self) -> Precision | None:
+        """The precision of its matrix products and of those of all modules below; None: that of `use_precision`.
+
+        Setting it sets that of all modules below too.
+
+        Raises:
+            ConfigError: there is no such precision.
+        """
+        return self._precision
+
+    @precision.setter
+    def precision(self, precision: Precision | None) -> None:
+        if precision is not None:
+            check_precision(f"{type(self).__name__}.precision", precision)
+        for module in self.modules():
+            module._precision = precision
 
     def eval(self) -> Self:
         """Save nothing, drop nothing."""

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..precision import precision, use_precision
+
 if TYPE_CHECKING:
     from .module import Module
 
@@ -59,6 +61,13 @@ def observed(function: Callable[..., Any], phase: Phase) -> Callable[..., Any]:
             self._count_forward()
         elif phase == "backward" and self._parent is None and self._waiting:
             self._waiting -= 1
+        own = self._precision
+        if own is not None and phase == "forward" and own != precision():
+            with use_precision(own):
+                return run(self, *args, **kwargs)
+        return run(self, *args, **kwargs)
+
+    def run(self: "Module", *args: Any, **kwargs: Any) -> Any:
         if not self._observers:  # the usual case costs one attribute
             return function(self, *args, **kwargs)
         observers = self._observers

@@ -11,6 +11,7 @@ Source: Chen et al. 2016, "Training deep nets with sublinear memory cost"; PyTor
 from typing import Any
 
 from ..errors import ConfigError
+from ..precision import precision, use_precision
 from .module import Module
 
 __all__ = ["Block", "recompute_blocks"]
@@ -31,18 +32,19 @@ class Block(Module):
         y = super().__call__(*inputs, **options)
         for part, depth in zip(parts, depths, strict=True):
             del part._saved[depth:]
-        self.save_for_backward((inputs, options, offsets))
+        self.save_for_backward((inputs, options, offsets, precision()))
         return y
 
     def run_again(self) -> None:
         """With recompute, run the forward once more, so that all parts have what their backwards need."""
         if not self.recompute:
             return
-        inputs, options, offsets = self.pop_saved()
+        inputs, options, offsets, chosen = self.pop_saved()
         after = [(generator, generator.offset) for generator, _ in offsets]
         self._set_offsets(offsets)
         forward: Any = type(self).forward
-        forward.__wrapped__(self, *inputs, **options)  # observers have seen this forward
+        with use_precision(chosen):
+            forward.__wrapped__(self, *inputs, **options)  # observers have seen this forward
         self._set_offsets(after)
 
     def _offsets(self) -> list[tuple[Any, int]]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..arrays import Array, array_module, device_of, is_captured
 from ..errors import DtypeError, InputError, RangeError, ShapeError
+from ..precision import mixes, precision
 from ..random import RandomKey
 
 __all__ = [
@@ -73,8 +74,9 @@ def check_floats(op: str, optional: dict[str, Array | None] | None = None, /, **
             check_array(op, name, array)
         dtype = array.dtype
         if first is None:
-            first = dtype
-        if dtype != first or dtype.kind not in "fcV" or dtype.char in "gG":  # g: wider than float64
+            first, one = dtype, array
+        differs = dtype != first and not (precision() == "bfloat16" and mixes(array, one))
+        if differs or dtype.kind not in "fcV" or dtype.char in "gG":  # g: wider than float64
             came = ", ".join(f"{name}: {getattr(x, 'dtype', type(x).__name__)}" for name, x in arrays.items())
             raise DtypeError(
                 f"{op}: all arrays hold floats of one dtype, got {came}. Convert them with array.astype(numpy.float32)."
@@ -115,7 +117,7 @@ def check_gradient(op: str, dy: Array, like: Array | None, shape: tuple[int, ...
     check_shape(op, "dy", dy, shape, "the shape of y")
     if like is None:
         check_floats(op, dy=dy)
-    elif dy.dtype != like.dtype:
+    elif dy.dtype != like.dtype and not mixes(dy, like):  # in the precision of the forward
         raise DtypeError(
             f"{op}: dy holds numbers of the forward's dtype, {like.dtype}, got {dy.dtype}. "
             f"Convert it with array.astype(numpy.{like.dtype})."

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from ..arrays import Array, array_module, is_captured
 from ..dispatch import dispatched, output_of
 from ..errors import DtypeError, InputError, RangeError, ShapeError
+from ..precision import Precision, operands, precision
 from ..random import RandomKey, keep_mask
 from ._checks import (
     check_array,
@@ -146,7 +147,10 @@ def check_attention(q: Any, k: Any, v: Any, mask: Any = NO_MASK, dropout: Any = 
 
 
 class AttentionSaved(NamedTuple):
-    """q, k, v: the inputs. weights: (B, H, T, S), before dropout. dropout, key: what was dropped."""
+    """q, k, v: the inputs. weights: (B, H, T, S), before dropout. dropout, key: what was dropped.
+
+    precision: of the products, those of the backward too.
+    """
 
     q: Array
     k: Array
@@ -154,6 +158,7 @@ class AttentionSaved(NamedTuple):
     weights: Array
     dropout: float
     key: RandomKey | None
+    precision: Precision = "float32"
 
 
 @dispatched(validate=check_attention)
@@ -171,6 +176,7 @@ def attention_forward(
     dv = P̃ᵀ dy; dP = dropout′(dy vᵀ); dZ = P · (dP − Σ_s dP · P); dq = dZ k/√D; dk = dZᵀ q/√D
 
     A key that is hidden has exactly zero weight and gradient. A query that sees no key gets zeros.
+    In bfloat16 the operands of all products are rounded: q, k, v, P̃, dy and dZ; see `precision`.
     With fewer key/value heads than heads, head h reads key/value head ⌊h K/H⌋ (grouped-query attention).
 
     Shapes:
@@ -183,12 +189,12 @@ def attention_forward(
     Source:
         Vaswani et al. 2017, section 3.2.1: D, the width of a head, is their d_k. Ainslie et al. 2023, "GQA".
     """
-    group = q.shape[1] // k.shape[1]
-    scores = masked_scores(q, k, mask)
-    weights, _ = softmax_forward(scores)
-    dropped = drop_weights(weights, dropout, key)
-    y = weighted_sum(dropped, repeat_heads(v, group))
-    return y, AttentionSaved(q, k, v, weights, dropout, key)
+    chosen, group = precision(), q.shape[1] // k.shape[1]
+    queries, keys = operands(chosen, q, k)
+    weights, _ = softmax_forward(masked_scores(queries, keys, mask))
+    dropped, values = operands(chosen, drop_weights(weights, dropout, key), v)
+    y = weighted_sum(dropped, repeat_heads(values, group))
+    return y, AttentionSaved(q, k, v, weights, dropout, key, chosen)
 
 
 def check_attention_backward(dy: Any, saved: Any) -> None:
@@ -209,13 +215,16 @@ def attention_backward(
     Raises:
         ShapeError, DtypeError: dy has not the shape or the dtype of q. InputError: saved is of another op.
     """
-    q, k, v, weights, dropout, key = saved
+    _, _, _, weights, dropout, key, chosen = saved
+    q, k, v, dy = operands(chosen, *saved[:3], dy)
     group = q.shape[1] // k.shape[1]
-    dv = weighted_sum(drop_weights(weights, dropout, key).swapaxes(2, 3), dy)
+    (dropped,) = operands(chosen, drop_weights(weights, dropout, key))
+    dv = weighted_sum(dropped.swapaxes(2, 3), dy)
     dweights = drop_weights(dy @ repeat_heads(v, group).swapaxes(2, 3), dropout, key)
     dweights[weights == 0] = 0  # what a hidden value holds, even NaN, has no part in the sum below
     dscores = softmax_backward(dweights, SoftmaxSaved(weights))
     dscores *= dscores.dtype.type(1.0 / sqrt(q.shape[3]))
+    (dscores,) = operands(chosen, dscores)
     dq = weighted_sum(dscores, repeat_heads(k, group))
     dk = weighted_sum(dscores.swapaxes(2, 3), q)
     return dq, sum_heads(dk, group), sum_heads(dv, group)
@@ -225,7 +234,10 @@ attention = output_of("attention", attention_forward)
 
 
 class FusedAttentionSaved(NamedTuple):
-    """q, k, v: the inputs. y: the output. highest, total: (B, H, T). mask, dropout, key: as given."""
+    """q, k, v: the inputs. y: the output. highest, total: (B, H, T). mask, dropout, key: as given.
+
+    precision: of the products, those of the backward too.
+    """
 
     q: Array
     k: Array
@@ -236,6 +248,7 @@ class FusedAttentionSaved(NamedTuple):
     mask: Mask
     dropout: float
     key: RandomKey | None
+    precision: Precision = "float32"
 
 
 @dispatched(validate=check_attention)
@@ -262,15 +275,17 @@ def fused_attention_forward(
     Source:
         Dao et al. 2022, "FlashAttention": m + log s is their L, δ their D. Milakov, Gimelshein 2018: running softmax.
     """
-    xp, group = array_module(q), q.shape[1] // k.shape[1]
-    scores = masked_scores(q, k, mask)
+    xp, chosen, group = array_module(q), precision(), q.shape[1] // k.shape[1]
+    queries, keys = operands(chosen, q, k)
+    scores = masked_scores(queries, keys, mask)
     highest = scores.max(-1, keepdims=True)
     sees = highest.real != -xp.inf
     highest = xp.where(sees, highest, scores.dtype.type(0))
     total = xp.exp(scores - highest).sum(-1, keepdims=True)
     weights = xp.exp(scores - highest) / xp.where(sees, total, 1)
-    y = weighted_sum(drop_weights(weights, dropout, key), repeat_heads(v, group))
-    return y, FusedAttentionSaved(q, k, v, y, highest[..., 0], total[..., 0], mask, dropout, key)
+    dropped, values = operands(chosen, drop_weights(weights, dropout, key), v)
+    y = weighted_sum(dropped, repeat_heads(values, group))
+    return y, FusedAttentionSaved(q, k, v, y, highest[..., 0], total[..., 0], mask, dropout, key, chosen)
 
 
 def check_fused_attention_backward(dy: Any, saved: Any) -> None:
@@ -291,14 +306,17 @@ def fused_attention_backward(
     Raises:
         ShapeError, DtypeError: dy has not the shape or the dtype of q. InputError: saved is of another op.
     """
-    q, k, v, y, *_, dropout, key = saved
+    _, _, _, y, *_, dropout, key, chosen = saved
+    q, k, v, dy = operands(chosen, *saved[:3], dy)
     group = q.shape[1] // k.shape[1]
     weights = fused_attention_weights(saved)
-    dv = weighted_sum(drop_weights(weights, dropout, key).swapaxes(2, 3), dy)
+    (dropped,) = operands(chosen, drop_weights(weights, dropout, key))
+    dv = weighted_sum(dropped.swapaxes(2, 3), dy)
     dweights = drop_weights(dy @ repeat_heads(v, group).swapaxes(2, 3), dropout, key)
     dscores = weights * (dweights - (dy * y).sum(-1, keepdims=True))
     dscores[weights == 0] = 0  # what a hidden key or value holds, even NaN, has no part in any gradient
     dscores *= dscores.dtype.type(1.0 / sqrt(q.shape[3]))
+    (dscores,) = operands(chosen, dscores)
     dq = weighted_sum(dscores, repeat_heads(k, group))
     dk = weighted_sum(dscores.swapaxes(2, 3), q)
     return dq, sum_heads(dk, group), sum_heads(dv, group)
@@ -306,7 +324,8 @@ def fused_attention_backward(
 
 def fused_attention_weights(saved: FusedAttentionSaved) -> Float[Array, "B H T S"]:
     """Return P = exp(Z − m) / s: the attention weights, before dropout, that the forward did not keep."""
-    scores = masked_scores(saved.q, saved.k, saved.mask)
+    queries, keys = operands(saved.precision, saved.q, saved.k)
+    scores = masked_scores(queries, keys, saved.mask)
     xp, total = array_module(scores), saved.total[..., None]
     weights: Array = xp.exp(scores - saved.highest[..., None]) / xp.where(total == 0, total.dtype.type(1), total)
     return weights

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from ..arrays import Array
 from ..dispatch import dispatched, output_of
 from ..errors import ShapeError, StateError
+from ..precision import Precision, operands, precision
 from ._checks import check_bool, check_floats, check_gradient, check_saved, check_shape
 from ._sums import sum_of_rows
 from .quantized import check_quantized_linear, is_quantized, quantized_linear
@@ -15,11 +16,15 @@ __all__ = ["LinearSaved", "linear", "linear_backward", "linear_forward"]
 
 
 class LinearSaved(NamedTuple):
-    """x: the input. weight: the matrix. has_bias: whether a bias was added, and so has a gradient."""
+    """x: the input. weight: the matrix. has_bias: whether a bias was added, and so has a gradient.
+
+    precision: of the products, those of the backward too.
+    """
 
     x: Array
     weight: Array
     has_bias: bool
+    precision: Precision = "float32"
 
 
 def check_linear(x: Any, weight: Any, bias: Any = None) -> None:
@@ -43,6 +48,8 @@ def linear_forward(
     y = x Wᵀ + b
     dx = dy W; dW = dyᵀ x over all rows at once; db = Σ_rows dy
 
+    In bfloat16 the operands of the three products are rounded, x, W and dy; b and db are not. See `precision`.
+
     A quantized weight has no gradient, and neither has x: see `quantized_linear`.
 
     Shapes:
@@ -56,10 +63,12 @@ def linear_forward(
     """
     if is_quantized(weight):
         return quantized_linear(x, weight, bias), LinearSaved(x, weight, bias is not None)  # type: ignore[arg-type]
-    y = x.reshape(-1, x.shape[-1]) @ weight.T  # one 2-D product: a batched one would be many small ones
+    chosen = precision()
+    rows, matrix = operands(chosen, x.reshape(-1, x.shape[-1]), weight)
+    y = rows @ matrix.T  # one 2-D product: a batched one would be many small ones
     if bias is not None:
         y += bias
-    return y.reshape(*x.shape[:-1], weight.shape[0]), LinearSaved(x, weight, bias is not None)
+    return y.reshape(*x.shape[:-1], weight.shape[0]), LinearSaved(x, weight, bias is not None, chosen)
 
 
 def check_linear_backward(dy: Any, saved: Any, needs_weight: Any = True, needs_bias: Any = True) -> None:
@@ -89,11 +98,12 @@ def linear_backward(
     Raises:
         ShapeError, DtypeError: dy has not the shape of y or the dtype of x. InputError: saved is of another op.
     """
-    x, weight, has_bias = saved
+    x, weight, has_bias, chosen = saved
     dy_rows, x_rows = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])
+    dbias = sum_of_rows(dy_rows) if needs_bias and has_bias else None
+    dy_rows, x_rows, weight = operands(chosen, dy_rows, x_rows, weight)
     dx = (dy_rows @ weight).reshape(x.shape)
     dweight = dy_rows.T @ x_rows if needs_weight else None
-    dbias = sum_of_rows(dy_rows) if needs_bias and has_bias else None
     return dx, dweight, dbias
 
 

@@ -6,6 +6,7 @@ loss. Nothing inside waits for the CPU, so everything that changes from step to 
 
     the batch          in arrays that each step's batch is copied into
     the learning rate  in `DeviceAdamW.learning_rate`; the number of the step in `DeviceAdamW.count`
+    the weights        which products read as bfloat16, rounded at the beginning of the graph
     the dropout        in `advance`, by which the offset of every random key has moved on since the capture
 
 The memory of the graph is a pool of its own, which nobody else is given parts of as long as the graph lives.
@@ -25,6 +26,7 @@ from ..ops.linear import linear_forward
 from ..optim import AdamW
 from ..optim.optimizer import Optimizer
 from ..precision import precision
+from .mixed import gradient_in_pieces, rounded_weights
 
 __all__ = ["CapturedSteps", "capture_fault"]
 
@@ -157,9 +159,14 @@ class CapturedSteps:
             held.enter_context(cupy.cuda.using_allocator(pool.malloc))
             advance = kernels_of("cuda", "_kernel").ADVANCE
             held.callback(advance.reset, advance.set(self.advance))
+            self._gradient(arrays)  # plans the products, builds the graphs of attention, loads the kernels
+            self.model.zero_grad()
+            generator.offset = first
+            stream.synchronize()
             stream.begin_capture()
             try:
-                loss = self._step(arrays)
+                loss = self._gradient(arrays)
+                self.adamw.step(loss)
                 keys = generator.offset - first
             finally:
                 graph = stream.end_capture()
@@ -167,14 +174,17 @@ class CapturedSteps:
         graph.upload(stream)
         return Captured(graph, arrays, loss, first, keys, (pool, stream, gradient))
 
-    def _step(self, arrays: tuple[Array, ...]) -> Array:
-        """Launch the step; during a capture, nothing is computed."""
+    def _gradient(self, arrays: tuple[Array, ...]) -> Array:
+        """Compute loss and gradient, and return the loss; during a capture, nothing is computed."""
         *inputs, targets = arrays
-        logits = self.cupy.ascontiguousarray(self.model(*inputs))
-        num_scored = self.loss.count_scored(targets)
-        nll = self.loss.cross_entropy_in_place(logits, targets, num_scored, label_smoothing=self.label_smoothing)
-        loss: Array
-        loss, _ = self.loss.mean_of_scored(nll, targets)
-        self.model.backward(logits)
-        self.adamw.step(loss)
+        with rounded_weights(self.model):
+            cut = gradient_in_pieces(self.model, inputs, targets, self.label_smoothing)
+            if cut is not None:
+                return cut
+            logits = self.cupy.ascontiguousarray(self.model(*inputs))
+            num_scored = self.loss.count_scored(targets)
+            nll = self.loss.cross_entropy_in_place(logits, targets, num_scored, label_smoothing=self.label_smoothing)
+            loss: Array
+            loss, _ = self.loss.mean_of_scored(nll, targets)
+            self.model.backward(logits)
         return loss

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from ..arrays import Array, array_module
 from ..nn.module import Module
 from ..nn.observer import Observer, Phase, observe
@@ -13,7 +15,8 @@ __all__ = ["all_finite", "first_non_finite", "non_finite_parameter"]
 
 def all_finite(array: Array) -> bool:
     """Return whether no element is NaN or infinite."""
-    return bool(array_module(array).isfinite(array).all())
+    wide = array.astype(np.float32) if array.dtype.kind == "V" else array  # bfloat16
+    return bool(array_module(wide).isfinite(wide).all())
 
 
 def non_finite_parameter(model: Module) -> str | None:
@@ -59,5 +62,5 @@ class _Watch(Observer):
 def _arrays(output: Any) -> Iterator[Array]:
     """Yield the float arrays in the output of a module."""
     for value in output if isinstance(output, tuple) else (output,):
-        if getattr(getattr(value, "dtype", None), "kind", None) == "f":
+        if getattr(getattr(value, "dtype", None), "kind", None) in ("f", "V"):  # V: bfloat16
             yield value

@@ -26,12 +26,13 @@ from ..optim.clip import clip_grad_norm_, get_total_norm
 from ..optim.optimizer import Optimizer, decay_groups
 from ..optim.sgd import SGD
 from ..parallel import Communicator, DataParallel, Single, sharing
-from ..precision import use_precision
+from ..precision import Precision, use_precision
 from ..threads import on_threads, threads
 from .captured import CapturedSteps, capture_fault
 from .early_stopping import EarlyStopping
 from .finite import all_finite, first_non_finite
 from .interrupt import Interrupt, interruptible
+from .mixed import rounded_weights
 from .reporting.events import Advanced, Evaluated, Event, Logged, RunResult, Sampled, Saved, Started
 from .reporting.journal import LOG, Journal, read_log
 from .reporting.reporters import Reporter
@@ -72,6 +73,8 @@ class Trainer:
     ) -> None:
         self.trained_only = trained_only
         self.task, self.settings, self.run = task, settings, run
+        if settings.precision != "auto":
+            task.model.precision = None  # the settings decide
         patience = settings.patience
         self.callbacks = (*callbacks, *(() if patience is None else (EarlyStopping(patience),)))
         self.model = task.model
@@ -96,6 +99,11 @@ class Trainer:
         self._evaluated: int | None = None  # the step of the latest validation
         self._window = (0, 0.0)  # steps and seconds since the last logged step
         self._captured: Any = None  # `CapturedSteps`, or False where steps cannot be captured
+
+    @property
+    def precision(self) -> Precision:
+        """The precision of matrix products: that of the settings; for "auto" the model's own, where it has one."""
+        return self.model.precision or self.settings.precision_on(self.model.device)
 
     def train(self, reporter: Reporter) -> RunResult:
         """Take the remaining steps, report the events, and close the reporter.
@@ -198,7 +206,8 @@ class Trainer:
     def _gradient(self, batch: Parts) -> tuple[float, float]:
         """Compute the gradient of a batch and clip it. Return the loss, and the norm before."""
         self.optimizer.zero_grad()
-        loss = self.parallel.accumulate(batch, self.task.loss_and_gradient)
+        with rounded_weights(self.model):
+            loss = self.parallel.accumulate(batch, self.task.loss_and_gradient)
         return loss, self._clip()
 
     def _take_captured(self, batch: Parts) -> tuple[float, float] | None:
@@ -269,7 +278,8 @@ class Trainer:
             self.reporter.report(self._evaluation(metrics, best=False))
 
     def _validate(self) -> dict[str, float]:
-        with sharing(self.communicator), watching(getattr(self.reporter, "validating", None)):
+        bar = getattr(self.reporter, "validating", None)
+        with sharing(self.communicator), watching(bar), rounded_weights(self.model):
             metrics = dict(self.task.validate())
         if metrics and not isfinite(metrics["loss"]):
             raise self._non_finite(f"after step {self.step}: validation loss {metrics['loss']:g}", self.task.state())
@@ -352,6 +362,8 @@ class Trainer:
 
     def _started(self, new: bool) -> Started:
         device, facts = self.model.device, dict(self.task.facts())
+        if self.precision != "float32":
+            facts["precision"] = f"{self.precision} products, float32 sums and weights"
         if self.trained_only:
             facts["trained"] = f"{sum(p.size for p in self.model.parameters() if p.requires_grad):,} of the parameters"
         if self.communicator.size > 1:
@@ -395,8 +407,7 @@ class Trainer:
         count = self.settings.threads
         if count is None and self.communicator.neighbors > 1:
             count = max(1, threads() // self.communicator.neighbors)
-        chosen = "bfloat16" if self.settings.precision == "auto" else self.settings.precision
-        products = use_precision(chosen if self.model.device == "cuda" else "float32")
+        products = use_precision(self.precision)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"), on_threads(count), products:
             yield
 

@@ -12,6 +12,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from cuda_on_cpu.compile import INCLUDE
+
 from . import stream
 from .cublaslt import _allocation
 from .module import _module
@@ -220,5 +222,9 @@ def make() -> dict[str, ModuleType]:
         diagonal_alignment=diagonal_alignment,
         backend_version=lambda: 91900,
     )
-    pathfinder = _module("cuda.pathfinder", load_nvidia_dynamic_lib=lambda name: None)
+    pathfinder = _module(
+        "cuda.pathfinder",
+        load_nvidia_dynamic_lib=lambda name: None,
+        find_nvidia_header_directory=lambda name: str(INCLUDE),
+    )
     return {module.__name__: module for module in (cudnn, _module("cuda", pathfinder=pathfinder), pathfinder)}

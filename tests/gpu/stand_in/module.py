@@ -12,6 +12,7 @@ import scipy.special
 
 from compyute_transformer import dispatch
 from compyute_transformer.arrays import gpu_fault
+from cuda_on_cpu.compile import INCLUDE
 
 from . import memory, stream
 from .array import allocations_of, computed, ndarray, operand, raw
@@ -132,10 +133,12 @@ def make() -> dict[str, ModuleType]:
         is_available=lambda: True,
         __version__="14.2.0",
     )
+    pathfinder = _module("cuda.pathfinder", find_nvidia_header_directory=lambda name: str(INCLUDE))
     special = _module("cupyx.scipy.special", erf=erf)
     scipy_ = _module("cupyx.scipy", special=special)
     cupyx = _module("cupyx", scipy=scipy_)
-    return {module.__name__: module for module in (cupy, cuda, runtime, cupyx, scipy_, special)}
+    found = (cupy, cuda, runtime, cupyx, scipy_, special, _module("cuda", pathfinder=pathfinder), pathfinder)
+    return {module.__name__: module for module in found}
 
 
 @contextmanager

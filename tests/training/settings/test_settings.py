@@ -1,6 +1,6 @@
 from dataclasses import fields
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -9,7 +9,7 @@ from compyute_transformer.errors import ConfigError
 from compyute_transformer.models.registry import MODELS
 from compyute_transformer.training import DataSettings, ModelSettings, Settings
 from compyute_transformer.training.settings.presets import DESCRIPTIONS, PRESETS
-from compyute_transformer.training.settings.sections import TaskName
+from compyute_transformer.training.settings.sections import TaskName, TrainingSettings
 from compyute_transformer.training.settings.settings import SECTIONS
 
 
@@ -148,6 +148,7 @@ def test_a_missing_file_or_preset_is_refused(tmp_path: Path) -> None:
         ({"tokenizer": "bpe"}, 'tokenizer has no effect for the task "digits"'),
         ({"vocab_size": 300}, 'vocab_size has no effect for the task "digits"'),
         ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1, got 1.0"),
+        ({"precision": "tf32"}, "precision tf32 is of the tensor cores of a GPU; on a CPU choose float32 or bfloat16"),
     ],
 )
 def test_what_does_not_go_together_is_refused(overrides: dict[str, object], message: str) -> None:
@@ -156,11 +157,26 @@ def test_what_does_not_go_together_is_refused(overrides: dict[str, object], mess
         Settings.resolve(preset, None, overrides)
 
 
+@pytest.mark.parametrize(
+    ("chosen", "on_cpu", "on_cuda"),
+    [
+        ("auto", "float32", "bfloat16"),
+        ("float32", "float32", "float32"),
+        ("bfloat16", "bfloat16", "bfloat16"),
+        ("tf32", "float32", "tf32"),
+    ],
+)
+def test_the_precision_of_products_on_a_device(chosen: Any, on_cpu: str, on_cuda: str) -> None:
+    settings = TrainingSettings(precision=chosen, device="cuda")
+    assert (settings.precision_on("cpu"), settings.precision_on("cuda")) == (on_cpu, on_cuda)
+
+
 def test_the_kind_is_that_of_the_task() -> None:
     assert [DataSettings(task).kind for task in get_args(TaskName)] == [
         "language",
         "masked",
         "language",
+        "labels",
         "translation",
         "translation",
         "images",

@@ -238,6 +238,8 @@ def load_run(
     The best checkpoint is the one with the lowest validation loss since training began; before the first validation it
     is the last one. model: the one that the run was started with, if it was the caller's own.
 
+    A model that was trained with products in bfloat16 computes them so: `model.precision`.
+
     Raises RunError if there is no run, and CheckpointError if there is no checkpoint, or one that does not fit.
     """
     folder = Path(folder)
@@ -259,6 +261,8 @@ def load_run(
         raise CheckpointError(
             f"load_run: step {state.step} must fit the model of {folder / CONFIG}; it does not. {error}"
         ) from error
+    if (chosen := config.settings.training.precision_on(device)) != "float32":
+        loaded.precision = chosen
     return LoadedRun(loaded.to(device).eval(), encoder, config.settings, config, state.step)
 
 
@@ -303,7 +307,7 @@ def _described(
         config = RunConfig(settings, record.shape(encoder), data.name, data.sources, data.sha256)
         task = _task(config, data, encoder, model)
         return replace(config, custom="" if model is None else "model"), task, encoder
-    encoder = model.encoder(settings.data.record)
+    encoder = model.encoder(settings.data.record, data)
     config = RunConfig(settings, record.shape(encoder), data.name, data.sources, data.sha256, start=model.describe())
     return config, _task(config, data, encoder, model.prepared(config)), encoder
 

@@ -15,12 +15,13 @@ from ...models.registry import MODELS
 from ...nn.attention import Implementation
 from ...nn.feed_forward import Activation
 from ...optim.schedule import Decay, Schedule
+from ...precision import Precision
 from .choices import check_ranges, require, setting
 
 __all__ = ["DataSettings", "ModelSettings", "TrainingSettings"]
 
 AnyPrecision: TypeAlias = Literal["auto", "float32", "tf32", "bfloat16"]
-TaskName: TypeAlias = Literal["language", "masked", "chat", "translation", "dates", "images", "digits"]
+TaskName: TypeAlias = Literal["language", "masked", "chat", "labels", "translation", "dates", "images", "digits"]
 KIND_OF = {"dates": "translation", "digits": "images", "chat": "language"}  # of tasks that are a special case
 if TYPE_CHECKING:
     Architecture: TypeAlias = str
@@ -31,7 +32,7 @@ MANY = 10**9  # the highest count of anything that is not kept in memory
 LARGEST = 10**11  # parameters
 OF_IMAGES = ("kind", ("images",))
 OF_GENERATION = ("kind", ("language", "translation"))
-OF_TEXT = ("kind", ("language", "masked", "translation"))
+OF_TEXT = ("kind", ("language", "masked", "translation", "labels"))
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ class DataSettings:
     task: TaskName = setting(
         "language",
         "What to learn: language (the next token of a text), masked (hidden tokens of a text), chat (the answers of "
-        "conversations in JSON lines, with --from), translation (the target "
-        "of a pair), dates (pairs made by the library), images (the class of an image) or digits (scans of digits). "
+        "conversations in JSON lines, with --from), labels (the label of a text, in JSON lines, with --from), "
+        "translation (the target of a pair), dates (pairs made by the library), images (the class of an image) or "
+        "digits (scans of digits). "
         "Default: what DATA look like.",
         "Data",
     )
@@ -86,7 +88,7 @@ class DataSettings:
 
     @property
     def kind(self) -> str:
-        """The kind of task: "language", "masked", "translation" or "images"."""
+        """The kind of task: "language", "masked", "labels", "translation" or "images"."""
         return KIND_OF.get(self.task, self.task)
 
     @property
@@ -377,10 +379,9 @@ class TrainingSettings:
     device: Device = setting("cpu", "Device to compute on: cpu or cuda.", "Training")
     precision: AnyPrecision = setting(
         "auto",
-        "Matrix products on a GPU: in bfloat16 beside weights and sums in float32, in tf32, or in float32; auto: "
-        "bfloat16.",
+        "Matrix products: in bfloat16 beside weights and sums in float32; in float32; or, on a GPU, in tf32. auto: "
+        "bfloat16 on a GPU, float32 on a CPU.",
         "Training",
-        only_with=("device", ("cuda",)),
     )
     threads: int | None = setting(
         None,
@@ -402,6 +403,12 @@ class TrainingSettings:
             f"must be at most learning_rate, here {self.learning_rate:g}",
             self.min_learning_rate,
         )
+        require(
+            self.precision != "tf32" or self.device == "cuda",
+            "precision",
+            "tf32 is of the tensor cores of a GPU; on a CPU choose float32 or bfloat16",
+            f"precision tf32 and device {self.device}",
+        )
         adapters = self.lora_alpha is not None or self.lora_targets != "all-linear"
         require(
             self.lora_rank is not None or not adapters,
@@ -415,6 +422,12 @@ class TrainingSettings:
             "counts validations, so eval_every must be at least 1",
             f"patience {self.patience} and eval_every 0",
         )
+
+    def precision_on(self, device: Device) -> Precision:
+        """Return the precision of matrix products on a device, which may be another than that of the training."""
+        if self.precision == "auto":
+            return "bfloat16" if device == "cuda" else "float32"
+        return "float32" if self.precision == "tf32" and device == "cpu" else self.precision
 
     def schedule(self) -> Schedule:
         """Return the learning rate as a function of the step."""
