@@ -757,11 +757,25 @@ def test_a_translation_refuses_what_only_a_text_has(run: Run, translator: Path) 
     assert "--stride has no effect with a run that learned translation" in plain(done.err)
 
 
-@pytest.mark.parametrize("option", ["--beam=1", "--length-penalty=0.6"])
-def test_a_text_refuses_what_only_translation_has(run: Run, trained: Path, option: str) -> None:
-    done = run("generate", trained, option)
-    assert done.code == 2
-    assert f"{option.partition('=')[0]} has no effect with a run that learned language" in plain(done.err)
+def test_a_text_is_continued_by_beam_search(run: Run, trained: Path) -> None:
+    options = ("generate", trained, "--prompt", "The", "--max-new-tokens", 6, "--beam", 3)
+    facts = json.loads(run(*options, "--json").out)
+    assert len(facts["text"]) == facts["tokens"] == 6
+    assert run(*options).out == f"The{facts['text']}\n"
+    greedy = json.loads(run(*options[:-1], 1, "--json").out)
+    plain_text = run("generate", trained, "--prompt", "The", "--max-new-tokens", 6, "--temperature", 0).out
+    assert plain_text == f"The{greedy['text']}\n"
+    assert facts["score"] >= greedy["score"] - 1e-6
+    for more, words in (
+        ("--temperature=1", "--beam is an option of search, and --temperature of sampling"),
+        ("--stride=2", "--stride has no effect with --beam"),
+        ("--no-cache", "--no-cache has no effect with --beam"),
+    ):
+        done = run(*options, more)
+        assert done.code == 2
+        assert words in plain(done.err)
+    done = run("generate", trained, "--length-penalty=0.6")
+    assert "give --beam 4" in plain(done.err)
 
 
 def test_a_translation_needs_something_to_translate(run: Run, translator: Path) -> None:

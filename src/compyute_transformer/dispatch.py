@@ -40,6 +40,7 @@ __all__ = [
     "Dispatched",
     "dispatched",
     "intercept",
+    "is_intercepted",
     "kernel_for",
     "kernels_of",
     "no_kernels_after_fork",
@@ -182,6 +183,11 @@ def intercept(interceptor: Interceptor) -> Iterator[None]:
         yield
     finally:
         _interceptor.reset(token)
+
+
+def is_intercepted() -> bool:
+    """Return whether `intercept` hands the calls of ops to a function, which is to see each of them."""
+    return _interceptor.get() is not None
 
 
 @contextmanager

@@ -308,6 +308,9 @@ def of_model(record: Any) -> Example:
     return Example(lambda: record.model(config, seed=3), use)
 
 
+EXAMPLES[generation.Continuation] = Example(
+    lambda: generation.Continuation("ab", (1, 2), (-0.1, -0.2), -0.3, False), values
+)
 EXAMPLES |= {type(ModuleSubject(example).build(np.float32)[0]): of_module(example) for example in reversed(MODULES)}
 EXAMPLES |= {record.model: of_model(record) for record in MODELS.values()}
 EXAMPLES |= {r.config: Example(lambda r=r: next(iter(r.small_configs().values())), values) for r in MODELS.values()}

@@ -437,6 +437,32 @@ def test_names_of_other_versions_mean_the_same(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "again" / "config.json").read_text()) == version_5
 
 
+def test_a_bert_has_the_tensors_without_which_transformers_5_begins_with_random_ones(tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {"context_length": 8, "embed_dim": 4, "num_heads": 2, "num_layers": 1}
+    untied = Bert(BertConfig(9, **sizes, tie_word_embeddings=False)).eval()
+    randomize(untied)
+    untied.save_pretrained(tmp_path / "untied")
+    tensors = read_tensors(tmp_path / "untied")
+    for name in ("cls.predictions.bias", "cls.predictions.decoder.bias"):
+        np.testing.assert_array_equal(tensors[name], untied.head.bias.data)
+    again = Bert.from_pretrained(tmp_path / "untied")
+    again.head.bias.data += 1
+    again.save_pretrained(tmp_path / "again")
+    np.testing.assert_array_equal(
+        read_tensors(tmp_path / "again")["cls.predictions.decoder.bias"], untied.head.bias.data + 1
+    )
+    Bert(BertConfig(9, **sizes)).save_pretrained(tmp_path / "tied")
+    assert "cls.predictions.decoder.bias" not in read_tensors(tmp_path / "tied")
+    assert not any("pooler" in name for name in read_tensors(tmp_path / "tied"))
+    Bert(BertConfig(9, **sizes, masked_head=False)).save_pretrained(tmp_path / "trunk")
+    pooler = [read_tensors(tmp_path / "trunk")[f"pooler.dense.{part}"] for part in ("weight", "bias")]
+    assert [(array.shape, float(np.abs(array).max())) for array in pooler] == [((4, 4), 0.0), ((4,), 0.0)]
+    Bert.from_pretrained(tmp_path / "trunk").save_pretrained(tmp_path / "same")
+    assert (tmp_path / "same" / "model.safetensors").read_bytes() == (
+        tmp_path / "trunk" / "model.safetensors"
+    ).read_bytes()
+
+
 def test_what_means_nothing_here_is_written_again(tmp_path: Path) -> None:
     config = BERT | {"architectures": ["BertModel"]}
     tensors = {

@@ -78,6 +78,8 @@ def save_run(source: str, run: "LoadedRun", target: Path, dtype: Any, adapter: b
     from ..exchange import copy_beside, merge_lora, save_adapter, save_gguf, save_pretrained
     from ..training.run.start import PUBLISHED
 
+    if run.settings.data.kind == "labels":
+        raise typer.BadParameter(f"{source} learned labels of texts, and its head has no place in such files.")
     if adapter:
         save_adapter(run.model, target, base=run.config.start.get("source", ""), dtype=dtype or "float32")
         return

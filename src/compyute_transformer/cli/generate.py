@@ -18,7 +18,7 @@ __all__ = ["generate"]
 
 # Options that one kind of run has and the other refuses.
 OF_LANGUAGE = ("stride", "draft")
-OF_TRANSLATION = ("beam", "length_penalty")
+OF_SEARCH = ("beam", "length_penalty")
 RANDOM = ("temperature", "top_k", "top_p", "min_p", "seed")  # with one of these a translation is sampled
 STEPWISE = (*RANDOM, "repetition_penalty", "stop")  # with the last two alone it is greedy; without any, searched for
 FIRST = ("prompt", "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop")
@@ -49,11 +49,12 @@ class Request:
     ] = True
     draft: Draft = None
     beam: Annotated[
-        int | None, typer.Option(help="Translation: number of hypotheses in beam search. Default: 1, greedy search.")
+        int | None,
+        typer.Option(help="Number of hypotheses in beam search. Default: of a translation 1, greedy search."),
     ] = None
     length_penalty: Annotated[
         float | None,
-        typer.Option(help="Translation, with --beam: how much longer translations are favored. Default: 0.6."),
+        typer.Option(help="With --beam: how much longer texts are favored. Default: 0.6."),
     ] = None
     choices: Annotated[
         str | None,
@@ -95,7 +96,7 @@ def generate(request: Request, **sampling: Any) -> None:
 
     chosen = {name: value for name, value in sampling.items() if value}
     chosen |= {name: value for name, value in sampling.items() if value is not None and name != "stop"}
-    others = {name: getattr(request, name) for name in (*OF_LANGUAGE, *OF_TRANSLATION)}
+    others = {name: getattr(request, name) for name in (*OF_LANGUAGE, *OF_SEARCH)}
     search = {name: value for name, value in others.items() if value is not None}
     prompt = read_prompt(request.prompt)
     with use_kernels(request.kernels):
@@ -104,10 +105,15 @@ def generate(request: Request, **sampling: Any) -> None:
         check_kind(request.run, kind, search)
         if kind == "translation":
             prompt = prompt.strip()
-            check_translation(prompt, chosen, search)
+            check_translation(prompt)
+        if kind == "translation" or search.keys() & {*OF_SEARCH}:
+            check_search(chosen, search)
         job = Job(request, loaded, prompt)
         if request.choices is not None:
             pick(job, {**chosen, **search})
+            return
+        if kind == "language" and search.keys() & {*OF_SEARCH}:
+            continue_by_search(job)
             return
         if kind == "translation" and not chosen:
             translate_by_search(job)
@@ -137,17 +143,24 @@ def check_kind(run: str, kind: str, given: Collection[str]) -> None:
         raise typer.BadParameter(
             f"{run} predicts hidden tokens and generates no text. Evaluate it: compyute eval {run}"
         )
+    if kind == "labels":
+        raise typer.BadParameter(f"{run} learned labels and generates no text. Ask it: compyute predict {run} FILE")
     if kind == "images":
         raise typer.BadParameter(f"{run} classifies images and generates no text. Evaluate it: compyute eval {run}")
     for option in given:
-        if option in (OF_LANGUAGE if kind == "translation" else OF_TRANSLATION):
-            raise typer.BadParameter(f"{flag(option)} has no effect with a run that learned {kind}: leave it out.")
+        if option in OF_LANGUAGE and (kind == "translation" or "beam" in given):
+            what = "--beam" if "beam" in given else f"a run that learned {kind}"
+            raise typer.BadParameter(f"{flag(option)} has no effect with {what}: leave it out.")
 
 
-def check_translation(prompt: str, sampling: Collection[str], search: "dict[str, Any]") -> None:
-    """Refuse an empty source, and options of search and of sampling together."""
+def check_translation(prompt: str) -> None:
+    """Refuse an empty source."""
     if not prompt:
         raise typer.BadParameter("a translation needs a source: give --prompt TEXT.")
+
+
+def check_search(sampling: Collection[str], search: "dict[str, Any]") -> None:
+    """Refuse options of search and of sampling together."""
     for option in search:
         if sampling:
             raise typer.BadParameter(
@@ -247,6 +260,34 @@ def translate_by_search(job: Job) -> None:
         return
     terminal.show(f"{found.text}\n")
     # Most of the time goes to loading the kernels, so that a rate would say little about so few tokens.
+    terminal.note(f"{tokens} tokens in {seconds:.2g} s{loaded.origin}")
+    note_pictures(pictures)
+
+
+def continue_by_search(job: Job) -> None:
+    """Print the continuation of the prompt that beam search finds."""
+    from ..generation import beam_search
+
+    request, loaded, began = job.request, job.loaded, perf_counter()
+    if not request.cache:
+        raise typer.BadParameter("--no-cache has no effect with --beam: leave it out.")
+    found = beam_search(
+        loaded.model,
+        loaded.tokenizer,
+        loaded.encode(job.prompt) or job.prompt,
+        max_new_tokens=request.max_new_tokens,
+        beam_size=request.beam or 1,
+        length_penalty=0.6 if request.length_penalty is None else request.length_penalty,
+        stop_ids=loaded.stop_ids,
+    )
+    seconds, tokens = perf_counter() - began, len(found.log_probabilities)
+    pictures = draw_attention_of(job, ())
+    if request.json:
+        facts = {"run": request.run, "step": loaded.step, "prompt": job.prompt, "text": found.text}
+        facts |= {"ended": found.ended, "score": found.score, "log_probabilities": found.log_probabilities}
+        terminal.print_json(facts | {"tokens": tokens, "tokens_per_second": tokens / seconds})
+        return
+    terminal.show(f"{job.prompt}{found.text}\n")
     terminal.note(f"{tokens} tokens in {seconds:.2g} s{loaded.origin}")
     note_pictures(pictures)
 

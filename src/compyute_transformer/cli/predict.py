@@ -21,8 +21,8 @@ def predict(
         list[str] | None,
         typer.Argument(
             metavar="FILES",
-            help="Image files, or folders of them; for a run that learned pairs, text files, a source in each line. "
-            "Without FILES, or for -, the standard input: a source, or the path of an image, in each line.",
+            help="Image files, or folders of them; for a run that learned pairs or labels, files with a text in each "
+            "line. Without FILES, or for -, the standard input: a text, or the path of an image, in each line.",
         ),
     ] = None,
     beam: Annotated[int, typer.Option(help="Pairs: number of hypotheses in beam search; 1 is greedy search.")] = 1,
@@ -31,14 +31,14 @@ def predict(
     kernels: Kernels = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line instead of CSV.")] = False,
 ) -> None:
-    """Predict the class of images, or the target of texts, each with its probability.
+    """Predict the class of images, or the label or the target of texts, each with its probability.
 
-    Prints CSV: the input, the prediction, its probability, and for images the probability of every class.
+    Prints CSV: the input, the prediction, its probability, and of a classifier the probability of every class.
     """
     with terminal.loading():
         from ..dispatch import use_kernels
         from ..training import load_run
-        from ..training.prediction import predict_images, predict_texts
+        from ..training.prediction import predict_images, predict_labels, predict_texts
 
     with use_kernels(kernels):
         loaded = load_run(run, checkpoint, device)
@@ -54,6 +54,8 @@ def predict(
         if kind == "images":
             given = (path for name in files or ["-"] for path in (lines([name]) if name == "-" else [name]))
             found = predict_images(loaded, given)
+        elif kind == "labels":
+            found = predict_labels(loaded, lines(files or ["-"]))
         else:
             found = predict_texts(loaded, lines(files or ["-"]), beam)
         for number, prediction in enumerate(found):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from ..data.text.labels import has_labels
 from ..dispatch import use_kernels
 from ..environment.launcher import started_together
 from ..parallel import world
@@ -167,7 +168,7 @@ def new_run(request: Request, sources: list[str], given: dict[str, Any], start: 
     """Return the settings and the folder of a new run. given: settings from the command line."""
     check_choices(request)
     if start and sources and all(source.endswith(CONVERSATIONS) for source in sources):
-        given.setdefault("task", "chat")
+        given.setdefault("task", "labels" if has_labels(sources[0]) else "chat")
     preset = preset_of(request, sources, given)
     resolve = start.resolve if start else Settings.resolve
     chosen = resolve(preset, request.config, given)

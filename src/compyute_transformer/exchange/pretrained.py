@@ -18,6 +18,7 @@ from .. import _io
 from ..arrays import Array, to_numpy
 from ..data.text.tokenizer import Tokenizer
 from ..errors import ConfigError, DataError, StateError
+from ..models.bert import Bert
 from ..models.output import Model
 from ..models.registry import record_of
 from ..nn import init
@@ -92,7 +93,8 @@ def assembled(config: Any, family: Family, tensors: Any, dtype: Any) -> Any:
     _fill(model, pieces, {name: tensors[own] for name, own in named.items()})
     # tensors that mean nothing here, such as a pooler, are written again as they are
     unused = [name for name in tensors if family.canonical(name) is None and not name.endswith("decoder.bias")]
-    model.unused_tensors = {name: tensors[name] for name in unused}  # a second spelling of a bias is not one of them
+    model.unused_tensors = {name: tensors[name] for name in unused}
+    model.second_bias = next((name for name in tensors if name.endswith("predictions.decoder.bias")), None)
     return model.eval()
 
 
@@ -206,7 +208,7 @@ def save_pretrained(
         if array is None:  # a bias that their architecture has, and this model has not
             array = np.zeros(piece.shape, np.float32)
         tensors |= {family.written(name, model.config): found for name, found in piece.write(array).items()}
-    tensors |= getattr(model, "unused_tensors", {})
+    tensors |= getattr(model, "unused_tensors", {}) | (_beside(model, parameters) if type(model) is Bert else {})
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -218,6 +220,22 @@ def save_pretrained(
         raise DataError(
             f"save_pretrained: {folder} must be a folder that can be written; it cannot: {error}."
         ) from error
+
+
+def _beside(model: Any, parameters: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the tensors of a BERT that repeat another or mean nothing here, and that Transformers 5 misses in a file.
+
+    They are the bias of the head under its second name, and zeros for a pooler. A model that was read has those of its
+    file.
+    """
+    config, was_read = model.config, hasattr(model, "second_bias")
+    untied = "cls.predictions.decoder.bias" if config.masked_head and not config.tie_word_embeddings else None
+    name = model.second_bias if was_read else untied
+    beside = {} if name is None else {name: parameters["head.bias"]}
+    if not config.masked_head and not was_read:
+        C = config.embed_dim
+        beside |= {"pooler.dense.weight": np.zeros((C, C), np.float32), "pooler.dense.bias": np.zeros(C, np.float32)}
+    return beside
 
 
 def file_order(item: tuple[str, Array]) -> tuple[bool, str]:

@@ -109,6 +109,8 @@ def _inputs(folder: Path, loaded: Any, request: Request) -> tuple[tuple[Any, ...
             "explain: a page shows a run that learned the next token, pairs or images, got one that learned hidden "
             "tokens. Trace it in Python: explain.trace(model, (ids,), targets=targets)."
         )
+    if kind == "labels":
+        raise RunError("explain: a page shows a run that learned the next token, pairs or images, got one of labels.")
     if not request.prompt:
         raise RunError(
             "explain: a run that reads text needs a text to explain, got none. Give --prompt TEXT, say a line of its "

@@ -18,10 +18,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import RangeError
+from ..errors import NonFiniteError, RangeError
 from .sampling import where_highest
 
-__all__ = ["Beam", "BeamOptions", "Hypothesis", "length_divisor"]
+__all__ = ["Beam", "BeamOptions", "Hypothesis", "length_divisor", "log_softmax"]
 
 
 def length_divisor(length: int, length_penalty: float) -> float:
@@ -30,24 +30,28 @@ def length_divisor(length: int, length_penalty: float) -> float:
 
 
 class BeamOptions(NamedTuple):
-    """beam_size: how many hypotheses are kept. length_penalty: α. longest: of a hypothesis, with END. end: its id."""
+    """beam_size: how many hypotheses are kept. length_penalty: α. longest: of a hypothesis, with END. end: its id.
+
+    others: further tokens that end a hypothesis.
+    """
 
     beam_size: int
     length_penalty: float
     longest: int
     end: int
+    others: tuple[int, ...] = ()
 
-    def check(self) -> None:
+    def check(self, operation: str = "translate") -> None:
         """Raise RangeError for an option outside its range, and for a count that is not a whole number."""
         for name, value in (("beam_size", self.beam_size), ("max_new_tokens", self.longest)):
             try:
                 index(value)
             except TypeError as error:
-                raise RangeError(f"translate: {name} is a whole number, got {value!r}. Round it.") from error
+                raise RangeError(f"{operation}: {name} is a whole number, got {value!r}. Round it.") from error
             if value < 1:
-                raise RangeError(f"translate: {name} is at least 1, got {value}.")
+                raise RangeError(f"{operation}: {name} is at least 1, got {value}.")
         if not 0.0 <= self.length_penalty < math.inf:
-            raise RangeError(f"translate: length_penalty is finite and at least 0, got {self.length_penalty}.")
+            raise RangeError(f"{operation}: length_penalty is finite and at least 0, got {self.length_penalty}.")
 
 
 class Hypothesis(NamedTuple):
@@ -81,7 +85,7 @@ class Beam:
             parent, token = divmod(candidate, log_p.shape[1])
             ids, each, _ = self.open[parent]
             longer = Hypothesis((*ids, token), (*each, float(log_p[parent, token])), float(totals[candidate]))
-            if token == self.options.end:
+            if token == self.options.end or token in self.options.others:
                 self.ended.append(longer)
             else:
                 still_open.append(longer)
@@ -102,3 +106,15 @@ class Beam:
     def best(self) -> Hypothesis:
         """Return the finished hypothesis with the best score, or the best open one where none is finished."""
         return max(self.ended or self.open, key=lambda found: found.score(self.options))
+
+
+def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return log softmax of rows of logits. Raises NonFiniteError for NaN, +∞, and a row of nothing but −∞."""
+    highest = logits.max(-1, keepdims=True)
+    if not np.isfinite(highest).all():  # NaN too: it is the maximum of whatever holds one
+        raise NonFiniteError(
+            "beam search: logits are finite, or −∞ for a token that never comes, got another for the highest. "
+            "The model has diverged: use an earlier checkpoint."
+        )
+    shifted = logits - highest
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))

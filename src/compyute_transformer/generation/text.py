@@ -18,7 +18,7 @@ from .detokenize import StopTexts, WholeCharacters
 from .sampling import Sampling, check_count, sample, with_options
 from .speculative import SpeculativeReader, reader_of
 
-__all__ = ["DEFAULT_SAMPLING", "TextStream", "check_generation", "generate", "start_of", "stream"]
+__all__ = ["DEFAULT_SAMPLING", "TextStream", "check_generation", "context_of", "generate", "start_of", "stream"]
 
 DEFAULT_SAMPLING = Sampling()
 
@@ -74,7 +74,7 @@ def stream(
     cached = options.pop("cached", True)
     sampling = with_options("stream", sampling, options)
     max_new_tokens = check_generation(model, tokenizer, max_new_tokens, sampling.stop_ids)
-    context = start_of(tokenizer, prompt) if isinstance(prompt, str) else _checked(tokenizer, prompt)
+    context = context_of(tokenizer, prompt)
     stops, keys = StopTexts(sampling.stop), Generator(sampling.seed, SAMPLING)
     how: Any = {"longest": len(context) + max_new_tokens, "vocab_size": tokenizer.vocab_size, "cached": cached}
     reader = reader_of(model, draft, sampling, keys, stride=stride, **how)
@@ -168,6 +168,11 @@ def check_generation(
         )
     _checked(tokenizer, stop_ids, least=0)
     return max_new_tokens
+
+
+def context_of(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> list[int]:
+    """Return the ids of a prompt, a text or ids; see `stream`."""
+    return start_of(tokenizer, prompt) if isinstance(prompt, str) else _checked(tokenizer, prompt)
 
 
 def _checked(tokenizer: Tokenizer, ids: Sequence[int], least: int = 1) -> list[int]:

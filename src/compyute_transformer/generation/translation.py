@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from ..arrays import to_device, to_numpy
 from ..data.pairs.batches import SpecialTokens, special_tokens
 from ..data.text.tokenizer import Tokenizer
-from ..errors import ConfigError, NonFiniteError, RangeError
+from ..errors import ConfigError, RangeError
 from ..models.transformer import Transformer
 from ..nn.module import evaluating
 from ..random import SAMPLING, Generator
-from .beam import Beam, BeamOptions, Hypothesis
+from .beam import Beam, BeamOptions, Hypothesis, log_softmax
 from .cache import KeyValueCache
 from .detokenize import StopTexts, WholeCharacters
 from .sampling import Sampling, check_count, sample, with_options
@@ -76,7 +76,7 @@ def translate(
     """
     special = special_tokens(tokenizer)
     options = BeamOptions(beam_size, length_penalty, _longest(model, max_new_tokens), special.end)
-    options.check()
+    options.check("translate")
     if isinstance(texts, str):
         raise RangeError("translate: texts are a sequence of texts, got one text. Give [text].")
     sources = _sources(model, tokenizer, texts, special)
@@ -121,7 +121,7 @@ def stream_translation(
         reader, written = _Reader(model, [source], special, cached), Hypothesis()
         for _ in range(longest):
             logits = reader.logits([written])
-            [log_p] = _log_softmax(logits)
+            [log_p] = log_softmax(logits)
             token, _ = sample(reader.possible(logits)[0], sampling, written.ids, key=keys.next())
             if token == special.end or token in sampling.stop_ids:
                 pieces.ended = True
@@ -207,7 +207,7 @@ def _search_all(reader: _Reader, options: BeamOptions) -> list[Hypothesis]:
     searches = [Beam(options) for _ in range(reader.rows)]
     searching = searches
     while True:
-        log_p = reader.possible(_log_softmax(reader.logits([b for search in searching for b in search.open])))
+        log_p = reader.possible(log_softmax(reader.logits([b for search in searching for b in search.open])))
         rows, first, going_on = [], 0, []
         for search in searching:
             width = len(search.open)
@@ -220,17 +220,6 @@ def _search_all(reader: _Reader, options: BeamOptions) -> list[Hypothesis]:
             return [search.best for search in searches]
         searching = going_on
         reader.select(rows)
-
-
-def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    highest = logits.max(-1, keepdims=True)
-    if not np.isfinite(highest).all():  # NaN too: it is the maximum of whatever holds one
-        raise NonFiniteError(
-            "translate: logits are finite, or −∞ for a token that never comes, got another for the highest. "
-            "The model has diverged: use an earlier checkpoint."
-        )
-    shifted = logits - highest
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
 def _translation(tokenizer: Tokenizer, found: Hypothesis, options: BeamOptions) -> Translation:

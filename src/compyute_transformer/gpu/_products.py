@@ -28,7 +28,7 @@ from ._rounded import narrowed
 
 __all__ = ["TYPES", "Epilogue", "multiply", "operands", "planner", "vector_of"]
 
-Epilogue = Literal["none", "bias", "gelu_bias", "dgelu", "bias_gradient"]
+Epilogue = Literal["none", "bias", "gelu", "gelu_bias", "dgelu", "bias_gradient"]
 
 WORKSPACE = 32 << 20  # bytes; what NVIDIA recommends for Hopper
 PROPOSALS, TIMED = 8, 3
@@ -36,7 +36,7 @@ ALIGNMENT = 256  # bytes; what cuBLASLt assumes unless it is told otherwise
 
 TYPES = {"bfloat16": 14, "float32": 0, "float64": 1}  # cudaDataType
 COMPUTE = {"float32": 68, "bfloat16": 68, "tf32": 77, "float64": 70}  # cublasComputeType
-EPILOGUES = {"none": 1, "bias": 4, "gelu_bias": 164, "dgelu": 192, "bias_gradient": 512}
+EPILOGUES = {"none": 1, "bias": 4, "gelu": 160, "gelu_bias": 164, "dgelu": 192, "bias_gradient": 512}
 TRANSA, TRANSB, EPILOGUE, POINTER, HIDDEN, HIDDEN_LD, HIDDEN_TYPE, VECTOR_TYPE = 3, 4, 7, 8, 11, 12, 22, 26
 MOST_WORKSPACE, ALIGNMENT_A = 1, 5  # of a preference; B, C and D follow A
 
@@ -111,7 +111,7 @@ class Planner:
         self.set(descriptor, EPILOGUE, EPILOGUES[problem.epilogue])
         if problem.epilogue in ("bias", "gelu_bias", "bias_gradient"):
             self.set(descriptor, VECTOR_TYPE, TYPES[problem.d.dtype])
-        if problem.epilogue in ("gelu_bias", "dgelu"):
+        if problem.epilogue in ("gelu", "gelu_bias", "dgelu"):
             self.set(descriptor, HIDDEN_LD, problem.d.rows)
             self.set(descriptor, HIDDEN_TYPE, TYPES[problem.d.dtype])
         layouts = tuple(
@@ -217,9 +217,9 @@ def multiply(
 ) -> None:
     """Compute out = op(a) op(b), or add it to out where `accumulate`; op transposes where `transposed` says so.
 
-    epilogue: "bias" adds the vector to each row. "gelu_bias" also applies the tanh form of GELU, and writes what it is
-    applied to into `hidden`. "dgelu" multiplies by the derivative of GELU at `hidden`. "bias_gradient" writes the sums
-    of the rows of op(a) into the vector.
+    epilogue: "bias" adds the vector to each row. "gelu" applies the tanh form of GELU, and writes what it is applied to
+    into `hidden`; "gelu_bias" adds the vector before. "dgelu" multiplies by the derivative of GELU at `hidden`.
+    "bias_gradient" writes the sums of the rows of op(a) into the vector.
 
     Shapes: a, b row-major matrices of one dtype; out (rows of op(a), columns of op(b)) and hidden contiguous.
     """
@@ -276,7 +276,7 @@ def _finish(work: Work) -> None:
     out, vector, hidden = work.out, work.vector, work.hidden
     if work.epilogue in ("bias", "gelu_bias"):
         out += vector
-    if work.epilogue == "gelu_bias" and hidden is not None:
+    if work.epilogue in ("gelu", "gelu_bias") and hidden is not None:
         hidden[...] = out
         out[...] = _gelu(out)[0]
     if work.epilogue == "dgelu":

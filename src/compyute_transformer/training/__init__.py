@@ -11,7 +11,7 @@ finite     find the module that produced the first NaN or infinity
 """
 
 from .early_stopping import EarlyStopping
-from .prediction import Prediction, predict_images, predict_texts
+from .prediction import Prediction, predict_images, predict_labels, predict_texts
 from .reporting.choose import reporter_for
 from .reporting.events import RunResult
 from .reporting.reporters import JsonReporter, LineReporter, Reporter, Reporters
@@ -49,6 +49,7 @@ __all__ = [
     "load_config",
     "load_run",
     "predict_images",
+    "predict_labels",
     "predict_texts",
     "reporter_for",
     "resume_command",

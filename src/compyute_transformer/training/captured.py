@@ -26,7 +26,7 @@ from ..ops.linear import linear_forward
 from ..optim import AdamW
 from ..optim.optimizer import Optimizer
 from ..precision import precision
-from .mixed import rounded_weights
+from .mixed import gradient_in_pieces, rounded_weights
 
 __all__ = ["CapturedSteps", "capture_fault"]
 
@@ -178,6 +178,9 @@ class CapturedSteps:
         """Compute loss and gradient, and return the loss; during a capture, nothing is computed."""
         *inputs, targets = arrays
         with rounded_weights(self.model):
+            cut = gradient_in_pieces(self.model, inputs, targets, self.label_smoothing)
+            if cut is not None:
+                return cut
             logits = self.cupy.ascontiguousarray(self.model(*inputs))
             num_scored = self.loss.count_scored(targets)
             nll = self.loss.cross_entropy_in_place(logits, targets, num_scored, label_smoothing=self.label_smoothing)

@@ -1,4 +1,4 @@
-"""Prediction: the class of each image, or the target of each text, with its probability, where no answers are known."""
+"""Prediction: the class of each image, the label or the target of each text, where no answers are known."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from ..nn.module import evaluating
 from ..ops.activation import softmax
 from .run.folder import LoadedRun
 
-__all__ = ["Prediction", "predict_images", "predict_texts"]
+__all__ = ["Prediction", "predict_images", "predict_labels", "predict_texts"]
 
 AT_ONCE = 64  # images or texts in one batch
 
@@ -29,7 +29,7 @@ class Prediction:
     """What a model says of one input.
 
     input: the path of an image, or a text. output: the class, or the target. probability: of the output. probabilities:
-    of every class; empty for texts.
+    of every class or label; empty for targets.
     """
 
     input: str
@@ -87,6 +87,19 @@ def predict_texts(run: LoadedRun, texts: Iterable[str], beam_size: int = 1) -> I
     for chunk in _batches(texts):
         for text, found in zip(chunk, translate(run.model, run.encoder, chunk, beam_size=beam_size), strict=True):
             yield Prediction(text, found.text, exp(found.log_probability))
+
+
+def predict_labels(run: LoadedRun, texts: Iterable[str]) -> Iterator[Prediction]:
+    """Yield the label of each text. Raises RunError for a run that did not learn labels of texts."""
+    if run.settings.data.kind != "labels":
+        raise RunError(f"predict_labels: the run learned {run.settings.data.kind}, not labels of texts.")
+    from .tasks.labels import shares_of
+
+    labels = run.encoder.labels
+    for chunk in _batches(texts):
+        for text, row in zip(chunk, shares_of(run.model, run.encoder, chunk), strict=True):
+            best = int(row.argmax())
+            yield Prediction(text, labels[best], float(row[best]), dict(zip(labels, row.tolist(), strict=True)))
 
 
 def _batches(items: Iterable[T]) -> Iterator[list[T]]:

@@ -16,6 +16,7 @@ from ..arrays import Array
 from ..data.pairs.batches import EncodedPairs
 from ..data.text.batches import validation_windows
 from ..data.text.masked import masked_windows
+from ..errors import RunError
 from ..models.registry import record_of
 from ..training.run.checkpoint import Which
 from ..training.run.config import CONFIG, reload_data
@@ -103,6 +104,11 @@ def batch_of(run: LoadedRun, folder: str | Path) -> tuple[Any, Array]:
     there is no validation split.
     """
     data: Any = reload_data(folder, run.config)
+    if run.settings.data.kind == "labels":
+        raise RunError(
+            "verify: the head of a run that learned labels of texts is in no record, so it cannot be verified by its "
+            "folder. Verify it in Python: verify.check_module(load_run(folder).model, ids, lengths)"
+        )
     if run.settings.data.kind == "images":
         training, validation = IMAGES.split(run.encoder, data, run.settings)
         pixels, labels = (array[:MOST_IMAGES] for array in validation or training)

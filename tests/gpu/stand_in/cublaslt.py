@@ -3,7 +3,7 @@
 Written from NVIDIA's documentation of cublasLtMatmul, not from what calls it: A (m, k), B (k, n), C and D (m, n), each
 the transpose of its layout where the descriptor says so.
 
-    BIAS             + bias[row of D]                      GELU_AUX_BIAS   aux = that, D = gelu(aux), aux (m, n), ld
+    BIAS             + bias[row of D]                      GELU_AUX(_BIAS) aux = that, D = gelu(aux), aux (m, n), ld
     DGELU            · gelu′(aux)                          BGRADB          bias[column of D] = Σ_k op(B)
 """
 
@@ -30,7 +30,7 @@ ALGORITHMS = 3
 
 
 class Epilogue(IntEnum):
-    DEFAULT, BIAS, GELU_AUX_BIAS, DGELU, BGRADA, BGRADB = 1, 4, 164, 192, 256, 512
+    DEFAULT, BIAS, GELU_AUX, GELU_AUX_BIAS, DGELU, BGRADA, BGRADB = 1, 4, 160, 164, 192, 256, 512
 
 
 class Attribute(IntEnum):
@@ -131,7 +131,7 @@ class Library:
             length = n if epilogue == Epilogue.BGRADB else m
             vector, owner = _matrix(about[8], kind, length, 1, length)
             touched.append(owner)
-        if epilogue in (Epilogue.GELU_AUX_BIAS, Epilogue.DGELU):
+        if epilogue in (Epilogue.GELU_AUX, Epilogue.GELU_AUX_BIAS, Epilogue.DGELU):
             aux, owner = _matrix(about[11], kind, m, n, about[12])
             touched.append(owner)
         wide = np.float64 if scale == np.float64 else np.float32
@@ -151,7 +151,7 @@ class Library:
 def _finish(epilogue: int, x: np.ndarray, vector: Any, aux: Any, op_a: np.ndarray, op_b: np.ndarray) -> np.ndarray:
     if epilogue in (Epilogue.BIAS, Epilogue.GELU_AUX_BIAS):
         x = x + vector.astype(x.dtype)  # (m, 1): along the columns
-    if epilogue == Epilogue.GELU_AUX_BIAS:
+    if epilogue in (Epilogue.GELU_AUX, Epilogue.GELU_AUX_BIAS):
         aux[...] = x
         x = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
     if epilogue == Epilogue.DGELU:

@@ -10,7 +10,7 @@ from training_helpers import TEXT, digests, tiny
 from compyute_transformer.data import train_tokenizer
 from compyute_transformer.errors import ConfigError, DataError
 from compyute_transformer.exchange import AutoModel, load_adapter, merge_lora, save_adapter
-from compyute_transformer.models import Bert, BertConfig, Llama, LlamaConfig
+from compyute_transformer.models import Llama, LlamaConfig, ViT, ViTConfig
 from compyute_transformer.training import evaluate_run, load_run, resume_run, start_from, start_run
 from compyute_transformer.training.run import checkpoint
 from compyute_transformer.training.run.start import FROZEN
@@ -124,10 +124,10 @@ def test_what_the_model_decides_cannot_be_chosen(base: Path, text: Path, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_models_that_do_not_continue_texts_are_refused(tmp_path: Path) -> None:
-    Bert(BertConfig(11, **SMALL)).save_pretrained(tmp_path / "bert")
-    with pytest.raises(ConfigError, match="predicts the next token, got a bert"):
-        start_from(tmp_path / "bert").settings()
+def test_models_that_predict_no_tokens_are_refused(tmp_path: Path) -> None:
+    ViT(ViTConfig(8, 8, 3, 5, 4, 12, 2, 1)).save_pretrained(tmp_path / "vit")
+    with pytest.raises(ConfigError, match="a model that predicts tokens, got one that learned other answers"):
+        start_from(tmp_path / "vit").settings()
     Llama(LlamaConfig(3, **SMALL)).save_pretrained(tmp_path / "few", tokenizer=train_tokenizer("characters", TEXT))
     with pytest.raises(DataError, match=r"the tokenizer of .* and its model 3"):
         _ = start_from(tmp_path / "few").tokenizer

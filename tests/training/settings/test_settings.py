@@ -176,6 +176,7 @@ def test_the_kind_is_that_of_the_task() -> None:
         "language",
         "masked",
         "language",
+        "labels",
         "translation",
         "translation",
         "images",

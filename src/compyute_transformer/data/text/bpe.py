@@ -83,6 +83,11 @@ class BytePairTokenizer:
         """V, the largest id plus one; ids lie in [0, V)."""
         return len(self._exists)
 
+    def id_of(self, token: str) -> int | None:
+        """Return the id of a token by its name, such as "[MASK]"; None where there is none."""
+        found: int | None = self._tokenizer.token_to_id(token)
+        return found
+
     def encode(self, text: str, add_special_tokens: bool = False) -> NDArray[np.int32]:
         """The ids of a text: int32, shape (number of tokens,).
 

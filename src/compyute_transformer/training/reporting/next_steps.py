@@ -47,6 +47,8 @@ def _shown(result: RunResult) -> list[str]:
     if data.kind == "images":
         drawn = result.validation_loss is not None and find_spec("matplotlib") is not None
         return [f"compyute eval {folder} --picture confusion.png"] if drawn else []
+    if data.kind == "labels":
+        return [f"compyute predict {folder}"]
     if data.kind == "masked":
         return []  # no text follows: it is evaluated
     tokenizer: Any = load_run_encoder(result.folder, config)

@@ -307,7 +307,7 @@ def _described(
         config = RunConfig(settings, record.shape(encoder), data.name, data.sources, data.sha256)
         task = _task(config, data, encoder, model)
         return replace(config, custom="" if model is None else "model"), task, encoder
-    encoder = model.encoder(settings.data.record)
+    encoder = model.encoder(settings.data.record, data)
     config = RunConfig(settings, record.shape(encoder), data.name, data.sources, data.sha256, start=model.describe())
     return config, _task(config, data, encoder, model.prepared(config)), encoder
 

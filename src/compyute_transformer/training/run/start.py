@@ -34,11 +34,14 @@ from ...nn.module import Module
 from ..settings.sections import ModelSettings
 from ..settings.settings import Settings, TrainingSettings
 from ..tasks.chat import PUBLISHED, ChatEncoder
+from ..tasks.classifier import TextClassifier, without_head
+from ..tasks.labels import LabelEncoder
 from .config import RunConfig
 
 __all__ = ["FROZEN", "PUBLISHED", "Start", "adapt", "built", "frozen_weights"]
 
 FROZEN = "frozen.safetensors"
+BEHIND = ("norm", "transform", "transform_norm", "head")  # the blocks, in a decoder or in a BERT
 CHANGEABLE = ("context_length", "dropout", "attn_implementation")  # of the settings of a model that is there already
 
 
@@ -69,8 +72,10 @@ class Start:
             )
         return tokenizer
 
-    def encoder(self, record: str) -> Any:
-        """Return the encoder of a task: the tokenizer, for conversations with the chat template."""
+    def encoder(self, record: str, data: Any) -> Any:
+        """Return the encoder of a task: the tokenizer, with the chat template or with the labels of the data."""
+        if record == "labels":
+            return LabelEncoder(self.tokenizer, data.labels)
         if record != "chat":
             return self.tokenizer
         if not isinstance(self._opened, Pretrained):
@@ -83,17 +88,18 @@ class Start:
     def settings(self) -> dict[str, Any]:
         """Return the settings that the model decides, for `Settings.resolve`."""
         record, config = record_of(self.model.config), self.model.config
-        if record.task != "language":
+        if record.task not in ("language", "masked") or isinstance(self.model, TextClassifier):
             raise ConfigError(
-                f"start_run: a run goes on from a model that predicts the next token, got a {record.name}. Give a GPT "
-                "or a Llama."
+                "start_run: a run goes on from a model that predicts tokens, got one that learned other answers. Give "
+                "a GPT, a Llama or a BERT."
             )
         tokens: dict[str, Any] = {"tokenizer": "characters"}
         if isinstance(self.tokenizer, BytePairTokenizer):
             tokens = {"tokenizer": "bpe", "vocab_size": self.tokenizer.vocab_size}
         known = {entry.name for entry in fields(ModelSettings)} & {entry.name for entry in fields(config)}
         sizes = {name: getattr(config, name) for name in known if name not in CHANGEABLE}
-        return {"architecture": record.name, "task": record.task} | tokens | sizes
+        has_head = getattr(config, "masked_head", True)
+        return {"architecture": record.name, "task": record.task if has_head else "labels"} | tokens | sizes
 
     def resolve(self, preset: str, toml_path: Any = None, overrides: Any = None) -> Settings:
         """Return the settings of a run that goes on from this model; see `Settings.resolve`.
@@ -152,7 +158,8 @@ def adapt(model: Any, settings: TrainingSettings) -> Any:
     if chosen is not None:
         shared = {id(p) for p in model.token_embedding.parameters()}
         model.requires_grad_(False)
-        for part in [*(model.blocks[i] for i in chosen), model.norm, model.head]:
+        behind = [getattr(model, name) for name in BEHIND if hasattr(model, name)]
+        for part in [*(model.blocks[i] for i in chosen), *behind]:
             for parameter in part.parameters():
                 parameter.requires_grad = id(parameter) not in shared
     return model
@@ -161,13 +168,18 @@ def adapt(model: Any, settings: TrainingSettings) -> Any:
 def built(config: RunConfig, weights: Mapping[str, Array] | None = None) -> Any:
     """Return the model of a run that goes on from another one; without weights, those will be read."""
     own, settings = config.model, config.settings
+    learns_labels = settings.data.record == "labels"
+    own = without_head(own) if learns_labels else own
     with init.skipped():
         model = record_of(own).model(own, settings.training.seed)
     if weights is not None:
-        model.load_state_dict(weights)
-    model.training_length = settings.model.context_length
+        model.load_state_dict({name: weights[name] for name in model.state_dict()} if learns_labels else weights)
     model.hugging_face = config.start.get("hugging_face", {})
-    return adapt(model, settings.training)
+    model = adapt(model, settings.training)
+    if learns_labels:
+        model = TextClassifier(model, len(config.shape["labels"]), settings.training.seed)
+    model.training_length = settings.model.context_length
+    return model
 
 
 def frozen_weights(folder: Path, model: Module) -> dict[str, np.ndarray]:

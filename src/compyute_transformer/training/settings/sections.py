@@ -21,7 +21,7 @@ from .choices import check_ranges, require, setting
 __all__ = ["DataSettings", "ModelSettings", "TrainingSettings"]
 
 AnyPrecision: TypeAlias = Literal["auto", "float32", "tf32", "bfloat16"]
-TaskName: TypeAlias = Literal["language", "masked", "chat", "translation", "dates", "images", "digits"]
+TaskName: TypeAlias = Literal["language", "masked", "chat", "labels", "translation", "dates", "images", "digits"]
 KIND_OF = {"dates": "translation", "digits": "images", "chat": "language"}  # of tasks that are a special case
 if TYPE_CHECKING:
     Architecture: TypeAlias = str
@@ -32,7 +32,7 @@ MANY = 10**9  # the highest count of anything that is not kept in memory
 LARGEST = 10**11  # parameters
 OF_IMAGES = ("kind", ("images",))
 OF_GENERATION = ("kind", ("language", "translation"))
-OF_TEXT = ("kind", ("language", "masked", "translation"))
+OF_TEXT = ("kind", ("language", "masked", "translation", "labels"))
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,9 @@ class DataSettings:
     task: TaskName = setting(
         "language",
         "What to learn: language (the next token of a text), masked (hidden tokens of a text), chat (the answers of "
-        "conversations in JSON lines, with --from), translation (the target "
-        "of a pair), dates (pairs made by the library), images (the class of an image) or digits (scans of digits). "
+        "conversations in JSON lines, with --from), labels (the label of a text, in JSON lines, with --from), "
+        "translation (the target of a pair), dates (pairs made by the library), images (the class of an image) or "
+        "digits (scans of digits). "
         "Default: what DATA look like.",
         "Data",
     )
@@ -87,7 +88,7 @@ class DataSettings:
 
     @property
     def kind(self) -> str:
-        """The kind of task: "language", "masked", "translation" or "images"."""
+        """The kind of task: "language", "masked", "labels", "translation" or "images"."""
         return KIND_OF.get(self.task, self.task)
 
     @property

@@ -31,7 +31,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         architecture = self.model.architecture
-        learners = [record.name for record in MODELS.values() if record.task == self.data.kind]
+        kinds = ("language", "masked") if self.data.kind == "labels" else (self.data.kind,)
+        learners = [record.name for record in MODELS.values() if record.task in kinds]
         require(
             architecture in learners,
             "architecture",

@@ -9,26 +9,30 @@ import numpy as np
 from ...arrays import to_device, to_numpy
 from ...data.sources import summary
 from ...data.text.batches import IGNORE_INDEX, validation_windows
+from ...data.text.bpe import BytePairTokenizer
 from ...data.text.corpus import Corpus
 from ...data.text.masked import MaskedBatches, hide_tokens, masked_windows
 from ...data.text.tokenizer import Tokenizer
+from ...errors import ConfigError
 from ...generation.decode import evaluating
 from ...ops.loss import cross_entropy
 from ...parallel import shared
 from ...random import CORPUS, RandomKey
 from ..settings.settings import Settings, TrainingSettings
-from .language import LanguageRecord, held_out
+from .language import LanguageRecord, held_out, window_of
 from .task import SupervisedTask, TaskEvaluation
 
 __all__ = ["MASKED", "MaskedTask", "evaluate_masked", "mask_of"]
 
 SHOWN = 64  # tokens of a sample
+MASK_TOKENS = ("[MASK]", "<mask>")
 HIDDEN = "_"  # how a hidden token is shown
 
 
 def mask_of(tokenizer: Tokenizer) -> int:
-    """Return the id of the mask token: the one after those of the tokenizer."""
-    return tokenizer.vocab_size
+    """Return the id of the mask token: the tokenizer's own, or the one after all of its tokens."""
+    found = [tokenizer.id_of(name) for name in MASK_TOKENS] if isinstance(tokenizer, BytePairTokenizer) else []
+    return next((token for token in found if token is not None), tokenizer.vocab_size)
 
 
 class MaskedTask(SupervisedTask):
@@ -51,10 +55,15 @@ class MaskedTask(SupervisedTask):
         settings: TrainingSettings,
         facts: Mapping[str, object] | None = None,
     ) -> None:
-        rows, length = settings.accumulation * settings.batch_size, model.config.context_length
-        super().__init__(
-            model, MaskedBatches(training_tokens, rows, length, mask_of(tokenizer), settings.seed), settings
-        )
+        rows, length = settings.accumulation * settings.batch_size, window_of(model)
+        mask, most = mask_of(tokenizer), model.config.vocab_size
+        if mask >= most:
+            raise ConfigError(
+                f"MaskedTask: a mask token has a row in the model, but the tokenizer has none, and the model {most} "
+                f"rows for its {tokenizer.vocab_size} tokens. Give a BERT with its own tokenizer."
+            )
+        batches = MaskedBatches(training_tokens, rows, length, mask, settings.seed, tokenizer.vocab_size)
+        super().__init__(model, batches, settings)
         self.tokenizer = tokenizer
         self.units_per_step = rows * length
         self.training_tokens, self.validation_tokens = training_tokens, validation_tokens
@@ -72,12 +81,13 @@ class MaskedTask(SupervisedTask):
     def sample(self, seed: int) -> str | None:
         """Return a piece of the text with its hidden tokens as "_", and the same with what the model predicts."""
         tokens = self.training_tokens if self.validation_tokens is None else self.validation_tokens
-        ids = np.asarray(tokens[: min(SHOWN, self.model.config.context_length)])[None]
+        ids = np.asarray(tokens[: min(SHOWN, window_of(self.model))])[None]
         mask = mask_of(self.tokenizer)
-        inputs, targets = hide_tokens(ids, np.array([ids.shape[1]]), mask, RandomKey(seed, CORPUS, 0))
+        whole, known = np.array([ids.shape[1]]), self.tokenizer.vocab_size
+        inputs, targets = hide_tokens(ids, whole, mask, RandomKey(seed, CORPUS, 0), known)
         with evaluating():
             logits = to_numpy(self.model(to_device(inputs, self.model.device)))
-        chosen, predicted = targets[0] != IGNORE_INDEX, logits[0, :, :mask].argmax(axis=-1)
+        chosen, predicted = targets[0] != IGNORE_INDEX, logits[0, :, :known].argmax(axis=-1)
         asked = [
             HIDDEN if hidden else self.tokenizer.decode([token]) for token, hidden in zip(ids[0], chosen, strict=True)
         ]
@@ -103,7 +113,7 @@ def evaluate_masked(
     Returns loss, the mean negative log-likelihood in nats per hidden token; perplexity, the loss as a number of equally
     likely tokens; accuracy, how many of the most probable tokens were right; tokens, how many were predicted.
     """
-    length = model.config.context_length
+    length = window_of(model)
     most = len(tokens) if most is None else most
 
     def measure(arrays: Sequence[np.ndarray]) -> tuple[float, int, int]:
@@ -115,7 +125,7 @@ def evaluate_masked(
         return count * float(cross_entropy(logits, targets)), count, right
 
     with evaluating():
-        windows = masked_windows(tokens, length, batch_size, mask_of(tokenizer), most, seed)
+        windows = masked_windows(tokens, length, batch_size, mask_of(tokenizer), most, seed, tokenizer.vocab_size)
         measured = shared(measure, windows)
     count = sum(scored for _, scored, _ in measured)
     loss = sum(nats for nats, _, _ in measured) / count

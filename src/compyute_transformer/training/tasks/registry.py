@@ -27,6 +27,10 @@ def task_record(name: str) -> TaskRecord:
             from .chat import CHAT
 
             return CHAT
+        case "labels":
+            from .labels import LABELS
+
+            return LABELS
         case "images":
             from .images import IMAGES
 

@@ -20,6 +20,7 @@ from ...generation.decode import evaluating
 from ...nn.module import Module
 from ...ops.loss import cross_entropy, cross_entropy_backward, cross_entropy_forward
 from ...parallel import shared
+from ..mixed import gradient_in_pieces
 from ..settings.settings import Settings, TrainingSettings
 from ..watch import watched
 
@@ -196,7 +197,11 @@ class SupervisedTask:
     def loss_and_gradient(self, part: Part, weight: float) -> float:
         """Compute the cross-entropy with label smoothing, and add its gradient."""
         *inputs, targets = part
-        loss, saved = cross_entropy_forward(self.model(*inputs), targets, label_smoothing=self.settings.label_smoothing)
+        smoothing = self.settings.label_smoothing
+        cut = gradient_in_pieces(self.model, inputs, targets, smoothing, weight)
+        if cut is not None:
+            return weight * float(cut)
+        loss, saved = cross_entropy_forward(self.model(*inputs), targets, label_smoothing=smoothing)
         self.model.backward(cross_entropy_backward(weight, saved, overwrite=True))
         return weight * float(loss)
 
