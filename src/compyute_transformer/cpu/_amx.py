@@ -89,7 +89,9 @@ with suppress(AttributeError):
 
 
 @intrinsic
-def _add_square(typingctx: Any, a: Any, a_16: Any, b: Any, steps: Any, c: Any, c_16: Any, lda: Any, ldb: Any, ldc: Any):  # type: ignore[no-untyped-def]
+def _add_square(
+    typingctx: Any, a: Any, a_16: Any, b: Any, steps: Any, c: Any, c_16: Any, lda: Any, ldb: Any, ldc: Any
+) -> Any:
     """Add to the square of 32 by 32 at c. Addresses and distances are in bytes; *_16: of the row that is 16 further."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -102,7 +104,7 @@ def _add_square(typingctx: Any, a: Any, a_16: Any, b: Any, steps: Any, c: Any, c
 
 
 @intrinsic
-def _lay_out(typingctx: Any, address: Any):  # type: ignore[no-untyped-def]
+def _lay_out(typingctx: Any, address: Any) -> Any:
     """Tell this thread's tiles their shapes."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -114,7 +116,7 @@ def _lay_out(typingctx: Any, address: Any):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def _release(typingctx: Any):  # type: ignore[no-untyped-def]
+def _release(typingctx: Any) -> Any:
     """Give this thread's tiles back: without them the system has less to save."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
