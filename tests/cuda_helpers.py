@@ -19,7 +19,7 @@ from cuda_on_cpu import Module, compile_source
 
 __all__ = ["TOPICS", "cuda", "kernels_on_cpu"]
 
-TOPICS = ("activation", "adamw", "dropout", "embedding", "loss", "norm", "rotary")
+TOPICS = ("activation", "adamw", "cached_attention", "dropout", "embedding", "loss", "norm", "rotary")
 MODULES = {topic: import_module(f"compyute_transformer.gpu.{topic}") for topic in (*TOPICS, "_kernel")}
 KERNELS = {op: op._kernels["cuda"] for op in dispatch._all if op._kernels.get("cuda") is not None}
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_helpers import kernels_on_cpu
-from gpu import test_kernels
+from gpu import test_cached_attention, test_kernels
 from gpu.planted import MISTAKES, Mistake, planted
 
 from compyute_transformer.gpu._kernel import source_of
@@ -32,8 +32,10 @@ TESTS = {
     "dropout": ("dropout_drops_what_a_cpu_drops", "dropout_advances_with_a_number_on_the_device"),
     "embedding": ("embedding_adds_equal_ids",),
     "rotary": ("rotary_position", "rotary_position_within_a_packed_projection"),
+    "cached_attention": ("attention_to_a_cache_equals_the_reference",),
     "adamw": ("adamw_whose_numbers_stay_on_the_device", "adamw", "a_step_that_is_not_finite_changes_nothing"),
 }
+IN_FILES = (test_kernels, test_cached_attention)
 BUFFERS = (1024, 3001)
 
 
@@ -65,7 +67,7 @@ def is_noticed(mistake: Mistake) -> bool:
     planted(mistake, source_of(mistake.topic))  # an error in the list is no test that fails
     with kernels_on_cpu(optimize=False, text=lambda source: planted(mistake, source), only=mistake.topic):
         for name in TESTS[mistake.topic]:
-            test = getattr(test_kernels, f"test_{name}")
+            test = next(getattr(file, f"test_{name}") for file in IN_FILES if hasattr(file, f"test_{name}"))
             for given in arguments_of(test):
                 with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
                     if "monkeypatch" in inspect.signature(test).parameters:

@@ -3,6 +3,7 @@
 sampling       one token sampled from logits: repetition penalty, temperature, top-k, top-p, min-p
 cache          keys and values of the positions read so far
 fused_decoder  a few positions through all blocks as one op
+captured_decoder  one position on a GPU as one CUDA graph
 decode         prefill, step, and the window past the end of the context
 detokenize     tokens to text: whole characters, and nothing of a stop text
 text           a prompt is read, then token follows token

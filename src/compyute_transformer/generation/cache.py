@@ -65,6 +65,11 @@ class KeyValueCache:
             block.memory = memory
             self.blocks.append(block)
 
+    @property
+    def buffers(self) -> tuple[Array, Array]:
+        """Keys and values, (layer, B, K, capacity, D) each: the arrays themselves, until rows are selected."""
+        return self._keys, self._values
+
     def clear(self, padding: Array | None = None) -> None:
         """Remove all positions. padding: that of the rows that will be read."""
         self.length, self.padding = 0, padding

@@ -19,9 +19,12 @@ from ..errors import DtypeError, RangeError, ShapeError
 from ..models.language import LanguageModel, check_context
 from ..nn.module import evaluating
 from .cache import KeyValueCache
+from .captured_decoder import CapturedDecoder
 from .fused_decoder import FusedDecoder
 
 __all__ = ["Reader", "evaluating", "prefill", "step", "window_start"]
+
+Decoder = FusedDecoder | CapturedDecoder
 
 
 def window_start(length: int, context_length: int, stride: int = 1) -> int:
@@ -42,7 +45,7 @@ def prefill(
     model: LanguageModel,
     contexts: Sequence[Sequence[int]],
     cache: KeyValueCache | None = None,
-    fused: FusedDecoder | None = None,
+    fused: Decoder | None = None,
 ) -> Array:
     """Return the logits (B, V) of the tokens that follow B contexts of 1 to context_length tokens each.
 
@@ -78,10 +81,11 @@ def prefill(
     return _extend(model, ids, cache, fused)[:, 0]
 
 
-def step(model: LanguageModel, tokens: Sequence[int], cache: KeyValueCache, fused: FusedDecoder | None = None) -> Array:
+def step(model: LanguageModel, tokens: Sequence[int], cache: KeyValueCache, fused: Decoder | None = None) -> Array:
     """Return the logits (B, V) that follow one further token (B) of each row, which joins the cache.
 
-    fused: the model's `FusedDecoder`, which runs where it supports the arguments; else the model's forward runs.
+    fused: the model's `FusedDecoder`, or on a GPU its `CapturedDecoder`, which runs where it supports the arguments;
+    else the model's forward runs.
     """
     given = np.asarray(tokens)
     if given.ndim != 1 or given.dtype.kind not in "iu":
@@ -90,17 +94,22 @@ def step(model: LanguageModel, tokens: Sequence[int], cache: KeyValueCache, fuse
 
 
 def _extend(
-    model: LanguageModel, ids: Array, cache: KeyValueCache, fused: FusedDecoder | None = None, count: int = 1
+    model: LanguageModel, ids: Array, cache: KeyValueCache, fused: Decoder | None = None, count: int = 1
 ) -> Array:
-    """Return the logits (B, count, V) after the last of the ids (B, T), which join the cache."""
-    ids = to_device(ids, model.device)
+    """Return the logits (B, count, V) after the last of the ids (B, T) of the CPU, which join the cache."""
     with evaluating():
         if fused is not None:
             check_context(type(model).__name__, "ids", ids, model.config.context_length, cache.length)
             if (logits := fused(ids, cache, count)) is not None:
                 return logits
-        logits = model(ids, cache, logits_to_keep=count)
+        logits = model(to_device(ids, model.device), cache, logits_to_keep=count)
     return logits
+
+
+def _decoder(model: LanguageModel) -> Decoder | None:
+    if model.device == "cuda":
+        return CapturedDecoder.from_model(model)
+    return FusedDecoder.from_model(model)
 
 
 class Reader:
@@ -116,7 +125,7 @@ class Reader:
         self._capacity = min(longest or model.config.context_length, model.config.context_length)
         self._cache: KeyValueCache | None = None
         with evaluating():
-            self._fused = FusedDecoder.from_model(model) if cached else None
+            self._fused = _decoder(model) if cached else None
         self._read: list[Sequence[int]] = []  # what the cache holds
         window_start(0, model.config.context_length, stride)  # raises for a wrong stride at once
 

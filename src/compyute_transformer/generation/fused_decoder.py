@@ -23,7 +23,7 @@ from ..ops.gated_block import GatedBlockWeights, RotaryTables, gated_blocks_step
 from ..precision import precision
 from .cache import KeyValueCache
 
-__all__ = ["FusedDecoder"]
+__all__ = ["FusedDecoder", "are_one_op", "norm_weights"]
 
 # The parts of a block that `blocks_step` computes; a block with a part of any other type is not fused.
 PARTS: dict[str, type[Module]] = {
@@ -58,7 +58,7 @@ class FusedDecoder:
         in_bfloat16 = (model.precision or precision()) == "bfloat16"
         if in_bfloat16 or not blocks_step.has_kernel(model.token_embedding.weight.data):
             return None
-        if not _are_one_op(model.blocks):
+        if not are_one_op(model.blocks):
             return None
         return cls(model)
 
@@ -99,7 +99,8 @@ def _options(block: Any) -> tuple[Any, ...]:
     return block.attention.num_heads, block.feed_forward.activation, type(block) is PreNormBlock, turned
 
 
-def _are_one_op(blocks: ModuleList) -> bool:
+def are_one_op(blocks: ModuleList) -> bool:
+    """Return whether blocks are alike and made of the library's own parts, which nobody watches, in `eval()`."""
     options = None
     for block in blocks:
         if type(block) not in (PreNormBlock, PostNormBlock) or not _has_plain_parts(block):
@@ -153,12 +154,12 @@ def _gated_weights(block: Any) -> GatedBlockWeights:
 def _weights(block: Any) -> BlockWeights:
     attention, up, down = block.attention, block.feed_forward.up, block.feed_forward.down
     return BlockWeights(
-        _norm_weights(block.attention_norm),
+        norm_weights(block.attention_norm),
         attention.in_weight.data,
         attention.in_bias.data if attention.in_bias else None,
         attention.out_weight.data,
         attention.out_bias.data if attention.out_bias else None,
-        _norm_weights(block.feed_forward_norm),
+        norm_weights(block.feed_forward_norm),
         up.weight.data,
         up.bias.data if up.bias else None,
         down.weight.data,
@@ -166,5 +167,5 @@ def _weights(block: Any) -> BlockWeights:
     )
 
 
-def _norm_weights(norm: LayerNorm) -> NormWeights:
+def norm_weights(norm: LayerNorm) -> NormWeights:
     return NormWeights(norm.weight.data, norm.bias.data if norm.bias else None, norm.eps)
