@@ -25,6 +25,7 @@ __all__ = [
     "normal_cdf_and_pdf",
     "random_row",
     "rounded",
+    "upper_half",
 ]
 
 compile_part = part_compiler(fastmath=FASTMATH)
@@ -100,6 +101,7 @@ def logistic(x):
 
 
 HALF_A_BIT, ONE_BIT, LOWER_HALF, KEPT = np.int32(0x7FFF), np.int32(1), np.int32(16), np.int32(-0x10000)
+QUIET, UPPER = np.int32(0x00400000), np.int32(0xFFFF)
 
 
 @compile_part
@@ -108,6 +110,15 @@ def rounded(x):
     bits = _bits_of_float(x)
     nearest = float_from_bits((bits + HALF_A_BIT + ((bits >> LOWER_HALF) & ONE_BIT)) & KEPT)
     return _choose(x != x, x, nearest)
+
+
+@compile_part
+def upper_half(x):
+    """A float32, rounded to bfloat16, as the upper half of its bits; NaN stays NaN."""
+    bits = _bits_of_float(rounded(x))
+    if x != x:
+        bits |= QUIET
+    return np.uint16((bits >> LOWER_HALF) & UPPER)
 
 
 SQRT_HALF = np.float32(0.70710678)
