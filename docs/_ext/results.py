@@ -133,7 +133,10 @@ def ratios(rows: list[Row]) -> Figure:
 
 
 def scaling(rows: list[Row]) -> Figure:
-    """Draw what is predicted for each network, by the number of processes: the same batch, and a batch that grows."""
+    """Draw what is predicted for each network, by the number of processes: the same batch, and a batch that grows.
+
+    The same batch ends where each process has one row of it.
+    """
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     panels: Any = figure.subplots(1, 2)
     titles = {
@@ -145,12 +148,18 @@ def scaling(rows: list[Row]) -> Figure:
         for network in dict.fromkeys(row["what"] for row in found):
             points = [(int(row["mode"].split()[0]), float(row["value"])) for row in found if row["what"] == network]
             panel.plot(*zip(*points, strict=True), "o-", markersize=3, label=network.removeprefix(start))
+        counts = sorted({int(row["mode"].split()[0]) for row in found})
         panel.set_xscale("log", base=2)
-        panel.set_title(f"{title}", loc="left", fontsize=9.5)
+        panel.set_xticks(counts, [f"{count:,}" for count in counts], fontsize=8)
+        panel.set_xlabel("processes, each as fast as the one that was measured", fontsize=8)
+        panel.set_title(title, loc="left", fontsize=9.5)
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_yscale("log")
-    panels[1].set_ylim(0, 102)
-    panels[1].legend(frameon=False, fontsize=8)
+        panel.grid(axis="y", color=PALE, alpha=0.3)
+        panel.tick_params(axis="y", labelsize=8)
+    panels[0].set_ylim(bottom=0)
+    lowest = min(float(row["value"]) for row in found)
+    panels[1].set_ylim(max(0, lowest - 0.1 * (101 - lowest)), 100 + 0.05 * (101 - lowest))
+    panels[0].legend(frameon=False, fontsize=8)
     return figure
 
 

@@ -153,7 +153,7 @@ def test_in_pieces_the_numbers_are_those_of_the_reference(
     y, saved = fused_attention_forward.reference(*arrays, mask, 0.3, KEY)
     gradients = fused_attention_backward.reference(dy, saved)
     with installed() as cupy, use_kernels("cuda"):
-        kernels = import_module("compyute_transformer.gpu.attention")
+        kernels = import_module("compyute_transformer.gpu._pieces")
         monkeypatch.setattr(kernels, "MOST_WEIGHTS", 4 * T * S * 2)
         given = [cupy.asarray(x.astype(dtype)) for x in arrays]
         assert [part.start for part in kernels.pieces(*given[:2])] == [0, 2]

@@ -95,8 +95,8 @@ def small(name: str = "gpt", config: str = "plain") -> Any:
 def test_products_read_the_copy_within_a_block_and_round_outside(cupy: Any) -> None:
     narrowed = import_module("compyute_transformer.gpu._rounded").narrowed
     model = small().to("cuda")
-    for parameter in model.parameters():
-        parameter.data[...] = cupy.asarray(numbers(parameter.size, *parameter.shape))
+    for seed, parameter in enumerate(model.parameters()):
+        parameter.data[...] = cupy.asarray(numbers(seed, *parameter.shape))
     other = cupy.asarray(numbers(0, 4, 4))
     with rounded_weights(model):
         for parameter in model.parameters():

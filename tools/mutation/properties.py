@@ -4,6 +4,7 @@ names       the short name of an op is its forward without what it saves
 defaults    an option that is left out is the documented one, in the result and in what is saved
 inputs      what was given and what was saved stay as they are; float32 stays float32
 left out    a gradient that is not asked for is None, and the others are the same
+bfloat16    operands of products are rounded, all of them and nothing else, also those of the backward
 kink        ReLU's slope at 0 is 0
 large       numbers so large that an exponential of them overflows, or that two of them lose their difference
 overwrite   the gradient of the loss is the same where it is written over the logits, and it is there
@@ -20,9 +21,12 @@ import numpy as np
 
 from compyute_transformer.arrays import Array
 from compyute_transformer.nn import Parameter
+from compyute_transformer.ops.attention import AttentionSaved, drop_weights, fused_attention_weights
+from compyute_transformer.ops.linear import linear_backward, linear_forward
 from compyute_transformer.ops.multi_head import Needs
 from compyute_transformer.optim.adamw import AdamW, AdamWOptions, adamw_update
 from compyute_transformer.optim.flat import FlatBuffer
+from compyute_transformer.precision import round_to_bfloat16, use_precision
 from compyute_transformer.verify.record import Case, Op, cast, cotangent, map_arrays
 from compyute_transformer.verify.registry import REGISTRY
 from compyute_transformer.verify.result import Result, relative_error
@@ -53,6 +57,11 @@ def op_properties() -> Iterator[Property]:
             yield f"inputs {op.name} [{case.name}]", partial(_inputs, op, case)
         if needs := _needs(op):
             yield f"left out {op.name}", partial(_left_out, op, needs)
+    for case in REGISTRY["linear"].cases:
+        yield f"bfloat16 linear [{case.name}]", partial(_bfloat16_linear, case)
+    for name in ("attention", "fused_attention"):
+        for case in REGISTRY[name].cases:
+            yield f"bfloat16 {name} [{case.name}]", partial(_bfloat16_attention, REGISTRY[name], case)
     yield "kink relu", _kink
     yield "large silu", _large_silu
     yield "large cross_entropy", _large_logits
@@ -102,6 +111,52 @@ def _inputs(op: Op, case: Case) -> Iterator[Result]:
         yield check_that(op.name, subject, all(map(np.array_equal, _arrays(now), _arrays(then))))
     floats = {array.dtype.name for array in _arrays((y, saved, first)) if array.dtype.kind == "f"}
     yield check_that(op.name, "float32 throughout", floats <= {"float32"})
+
+
+def _rounded(array: Array) -> Array:
+    return round_to_bfloat16(array.astype(np.float32))
+
+
+def _bfloat16_linear(case: Case) -> Iterator[Result]:
+    x, weight, bias = case.arguments(dtype=np.float32).values()
+    with use_precision("bfloat16"):
+        y, saved = linear_forward(x, weight, bias)
+    dy = cotangent(y)
+    expected, exact = linear_forward(_rounded(x), _rounded(weight), bias)
+    found = (y, *linear_backward(dy, saved))
+    sums = None if bias is None else dy.reshape(-1, dy.shape[-1]).sum(0)
+    for name, ours, theirs in zip(
+        ("y", "dx", "dweight", "dbias"), found, (expected, *linear_backward(_rounded(dy), exact)[:2], sums), strict=True
+    ):
+        error = relative_error(ours, theirs) if ours is not None and theirs is not None else float(ours is not theirs)
+        yield measured("linear", f"bfloat16 {case.name}", name, error, 1e-6)
+    wide = {key: None if value is None else value.astype(np.float64) for key, value in case.arguments().items()}
+    with use_precision("bfloat16"):
+        y, saved = linear_forward(*wide.values())
+    yield check_that("linear", "float64 is not rounded", np.array_equal(y, linear_forward(*wide.values())[0]))
+    yield check_that("linear", "the precision is saved", saved.precision == "bfloat16")
+
+
+def _bfloat16_attention(op: Op, case: Case) -> Iterator[Result]:
+    q, k, v, mask, dropout, key = case.arguments(dtype=np.float32).values()
+    with use_precision("bfloat16"):
+        y, saved = op.forward(q, k, v, mask, dropout, key)
+    dy = cotangent(y)
+    found = (y, *op.backward(dy, saved))
+    q, k, v, dy = (_rounded(x) for x in (q, k, v, dy))
+    _, exact = op.forward(q, k, v, mask, dropout, key)  # whose weights are not rounded
+    weights = exact.weights if isinstance(exact, AttentionSaved) else fused_attention_weights(exact)
+    group, scale = q.shape[1] // k.shape[1], np.float32(q.shape[3] ** -0.5)
+    keys, values = k.repeat(group, axis=1), v.repeat(group, axis=1)
+    dropped = _rounded(drop_weights(weights, dropout, key))
+    y = dropped @ values
+    dweights = drop_weights(dy @ values.swapaxes(2, 3), dropout, key)
+    delta = weights * dweights if isinstance(exact, AttentionSaved) else dy * y
+    dscores = _rounded(weights * (dweights - delta.sum(-1, keepdims=True)) * scale)
+    dk, dv = (left.swapaxes(2, 3) @ right for left, right in ((dscores, q), (dropped, dy)))
+    dk, dv = (x.reshape(*k.shape[:2], group, *k.shape[2:]).sum(2) for x in (dk, dv))
+    for name, ours, theirs in zip(("y", "dq", "dk", "dv"), found, (y, dscores @ keys, dk, dv), strict=True):
+        yield measured(op.name, f"bfloat16 {case.name}", name, relative_error(ours, theirs), 3e-4)
 
 
 def _needs(op: Op) -> dict[str, dict[str, Any]]:

@@ -53,7 +53,7 @@ REWRITES: dict[str, dict[str, tuple[Change, ...]]] = {
     },
     "linear_forward": {
         "the transposed product": (
-            ("x.reshape(-1, x.shape[-1]) @ weight.T", "(weight @ x.reshape(-1, x.shape[-1]).T).T"),
+            ("rows @ matrix.T", "(matrix @ rows.T).T"),
         )
     },
     "linear_backward": {
@@ -103,7 +103,7 @@ REWRITES: dict[str, dict[str, tuple[Change, ...]]] = {
     },
     "attention_forward": {
         "heads taken by their numbers": (
-            ("repeat_heads(v, group)", "v[:, array_module(q).arange(q.shape[1]) // group]"),
+            ("repeat_heads(values, group)", "values[:, array_module(q).arange(q.shape[1]) // group]"),
         )
     },
     "attention_backward": {
@@ -115,9 +115,8 @@ REWRITES: dict[str, dict[str, tuple[Change, ...]]] = {
         "einsum for a product": (("weights @ values\n", "xp.einsum('...ts,...sd->...td', weights, values)\n"),),
     },
     "fused_attention_backward": {
-        "δ from the weights": (
-            ("(dy * y).sum(-1, keepdims=True)",
-             "(array_module(q).where(weights == 0, 0, dweights) * weights).sum(-1, keepdims=True)"),
+        "einsum for δ": (
+            ("(dy * y).sum(-1, keepdims=True)", "array_module(q).einsum('bhtd,bhtd->bht', dy, y)[..., None]"),
         )
     },
     "masked_scores": {

@@ -11,7 +11,7 @@ A step is predicted for more processes, each with a machine of its own, from wha
     step(W) = compute / W + 2 log₂ W · latency + 2 (W − 1)/W · bytes / bandwidth
 
 with bytes of the gradient, and latency and bandwidth those of a network; the overlap, which hides a part of this, is
-left out. Those of this machine are fitted to messages of four lengths. The batch stays the same, and has no more leaves
+left out. Those of this machine are fitted to messages of four lengths. A batch that stays the same has no more leaves
 than rows, so W ends there; more processes take a larger batch. The prediction for a batch that grows with W is the same
 with all of compute for each, and its efficiency is compute / step(W).
 """
@@ -30,6 +30,7 @@ from ..environment.conditions import survey
 from ..environment.launcher import find_mpiexec
 from ..errors import CompyuteError, MissingExtraError, ParityError
 from .candidates import Report, Result, Spread
+from .workload import workload
 
 __all__ = ["NETWORKS", "bench_parallel", "predicted"]
 
@@ -106,7 +107,7 @@ def bench_parallel(size: str = "cpu", processes: tuple[int, ...] = (1, 2), steps
 
     Raises MissingExtraError without mpiexec, ParityError if the weights depend on the number of processes.
     """
-    environment, warnings = survey()
+    (environment, warnings), work = survey(), workload(size)
     report = Report(f"Processes that share a batch, {size}", environment, "ms", warnings=warnings)
     leaves = max(processes)
     measured: dict[int, list[dict[str, Any]]] = {count: [] for count in processes}
@@ -115,20 +116,20 @@ def bench_parallel(size: str = "cpu", processes: tuple[int, ...] = (1, 2), steps
             measured[count].append(_run(size, count, leaves, steps))
     if len({told["sha256"] for runs in measured.values() for told in runs}) > 1:
         raise ParityError("bench parallel: the weights must not depend on the number of processes, but they do.")
-    alone = median(median(told["overlap"]) for told in measured[processes[0]]) * processes[0]
+    alone = median(seconds for told in measured[processes[0]] for seconds in told["overlap"]) * processes[0]
     for count in processes:
-        report.results += _measured(measured[count], count, size, alone)
+        report.results += _measured(measured[count], count, work.shape, alone)
     number_of_bytes = measured[leaves][0]["bytes"]
     fitted = _fit([told["messages"] for told in measured[leaves] if "messages" in told])
     networks = NETWORKS | ({} if fitted is None else {"this machine": fitted})
     for network, (latency, bandwidth) in networks.items():
         for count in (2**k for k in range(1, int(log2(MOST_PROCESSES)) + 1)):
             sums = predicted(0.0, number_of_bytes, count, latency, bandwidth)
-            for what, value, unit in (
-                ("predicted", 1e3 * (alone / count + sums), "ms"),
-                ("predicted efficiency, the batch grows", 100 * alone / (alone + sums), "percent"),
-            ):
-                report.results.append(Result(f"{what}: {network}", "compyute", _mode(count), value, unit, size))
+            found = [("predicted efficiency, the batch grows", 100 * alone / (alone + sums), "percent")]
+            if count <= work.training.batch_size:
+                found.append(("predicted", 1e3 * (alone / count + sums), "ms"))
+            for what, value, unit in found:
+                report.results.append(Result(f"{what}: {network}", "compyute", _mode(count), value, unit, work.shape))
     if fitted is not None:
         report.notes.append(f"Fitted to this machine: {1e6 * fitted[0]:.1f} µs and {fitted[1] / 1e9:.2f} GB/s.")
     return report
@@ -138,11 +139,11 @@ def _mode(count: int) -> str:
     return f"{count} process{'es' if count > 1 else ''}"
 
 
-def _measured(runs: list[dict[str, Any]], count: int, size: str, alone: float) -> list[Result]:
+def _measured(runs: list[dict[str, Any]], count: int, shape: str, alone: float) -> list[Result]:
     """Return the results of one number of processes. alone: the seconds of a step of one."""
 
     def result(what: str, value: float, unit: str, spread: Spread | None = None) -> Result:
-        return Result(what, "compyute", _mode(count), value, unit, size, spread)
+        return Result(what, "compyute", _mode(count), value, unit, shape, spread)
 
     def times(name: str) -> Spread:
         return Spread.of([1e3 * seconds for told in runs for seconds in told[name]])
