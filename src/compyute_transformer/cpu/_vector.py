@@ -16,7 +16,7 @@ from ..random import KEY_STEPS, MULTIPLIERS, ROUNDS
 from ._compiler import part_compiler
 from ._kernel import FASTMATH
 
-__all__ = ["difference", "exp", "highest", "logistic", "normal_cdf_and_pdf", "random_row", "rounded"]
+__all__ = ["difference", "exp", "highest", "logistic", "normal_cdf_and_pdf", "random_row", "rounded", "upper_half"]
 
 compile_part = part_compiler(fastmath=FASTMATH)
 
@@ -89,6 +89,7 @@ def logistic(x):
 
 
 HALF_A_BIT, ONE_BIT, LOWER_HALF, KEPT = np.int32(0x7FFF), np.int32(1), np.int32(16), np.int32(-0x10000)
+QUIET, UPPER = np.int32(0x00400000), np.int32(0xFFFF)
 
 
 @compile_part
@@ -97,6 +98,15 @@ def rounded(x):
     bits = _bits_of_float(x)
     nearest = _float_from_bits((bits + HALF_A_BIT + ((bits >> LOWER_HALF) & ONE_BIT)) & KEPT)
     return _choose(x != x, x, nearest)
+
+
+@compile_part
+def upper_half(x):
+    """A float32, rounded to bfloat16, as the upper half of its bits; NaN stays NaN."""
+    bits = _bits_of_float(rounded(x))
+    if x != x:
+        bits |= QUIET
+    return np.uint16((bits >> LOWER_HALF) & UPPER)
 
 
 SQRT_HALF = np.float32(0.70710678)

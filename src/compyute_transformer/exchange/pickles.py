@@ -207,7 +207,8 @@ class Machine:
         found = Name(str(module), str(name))
         if found not in KNOWN and found not in NAMED_ONLY:
             raise ValueError(
-                f"it names {str(module)[:60]}.{str(name)[:60]}, which is neither an array nor a plain value"
+                f"it names {ascii(str(module)[:60])[1:-1]}.{ascii(str(name)[:60])[1:-1]}, "
+                "which is neither an array nor a plain value"
             )
         self._stack.append(found)
 

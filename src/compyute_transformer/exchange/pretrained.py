@@ -9,6 +9,7 @@ All names and shapes are compared before anything is loaded, so that one message
 
 import json
 from collections.abc import Callable, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,7 @@ def _check_kind(own: type, kind: type, path: Path) -> None:
 def assembled(config: Any, family: Family, tensors: Any, dtype: Any) -> Any:
     """Return the model of a configuration with the tensors of a file, in `eval()`. Raises as `load_pretrained`."""
     named = _named(tensors, family)
+    _check_sizes(config, tensors)
     pieces = family.pieces(config)
     _check(named, pieces, tensors, family, getattr(config, "tie_word_embeddings", False))
     with init.skipped():
@@ -131,6 +133,18 @@ def _named(tensors: Any, family: Family) -> dict[str, str]:
             raise DataError(f"from_pretrained: the file has {own} and {named[name]}, which are the same tensor.")
         named[name] = own
     return named
+
+
+def _check_sizes(config: Any, tensors: Any) -> None:
+    """Raise StateError for a size of the model that is beyond everything in the file, before anything is made of it."""
+    number = sum(prod(tensors.shape(name)) for name in tensors)
+    for field in ("vocab_size", "embed_dim", "num_heads", "num_layers", "num_kv_heads", "head_dim", "mlp_dim"):
+        size, most = getattr(config, field, None) or 0, len(tensors) if field == "num_layers" else number
+        if size > most:
+            raise StateError(
+                f"from_pretrained: config.json asks for {field} {size:,}, and the file holds {len(tensors):,} tensors "
+                f"with {number:,} numbers. Fetch or copy the model again."
+            )
 
 
 def _check(named: Mapping[str, str], pieces: list[Piece], tensors: Any, family: Family, tied: bool) -> None:
