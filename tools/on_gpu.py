@@ -9,6 +9,8 @@ begin after --seconds are left out and named at the end.
 
 import argparse
 import csv
+import re
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -20,12 +22,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 
 from compyute_transformer.arrays import gpu_fault
 from compyute_transformer.bench.workload import OurStep, Workload, workload
 from compyute_transformer.dispatch import kernels_of, use_kernels
+from compyute_transformer.generation import generate_ids
+from compyute_transformer.generation.captured_decoder import CapturedDecoder
 from compyute_transformer.ops.attention import Mask, fused_attention_backward, fused_attention_forward
 from compyute_transformer.precision import use_precision
 from compyute_transformer.training.captured import CapturedSteps, capture_fault
@@ -79,6 +84,38 @@ def milliseconds(run: Callable[[], object], rounds: int) -> float:
     end.record()
     end.synchronize()
     return float(cupy().cuda.get_elapsed_time(begin, end)) / rounds
+
+
+# --- tests ---
+
+ROOT = Path(__file__).resolve().parent.parent
+TESTS = ("tests/gpu", "tests/verify/test_kernels.py", "tests/verify/test_registry.py")
+SECONDS_OF_TESTS = 180
+
+
+def run_pytest(seconds: float) -> str:
+    """Return what pytest printed: tests that need a GPU, and those that run on a stand-in elsewhere, failures last."""
+    options = ["-q", "-rfE", "--tb=line", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu or device", *options]
+    try:
+        done = subprocess.run([*command, *TESTS], cwd=ROOT, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired as late:
+        return (late.stdout or b"").decode(errors="replace") + f"\nnot done after {seconds:.0f} s"
+    return done.stdout + done.stderr
+
+
+def tests(size: Size) -> Iterator[Line]:
+    """Yield how many tests fail on the GPU, and print which."""
+    said = run_pytest(SECONDS_OF_TESTS)
+    failures = re.findall(r"^(?:FAILED|ERROR) .*", said, re.MULTILINE)
+    for failure in failures[:30]:
+        print(f"      {failure[:200]}")
+    counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|errors?)\b", said)}
+    if not counts:  # stopped, or pytest or what the tests import is not installed
+        yield Line("tests on the GPU", (said.strip() or "nothing was said").splitlines()[-1], "", "0 fail")
+        return
+    failed = sum(count for word, count in counts.items() if word != "passed")
+    yield Line("tests on the GPU that fail", failed, f"of {sum(counts.values())}", "0")
 
 
 # --- lines -----------------------------------------------------------------------------------------------------------
@@ -169,6 +206,28 @@ def torch_steps(work: Workload, rounds: int) -> Iterator[Line]:
         torch.cuda.empty_cache()
 
 
+def decoding(size: Size) -> Iterator[Line]:
+    """Yield the tokens a second of GPT-2 124M that writes one text: captured, and launch by launch."""
+    work = workload("gpt2", {**size.model, "dropout": 0.0, "device": "cuda"}, size.vocab_size)
+    model = work.model_case.model(work.config, 0).eval().to("cuda")
+    count = work.config.context_length // 2
+    made = CapturedDecoder.from_model
+    for precision in ("bfloat16", "float32"):
+        texts = []
+        for name in ("captured", "launch by launch"):
+            with use_precision(precision), patch.object(CapturedDecoder, "from_model", made):
+                if name != "captured":
+                    CapturedDecoder.from_model = classmethod(lambda cls, model: None)  # type: ignore[assignment]
+                generate_ids(model, np.array([1, 2, 3]), max_new_tokens=4, temperature=0.0)
+                began = perf_counter()
+                texts.append(generate_ids(model, np.array([1, 2, 3]), max_new_tokens=count, temperature=0.0))
+                rate = count / (perf_counter() - began)
+            predicted = "2,000 captured, 400 launch by launch; PyTorch eager 150"
+            yield Line(f"GPT-2 decodes one text, {precision}, {name}", rate, "tokens/s", predicted)
+        same = float((texts[0] == texts[1]).mean())
+        yield Line(f"tokens that are the same in both, {precision}", same, "of all", "1 but for near ties")
+
+
 def attentions(size: Size) -> Iterator[Line]:
     """Yield errors and times of attention, forward and backward, by mask."""
     T = 1024 if size is FULL else 16
@@ -255,7 +314,7 @@ def replace_name(line: Line, name: str) -> Line:
 
 
 LINES: tuple[Callable[[Size], Iterator[Line]], ...] = (
-    *(copies, squares, steps, attentions, products_of_gpt2, other_models, verification),
+    *(copies, squares, tests, steps, decoding, attentions, products_of_gpt2, other_models, verification),
 )
 
 

@@ -64,7 +64,7 @@ def test_the_report_has_time_rate_and_share() -> None:
 
 
 def test_the_share_is_of_the_rate_in_the_same_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fixed(candidates: list[Any], rounds: int) -> dict[Any, list[float]]:
+    def fixed(candidates: list[Any], rounds: int, **_: Any) -> dict[Any, list[float]]:
         return {candidate: [seconds] * rounds for candidate, seconds in zip(candidates, (2.0, 8.0, 1.0), strict=True)}
 
     monkeypatch.setattr(ops, "alternate", fixed)

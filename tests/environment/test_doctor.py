@@ -128,6 +128,9 @@ def test_a_gpu_that_lies_idle_is_named_with_what_to_install() -> None:
     assert (advice.kind, advice.remedy) == ("unused", "pip install 'compyute-transformer[gpu]'")
     broken = replace(with_package("cupy", "14.1"), gpu=Gpu("580.65", "CuPy is installed but finds no usable GPU"))
     assert only(broken).kind == "broken"
+    advice = only(replace(broken, gpu=Gpu(None, "CuPy is installed but finds no usable GPU")))
+    assert "no NVIDIA driver is" in advice.problem
+    assert advice.remedy.endswith("install driver 580 or newer")
     bare = replace(HEALTHY, gpu=Gpu("580.65", None, ("NVIDIA H100",)))
     assert [found.problem.split(" ")[0] for found in recommend(bare)] == ["ml_dtypes", "nvmath", "cudnn"]
     assert {found.remedy for found in recommend(bare)} == {"pip install 'compyute-transformer[gpu]'"}

@@ -9,15 +9,17 @@ from generation_helpers import arguments
 from compyute_transformer.data import CharacterTokenizer
 from compyute_transformer.errors import ConfigError, RangeError, VocabularyError
 from compyute_transformer.generation import generate, generate_batch
-from compyute_transformer.models.gpt import GPT, GPTConfig
+from compyute_transformer.models import GPT, GPTConfig, Llama, LlamaConfig
 
 LETTERS = CharacterTokenizer("\nabcdefghijklmnopqrstuvwxyz")
 PROMPTS = ["abc", "", "thequickbrownfox", "abcdefghijkl", "z", "abc"]  # shorter and longer than the context
 
 
-def gpt(**options: Any) -> GPT:
+def gpt(rotary: bool = False, **options: Any) -> GPT | Llama:
     config = {"context_length": 12, "embed_dim": 16, "num_heads": 4, "num_layers": 2, "dropout": 0.5} | options
-    model = GPT(GPTConfig(LETTERS.vocab_size, **config), seed=3)
+    model: GPT | Llama = GPT(GPTConfig(LETTERS.vocab_size, **config), seed=3)
+    if rotary:
+        model = Llama(LlamaConfig(LETTERS.vocab_size, **config), seed=3)
     model.flat.data *= 12
     return model
 
@@ -32,7 +34,11 @@ def prompts_and(options: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("cached", [True, False])
-@pytest.mark.parametrize("model", [{}, {"window": 3, "num_kv_heads": 2, "tie_word_embeddings": False}], ids=str)
+@pytest.mark.parametrize(
+    "model",
+    [{}, {"window": 3, "num_kv_heads": 2, "tie_word_embeddings": False}, {"rotary": True, "num_kv_heads": 2}],
+    ids=str,
+)
 @pytest.mark.parametrize(
     "options",
     [

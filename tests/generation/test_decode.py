@@ -11,7 +11,7 @@ from compyute_transformer.arrays import Array
 from compyute_transformer.errors import ConfigError, RangeError, ShapeError
 from compyute_transformer.generation import KeyValueCache, prefill, step
 from compyute_transformer.generation.decode import Reader, evaluating, window_start
-from compyute_transformer.models import TransformerLM, TransformerLMConfig
+from compyute_transformer.models import Llama, LlamaConfig, TransformerLM, TransformerLMConfig
 from compyute_transformer.models.gpt import GPT, GPTConfig
 from compyute_transformer.models.language import LanguageModel
 from compyute_transformer.nn.attention import Implementation
@@ -34,6 +34,7 @@ VASWANIS: dict[str, dict[str, Any]] = {
     "sinusoids, grouped heads": {"num_kv_heads": 2},
     "sinusoids, no biases, window": {"bias": False, "window": 5, "activation": "gelu"},
 }
+ROTARY = LlamaConfig(11, context_length=12, embed_dim=24, num_heads=4, num_layers=2, dropout=0.3)
 LIMITS = {np.float64: 1e-12, np.float32: 1e-5}
 
 
@@ -51,7 +52,15 @@ def vaswani(dtype: type = np.float64, **options: Any) -> TransformerLM:
     return model
 
 
+def llama(dtype: type = np.float64, **options: Any) -> Llama:
+    """A third, whose positions turn queries and keys."""
+    model = Llama(replace(ROTARY, **options), seed=3).to(dtype=dtype)
+    model.flat.data[...] += np.random.default_rng(1).normal(0, 0.3, model.flat.data.shape)
+    return model
+
+
 EVERY_MODEL = [
+    pytest.param(llama, {"num_kv_heads": 2, "window": 5, "qk_norm": True}, id="rotary, grouped, window, norms"),
     *(pytest.param(gpt, options, id=name) for name, options in MODELS.items()),
     *(pytest.param(vaswani, options, id=name) for name, options in VASWANIS.items()),
 ]

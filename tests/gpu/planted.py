@@ -64,6 +64,11 @@ MISTAKES = [
         ("partial sums left out", "row += 8", "row += 9"),
         ("a warp left out", "i < 8; i++", "i < 7; i++"),
         ("lanes left out", "int lanes = 16", "int lanes = 8"),
+        (
+            "rounded without bias",
+            "normalize<1, true>(x, none, weight, bias, (float*)",
+            "normalize<1, true>(x, none, weight, none, (float*)",
+        ),
     ),
     *of_topic(
         "loss",
@@ -173,7 +178,6 @@ MISTAKES = [
         ("a step that is not finite is counted", "if (!finite) return;", ""),
         ("a step late", "int t = *step + 1;", "int t = *step;"),
         ("squares in float32", "(double)gradient[i] * gradient[i]", "gradient[i] * gradient[i]"),
-        ("no weights in bfloat16", "if (shadow) store_some", "if (false) store_some"),
     ),
     *of_topic(
         "cached_attention",

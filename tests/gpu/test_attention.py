@@ -1,13 +1,12 @@
 """Attention through cuDNN's graphs and in pieces, beside the reference: strides, masks, groups, lengths, dropout."""
 
-from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
-from gpu.stand_in import cudnn, installed
+from gpu.stand_in import installed
 
 from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.errors import BackendError
@@ -34,9 +33,8 @@ MASKS = {
 
 
 @pytest.fixture
-def cupy() -> Iterator[Any]:
-    with installed(cudnn.make()) as module:
-        yield module
+def cupy(any_gpu: Any) -> Any:
+    return any_gpu
 
 
 def inputs(S: int, H: int = 4, K: int = 2, seed: int = 0) -> tuple[list[np.ndarray], np.ndarray]:
@@ -155,7 +153,7 @@ def test_in_pieces_the_numbers_are_those_of_the_reference(
     y, saved = fused_attention_forward.reference(*arrays, mask, 0.3, KEY)
     gradients = fused_attention_backward.reference(dy, saved)
     with installed() as cupy, use_kernels("cuda"):
-        kernels = import_module("compyute_transformer.gpu.attention")
+        kernels = import_module("compyute_transformer.gpu._pieces")
         monkeypatch.setattr(kernels, "MOST_WEIGHTS", 4 * T * S * 2)
         given = [cupy.asarray(x.astype(dtype)) for x in arrays]
         assert [part.start for part in kernels.pieces(*given[:2])] == [0, 2]

@@ -1,5 +1,6 @@
 """Attention to a cache whose length is on the device equals the reference on the filled part, and fills one more."""
 
+from importlib import import_module
 from typing import Any
 
 import ml_dtypes
@@ -16,7 +17,6 @@ from compyute_transformer.ops.rotary import rotary_frequencies, rotary_position_
 
 __all__ = ["cuda"]
 
-pytestmark = pytest.mark.usefixtures("cuda")
 CAPACITY = 150
 MOST = {np.float32: 2e-6, ml_dtypes.bfloat16: 4.5e-3}
 
@@ -41,6 +41,7 @@ def expected(
     return heads.reshape(B, -1), k[:, :, 0], v[:, :, 0]
 
 
+@pytest.mark.usefixtures("cuda")
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
 @pytest.mark.parametrize(
     ("H", "K", "D", "P", "window", "parts"),
@@ -77,6 +78,24 @@ def test_attention_to_a_cache_equals_the_reference(
             assert np.isnan(cache[:, :, length + 1 :].astype(np.float32)).all()
 
 
+def test_a_gpu_attends_to_a_cache(any_gpu: Any) -> None:
+    """The launches of a wide head, of several parts and of half a warp, on arrays of the device."""
+    launcher = import_module("compyute_transformer.gpu.cached_attention")  # anew for each stand-in
+    for H, K, D, P, window, parts in ((4, 2, 64, 32, None, 1), (4, 1, 128, 64, 37, 3), (2, 2, 16, 0, None, None)):
+        packed = numbers(1, 2, (H + 2 * K) * D, dtype=np.float32)
+        keys, values = (numbers(seed, 2, K, CAPACITY, D, dtype=np.float32) for seed in (2, 3))
+        padding, length = np.array([0, 9], np.int32), 77
+        wanted, key, _ = expected(packed, keys, values, length, padding, P, window)
+        tables = rotary_tables(rotary_frequencies(2 * P, 10000.0), 0, CAPACITY, np.float32) if P else None
+        state = launcher.CacheState(any_gpu.asarray(np.array([length], np.int32)), any_gpu.asarray(padding))
+        given = [any_gpu.asarray(array) for array in (packed, keys, values)]
+        on_device = None if tables is None else tuple(map(any_gpu.asarray, tables))
+        found = launcher.attend_to_cache(*given, state, on_device, window, parts)
+        assert relative_error(found.get().astype(np.float64), wanted) <= 1e-5
+        assert relative_error(given[1].get()[:, :, length].astype(np.float64), key) <= 1e-5
+
+
+@pytest.mark.usefixtures("cuda")
 def test_long_caches_are_read_by_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A single text keeps many multiprocessors busy; a cache of few positions is not cut."""
     shapes = []

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gpu.stand_in import cublaslt, cudnn, installed
+from gpu.stand_in import installed
 from gpu.stand_in.stream import Graph, StaleMemoryError
 from training_helpers import TEXT, Listener
 
@@ -26,10 +26,15 @@ CONFIG = GPTConfig(11, context_length=8, embed_dim=16, num_heads=2, num_layers=2
 
 
 @pytest.fixture
-def cupy() -> Iterator[Any]:
-    _, products = cublaslt.make()
-    with installed(products | cudnn.make()) as module, use_precision("bfloat16"):
-        yield module
+def cupy(any_gpu: Any) -> Iterator[Any]:
+    with use_precision("bfloat16"):
+        yield any_gpu
+
+
+@pytest.fixture
+def simulated(stand_in: Any) -> Iterator[Any]:
+    with use_precision("bfloat16"):
+        yield stand_in
 
 
 def batch(cupy: Any, step: int) -> list[Any]:
@@ -121,21 +126,21 @@ def test_each_shape_has_a_graph_and_there_are_not_many(cupy: Any) -> None:
     assert taken == [False] * 3 + [True] * 6
 
 
-def test_a_graph_whose_memory_was_given_away_is_noticed(cupy: Any) -> None:
+def test_a_graph_whose_memory_was_given_away_is_noticed(simulated: Any) -> None:
     model, optimizer = made()
     steps = CapturedSteps(model, optimizer)
     for step in range(2):
-        if steps.take(batch(cupy, step), 1e-3) is None:
-            eager_plain(model, optimizer, batch(cupy, step), 1e-3)
+        if steps.take(batch(simulated, step), 1e-3) is None:
+            eager_plain(model, optimizer, batch(simulated, step), 1e-3)
     [(shape, captured)] = steps.captured.items()
     steps.captured[shape] = captured._replace(keeps=())  # its pool goes, and with it the activations
     del captured
     gc.collect()
     with pytest.raises(StaleMemoryError):
-        steps.take(batch(cupy, 2), 1e-3)
+        steps.take(batch(simulated, 2), 1e-3)
 
 
-def test_what_cannot_be_captured_is_said(cupy: Any) -> None:
+def test_what_cannot_be_captured_is_said(simulated: Any) -> None:
     model, optimizer = made()
     assert capture_fault(model, optimizer) is None
     with use_precision("float32"):
@@ -149,7 +154,7 @@ def test_what_cannot_be_captured_is_said(cupy: Any) -> None:
 
 
 def test_a_run_on_a_gpu_takes_captured_steps_and_resumes(
-    cupy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    simulated: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launched = []
     launch = Graph.launch

@@ -21,7 +21,13 @@ from cuda_on_cpu import CompileError
 
 SHARE = 0.95  # of the mistakes that must be noticed
 TESTS = {
-    "norm": ("norms_of_more_rows_than_blocks", "norms", "norms_of_a_residual_sum", "norms_of_frozen_parameters"),
+    "norm": (
+        "norms_of_more_rows_than_blocks",
+        "norms",
+        "norms_of_a_residual_sum",
+        "norms_of_frozen_parameters",
+        "norms_whose_result_is_rounded",
+    ),
     "loss": (
         "cross_entropy",
         "cross_entropy_of_impossible_and_broken_rows",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Array
+from ..arrays import Array, Device, device_of, to_device, to_numpy
 from ..environment.conditions import NO_TORCH, has_torch, survey, use_threads_of
 from ..errors import ConfigError
 from ..nn.attention import Implementation
@@ -23,8 +23,9 @@ from ..ops.attention import (
 from ..ops.loss import cross_entropy_backward, cross_entropy_forward
 from ..optim.clip import global_norm
 from ..verify.function import randomize
-from .candidates import Candidate, Report, Result, alternate, check_arrays, check_parity
-from .memory import peak_memory
+from ..verify.kernels import on_device
+from .candidates import Candidate, Report, Result, alternate, check_arrays, check_parity, clock_of
+from .memory import NO_PEAK, peak_memory
 from .workload import OurStep, Workload, workload
 
 __all__ = ["ALGORITHMS", "LENGTHS", "bench_attention", "check_algorithms", "run_op_alone", "run_step_alone"]
@@ -54,9 +55,13 @@ def bench_attention(
     work = workload(size, overrides)
     if has_torch() and lengths:
         import torch  # noqa: F401  first, so that its threads begin with its own settings, not with ours
-    environment, warnings = survey()
+    device = work.training.device
+    environment, warnings = survey(device)
     report = Report("Attention", environment, "ms", warnings=warnings)
     candidates = _race_steps(report, work, chosen, rounds)
+    if memory and device == "cuda":
+        report.notes.append(NO_PEAK)
+        memory = False
     for candidate in candidates if memory else ():
         given = {"size": size, "overrides": dict(overrides or {}), "algorithm": candidate.mode}
         _add_peak(report, "step", candidate, work.shape, "attention:run_step_alone", **given)
@@ -65,7 +70,7 @@ def bench_attention(
     elif lengths:
         report.notes.append(NO_TORCH)
     for length in lengths:
-        _race_ops(report, length, chosen, rounds, memory)
+        _race_ops(report, length, chosen, rounds, memory, device)
     return report
 
 
@@ -73,7 +78,8 @@ def check_algorithms(work: Workload, algorithms: Sequence[Implementation]) -> No
     """The loss and the norm of the gradient, dropout included, from weights drawn anew. Raises ParityError."""
     model = work.model_case.model(work.config, work.training.seed)
     randomize(model)
-    inputs, targets = work.batches()[0]
+    model.to(work.training.device)
+    inputs, targets = on_device(work.batches()[0], work.training.device)
     found = []
     for name in algorithms:
         model.use_attention(name)
@@ -128,8 +134,15 @@ OPS: dict[str, tuple[Any, Any]] = {
 }
 
 
-def _race_ops(report: Report, length: int, algorithms: Sequence[Implementation], rounds: int, memory: bool) -> None:
-    q, k, v, dy = _inputs(length)
+def _race_ops(
+    report: Report,
+    length: int,
+    algorithms: Sequence[Implementation],
+    rounds: int,
+    memory: bool,
+    device: Device,
+) -> None:
+    q, k, v, dy = (to_device(array, device) for array in _inputs(length))
     modes = [mode for mode in OPS if mode in algorithms]
     if "parallel" in modes and length > LONGEST_WITH_WEIGHTS:
         modes.remove("parallel")
@@ -140,11 +153,11 @@ def _race_ops(report: Report, length: int, algorithms: Sequence[Implementation],
     if not candidates:
         return
     shape = f"B {BATCH}, {HEADS} heads, T {length}, D {WIDTH}, causal"
-    results = [candidate.run() for candidate in candidates]
+    results = [_numbers(candidate.run()) for candidate in candidates]
     for candidate, result in zip(candidates, results, strict=True):
         check_arrays(candidate.name, result, results[0], TOLERANCE)
     del results
-    report.add_times(OP_ALONE, shape, alternate(candidates, rounds))
+    report.add_times(OP_ALONE, shape, alternate(candidates, rounds, clock=clock_of(device)))
     for candidate in candidates if memory else ():
         given = {"mode": candidate.mode, "length": length}
         _add_peak(report, OP_ALONE, candidate, shape, "attention:run_op_alone", **given)
@@ -167,18 +180,24 @@ def _ours(mode: str, q: Array, k: Array, v: Array, dy: Array) -> Callable[[], tu
     return run
 
 
-def _torchs(q: Array, k: Array, v: Array, dy: Array) -> Callable[[], tuple[Array, ...]]:
+def _torchs(q: Array, k: Array, v: Array, dy: Array) -> Callable[[], tuple[Any, ...]]:
     import torch
 
-    leaves = [torch.from_numpy(array).requires_grad_() for array in (q, k, v)]
-    their_dy = torch.from_numpy(dy)
+    device = device_of(q)
+    leaves = [torch.from_numpy(to_numpy(array)).to(device).requires_grad_() for array in (q, k, v)]
+    their_dy = torch.from_numpy(to_numpy(dy)).to(device)
 
-    def run() -> tuple[Array, ...]:
+    def run() -> tuple[Any, ...]:
         y = torch.nn.functional.scaled_dot_product_attention(*leaves, is_causal=True)
         gradients = torch.autograd.grad(y, leaves, their_dy)
-        return y.detach().numpy(), *(gradient.numpy() for gradient in gradients)
+        return y.detach(), *gradients
 
     return run
+
+
+def _numbers(results: Any) -> tuple[Array, ...]:
+    """Return arrays and PyTorch's tensors as NumPy's arrays."""
+    return tuple(each.cpu().numpy() if hasattr(each, "cpu") else to_numpy(each) for each in results)
 
 
 def _add_peak(report: Report, what: str, candidate: Candidate, shape: str, target: str, **given: Any) -> None:

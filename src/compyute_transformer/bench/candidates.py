@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import Device, array_module, to_device, to_numpy
 from ..environment.conditions import Environment
 from ..errors import ParityError, RangeError
 from ..verify.result import relative_error
@@ -30,6 +31,7 @@ __all__ = [
     "alternate",
     "check_arrays",
     "check_parity",
+    "clock_of",
     "ratio",
     "write_csv",
 ]
@@ -195,6 +197,19 @@ def alternate(
     return seconds
 
 
+def clock_of(device: Device) -> Callable[[], float]:
+    """Return a clock for `alternate` that waits until a device has done what it was asked for."""
+    if device == "cpu":
+        return perf_counter
+    synchronize = array_module(to_device(np.zeros(1), device)).cuda.Device().synchronize
+
+    def clock() -> float:
+        synchronize()
+        return perf_counter()
+
+    return clock
+
+
 def ratio(seconds: Sequence[float], of_first: Sequence[float]) -> Spread:
     """Return the quotient of the medians, which a reader can check, and the spread of the ratios, round by round."""
     spread = Spread.of([theirs / ours for theirs, ours in zip(seconds, of_first, strict=True)])
@@ -220,7 +235,7 @@ def check_arrays(name: str, results: Any, of_first: Any, tolerance: float) -> No
     for index, (theirs, ours) in enumerate(pairs):
         if ours is None and theirs is None:
             continue
-        error = float(relative_error(np.asarray(theirs), np.asarray(ours)))
+        error = float(relative_error(to_numpy(theirs), to_numpy(ours)))
         if not error <= tolerance:
             raise ParityError(
                 f"bench: candidates must compute the same before they are timed; result {index} of {name} has a "

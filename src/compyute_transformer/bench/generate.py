@@ -44,7 +44,7 @@ def bench_generate(
     with_transformers = has_transformers()
     if with_transformers:
         import torch  # noqa: F401  first, so that its threads begin with its own settings, not with ours
-    environment, warnings = survey()
+    environment, warnings = survey(device)
     if with_transformers:
         use_threads_of(environment)
     report = Report(f"Generation, {size}", environment, "tokens/s", warnings=warnings)

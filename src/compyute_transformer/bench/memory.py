@@ -15,7 +15,9 @@ from typing import Any
 
 from ..errors import CompyuteError
 
-__all__ = ["of_this_process", "peak_memory"]
+__all__ = ["NO_PEAK", "of_this_process", "peak_memory"]
+
+NO_PEAK = "The peak of a process's memory says nothing of a GPU's, so it was left out."
 
 
 def peak_memory(target: str, **arguments: Any) -> int | None:

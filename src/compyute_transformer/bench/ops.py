@@ -1,7 +1,8 @@
 """Ops: each kernel beside its reference, and beside what the machine can do at best.
 
 What moves numbers is held to a plain copy that reads and writes as many bytes; what multiplies matrices, to NumPy's
-matrix product. The yardstick runs in the same rounds, so that the share refers to the same conditions.
+matrix product, on a GPU to CuPy's. The yardstick runs in the same rounds, so that the share refers to the same
+conditions.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,15 +12,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..arrays import Array
+from ..arrays import Array, Device, array_module, byte_bounds, to_device
 from ..dispatch import package_fault
 from ..environment.conditions import survey
 from ..errors import ConfigError
 from ..models.gpt import GPT
 from ..optim.adamw import AdamWOptions, adamw_update
+from ..verify.kernels import on_device
 from ..verify.record import Arguments, Op, Sizes, cast, cotangent, map_arrays
 from ..verify.registry import REGISTRY
-from .candidates import Candidate, Report, Result, alternate, check_arrays, ratio
+from .candidates import Candidate, Report, Result, alternate, check_arrays, clock_of, ratio
 from .workload import Workload, workload
 
 __all__ = ["Piece", "bench_ops", "bytes_moved", "pieces"]
@@ -53,24 +55,35 @@ def bench_ops(
     for name in names:
         if name not in known:
             raise ConfigError(f"bench ops: an op is one of {', '.join(known)}, got {name!r}.")
-    environment, warnings = survey()
+    device = work.training.device
+    environment, warnings = survey(device)
     report = Report(f"Fast kernels, at the shapes of {size}", environment, "% of the yardstick", warnings=warnings)
-    if fault := package_fault("cpu"):
+    if fault := package_fault(device):
         report.notes.append(f"There are no kernels to time. {fault}.")
         return report
     with ThreadPoolExecutor(environment.threads) as threads:
         for piece in pieces(work, names):
-            _time_piece(report, piece, rounds, threads, environment.threads)
+            _time_piece(report, piece, rounds, _yardstick(piece, device, threads, environment.threads), device)
     return report
 
 
-def _time_piece(report: Report, piece: Piece, rounds: int, threads: ThreadPoolExecutor, count: int) -> None:
+Yardstick = tuple[Callable[[], object], float]
+
+
+def _yardstick(piece: Piece, device: Device, threads: ThreadPoolExecutor, count: int) -> Yardstick:
+    """Return what a piece is compared with, and how much of its unit it does."""
+    if piece.yardstick == "gemm":
+        return _gemm(device)
+    return _copy(piece.amount, threads, count) if device == "cpu" else _copy_on_gpu(piece.amount)
+
+
+def _time_piece(report: Report, piece: Piece, rounds: int, yardsticks: Yardstick, device: Device) -> None:
     check_arrays(piece.name, piece.kernel(), piece.reference(), TOLERANCE)
-    run, amount = _copy(piece.amount, threads, count) if piece.yardstick == "copy" else _gemm()
+    run, amount = yardsticks
     kernel = Candidate("compyute", "kernel", piece.kernel)
     reference = Candidate("compyute", "reference", piece.reference)
-    yardstick = Candidate("numpy", piece.yardstick, run)
-    times = alternate([kernel, reference, yardstick], rounds)
+    yardstick = Candidate("numpy" if device == "cpu" else "cupy", piece.yardstick, run)
+    times = alternate([kernel, reference, yardstick], rounds, clock=clock_of(device))
     of_yardstick = times.pop(yardstick)
     report.add_times(piece.name, piece.shape, times)
     unit = UNITS[piece.yardstick]
@@ -95,12 +108,22 @@ def _copy(amount: float, threads: ThreadPoolExecutor, count: int) -> tuple[Calla
     return run, 2.0 * source.nbytes
 
 
-def _gemm() -> tuple[Callable[[], object], float]:
+def _copy_on_gpu(amount: float) -> Yardstick:
+    """Read half as many bytes and write as many."""
+    source = to_device(np.ones(max(1, round(amount / 8)), np.float32), "cuda")
+    xp = array_module(source)
+    target = xp.empty_like(source)
+    return lambda: xp.copyto(target, source), 2.0 * source.nbytes
+
+
+def _gemm(device: Device) -> Yardstick:
     rows, inputs, outputs = GEMM
     rng = np.random.default_rng(8)
-    x, weight = (rng.standard_normal(shape, dtype=np.float32) for shape in ((rows, inputs), (outputs, inputs)))
-    y = np.empty((rows, outputs), np.float32)
-    return lambda: np.matmul(x, weight.T, out=y), 2.0 * rows * inputs * outputs
+    shapes = (rows, inputs), (outputs, inputs)
+    x, weight = (to_device(rng.standard_normal(shape, dtype=np.float32), device) for shape in shapes)
+    xp = array_module(x)
+    y = xp.empty((rows, outputs), np.float32)
+    return lambda: xp.matmul(x, weight.T, out=y), 2.0 * rows * inputs * outputs
 
 
 # --- what is timed ---
@@ -116,12 +139,14 @@ def pieces(work: Workload, names: Sequence[str] = ()) -> Iterator[Piece]:
 
 
 def _of_op(op: Op, work: Workload) -> Iterator[Piece]:
-    kernels = [name for name in ("forward", "backward") if _has_kernel(getattr(op, name))]
+    device = work.training.device
+    kernels = [name for name in ("forward", "backward") if _has_kernel(getattr(op, name), device)]
     if not kernels:
         return
     arguments, shape, flops = _sized(op, work)
+    arguments = on_device(arguments, device)
     y, saved = op.forward(**arguments)
-    dy = cotangent(y)
+    dy = to_device(cotangent(y), device)
     if "forward" in kernels:
         amount = flops or bytes_moved(arguments, (y, saved))
         run: Any = op.forward
@@ -140,8 +165,8 @@ def _of_op(op: Op, work: Workload) -> Iterator[Piece]:
         )  # fmt: skip
 
 
-def _has_kernel(function: Any) -> bool:
-    return hasattr(function, "kernel") and function.kernel("cpu") is not None
+def _has_kernel(function: Any, device: Device) -> bool:
+    return hasattr(function, "kernel") and function.kernel(device) is not None
 
 
 def _sized(op: Op, work: Workload) -> tuple[Arguments, str, float]:
@@ -172,11 +197,12 @@ def _sizes_of(work: Workload) -> Sizes:
 def _adamw(work: Workload) -> Piece:
     count = GPT(work.config).num_parameters
     rng = np.random.default_rng(9)
-    gradient = rng.standard_normal(count, dtype=np.float32)
+    gradient = to_device(rng.standard_normal(count, dtype=np.float32), work.training.device)
+    xp = array_module(gradient)
     options = AdamWOptions(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
 
     def stepper(update: Any) -> Callable[[], Array]:
-        weight, first, second = np.ones(count, np.float32), np.zeros_like(gradient), np.zeros_like(gradient)
+        weight, first, second = xp.ones(count, np.float32), xp.zeros_like(gradient), xp.zeros_like(gradient)
 
         def run() -> Array:
             update(weight, gradient, first, second, 1, options)
@@ -194,8 +220,8 @@ def bytes_moved(read: Any, written: Any) -> float:
     arrays: dict[int, int] = {}
 
     def note(array: Array) -> None:
-        if isinstance(array, np.ndarray):
-            arrays[array.__array_interface__["data"][0]] = array.nbytes
+        if not isinstance(array, np.generic):
+            arrays[byte_bounds(array)[0]] = array.nbytes
 
     map_arrays(note, read)
     map_arrays(note, written)

@@ -11,7 +11,7 @@ from shutil import which
 from ..environment.conditions import NO_TORCH, has_torch, survey, use_threads_of
 from ..verify.function import randomize
 from .candidates import Candidate, Report, Result, alternate, check_parity
-from .memory import peak_memory
+from .memory import NO_PEAK, peak_memory
 from .workload import OurStep, Workload, workload
 
 __all__ = ["TOLERANCES", "bench_step", "check_steps", "run_alone"]
@@ -40,7 +40,7 @@ def bench_step(
     torch_is_here = has_torch()
     if torch_is_here:
         import torch  # noqa: F401  first, so that its threads begin with its own settings, not with ours
-    environment, warnings = survey()
+    environment, warnings = survey(work.training.device)
     report = Report(f"One step of training, {size}", environment, "ms", warnings=warnings)
     modes = _that_can_run(modes, torch_is_here, report)
     if torch_is_here:
@@ -54,7 +54,7 @@ def bench_step(
     candidates.clear()
     times.clear()  # which held the models
     if memory and work.training.device == "cuda":
-        report.notes.append("The peak of a process's memory says nothing of a GPU's, so it was left out.")
+        report.notes.append(NO_PEAK)
     elif memory:
         for provider, mode in [("compyute", "auto"), *(("torch", mode) for mode in modes)]:
             given = {"size": size, "overrides": dict(overrides or {}), "vocab_size": vocab_size, "mode": mode}

@@ -48,6 +48,9 @@ NumLayers = Annotated[int | None, shape("Number of transformer blocks, one after
 Dropout = Annotated[float | None, shape("Probability with which a value is set to zero; 0: no dropout.")]
 
 
+OnDeviceOrNone = Annotated[Literal["cpu", "cuda"] | None, shape("Device to compute on: cpu or cuda.")]
+
+
 class Sizes:
     """Sizes in place of those of a preset; None: the preset's."""
 
@@ -72,18 +75,19 @@ class ModelSizes(Sizes):
 class StepSizes(ModelSizes):
     """The sizes of a model and of its batches, and where a step is computed."""
 
-    device: Annotated[Literal["cpu", "cuda"] | None, shape("Device to compute on: cpu or cuda.")] = None
+    device: OnDeviceOrNone = None
 
 
 @dataclass(frozen=True)
 class OpSizes(Sizes):
-    """The sizes that the arguments of ops depend on."""
+    """The sizes that the arguments of ops depend on, and where they are computed."""
 
     batch_size: BatchSize = None
     context_length: ContextLength = None
     embed_dim: EmbedDim = None
     num_heads: NumHeads = None
     dropout: Dropout = None
+    device: OnDeviceOrNone = None
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,7 @@ def attention(
     ] = None,
     preset: Annotated[Size, shape("Size of the model whose training steps are timed.")] = "seed",
     *,
-    sizes: ModelSizes,
+    sizes: StepSizes,
     lengths: Annotated[
         str,
         shape("Sequence lengths at which attention alone is timed, with commas between; none: it is not timed alone."),

@@ -12,8 +12,8 @@ from ..errors import RangeError
 from ..generation.sampling import Sampling
 from . import terminal
 from .generate import drafted
-from .models import Draft, open_draft
-from .options import Json, Kernels, OnDevice, unescape, with_options
+from .models import Draft, kind_of_weights, open_draft
+from .options import HeldWeights, Json, Kernels, OnDevice, unescape, with_options
 
 __all__ = ["chat"]
 
@@ -49,6 +49,7 @@ class Request:
     context_length: Annotated[
         int | None, typer.Option(help="Most tokens of the conversation; fewer take less memory. Default: the model's.")
     ] = None
+    weights: HeldWeights = "float32"
     draft: Draft = None
     device: OnDevice = "cpu"
     kernels: Kernels = "auto"
@@ -65,12 +66,14 @@ def chat(request: Request, **sampling: Any) -> None:
     with terminal.loading():
         from ..dispatch import use_kernels
         from ..exchange import Pretrained, is_pretrained, merge_lora, model_path
+        from ..nn.quantize import quantize_weights
         from ..training import load_run
         from ..training.run.start import PUBLISHED
 
+    held = kind_of_weights(request.weights, request.device)
     length = {} if request.context_length is None else {"context_length": request.context_length}
     if is_pretrained(model_path(request.model)):
-        opened = Pretrained(request.model, **length)
+        opened = Pretrained(request.model, weights=held, **length)
     elif length or not (Path(request.model) / PUBLISHED).is_dir():
         raise typer.BadParameter(
             f"{request.model} is no directory with the config.json of a published model, and no .gguf file. "
@@ -81,6 +84,8 @@ def chat(request: Request, **sampling: Any) -> None:
         run = load_run(request.model)
         run.model.precision = None  # as in `open_model`
         opened.model, opened.tokenizer = merge_lora(run.model), run.tokenizer
+        if held is not None:
+            quantize_weights(opened.model, held)
     _ = opened.chat_template  # a model without one is refused before it is read
     chosen = {name: value for name, value in sampling.items() if value is not None and value != []}
     if "stop" in chosen:

@@ -40,6 +40,10 @@ def convert(
     num_heads: Annotated[
         int | None, typer.Option(help="Heads of a model of Compyute, whose files do not say how many.", min=1)
     ] = None,
+    weights: Annotated[
+        Literal["bfloat16", "int8"] | None,
+        typer.Option(help="In place of --dtype: int8 for a .gguf file, bfloat16 for a directory."),
+    ] = None,
     checkpoint: Checkpoint = "best",
     adapter: Annotated[
         bool, typer.Option("--adapter", help="Of a run that trained LoRA: write that alone, in the files of PEFT.")
@@ -60,17 +64,32 @@ def convert(
         raise typer.BadParameter(f"OUT is a new or an empty folder, lest files of two models mix, got {target}.")
     if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(source)):
         raise typer.BadParameter("OUT lies inside IN: choose another folder.")
+    dtype = dtype_of(weights, dtype, target)
     if is_pretrained(model_path(source)):
         if checkpoint != "best":
             raise typer.BadParameter(f"--checkpoint chooses between those of a run, and {source} is none.")
         if adapter:
             raise typer.BadParameter(f"--adapter writes the LoRA of a run, and {source} is none.")
-        Pretrained(source, **({} if num_heads is None else {"num_heads": num_heads})).save(target, dtype)
+        options: dict[str, Any] = {} if num_heads is None else {"num_heads": num_heads}
+        Pretrained(source, **options).save(target, dtype)
     else:
         save_run(source, load_run(source, checkpoint), target, dtype, adapter)
-    files = [target] if target.is_file() else [file for file in target.rglob("*") if file.is_file()]
-    size = sum(file.stat().st_size for file in files)
+    files = [target, *target.rglob("*")]
+    size = sum(file.stat().st_size for file in files if file.is_file())
     terminal.show(f"{target}: {size / 1e6:,.1f} MB\n")
+
+
+def dtype_of(weights: str | None, dtype: Any, target: Path) -> Any:
+    """Return the dtype that --weights stands for. Refuse the two together, and files that do not hold such weights."""
+    if weights is None:
+        return dtype
+    if dtype is not None:
+        raise typer.BadParameter("--weights says the dtype too: leave --dtype out.")
+    is_file = target.suffix == ".gguf"
+    if is_file != (weights == "int8"):
+        place = "a .gguf file, as its type q8_0" if weights == "int8" else "a directory"
+        raise typer.BadParameter(f"weights in {weights} are kept in {place}: give an OUT of that kind.")
+    return "q8_0" if is_file else weights
 
 
 def save_run(source: str, run: "LoadedRun", target: Path, dtype: Any, adapter: bool) -> None:

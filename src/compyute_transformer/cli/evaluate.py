@@ -1,5 +1,6 @@
 """`compyute eval`: measure a trained model on held-out data."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,7 +8,7 @@ import typer
 
 from . import terminal
 from .models import ModelPath, OpenedModel, open_model
-from .options import Checkpoint, Json, Kernels, OnDevice
+from .options import Checkpoint, HeldWeights, Json, Kernels, OnDevice, with_options
 
 if TYPE_CHECKING:
     from ..training.run.folder import Evaluation
@@ -17,6 +18,17 @@ __all__ = ["evaluate"]
 OF_IMAGES = "--picture draws a confusion matrix, which only a run that learned images has."
 
 
+@dataclass(frozen=True)
+class How:
+    """How a model is evaluated, whatever it learned."""
+
+    weights: HeldWeights = "float32"
+    device: OnDevice = "cpu"
+    kernels: Kernels = "auto"
+    json: Json = False
+
+
+@with_options()
 def evaluate(
     run: ModelPath,
     text: Annotated[
@@ -37,9 +49,8 @@ def evaluate(
         ),
     ] = None,
     checkpoint: Checkpoint = "best",
-    device: OnDevice = "cpu",
-    kernels: Kernels = "auto",
-    json: Json = False,
+    *,
+    how: How,
 ) -> None:
     """Evaluate a trained model on held-out data.
 
@@ -53,18 +64,23 @@ def evaluate(
     if is_pretrained(model_path(run)):
         if picture is not None:
             raise typer.BadParameter(OF_IMAGES)
-        with use_kernels(kernels):
-            evaluate_pretrained(run, text or [], stride, open_model(run, checkpoint, device), json)
+        with use_kernels(how.kernels):
+            evaluate_pretrained(run, text or [], stride, open_model(run, checkpoint, how.device, how.weights), how.json)
         return
+    if how.weights != "float32":
+        raise typer.BadParameter(
+            "--weights is for published models; a run is evaluated as it was trained. Convert it first: compyute "
+            "convert RUN DIR"
+        )
     if stride is not None:
         raise typer.BadParameter("--stride is for published models; a run is evaluated in windows side by side.")
-    with use_kernels(kernels), terminal.bar("evaluated"):
-        result = evaluate_run(run, text or (), checkpoint, device)
+    with use_kernels(how.kernels), terminal.bar("evaluated"):
+        result = evaluate_run(run, text or (), checkpoint, how.device)
     if picture is not None:
         if result.confusion is None:
             raise typer.BadParameter(OF_IMAGES)
         result.confusion.draw(picture)
-    if json:
+    if how.json:
         facts: dict[str, Any] = {"run": run, "checkpoint": checkpoint} | result.metrics
         if result.confusion is not None:
             facts["confusion"] = result.confusion.to_dict()

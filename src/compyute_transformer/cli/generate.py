@@ -12,7 +12,7 @@ from ..errors import CorpusError
 from ..generation.sampling import Sampling
 from . import terminal
 from .models import Draft, ModelPath, open_draft, open_model
-from .options import Checkpoint, Json, Kernels, OnDevice, flag, unescape, with_options
+from .options import Checkpoint, HeldWeights, Json, Kernels, OnDevice, flag, unescape, with_options
 
 __all__ = ["generate"]
 
@@ -71,6 +71,7 @@ class Request:
         ),
     ] = None
     checkpoint: Checkpoint = "best"
+    weights: HeldWeights = "float32"
     device: OnDevice = "cpu"
     kernels: Kernels = "auto"
     json: Json = False
@@ -100,7 +101,7 @@ def generate(request: Request, **sampling: Any) -> None:
     search = {name: value for name, value in others.items() if value is not None}
     prompt = read_prompt(request.prompt)
     with use_kernels(request.kernels):
-        loaded = open_model(request.run, request.checkpoint, request.device)
+        loaded = open_model(request.run, request.checkpoint, request.device, request.weights)
         kind = loaded.kind
         check_kind(request.run, kind, search)
         if kind == "translation":

@@ -8,7 +8,7 @@ import typer
 
 from ..arrays import Device
 
-__all__ = ["Draft", "ModelPath", "OpenedModel", "open_draft", "open_model"]
+__all__ = ["Draft", "ModelPath", "OpenedModel", "kind_of_weights", "open_draft", "open_model"]
 
 ModelPath = Annotated[
     str,
@@ -51,19 +51,31 @@ class OpenedModel:
         return "" if self.step is None else f", step {self.step}"
 
 
-def open_model(path: str, checkpoint: Any = "best", device: Device = "cpu") -> OpenedModel:
+def kind_of_weights(weights: str, device: Device) -> Any:
+    """Return what `Pretrained` and `quantize_weights` take for --weights; None for float32."""
+    if weights != "float32" and device != "cpu":
+        raise typer.BadParameter(f"--weights {weights} is for --device cpu.")
+    return None if weights == "float32" else weights
+
+
+def open_model(path: str, checkpoint: Any = "best", device: Device = "cpu", weights: str = "float32") -> OpenedModel:
     """Return the model that a path names. Raises what `load_run` and `Pretrained` raise."""
     from ..exchange import Pretrained, is_pretrained, merge_lora, model_path
+    from ..nn.quantize import quantize_weights
     from ..training import load_run
+
+    held = kind_of_weights(weights, device)
 
     if not is_pretrained(model_path(path)):
         run = load_run(path, checkpoint, device)
         run.model.precision = None  # float32: as exact, and the fused decoder is faster
-        kind = run.settings.data.kind
-        return OpenedModel(merge_lora(run.model), None if kind == "images" else run.tokenizer, kind, run.step)
+        kind, model = run.settings.data.kind, merge_lora(run.model)
+        if held is not None:
+            quantize_weights(model, held)
+        return OpenedModel(model, None if kind == "images" else run.tokenizer, kind, run.step)
     if checkpoint != "best":
         raise typer.BadParameter(f"--checkpoint chooses between those of a run, and {path} is none.")
-    opened = Pretrained(path)
+    opened = Pretrained(path, weights=held)
     model = opened.model.to(device)
     from ..models.registry import record_of
 

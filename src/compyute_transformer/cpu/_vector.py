@@ -16,13 +16,25 @@ from ..random import KEY_STEPS, MULTIPLIERS, ROUNDS
 from ._compiler import part_compiler
 from ._kernel import FASTMATH
 
-__all__ = ["difference", "exp", "highest", "logistic", "normal_cdf_and_pdf", "random_row", "rounded"]
+__all__ = [
+    "difference",
+    "exp",
+    "float_from_bits",
+    "highest",
+    "logistic",
+    "normal_cdf_and_pdf",
+    "random_row",
+    "rounded",
+    "upper_half",
+]
 
 compile_part = part_compiler(fastmath=FASTMATH)
 
 
 @intrinsic
-def _float_from_bits(typingctx: Any, bits: Any) -> Any:
+def float_from_bits(typingctx: Any, bits: Any) -> Any:
+    """The float32 of 32 bits."""
+
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.bitcast(args[0], ir.FloatType())
 
@@ -67,7 +79,7 @@ def exp(x):
     r = clipped - n * LN2_HIGH - n * LN2_LOW
     series = ONE + r * (ONE + r * (C2 + r * (C3 + r * (C4 + r * (C5 + r * C6)))))
     # times 2ⁿ, by adding n to the exponent: as a product it would be reassociated, and 2¹²⁸ has no float32
-    y = _float_from_bits(_bits_of_float(series) + (np.int32(n) << np.int32(23)))
+    y = float_from_bits(_bits_of_float(series) + (np.int32(n) << np.int32(23)))
     y = _choose(x < EXP_LOWEST, ZERO, y)
     return _choose(x > EXP_HIGHEST, INFINITE, y)
 
@@ -89,14 +101,24 @@ def logistic(x):
 
 
 HALF_A_BIT, ONE_BIT, LOWER_HALF, KEPT = np.int32(0x7FFF), np.int32(1), np.int32(16), np.int32(-0x10000)
+QUIET, UPPER = np.int32(0x00400000), np.int32(0xFFFF)
 
 
 @compile_part
 def rounded(x):
     """`precision.round_to_bfloat16` of a float32; NaN stays as it is."""
     bits = _bits_of_float(x)
-    nearest = _float_from_bits((bits + HALF_A_BIT + ((bits >> LOWER_HALF) & ONE_BIT)) & KEPT)
+    nearest = float_from_bits((bits + HALF_A_BIT + ((bits >> LOWER_HALF) & ONE_BIT)) & KEPT)
     return _choose(x != x, x, nearest)
+
+
+@compile_part
+def upper_half(x):
+    """A float32, rounded to bfloat16, as the upper half of its bits; NaN stays NaN."""
+    bits = _bits_of_float(rounded(x))
+    if x != x:
+        bits |= QUIET
+    return np.uint16((bits >> LOWER_HALF) & UPPER)
 
 
 SQRT_HALF = np.float32(0.70710678)

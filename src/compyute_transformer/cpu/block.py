@@ -20,30 +20,23 @@ from ..arrays import Array
 from ..dispatch import kernel_for
 from ..ops.activation import Activation
 from ..ops.attention import Mask
-from ..ops.block import BlockWeights, blocks_step, each_shape, each_weight
+from ..ops.block import BlockWeights, FixedWeights, blocks_step, each_shape, each_weight
 from ..precision import precision
 from ._blas import pointer
-from ._kernel import compile_kernel, compile_parallel, compile_part, is_float32, is_ready, pool_for
+from ._kernel import compile_parallel, compile_part, is_float32, pool_for
 from ._tiles import few_task
 from .activation import gelu_part
 from .attention import arguments, is_strided, supports_mask
-from .linear import FEW_ROWS, columns_of, few_rows_columns
+from .linear import FEW_ROWS, columns_of
 from .norm import norm_rows
+from .quantized import addresses_of, any_columns, is_held
 
 __all__ = ["blocks_step_kernel"]
 
 ZERO = np.float32(0.0)
 GELU_TANH, GELU, RELU = range(3)
+MATRICES = (2, 4, 8, 10)  # among the arrays of a block: those that may be quantized
 CODES: dict[Activation, int] = {"gelu_tanh": GELU_TANH, "gelu": GELU, "relu": RELU}
-
-
-@compile_kernel
-def _note(places, norm_1, shift_1, w_in, b_in, w_out, b_out, norm_2, shift_2, w_up, b_up, w_down, b_down):
-    """Write down where a block's weights lie, in a sixteenth of the time that asking each array takes from Python."""
-    places[0], places[1], places[2] = norm_1.ctypes.data, shift_1.ctypes.data, w_in.ctypes.data
-    places[3], places[4], places[5] = b_in.ctypes.data, w_out.ctypes.data, b_out.ctypes.data
-    places[6], places[7], places[8] = norm_2.ctypes.data, shift_2.ctypes.data, w_up.ctypes.data
-    places[9], places[10], places[11] = b_up.ctypes.data, w_down.ctypes.data, b_down.ctypes.data
 
 
 @compile_part
@@ -63,9 +56,9 @@ def remember(packed, options):
 
 
 @compile_part
-def add_product(x, weight, bias, stream, y, first, last):
-    """Columns [first, last) of y = stream + x weightᵀ + bias."""
-    few_rows_columns(x, weight, bias, True, y, first, last)
+def add_product(kind, x, weight, scales, bias, stream, y, first, last):
+    """Columns [first, last) of y = stream + x weightᵀ + bias; weight and scales are addresses."""
+    any_columns(kind, x, weight, scales, bias, y, first, last)
     for n in range(y.shape[0]):
         a, b = stream[n, first:last], y[n, first:last]
         for i in range(b.size):
@@ -73,9 +66,9 @@ def add_product(x, weight, bias, stream, y, first, last):
 
 
 @compile_part
-def _activated_product(x, weight, bias, activation, y, first, last):
+def _activated_product(kind, x, weight, scales, bias, activation, y, first, last):
     """Columns [first, last) of y = activation(x weightᵀ + bias)."""
-    few_rows_columns(x, weight, bias, True, y, first, last)
+    any_columns(kind, x, weight, scales, bias, y, first, last)
     for n in range(y.shape[0]):
         part = y[n, first:last]
         if activation == RELU:
@@ -86,7 +79,7 @@ def _activated_product(x, weight, bias, activation, y, first, last):
 
 
 @compile_parallel
-def _step(places, eps, F, packed, options, lengths, bias, activation, norm_first, x, slices):
+def _step(places, scales, eps, F, packed, options, lengths, bias, activation, norm_first, x, slices):
     """Transform x in place; the steps of `ops.block`, one after the other."""
     o = options[0]
     (N, C), rows, width = x.shape, packed.shape[1], o.H * o.D
@@ -94,13 +87,11 @@ def _step(places, eps, F, packed, options, lengths, bias, activation, norm_first
     heads, statistics = np.empty((o.B, o.T, o.H, o.D), np.float32), np.empty((2, o.B, o.H, o.T), np.float32)
     mean, rstd, merged = np.empty(N, np.float32), np.empty(N, np.float32), heads.reshape(N, width)
     for block in range(places.shape[0]):
-        at = places[block]
+        at, held = places[block], scales[block]
         norm_1, shift_1 = carray(pointer(at[0]), (C,)), carray(pointer(at[1]), (C,))
-        w_in, b_in = carray(pointer(at[2]), (rows, C)), carray(pointer(at[3]), (rows,))
-        w_out, b_out = carray(pointer(at[4]), (C, width)), carray(pointer(at[5]), (C,))
+        b_in, b_out = carray(pointer(at[3]), (rows,)), carray(pointer(at[5]), (C,))
         norm_2, shift_2 = carray(pointer(at[6]), (C,)), carray(pointer(at[7]), (C,))
-        w_up, b_up = carray(pointer(at[8]), (F, C)), carray(pointer(at[9]), (F,))
-        w_down, b_down = carray(pointer(at[10]), (C, F)), carray(pointer(at[11]), (C,))
+        b_up, b_down = carray(pointer(at[9]), (F,)), carray(pointer(at[11]), (C,))
         eps_1, eps_2 = eps[block]
         o.k_at, o.v_at = at[12], at[13]
 
@@ -110,13 +101,13 @@ def _step(places, eps, F, packed, options, lengths, bias, activation, norm_first
             source = read
         for index in prange(slices):
             first, last = columns_of(index, slices, rows)
-            few_rows_columns(source, w_in, b_in, True, packed, first, last)
+            any_columns(held[0, 1], source, at[2], held[0, 0], b_in, packed, first, last)
         remember(packed, options)
         for task in prange(o.B * o.H):
             few_task(np.int64(task), options, lengths, bias, heads, statistics[0], statistics[1])
         for index in prange(slices):
             first, last = columns_of(index, slices, C)
-            add_product(merged, w_out, b_out, x, stream, first, last)
+            add_product(held[1, 1], merged, at[4], held[1, 0], b_out, x, stream, first, last)
 
         source = stream
         if norm_first:
@@ -126,12 +117,29 @@ def _step(places, eps, F, packed, options, lengths, bias, activation, norm_first
             norm_rows(stream, norm_1, shift_1, True, eps_1, stream, mean, rstd)
         for index in prange(slices):
             first, last = columns_of(index, slices, F)
-            _activated_product(source, w_up, b_up, activation, hidden, first, last)
+            _activated_product(held[2, 1], source, at[8], held[2, 0], b_up, activation, hidden, first, last)
         for index in prange(slices):
             first, last = columns_of(index, slices, C)
-            add_product(hidden, w_down, b_down, stream, x, first, last)
+            add_product(held[3, 1], hidden, at[10], held[3, 0], b_down, stream, x, first, last)
         if not norm_first:
             norm_rows(x, norm_2, shift_2, True, eps_2, x, mean, rstd)
+
+
+def _noted(weights: Sequence[BlockWeights], most: int) -> tuple[Array, Array, Array]:
+    """Return where the arrays of each block lie, (blocks, 12), scales and kinds of its matrices, and zeros.
+
+    To ask every array takes as long as a tenth of a token. most: the length of the longest bias.
+    """
+    known: tuple[Array, Array, Array] | None = getattr(weights, "noted", None)
+    if known is not None:
+        return known
+    zeros = np.zeros(most, np.float32)  # in place of biases that there are not
+    found = [[addresses_of(zeros if array is None else array) for array in each_weight(w)] for w in weights]
+    places = np.array([[each[0] for each in block] for block in found], np.int64)
+    scales = np.array([[block[matrix][1:] for matrix in MATRICES] for block in found], np.int64)
+    if isinstance(weights, FixedWeights):
+        weights.noted = places, scales, zeros
+    return places, scales, zeros
 
 
 def _supports(
@@ -156,10 +164,12 @@ def _supports(
             return False
         if not array.flags.writeable:
             return False
+    if getattr(weights, "noted", None) is not None:  # all of this was asked before
+        return True
     shapes = each_shape(C, num_heads, K, D, F)
     for w in weights:
         arrays = each_weight(w)
-        if not is_ready(*arrays):
+        if not all(array is None or is_held(array) for array in arrays):
             return False
         for weight, shape in zip(arrays, shapes, strict=True):
             if weight is not None and weight.shape != shape:
@@ -180,15 +190,16 @@ def blocks_step_kernel(
 ) -> Array:
     (B, T, C), rows, D, F = x.shape, len(weights[0].in_weight), keys[0].shape[3], len(weights[0].up_weight)
     y, packed, places = x.copy(), np.empty((B, T, rows), np.float32), np.empty((len(weights), 14), np.int64)
-    zeros = np.zeros(max(C, rows, F), np.float32)  # in place of biases that there are not
-    for at, w, k, v in zip(places, weights, keys, values, strict=True):
-        _note(at, *(zeros if array is None else array for array in each_weight(w)))
-        at[12], at[13] = k.ctypes.data, v.ctypes.data
+    noted, scales, _zeros = _noted(weights, max(C, rows, F))
+    places[:, :12] = noted
+    for at, k, v in zip(places, keys, values, strict=True):
+        at[12:] = k.ctypes.data, v.ctypes.data
     eps = np.array([(w.attention_norm.eps, w.feed_forward_norm.eps) for w in weights], np.float32)
     q = packed[..., : num_heads * D].reshape(B, T, num_heads, D).swapaxes(1, 2)
     with pool_for(B * T * C * (rows + 2 * F)):
         _step(
             places,
+            scales,
             eps,
             F,
             packed.reshape(B * T, rows),

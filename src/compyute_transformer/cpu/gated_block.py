@@ -16,6 +16,7 @@ from ..arrays import Array
 from ..dispatch import kernel_for
 from ..ops.activation import Gate
 from ..ops.attention import Mask
+from ..ops.block import FixedWeights
 from ..ops.gated_block import GatedBlockWeights, RotaryTables, gated_blocks_step, gated_shapes
 from ..precision import precision
 from ._blas import pointer
@@ -24,10 +25,13 @@ from ._tiles import few_task
 from .activation import GATE_CODES, gated_part
 from .attention import arguments, is_strided, supports_mask
 from .block import add_product, remember
-from .linear import FEW_ROWS, columns_of, few_rows_columns
+from .linear import FEW_ROWS, columns_of
 from .norm import rms_rows
+from .quantized import addresses_of, any_columns, is_held
 
 __all__ = ["gated_blocks_step_kernel"]
+
+MATRICES = (1, 3, 6, 8, 10)  # among the arrays of a block: those that may be quantized
 
 
 @compile_part
@@ -45,17 +49,17 @@ def _turn_rows(packed, cos, sin, heads, D):
 
 
 @compile_part
-def _gated_product(x, w_gate, b_gate, w_up, b_up, code, gate, up, first, last):
+def _gated_product(x, at, held, b_gate, b_up, code, gate, up, first, last):
     """Columns [first, last) of gate = activation(x w_gateᵀ + b_gate) · (x w_upᵀ + b_up)."""
-    few_rows_columns(x, w_gate, b_gate, True, gate, first, last)
-    few_rows_columns(x, w_up, b_up, True, up, first, last)
+    any_columns(held[2, 1], x, at[6], held[2, 0], b_gate, gate, first, last)
+    any_columns(held[3, 1], x, at[8], held[3, 0], b_up, up, first, last)
     for n in range(gate.shape[0]):
         part = gate[n, first:last]
         gated_part(part, up[n, first:last], code, part)
 
 
 @compile_parallel
-def _gated_step(places, eps, F, packed, cos, sin, options, lengths, bias, code, x, slices):
+def _gated_step(places, scales, eps, F, packed, cos, sin, options, lengths, bias, code, x, slices):
     """Transform x in place; the steps of `ops.gated_block`, one after the other."""
     o = options[0]
     (N, C), rows, width = x.shape, packed.shape[1], o.H * o.D
@@ -64,34 +68,49 @@ def _gated_step(places, eps, F, packed, cos, sin, options, lengths, bias, code, 
     heads, statistics = np.empty((o.B, o.T, o.H, o.D), np.float32), np.empty((2, o.B, o.H, o.T), np.float32)
     merged = heads.reshape(N, width)
     for block in range(places.shape[0]):
-        at = places[block]
+        at, held = places[block], scales[block]
         norm_1, norm_2 = carray(pointer(at[0]), (C,)), carray(pointer(at[5]), (C,))
-        w_in, b_in = carray(pointer(at[1]), (rows, C)), carray(pointer(at[2]), (rows,))
-        w_out, b_out = carray(pointer(at[3]), (C, width)), carray(pointer(at[4]), (C,))
-        w_gate, b_gate = carray(pointer(at[6]), (F, C)), carray(pointer(at[7]), (F,))
-        w_up, b_up = carray(pointer(at[8]), (F, C)), carray(pointer(at[9]), (F,))
-        w_down, b_down = carray(pointer(at[10]), (C, F)), carray(pointer(at[11]), (C,))
+        b_in, b_out = carray(pointer(at[2]), (rows,)), carray(pointer(at[4]), (C,))
+        b_gate, b_up = carray(pointer(at[7]), (F,)), carray(pointer(at[9]), (F,))
+        b_down = carray(pointer(at[11]), (C,))
         o.k_at, o.v_at = at[12], at[13]
 
         rms_rows(x, norm_1, eps[block, 0], read, rrms)
         for index in prange(slices):
             first, last = columns_of(index, slices, rows)
-            few_rows_columns(read, w_in, b_in, True, packed, first, last)
+            any_columns(held[0, 1], read, at[1], held[0, 0], b_in, packed, first, last)
         _turn_rows(packed, cos, sin, o.H + o.K, o.D)
         remember(packed, options)
         for task in prange(o.B * o.H):
             few_task(np.int64(task), options, lengths, bias, heads, statistics[0], statistics[1])
         for index in prange(slices):
             first, last = columns_of(index, slices, C)
-            add_product(merged, w_out, b_out, x, stream, first, last)
+            add_product(held[1, 1], merged, at[3], held[1, 0], b_out, x, stream, first, last)
 
         rms_rows(stream, norm_2, eps[block, 1], read, rrms)
         for index in prange(slices):
             first, last = columns_of(index, slices, F)
-            _gated_product(read, w_gate, b_gate, w_up, b_up, code, gate, up, first, last)
+            _gated_product(read, at, held, b_gate, b_up, code, gate, up, first, last)
         for index in prange(slices):
             first, last = columns_of(index, slices, C)
-            add_product(gate, w_down, b_down, stream, x, first, last)
+            add_product(held[4, 1], gate, at[10], held[4, 0], b_down, stream, x, first, last)
+
+
+def _noted(weights: Sequence[GatedBlockWeights], most: int) -> tuple[Array, Array, Array]:
+    """Return where the arrays of each block lie, (blocks, 12), scales and kinds of its matrices, and zeros.
+
+    To ask every array takes as long as a tenth of a token. most: the length of the longest bias.
+    """
+    known: tuple[Array, Array, Array] | None = getattr(weights, "noted", None)
+    if known is not None:
+        return known
+    zeros = np.zeros(most, np.float32)  # in place of biases that there are not
+    found = [[addresses_of(zeros if array is None else array) for array in w[:-1]] for w in weights]
+    places = np.array([[each[0] for each in block] for block in found], np.int64)
+    scales = np.array([[block[matrix][1:] for matrix in MATRICES] for block in found], np.int64)
+    if isinstance(weights, FixedWeights):
+        weights.noted = places, scales, zeros
+    return places, scales, zeros
 
 
 def _supports(
@@ -118,9 +137,11 @@ def _supports(
             return False
         if not array.flags.writeable:
             return False
+    if getattr(weights, "noted", None) is not None:  # all of this was asked before
+        return True
     shapes = gated_shapes(C, num_heads, K, D, F)
     for w in weights:
-        if not is_ready(*w[:-1]):
+        if not all(array is None or is_held(array) for array in w[:-1]):
             return False
         for weight, shape in zip(w[:-1], shapes, strict=True):
             if weight is not None and weight.shape != shape:
@@ -141,14 +162,15 @@ def gated_blocks_step_kernel(
 ) -> Array:
     (B, T, C), rows, D, F = x.shape, len(weights[0].in_weight), keys[0].shape[3], len(weights[0].up_weight)
     y, packed, places = x.copy(), np.empty((B, T, rows), np.float32), np.empty((len(weights), 14), np.int64)
-    zeros = np.zeros(max(C, rows, F), np.float32)  # in place of biases that there are not
-    for at, w, k, v in zip(places, weights, keys, values, strict=True):
-        at[:12] = [(zeros if array is None else array).ctypes.data for array in w[:-1]]
-        at[12], at[13] = k.ctypes.data, v.ctypes.data
+    noted, scales, _zeros = _noted(weights, max(C, rows, F))
+    places[:, :12] = noted
+    for at, k, v in zip(places, keys, values, strict=True):
+        at[12:] = k.ctypes.data, v.ctypes.data
     q = packed[..., : num_heads * D].reshape(B, T, num_heads, D).swapaxes(1, 2)
     with pool_for(B * T * C * (rows + 3 * F)):
         _gated_step(
             places,
+            scales,
             np.array([w.eps for w in weights], np.float32),
             F,
             packed.reshape(B * T, rows),

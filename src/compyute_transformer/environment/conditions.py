@@ -1,9 +1,10 @@
 """Conditions of a benchmark: the machine as columns of a CSV row, and warnings about what makes numbers unreliable."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from importlib.util import find_spec
 
+from ..arrays import Device
 from .doctor import recommend
 from .machine import Machine, examine
 
@@ -28,13 +29,19 @@ class Environment:
     date: str
 
 
-def survey() -> tuple[Environment, list[str]]:
-    """Return the environment, and warnings about what slows this machine or keeps it busy."""
+def survey(device: Device = "cpu") -> tuple[Environment, list[str]]:
+    """Return the environment, and warnings about what slows this machine or keeps it busy.
+
+    device: where the benchmark computes; the environment of a GPU names it.
+    """
     machine = examine()
     warnings = [f"{found.problem}. {found.remedy}." for found in recommend(machine) if found.kind != "unused"]
     if policy := machine.environment.get("OMP_WAIT_POLICY"):
         warnings.append(f"OMP_WAIT_POLICY={policy} is set and changes the threads of PyTorch too.")
-    return _describe(machine), warnings
+    environment = _describe(machine)
+    if device == "cuda":
+        environment = replace(environment, machine=", ".join([*machine.gpu.names[:1], environment.machine]))
+    return environment, warnings
 
 
 def has_torch() -> bool:

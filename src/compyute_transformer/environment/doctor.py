@@ -17,6 +17,7 @@ __all__ = ["Recommendation", "recommend", "show", "to_dict"]
 Kind = Literal["broken", "slow", "unused"]
 
 GPU = "'compyute-transformer[gpu]'"
+LEAST_DRIVER = 580  # for CUDA 13
 ON_GPU = ("ml_dtypes", "nvmath", "cudnn")  # beside CuPy, for speed
 
 # What each package is used for, and what to install to get it.
@@ -117,11 +118,17 @@ def _about_threads(machine: Machine) -> Iterator[Recommendation]:
 def _about_gpu(machine: Machine) -> Iterator[Recommendation]:
     cupy = next(package for package in machine.packages if package.name == "cupy")
     if machine.gpu.driver and machine.gpu.fault:
-        kind: Kind = "broken" if cupy.version else "unused"
+        problem = f"An NVIDIA driver is installed, but no GPU can be used: {machine.gpu.fault}"
+        if cupy.version:
+            remedy = f"CuPy for CUDA 13 needs driver {LEAST_DRIVER} or newer. If this one is, {_install('cupy')}"
+            yield Recommendation("broken", problem, remedy)
+        else:
+            yield Recommendation("unused", problem, _install("cupy"))
+    elif cupy.version and machine.gpu.fault:
+        problem = "CuPy is installed, but no NVIDIA driver is: nvidia-smi was not found or does not answer"
         yield Recommendation(
-            kind, f"An NVIDIA driver is installed, but no GPU can be used: {machine.gpu.fault}", _install("cupy")
+            "unused", problem, f"On a machine with an NVIDIA GPU install driver {LEAST_DRIVER} or newer"
         )
-
     if machine.gpu.fault is None:
         for package in machine.packages:
             if package.name in ON_GPU and package.version is None:
@@ -173,6 +180,8 @@ def _facts(machine: Machine) -> dict[str, list[tuple[str, str]]]:
         ("system", machine.system),
         ("processor", f"{machine.processor}, {machine.cores}{of_all} cores{memory}"),
     ]
+    tiles = f"in float32, of rounded operands: {machine.tiles_fault}" if machine.tiles_fault else "AMX"
+    machine_facts.append(("bfloat16", tiles))
     if machine.load is not None:
         machine_facts.append(("load", f"{machine.load:.1f} on {_count(machine.all_cores, 'core')}"))
     gpus = list(machine.gpu.names) or [f"none usable. {machine.gpu.fault}"]

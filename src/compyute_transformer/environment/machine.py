@@ -93,7 +93,8 @@ class Gpu:
 class Machine:
     """A machine. cores: those this process may use. load: the load of the last minute, on `all_cores`.
 
-    kernels_fault: why no kernel for the CPU can run, or None.
+    kernels_fault: why no kernel for the CPU can run, or None. tiles_fault: why products in bfloat16 do not run on
+    tiles, or None.
     """
 
     version: str
@@ -111,6 +112,7 @@ class Machine:
     environment: dict[str, str]
     gpu: Gpu
     kernels_fault: str | None = None
+    tiles_fault: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -137,7 +139,16 @@ def examine() -> Machine:
         environment={n: os.environ[n] for n in VARIABLES if n in os.environ and os.environ[n] != OURS.get(n)},
         gpu=Gpu(_driver(), gpu_fault(), _gpu_names()),
         kernels_fault=package_fault("cpu"),
+        tiles_fault=_tiles_fault(),
     )
+
+
+def _tiles_fault() -> str | None:
+    if (fault := package_fault("cpu")) is not None:
+        return fault
+    from ..cpu import _amx
+
+    return _amx.fault()
 
 
 # --- packages ---

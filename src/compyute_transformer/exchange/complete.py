@@ -21,6 +21,8 @@ from ..arrays import Array
 from ..data.text.bpe import BytePairTokenizer
 from ..data.text.tokenizer import Tokenizer, load_tokenizer
 from ..errors import DataError
+from ..nn.quantize import quantize_weights
+from ..ops.quantized import Weights
 from .chat import ChatTemplate
 from .embed import embed_ids, pooling_of
 from .generation import GenerationDefaults, generation_defaults
@@ -82,7 +84,9 @@ def is_pretrained(path: str | Path) -> bool:
 
 
 class Pretrained:
-    """A directory or a GGUF file, or a package with one inside. options: fields of the model's configuration.
+    """A directory or a GGUF file, or a package with one inside.
+
+    weights: "int8" or "bfloat16", as `load_pretrained` says. options: fields of the model's configuration.
 
     A directory of PEFT is the model that it names, with its LoRA merged into the weights.
 
@@ -90,8 +94,8 @@ class Pretrained:
         DataError: its file is missing or breaks its format; and what `load_pretrained` raises for the model.
     """
 
-    def __init__(self, path: str | Path, **options: Any) -> None:
-        self.path, self._options = model_path(path), options
+    def __init__(self, path: str | Path, *, weights: Weights | None = None, **options: Any) -> None:
+        self.path, self._options, self._weights = model_path(path), options, weights
         self.adapter: Path | None = None
         if is_adapter(self.path):
             self.adapter = self.path
@@ -101,8 +105,12 @@ class Pretrained:
     @cached_property
     def model(self) -> Any:
         """The model, in `eval()`."""
-        model = load_pretrained(self.path, **self._options)
-        return model if self.adapter is None else merge_lora(load_adapter(model, self.adapter))
+        if self.adapter is None:
+            return load_pretrained(self.path, weights=self._weights, **self._options)
+        model = merge_lora(load_adapter(load_pretrained(self.path, **self._options), self.adapter))
+        if self._weights is not None:
+            quantize_weights(model, self._weights)
+        return model
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

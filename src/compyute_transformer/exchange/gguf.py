@@ -25,7 +25,9 @@ import numpy as np
 from ..arrays import Array
 from ..data.text.bpe import BytePairTokenizer
 from ..errors import ConfigError, DataError
+from ..ops.quantized import QuantizedWeight
 from .quantized import KINDS, Kind
+from .tensors import COPY_ON_WRITE, mapped_or_copied
 
 if TYPE_CHECKING:
     import tokenizers
@@ -35,6 +37,7 @@ __all__ = ["Gguf", "read_gguf", "tokenizer_of"]
 MOST_AXES, MOST_ITEMS = 4, 1 << 24
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 TEXT, LIST = 8, 9
+BLOCKS_AT_ONCE = 1 << 15  # that are decoded together
 NORMAL, CONTROL, ADDED, UNUSED = 1, 3, 4, 5  # types of tokens
 
 
@@ -53,11 +56,34 @@ class Gguf(Mapping[str, Array]):
         self._data, self.metadata, self._entries = data, metadata, entries
 
     def __getitem__(self, name: str) -> Array:
+        kind, shape, _ = self._entries[name]
+        blocks = self._blocks(name)
+        if kind.name == "F32":
+            return blocks.view("<f4").reshape(shape)
+        decoded = np.empty((len(blocks), kind.block), np.float32)
+        with np.errstate(invalid="ignore", over="ignore"):  # a damaged scale: infinity times zero is NaN
+            for start in range(0, len(blocks), BLOCKS_AT_ONCE):
+                decoded[start : start + BLOCKS_AT_ONCE] = kind.decode(np.array(blocks[start : start + BLOCKS_AT_ONCE]))
+        return decoded.reshape(shape)
+
+    def _blocks(self, name: str) -> Array:
+        """Return the blocks of a tensor, (N, bytes of a block), mapped."""
         kind, shape, start = self._entries[name]
         count = prod(shape) // kind.block
-        blocks = np.array(self._data[start : start + count * kind.size]).reshape(count, kind.size)
-        with np.errstate(invalid="ignore", over="ignore"):  # a damaged scale: infinity times zero is NaN
-            return kind.decode(blocks).reshape(shape)
+        return self._data[start : start + count * kind.size].reshape(count, kind.size)
+
+    def quantized(self, name: str, weights: str) -> QuantizedWeight | None:
+        """Return a tensor that the file holds in these bits already, not decoded; None for one that it does not."""
+        kind, shape, _ = self._entries[name]
+        if len(shape) != 2 or (kind.name, weights) not in (("Q8_0", "int8"), ("BF16", "bfloat16")):
+            return None
+        blocks = self._blocks(name)
+        if weights == "bfloat16":
+            return QuantizedWeight(mapped_or_copied(blocks.view("<u2").reshape(shape), np.uint16))
+        scales = np.array(blocks[:, :2]).view("<f2").astype(np.float32).reshape(shape[0], -1)
+        if not np.isfinite(scales).all():
+            raise DataError(f"read_gguf: {name} has a scale that is not finite. Fetch or copy the file again.")
+        return QuantizedWeight(np.array(blocks[:, 2:]).view(np.int8).reshape(shape), scales)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -123,7 +149,7 @@ def read_gguf(path: str | Path) -> Gguf:
         DataError: the file is missing, breaks the format, or has tensors of a type that is not read.
     """
     try:
-        data: Array = np.memmap(path, np.uint8, "r")
+        data: Array = np.memmap(path, np.uint8, COPY_ON_WRITE)
         return Gguf(data, *_parsed(Cursor(data)))
     except (OSError, ValueError) as error:
         raise DataError(
@@ -265,6 +291,15 @@ class HuggingFaceView(Mapping[str, Array]):
         array = self._file[self._names[name]]
         heads = self._heads.get(name.split(".")[-2])
         return array if heads is None else in_halves(array, heads)
+
+    def quantized(self, name: str, weights: str) -> QuantizedWeight | None:
+        """Return a tensor that the file holds in these bits already; None for one that it does not."""
+        found = self._file.quantized(self._names[name], weights)
+        heads = self._heads.get(name.split(".")[-2])
+        if found is None or heads is None:
+            return found
+        scales = None if found.scales is None else in_halves(found.scales, heads)
+        return QuantizedWeight(in_halves(found.values, heads), scales)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -21,7 +21,7 @@ import numpy as np
 from .. import _io
 from ..arrays import Array
 from ..errors import DataError
-from .tensors import from_bfloat16
+from ..ops.quantized import from_bfloat16
 
 __all__ = ["read_pickle", "read_torch"]
 
@@ -207,7 +207,8 @@ class Machine:
         found = Name(str(module), str(name))
         if found not in KNOWN and found not in NAMED_ONLY:
             raise ValueError(
-                f"it names {str(module)[:60]}.{str(name)[:60]}, which is neither an array nor a plain value"
+                f"it names {ascii(str(module)[:60])[1:-1]}.{ascii(str(name)[:60])[1:-1]}, "
+                "which is neither an array nor a plain value"
             )
         self._stack.append(found)
 

@@ -8,7 +8,9 @@ All names and shapes are compared before anything is loaded, so that one message
 """
 
 import json
+import os
 from collections.abc import Callable, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +24,20 @@ from ..models.bert import Bert
 from ..models.output import Model
 from ..models.registry import record_of
 from ..nn import init
+from ..nn.quantize import matrices_of, replace_data
+from ..ops.quantized import QuantizedWeight, Weights, check_weights, is_quantized, quantize
 from .configurations import from_hugging_face, to_hugging_face
 from .gguf import HuggingFaceView, hugging_face_values, read_gguf
 from .hub import fetch, is_hub_name
 from .names import Family, Piece, family_of
-from .tensors import as_floats, read_tensors, write_tensors
+from .tensors import as_floats, mapped_or_copied, read_tensors, write_tensors
 from .tokenizer import save_tokenizer
 from .training_files import read_training_file
 
 __all__ = ["AutoModel", "load_pretrained", "save_pretrained"]
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+BYTES: dict[Weights, float] = {"int8": 1 + 4 / 32, "bfloat16": 2.0}  # of a number of a matrix
 MOST_FAULTS = 40  # that a message lists
 
 
@@ -45,22 +50,41 @@ class AutoModel:
         return load_pretrained(folder, dtype=dtype, **options)
 
 
-def load_pretrained(folder: str | Path, kind: type[Model] = Model, *, dtype: Any = None, **options: Any) -> Any:
+def load_pretrained(
+    folder: str | Path,
+    kind: type[Model] = Model,
+    *,
+    dtype: Any = None,
+    weights: Weights | None = None,
+    **options: Any,
+) -> Any:
     """Return the model of a Hugging Face directory, a GGUF file, or a file of nanoGPT or Compyute, in `eval()`.
 
     folder: holds config.json and model.safetensors, or shards and their index; or is a file that ends in .gguf, or
     another one, see `training_files`; or the name "owner/name" of a model that huggingface_hub fetches.
     kind: the class it must be. dtype: of the parameters; None means float64 where the file has float64, and float32
-    else. options: fields of the configuration that are set to other values, such as attn_implementation or
-    context_length; dropout is 0 unless given.
+    else. weights: "int8" or "bfloat16" holds the matrices as such, for inference; see `ops.quantized`. options: fields
+    of the configuration that are set to other values, such as attn_implementation or context_length; dropout is 0
+    unless given.
+
+    What the file holds as the model computes with it is mapped into memory, not copied, and a page of it is copied when
+    it is written to.
 
     Raises:
         DataError: a file is missing or breaks its format. ConfigError: an architecture or an option that our models do
-        not have. StateError: with every tensor that is missing, unexpected or of another shape.
+        not have, a dtype other than float32 beside weights, or a model that is larger than the memory of this machine.
+        RangeError: unknown weights. StateError: with every tensor that is missing, unexpected or of another shape.
     """
+    if weights is not None:
+        check_weights("from_pretrained", weights)
+        if dtype is not None and np.dtype(dtype) != np.float32:
+            raise ConfigError(
+                f"from_pretrained: a model with weights in {weights} computes in float32, got dtype {np.dtype(dtype)}."
+            )
+        dtype = np.float32
     folder = fetch(str(folder)) if is_hub_name(folder) else Path(folder)
     if folder.is_file() and folder.suffix != ".gguf":
-        model = assembled(*read_training_file(folder, **options), dtype)
+        model = assembled(*read_training_file(folder, **options), dtype, weights)
         _check_kind(type(model), kind, folder)
         return model
     values, read = _opened(folder)
@@ -68,7 +92,7 @@ def load_pretrained(folder: str | Path, kind: type[Model] = Model, *, dtype: Any
     _check_kind(record_of(config).model, kind, folder)
     family = family_of(config)
     assert family is not None
-    model = assembled(config, family, read(), dtype)
+    model = assembled(config, family, read(), dtype, weights)
     model.hugging_face = values  # what config.json says beside our fields, for `save_pretrained`
     return model
 
@@ -81,21 +105,23 @@ def _check_kind(own: type, kind: type, path: Path) -> None:
         )
 
 
-def assembled(config: Any, family: Family, tensors: Any, dtype: Any) -> Any:
+def assembled(config: Any, family: Family, tensors: Any, dtype: Any, weights: Weights | None = None) -> Any:
     """Return the model of a configuration with the tensors of a file, in `eval()`. Raises as `load_pretrained`."""
     named = _named(tensors, family)
+    _check_sizes(config, tensors)
     pieces = family.pieces(config)
     _check(named, pieces, tensors, family, getattr(config, "tie_word_embeddings", False))
+    wanted = dtype or (np.float64 if any(tensors.dtype(name) == "F64" for name in tensors) else np.float32)
+    check_memory(pieces, np.dtype(wanted).itemsize, None if weights is None else BYTES[weights])
     with init.skipped():
         model: Any = record_of(config).model(config)
-    wanted = dtype or (np.float64 if any(tensors.dtype(name) == "F64" for name in tensors) else np.float32)
-    model.to(dtype=wanted)
-    _fill(model, pieces, {name: tensors[own] for name, own in named.items()})
+    model.eval()
+    _fill(model, pieces, named, tensors, np.dtype(wanted), weights)
     # tensors that mean nothing here, such as a pooler, are written again as they are
     unused = [name for name in tensors if family.canonical(name) is None and not name.endswith("decoder.bias")]
     model.unused_tensors = {name: tensors[name] for name in unused}
     model.second_bias = next((name for name in tensors if name.endswith("predictions.decoder.bias")), None)
-    return model.eval()
+    return model
 
 
 def _opened(folder: Path) -> tuple[dict[str, Any], Callable[[], Any]]:
@@ -133,6 +159,18 @@ def _named(tensors: Any, family: Family) -> dict[str, str]:
     return named
 
 
+def _check_sizes(config: Any, tensors: Any) -> None:
+    """Raise StateError for a size of the model that is beyond everything in the file, before anything is made of it."""
+    number = sum(prod(tensors.shape(name)) for name in tensors)
+    for field in ("vocab_size", "embed_dim", "num_heads", "num_layers", "num_kv_heads", "head_dim", "mlp_dim"):
+        size, most = getattr(config, field, None) or 0, len(tensors) if field == "num_layers" else number
+        if size > most:
+            raise StateError(
+                f"from_pretrained: config.json asks for {field} {size:,}, and the file holds {len(tensors):,} tensors "
+                f"with {number:,} numbers. Fetch or copy the model again."
+            )
+
+
 def _check(named: Mapping[str, str], pieces: list[Piece], tensors: Any, family: Family, tied: bool) -> None:
     """Raise StateError with every tensor that is missing, unexpected, of another shape, or no float."""
     wanted = {name: shape for piece in pieces for name, shape in piece.theirs.items()}
@@ -165,12 +203,65 @@ def _differs_from_embedding(tensors: Any, head: str, embedding: str) -> list[str
     return [f"not tied: {head} differs from {embedding}, and config.json has tie_word_embeddings true"]
 
 
-def _fill(model: Any, pieces: list[Piece], tensors: Mapping[str, Array]) -> None:
-    """Copy the tensors into the parameters, one after the other."""
-    parameters = dict(model.named_parameters())
+def _fill(
+    model: Any,
+    pieces: list[Piece],
+    named: Mapping[str, str],
+    tensors: Any,
+    dtype: "np.dtype[Any]",
+    weights: Weights | None,
+) -> None:
+    """Give the parameters their data, one after the other: mapped, copied or quantized."""
+    matrices = {id(parameter) for parameter in matrices_of(model)} if weights is not None else set()
+    left = dict(model.named_parameters())
     for piece in pieces:
-        target = parameters[piece.ours].data
-        target[...] = as_floats(piece.read(tensors), target.dtype)
+        parameter = left.pop(piece.ours)
+        own = {name: named[name] for name in piece.theirs}
+        if weights is not None and id(parameter) in matrices:
+            replace_data(parameter, _quantized(piece, own, tensors, weights))
+        else:
+            replace_data(parameter, _floats(piece, own, tensors, dtype))
+    for parameter in left.values():
+        replace_data(parameter, parameter.data.astype(dtype))
+
+
+def _floats(piece: Piece, own: Mapping[str, str], tensors: Any, dtype: "np.dtype[Any]") -> Array:
+    array = piece.read({name: tensors[theirs] for name, theirs in own.items()})
+    return mapped_or_copied(array, dtype) if array.dtype == dtype else as_floats(array, dtype)
+
+
+def _quantized(piece: Piece, own: Mapping[str, str], tensors: Any, weights: Weights) -> Any:
+    """Return a parameter in few bits, from what the file holds in these already, or rounded tensor by tensor."""
+    if piece.layout not in ("same", "rows"):
+        return quantize(_floats(piece, own, tensors, np.dtype(np.float32)), weights)
+    ready = getattr(tensors, "quantized", lambda name, weights: None)
+    parts: list[Any] = []
+    for theirs in own.values():
+        found = ready(theirs, weights)
+        parts.append(quantize(as_floats(tensors[theirs], np.float32), weights) if found is None else found)
+    if len(parts) == 1:
+        return parts[0]
+    if not all(map(is_quantized, parts)):
+        return np.concatenate([np.asarray(part) for part in parts])
+    scales = None if parts[0].scales is None else np.concatenate([part.scales for part in parts])
+    return QuantizedWeight(np.concatenate([part.values for part in parts]), scales)
+
+
+def check_memory(pieces: list[Piece], itemsize: int, quantized: float | None = None) -> None:
+    """Raise a ConfigError for weights that take more bytes than this machine has memory.
+
+    itemsize: the bytes of a number. quantized: those of a number of a matrix, where matrices have fewer.
+    """
+    needed = sum(prod(p.shape) * (quantized if quantized and len(p.shape) > 1 else itemsize) for p in pieces)
+    try:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows does not say it so
+        return
+    if needed > there:
+        raise ConfigError(
+            f"from_pretrained: the weights take {needed / 2**30:.1f} GiB, and this machine has {there / 2**30:.1f} GiB "
+            "of memory. Give weights='int8', a smaller model, or a machine with more memory."
+        )
 
 
 def save_pretrained(

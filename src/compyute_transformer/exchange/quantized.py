@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..arrays import Array
-from .tensors import from_bfloat16
+from ..ops.quantized import from_bfloat16, quantize_groups
 
 __all__ = ["KINDS", "Kind", "quantize_q8_0"]
 
@@ -129,9 +129,5 @@ KINDS = {
 
 def quantize_q8_0(x: Array) -> bytes:
     """Return the blocks of Q8_0 of an array whose rows are whole blocks: d = max |x| / 127, q = x / d, rounded."""
-    blocks = np.asarray(x, np.float32).reshape(-1, BLOCK)
-    scale = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127)
-    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
-    scaled = blocks * inverse
-    quants = (np.sign(scaled) * np.floor(np.abs(scaled) + np.float32(0.5))).astype(np.int8)  # halves away from zero
-    return np.concatenate([scale.astype("<f2").view(np.uint8), quants.view(np.uint8)], axis=1).tobytes()
+    quants, scales = quantize_groups(np.asarray(x, np.float32).reshape(-1, BLOCK))
+    return np.concatenate([scales[:, None].astype("<f2").view(np.uint8), quants.view(np.uint8)], axis=1).tobytes()

@@ -16,15 +16,16 @@ import os
 from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from .. import _io
 from ..arrays import Array, to_numpy
 from ..errors import DataError
+from ..ops.quantized import QuantizedWeight, from_bfloat16, to_bfloat16
 
-__all__ = ["Tensors", "as_floats", "from_bfloat16", "read_tensors", "write_tensors"]
+__all__ = ["Tensors", "as_floats", "mapped_or_copied", "read_tensors", "write_tensors"]
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 LONGEST_HEADER = 100_000_000  # bytes, as in the safetensors library
@@ -41,6 +42,7 @@ DTYPES: dict[str, Any] = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
+COPY_ON_WRITE: Literal["c"] = "c"  # a mapping in which a page is copied when it is written to; the file stays as it is
 WRITTEN = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
@@ -68,8 +70,16 @@ class Tensors(Mapping[str, Array]):
         if not prod(entry.shape):
             array: Array = np.zeros(entry.shape, dtype)
         else:
-            array = np.memmap(entry.path, dtype, "r", entry.start, entry.shape)
+            array = np.memmap(entry.path, dtype, COPY_ON_WRITE, entry.start, entry.shape)
         return from_bfloat16(array) if entry.dtype == "BF16" else array
+
+    def quantized(self, name: str, weights: str) -> QuantizedWeight | None:
+        """Return a tensor that the file holds in these bits already, mapped; None for one that it does not."""
+        entry = self._entries[name]
+        if weights != "bfloat16" or entry.dtype != "BF16" or len(entry.shape) != 2 or not prod(entry.shape):
+            return None
+        bits = np.memmap(entry.path, DTYPES["BF16"], COPY_ON_WRITE, entry.start, entry.shape)
+        return QuantizedWeight(mapped_or_copied(bits, np.uint16))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -186,21 +196,6 @@ def _read_shards(folder: Path) -> Tensors:
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 
-def from_bfloat16(bits: Array) -> Array:
-    """Return bfloat16 numbers, given as 16 bits each, as float32: the lower 16 bits are zero."""
-    wide: Array = (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return wide
-
-
-def _to_bfloat16(x: Array) -> Array:
-    """Return the 16 bits of each number rounded to bfloat16, to the nearest, of two equally near to the even one."""
-    bits = np.ascontiguousarray(x, np.float32).reshape(np.shape(x)).view(np.uint32)
-    rounded = (bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))) >> np.uint32(16)
-    quiet = (bits >> np.uint32(16)) | np.uint32(0x40)  # rounding up could make NaN infinite
-    narrow: Array = np.where(np.isnan(x), quiet, rounded).astype("<u2")
-    return narrow
-
-
 def as_floats(array: Array, dtype: Any) -> Array:
     """Return a tensor of a file as floats of a dtype, in memory of its own.
 
@@ -215,13 +210,20 @@ def as_floats(array: Array, dtype: Any) -> Array:
     return np.array(array, dtype=dtype)
 
 
+def mapped_or_copied(array: Array, dtype: Any) -> Array:
+    """Return an array of a dtype: the mapped one where it can be used as it lies in the file, else a copy."""
+    is_mapped = isinstance(array, np.memmap) and array.dtype == dtype and array.flags.carray
+    # a file that is mapped cannot be replaced on Windows: the model could not be saved to where it came from
+    return np.asarray(array).view(np.ndarray) if is_mapped and os.name != "nt" else np.array(array, dtype, order="C")
+
+
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
 def _encoded(array: Array, dtype: str) -> tuple[str, tuple[int, ...], bytes]:
     integers = {own: name for name, own in DTYPES.items() if name not in WRITTEN.values()}
     name = integers.get(array.dtype, WRITTEN[dtype])
-    values = _to_bfloat16(array) if name == "BF16" else np.asarray(array, DTYPES[name], order="C")
+    values = to_bfloat16(array) if name == "BF16" else np.asarray(array, DTYPES[name], order="C")
     return name, tuple(array.shape), values.tobytes()
 
 

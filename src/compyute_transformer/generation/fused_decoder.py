@@ -18,7 +18,7 @@ from ..nn.linear import Linear
 from ..nn.module import Module, ModuleList
 from ..nn.norm import LayerNorm, RMSNorm
 from ..nn.position import RotaryPosition
-from ..ops.block import BlockWeights, NormWeights, blocks_step
+from ..ops.block import BlockWeights, FixedWeights, NormWeights, blocks_step
 from ..ops.gated_block import GatedBlockWeights, RotaryTables, gated_blocks_step
 from ..precision import precision
 from .cache import KeyValueCache
@@ -45,7 +45,8 @@ class FusedDecoder:
         self._model = model
         first = model.blocks[0]
         self._is_gated = type(first.feed_forward) is GatedFeedForward
-        self._weights = [_gated_weights(block) if self._is_gated else _weights(block) for block in model.blocks]
+        read = _gated_weights if self._is_gated else _weights
+        self._weights: FixedWeights = FixedWeights(read(block) for block in model.blocks)
         self._options = _options(first)
 
     @classmethod

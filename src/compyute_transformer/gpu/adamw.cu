@@ -2,8 +2,7 @@
 //
 // `adamw_update` takes the numbers of a step as arguments. A captured CUDA graph cannot: there, `prepare_step`
 // counts the step on the device, adds up the squares of the gradient, and writes what the sweep `adamw_step` needs
-// to `now`: nothing waits for the CPU. That sweep also clips, knows which parts of the buffer decay, and writes the
-// weights once more as `shadow`, rounded to bfloat16, which is what the next forward reads.
+// to `now`: nothing waits for the CPU. That sweep also clips, and knows which parts of the buffer decay.
 #include "common.cuh"
 
 #define STEP_RATE 0  // what `now` holds: learning rate / (1 - beta1^t)
@@ -17,8 +16,8 @@ struct Rates {
 };
 
 template <int N>
-__device__ void update_part(float* weight, const float* gradient, float* first, float* second, Storage* shadow,
-                            long long start, long long size, Rates rates, const float (&shrink)[N], float clip) {
+__device__ void update_part(float* weight, const float* gradient, float* first, float* second, long long start, long
+                            long size, Rates rates, const float (&shrink)[N], float clip) {
   float w[N], g[N], m[N], v[N];
   load_some<N>(weight, start, size, w);
   load_some<N>(gradient, start, size, g);
@@ -33,7 +32,6 @@ __device__ void update_part(float* weight, const float* gradient, float* first, 
   store_some<N>(weight, start, size, w);
   store_some<N>(first, start, size, m);
   store_some<N>(second, start, size, v);
-  if (shadow) store_some<N>(shadow, start, size, w);
 }
 
 template <int N>
@@ -42,7 +40,7 @@ __device__ void update_evenly(float* weight, const float* gradient, float* first
   long long start = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * N;
   float shrinks[N];
   for (int i = 0; i < N; i++) shrinks[i] = shrink;
-  if (start < size) update_part<N>(weight, gradient, first, second, nullptr, start, size, rates, shrinks, 1.0f);
+  if (start < size) update_part<N>(weight, gradient, first, second, start, size, rates, shrinks, 1.0f);
 }
 
 extern "C" __global__ void adamw_update(float* weight, const float* gradient, float* first, float* second, long long
@@ -57,9 +55,9 @@ extern "C" __global__ void adamw_update(float* weight, const float* gradient, fl
 }
 
 template <int N>
-__device__ void update_by_segments(float* weight, const float* gradient, float* first, float* second, Storage* shadow,
-                                   const long long* ends, const float* decays, int segments, long long size, Rates
-                                   rates, const float* now) {
+__device__ void update_by_segments(float* weight, const float* gradient, float* first, float* second, const long long*
+                                   ends, const float* decays, int segments, long long size, Rates rates, const float*
+                                   now) {
   long long start = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * N;
   if (start >= size || now[IS_TAKEN] == 0.0f) return;
   int segment = 0;
@@ -76,19 +74,18 @@ __device__ void update_by_segments(float* weight, const float* gradient, float* 
     while (segment < segments - 1 && start + i >= ends[segment]) segment++;
     shrinks[i] = 1.0f - now[LEARNING_RATE] * decays[segment];
   }
-  update_part<N>(weight, gradient, first, second, shadow, start, size, rates, shrinks, now[CLIP]);
+  update_part<N>(weight, gradient, first, second, start, size, rates, shrinks, now[CLIP]);
 }
 
 // ends: where each segment of the buffer ends, ascending, the last at its size; decays: the weight decay of each.
-extern "C" __global__ void adamw_step(float* weight, const float* gradient, float* first, float* second, Storage*
-                                      shadow, const long long* ends, const float* decays, int segments, long long
-                                      size, const float* now, float beta1, float rest1, float beta2, float rest2,
-                                      float eps, int vector) {
+extern "C" __global__ void adamw_step(float* weight, const float* gradient, float* first, float* second, const long
+                                      long* ends, const float* decays, int segments, long long size, const float* now,
+                                      float beta1, float rest1, float beta2, float rest2, float eps, int vector) {
   Rates rates = {now[STEP_RATE], now[SIZE_SCALE], beta1, rest1, beta2, rest2, eps};
   if (vector) {
-    update_by_segments<4>(weight, gradient, first, second, shadow, ends, decays, segments, size, rates, now);
+    update_by_segments<4>(weight, gradient, first, second, ends, decays, segments, size, rates, now);
   } else {
-    update_by_segments<1>(weight, gradient, first, second, shadow, ends, decays, segments, size, rates, now);
+    update_by_segments<1>(weight, gradient, first, second, ends, decays, segments, size, rates, now);
   }
 }
 

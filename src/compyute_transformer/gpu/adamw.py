@@ -3,7 +3,7 @@
 Optimization history:
 
 1. CuPy: fourteen kernels over the flat buffers. 2. One kernel, 16 bytes a load, bound by memory. 3. `DeviceAdamW`:
-clipping, decay by segments and the bfloat16 weights of the next forward in the same sweep. No time was measured yet,
+clipping and decay by segments in the same sweep. 4. A step that is not finite is not taken. No time was measured yet,
 since the first GPU is still to come.
 """
 
@@ -63,7 +63,7 @@ class DeviceAdamW:
     """AdamW with clipping over one flat buffer, all of whose numbers are on the device: a CUDA graph can hold `step()`.
 
     weight, gradient: the buffer, float32. segments: (end, weight decay) of each part of it, in order; the last ends at
-    its size. shadow: an array of bfloat16 that each step writes the weights to, or None. max_norm: 0 clips nothing.
+    its size. max_norm: 0 clips nothing.
 
     Arrays that may be read and written between steps: `learning_rate` (float32), `count` (int32, the steps so far),
     `norm` (float64, that of the last gradient before clipping), `first_moment`, `second_moment`.
@@ -77,10 +77,9 @@ class DeviceAdamW:
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         max_norm: float = 0.0,
-        shadow: Array | None = None,
     ) -> None:
         xp = array_module(weight)
-        self.weight, self.gradient, self.shadow = weight, gradient, shadow
+        self.weight, self.gradient = weight, gradient
         self.betas, self.eps, self.max_norm = betas, eps, max_norm
         self.first_moment, self.second_moment = xp.zeros_like(weight), xp.zeros_like(weight)
         self.learning_rate, self.norm = xp.zeros((), np.float32), xp.zeros((), np.float64)
@@ -109,13 +108,12 @@ class DeviceAdamW:
             ),
         )
         arrays = self.weight, self.gradient, self.first_moment, self.second_moment
-        vector = _vector(*arrays, *(() if self.shadow is None else (self.shadow,)))
-        shadow = NULL if self.shadow is None else self.shadow
-        kernel("adamw", "adamw_step", np.float32 if self.shadow is None else self.shadow.dtype)(
+        vector = _vector(*arrays)
+        kernel("adamw", "adamw_step", np.float32)(
             _grid(size, vector),
             (THREADS,),
             (
-                *(*arrays, shadow, self._ends, self._decays, np.int32(self._ends.size), np.int64(size), self._now),
+                *(*arrays, self._ends, self._decays, np.int32(self._ends.size), np.int64(size), self._now),
                 *(*_decays(self.betas), np.float32(self.eps), vector),
             ),
         )

@@ -91,7 +91,7 @@ class Bert(Model):
             if config.tie_word_embeddings:
                 self.head.weight = self.token_embedding.weight
         share_generator(self, self.generator)
-        _ = self.flat  # all parameters lie in one buffer
+        self.lay_flat()  # all parameters lie in one buffer
 
     def _block(self, weights: Generator) -> PostNormBlock:
         config, C, xavier = self.config, self.config.embed_dim, init.xavier_uniform()

@@ -82,7 +82,7 @@ class GPT(LanguageModel):
         if config.tie_word_embeddings:
             self.head.weight = self.token_embedding.weight
         share_generator(self, self.generator)
-        _ = self.flat  # all parameters lie in one buffer
+        self.lay_flat()  # all parameters lie in one buffer
 
     def _block(self, weights: Generator) -> PreNormBlock:
         config, C = self.config, self.config.embed_dim

@@ -34,6 +34,7 @@ from .language import LanguageModel, ModelCache
 __all__ = ["Llama", "LlamaConfig"]
 
 RopeScaling = Literal["none", "linear", "dynamic", "llama3", "yarn"]
+WIDEST_HEAD = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ class LlamaConfig:
             raise ConfigError(f"LlamaConfig: rope_scaling is one of {choices}, got {self.rope_scaling!r}.")
         if not isinstance(self.norm_eps, int | float) or not 0.0 <= self.norm_eps < 1.0:
             raise ConfigError(f"LlamaConfig: norm_eps lies in [0, 1), got {self.norm_eps!r}.")
+        if self.head_width > WIDEST_HEAD:
+            raise ConfigError(f"LlamaConfig: a head is at most {WIDEST_HEAD:,} wide, got {self.head_width:,}.")
         try:
             rotary_frequencies(self.head_width, self.rope_theta, self.rotary_scaling)
         except RangeError as error:
@@ -154,7 +157,7 @@ class Llama(LanguageModel):
         if config.tie_word_embeddings:
             self.head.weight = self.token_embedding.weight
         share_generator(self, self.generator)
-        _ = self.flat  # all parameters lie in one buffer
+        self.lay_flat()  # all parameters lie in one buffer
 
     def _block(self, weights: Generator) -> PreNormBlock:
         config, C = self.config, self.config.embed_dim

@@ -90,7 +90,7 @@ class Transformer(Model):
         self.head = Linear(C, config.vocab_size, bias=False, generator=weights)
         self.head.weight = self.token_embedding.weight
         share_generator(self, self.generator)
-        _ = self.flat  # all parameters lie in one buffer
+        self.lay_flat()  # all parameters lie in one buffer
 
     def _encoder_block(self, weights: Generator) -> PostNormBlock:
         return PostNormBlock(*self._attention(weights), *self._feed_forward(weights))

@@ -89,7 +89,7 @@ class TransformerLM(LanguageModel):
         self.head = Linear(C, config.vocab_size, bias=config.head_bias, generator=weights)
         self.head.weight = self.token_embedding.weight
         share_generator(self, self.generator)
-        _ = self.flat  # all parameters lie in one buffer
+        self.lay_flat()  # all parameters lie in one buffer
 
     def _block(self, weights: Generator) -> PostNormBlock:
         config, C, xavier = self.config, self.config.embed_dim, init.xavier_uniform()

@@ -94,7 +94,7 @@ class ViT(Model):
         self.norm = LayerNorm(C, eps=config.norm_eps, bias=config.bias)
         self.head = Linear(C, config.num_classes, bias=config.bias, generator=weights)
         share_generator(self, self.generator)
-        _ = self.flat  # all parameters lie in one buffer
+        self.lay_flat()  # all parameters lie in one buffer
 
     def _block(self, weights: Generator) -> PreNormBlock:
         config, C = self.config, self.config.embed_dim

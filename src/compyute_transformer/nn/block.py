@@ -12,10 +12,10 @@ from typing import Protocol
 
 from ..arrays import Array
 from ..ops.attention import NO_MASK, Mask
-from ..precision import precision, rounded_results
 from .attention import AttentionCache, MultiHeadAttention, ProjectedMemory
 from .dropout import Dropout
 from .feed_forward import FeedForward, GatedFeedForward
+from .fused import normalized
 from .module import Module
 from .norm import LayerNorm
 from .recompute import Block
@@ -49,22 +49,15 @@ class PreNormBlock(Block):
 
     def forward(self, x: Array, mask: Mask = NO_MASK, cache: AttentionCache | None = None) -> Array:
         """Return the residual stream (B, T, C) after the block. cache: see `MultiHeadAttention.forward`."""
-        branch = self._normalized(self.attention_norm, x, self.attention)
+        branch = normalized(self.attention_norm, x, self.attention)
         branch = self.attention(branch, None, mask, cache)
         branch = self.attention_dropout(branch)
         x = x + branch
-        branch = self._normalized(self.feed_forward_norm, x, self.feed_forward)
+        branch = normalized(self.feed_forward_norm, x, self.feed_forward)
         branch = self.feed_forward(branch)
         branch = self.feed_forward_dropout(branch)
         x = x + branch
         return x
-
-    def _normalized(self, norm: Module, x: Array, reader: Module) -> Array:
-        """Return norm(x), on a GPU already rounded where products of the reader alone read it; see `precision`."""
-        wanted = precision() == "bfloat16" and self.training and getattr(reader, "reads_rounded", False)
-        with rounded_results(wanted):
-            y: Array = norm(x)
-        return y
 
     def backward(self, dx: Array) -> Array:
         """Return the gradient of the stream before the block; the gradient of a sum goes to both of its terms."""

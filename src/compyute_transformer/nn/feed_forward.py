@@ -1,9 +1,8 @@
 """Feed-forward: up to a wider space, an activation or a gate, and down again."""
 
-from typing import Any, NamedTuple, get_args
+from typing import get_args
 
-from ..arrays import Array, device_of
-from ..dispatch import is_intercepted, kernels_of
+from ..arrays import Array
 from ..errors import ConfigError
 from ..ops.activation import (
     ACTIVATIONS,
@@ -11,23 +10,14 @@ from ..ops.activation import (
     Gate,
     gated_activation_backward,
     gated_activation_forward,
-    gelu_forward,
 )
-from ..ops.linear import linear_forward
 from ..random import Generator
 from . import init
+from .fused import backward_at_once, forward_at_once, or_at_once
 from .linear import Linear
 from .module import Module
-from .parameter import is_trained
 
 __all__ = ["Activation", "FeedForward", "Gate", "GatedFeedForward"]
-
-
-class Fused(NamedTuple):
-    """kernels: which computed a forward at once. saved: what their backward needs."""
-
-    kernels: Any
-    saved: Any
 
 
 class FeedForward(Module):
@@ -63,52 +53,20 @@ class FeedForward(Module):
         parts = self.up, self.down
         return type(self) is FeedForward and all(getattr(part, "reads_rounded", False) for part in parts)
 
-    def _fused(self, x: Array) -> Any:
-        """Return the kernels that compute the whole at once on a GPU, forward and backward, where they can; or None.
-
-        They leave out `up` and `down`, so these must be plain linear layers that nobody observes.
-        """
-        parts = self.up, self.down
-        if not self.training or device_of(x) == "cpu" or self.activation != "gelu_tanh" or is_intercepted():
-            return None
-        plain = all(type(part) is Linear and not part._observers for part in parts)
-        if not plain or any(op.runs("cuda") != "cuda" for op in (linear_forward, gelu_forward)):
-            return None
-        kernels = kernels_of("cuda", "feed_forward")
-        return kernels if kernels.supports(x, self.up.weight.data, self.down.weight.data) else None
-
+    @or_at_once(forward_at_once)
     def forward(self, x: Array) -> Array:
         """Map (*rows, embed_dim) to the same shape."""
-        kernels = self._fused(x)
-        if kernels is not None:
-            weights = ((part.weight.data, part.bias.data if part.bias else None) for part in (self.up, self.down))
-            (up, up_bias), (down, down_bias) = weights
-            y: Array
-            y, saved = kernels.feed_forward_forward(x, up, up_bias, down, down_bias)
-            self.save_for_backward(Fused(kernels, saved))
-            return y
         activation, _ = ACTIVATIONS[self.activation]
         hidden, saved = activation(self.up(x))
         self.save_for_backward(saved)
         return self.down(hidden)
 
+    @or_at_once(backward_at_once)
     def backward(self, dy: Array) -> Array:
         """Return the gradient of x."""
-        saved = self.pop_saved()
-        if isinstance(saved, Fused):
-            return self._fused_backward(dy, saved)
         _, activation_backward = ACTIVATIONS[self.activation]
         dhidden = self.down.backward(dy)
-        return self.up.backward(activation_backward(dhidden, saved))
-
-    def _fused_backward(self, dy: Array, fused: Fused) -> Array:
-        parameters = self.up.weight, self.up.bias, self.down.weight, self.down.bias
-        dx: Array
-        dx, *gradients = fused.kernels.feed_forward_backward(dy, fused.saved, tuple(map(is_trained, parameters)))
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            if parameter is not None:
-                parameter.accumulate(gradient)
-        return dx
+        return self.up.backward(activation_backward(dhidden, self.pop_saved()))
 
 
 class GatedFeedForward(Module):

@@ -16,7 +16,7 @@ from .. import random
 from ..arrays import Array
 from ..random import Generator
 
-__all__ = ["Init", "Inits", "both", "normal", "ones", "skipped", "xavier_uniform", "zeros"]
+__all__ = ["Init", "Inits", "are_skipped", "both", "normal", "ones", "skipped", "xavier_uniform", "zeros"]
 
 Init: TypeAlias = Callable[[tuple[int, ...], Generator], Array]
 Inits: TypeAlias = Init | tuple[Init, Init]  # of a module with two matrices: one for both, or one for each
@@ -29,13 +29,18 @@ _skips: ContextVar[bool] = ContextVar("skips", default=False)
 def skipped() -> Iterator[None]:
     """Make all initial weights zeros within a `with` block, for a model whose weights are read right after.
 
-    To draw 135 million numbers takes a minute, and zeros take no time.
+    To draw 135 million numbers takes a minute, and zeros take neither time nor, before they are used, memory.
     """
     token = _skips.set(True)
     try:
         yield
     finally:
         _skips.reset(token)
+
+
+def are_skipped() -> bool:
+    """Return whether initial weights are skipped just now."""
+    return _skips.get()
 
 
 def normal(std: float = 0.02) -> Init:

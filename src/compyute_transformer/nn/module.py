@@ -33,8 +33,10 @@ from .. import _io
 from .._arguments import CheckedArguments, check_call
 from ..arrays import Array, Device, device_of, to_device, to_numpy
 from ..errors import BackwardError, DtypeError, StateError
+from ..ops.quantized import is_quantized
 from ..optim.flat import FlatBuffer
 from ..precision import Precision, check_precision
+from .init import are_skipped
 from .observer import Observer, Phase, observe, observed
 from .parameter import Parameter
 
@@ -308,6 +310,11 @@ class Module(CheckedArguments):
             self._flat = FlatBuffer(own)
         return self._flat
 
+    def lay_flat(self) -> None:
+        """Lay all parameters in one buffer, unless other weights take the place of the initial ones right after."""
+        if not are_skipped():
+            _ = self.flat
+
     # --- state ---
 
     @property
@@ -320,7 +327,17 @@ class Module(CheckedArguments):
         self._training = training
 
     def train(self, mode: bool = True) -> Self:
-        """Save for backwards and drop at random; with mode False, as `eval`."""
+        """Save for backwards and drop at random; with mode False, as `eval`.
+
+        Raises:
+            StateError: weights are quantized, which have no backward.
+        """
+        quantized: Any = next((p.data for p in self.parameters() if is_quantized(p.data)), None) if mode else None
+        if quantized is not None:
+            raise StateError(
+                f"{type(self).__name__}.train: weights in {quantized.kind} are for inference. "
+                "Load the model without weights= to train it."
+            )
         for module in self.modules():
             module._training = bool(mode)
         return self
@@ -369,7 +386,14 @@ class Module(CheckedArguments):
         if dtype is not None and np.dtype(dtype).kind not in "fV":  # V: bfloat16, which NumPy takes for raw bytes
             raise DtypeError(f"{type(self).__name__}.to: parameters hold floats, got dtype {np.dtype(dtype)}.")
 
-        def moved(array: Array) -> Array:
+        def moved(array: Any) -> Any:
+            if is_quantized(array):
+                if device not in (None, "cpu") or dtype not in (None, array.dtype):
+                    raise DtypeError(
+                        f"{type(self).__name__}.to: weights in {array.kind} stay on the CPU as they are. "
+                        "Load the model without weights= to move or convert it."
+                    )
+                return array
             there = array if device is None else to_device(array, device)
             return there.astype(dtype or there.dtype, copy=True)
 

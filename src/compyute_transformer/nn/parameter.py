@@ -5,6 +5,7 @@ from typing import Any
 
 from ..arrays import Array, array_module
 from ..errors import DtypeError, ShapeError
+from ..ops.quantized import is_quantized
 from ..optim.flat import Place
 
 __all__ = ["Parameter", "is_trained"]
@@ -87,6 +88,8 @@ class Parameter:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle takes along: its own values, neither the buffer, nor modules or optimizers."""
+        if is_quantized(self.data):
+            return {"data": self.data, "grad": None, "requires_grad": False}
         xp = array_module(self.data)
         grad = None if self.grad is None else xp.array(self.grad)
         return {"data": xp.array(self.data), "grad": grad, "requires_grad": self.requires_grad}

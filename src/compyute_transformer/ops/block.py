@@ -20,10 +20,12 @@ from .attention import Mask, attention, check_mask
 from .linear import linear
 from .multi_head import merge_heads, project_forward
 from .norm import layer_norm
+from .quantized import arrays_of
 
 __all__ = [
     "NAMES",
     "BlockWeights",
+    "FixedWeights",
     "NormWeights",
     "blocks_step",
     "check_blocks_step",
@@ -45,6 +47,7 @@ class BlockWeights(NamedTuple):
     """What a block has learned; any bias may be None.
 
     in_weight, out_weight: of all heads, in the layout of `multi_head`. up_weight: (F, C). down_weight: (C, F).
+    Matrices may be quantized.
     """
 
     attention_norm: NormWeights
@@ -59,6 +62,12 @@ class BlockWeights(NamedTuple):
     down_bias: Array | None
 
 
+class FixedWeights(list[Any]):
+    """The weights of blocks, which stay as they are: a kernel notes once where they lie, in `noted`."""
+
+    noted: Any = None
+
+
 NAMES = (
     *("attention_norm.weight", "attention_norm.bias", "in_weight", "in_bias", "out_weight", "out_bias"),
     *("feed_forward_norm.weight", "feed_forward_norm.bias", "up_weight", "up_bias", "down_weight", "down_bias"),
@@ -70,7 +79,7 @@ def is_bias(name: str) -> bool:
     return name.endswith("bias")
 
 
-def each_weight(weights: BlockWeights) -> tuple[Array | None, ...]:
+def each_weight(weights: BlockWeights) -> tuple[Any, ...]:
     """The twelve arrays, in the order of NAMES."""
     (norm_1, shift_1, _), *attention_weights, (norm_2, shift_2, _), up, up_bias, down, down_bias = weights
     return (norm_1, shift_1, *attention_weights, norm_2, shift_2, up, up_bias, down, down_bias)
@@ -121,7 +130,7 @@ def check_block(x: Any, w: Any, k: Any, v: Any, num_heads: int) -> None:
     for name, array in arrays.items():
         if array is None and not is_bias(name):
             raise ShapeError(f"{op}: only biases may be None, got None as {name}.")
-    check_floats(op, arrays, x=x, keys=k, values=v)
+    check_floats(op, arrays_of(arrays), x=x, keys=k, values=v)
     check_shape(op, "keys", k, (B, None, None, None), "the batch of x, key/value heads, time, head width")
     check_shape(op, "values", v, k.shape, "the shape of the keys")
     K, S, D = k.shape[1:]

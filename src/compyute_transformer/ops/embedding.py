@@ -22,6 +22,7 @@ from ._checks import (
     check_shape,
 )
 from .linear import LinearSaved, linear_backward, linear_forward
+from .quantized import is_quantized
 
 __all__ = [
     "ClassTokenSaved",
@@ -49,7 +50,8 @@ class EmbeddingSaved(NamedTuple):
 
 
 def check_embedding(ids: Any, weight: Any) -> None:
-    check_floats("embedding", weight=weight)
+    if not is_quantized(weight):
+        check_floats("embedding", weight=weight)
     check_shape("embedding", "weight", weight, (None, None), "one row for each id")
     check_array("embedding", "ids", ids)
     array_module(ids, weight)
@@ -64,6 +66,8 @@ def embedding_forward(
 
     y[r] = weight[ids[r]]
     dweight[v] = Σ dy[r] over all r with ids[r] = v
+
+    The rows of a quantized weight are float32.
 
     Shapes:
         ids (*rows) integers in [0, V); weight (V, C) float; y (*rows, C) like weight.

@@ -18,6 +18,7 @@ from .attention import Mask, attention, check_mask
 from .linear import linear
 from .multi_head import merge_heads, project_forward
 from .norm import rms_norm
+from .quantized import arrays_of
 from .rotary import rotary_position
 
 __all__ = ["GatedBlockWeights", "RotaryTables", "gated_blocks_step"]
@@ -35,6 +36,7 @@ class GatedBlockWeights(NamedTuple):
 
     attention_norm, feed_forward_norm: (C), the scales of the norms; eps: what they add, one for each. in_weight,
     out_weight: of all heads, in the layout of `multi_head`. gate_weight, up_weight: (F, C). down_weight: (C, F).
+    Matrices may be quantized.
     """
 
     attention_norm: Array
@@ -91,7 +93,7 @@ def check_gated_block(x: Any, w: Any, k: Any, v: Any, num_heads: int, tables: Ro
     for name, array in arrays.items():
         if array is None and not name.endswith("bias"):
             raise ShapeError(f"{op}: only biases may be None, got None as {name}.")
-    check_floats(op, arrays, x=x, keys=k, values=v, cos=tables.cos, sin=tables.sin)
+    check_floats(op, arrays_of(arrays), x=x, keys=k, values=v, cos=tables.cos, sin=tables.sin)
     check_shape(op, "keys", k, (B, None, None, None), "the batch of x, key/value heads, time, head width")
     check_shape(op, "values", v, k.shape, "the shape of the keys")
     K, S, D = k.shape[1:]

@@ -6,10 +6,11 @@ from jaxtyping import Float
 
 from ..arrays import Array
 from ..dispatch import dispatched, output_of
-from ..errors import ShapeError
+from ..errors import ShapeError, StateError
 from ..precision import Precision, operands, precision
 from ._checks import check_bool, check_floats, check_gradient, check_saved, check_shape
 from ._sums import sum_of_rows
+from .quantized import check_quantized_linear, is_quantized, quantized_linear
 
 __all__ = ["LinearSaved", "linear", "linear_backward", "linear_forward"]
 
@@ -27,6 +28,9 @@ class LinearSaved(NamedTuple):
 
 
 def check_linear(x: Any, weight: Any, bias: Any = None) -> None:
+    if is_quantized(weight):
+        check_quantized_linear(x, weight, bias)
+        return
     check_floats("linear", {"bias": bias}, x=x, weight=weight)
     if x.ndim < 1:
         raise ShapeError("linear: x must have at least one axis, got a scalar.")
@@ -46,6 +50,8 @@ def linear_forward(
 
     In bfloat16 the operands of the three products are rounded, x, W and dy; b and db are not. See `precision`.
 
+    A quantized weight has no gradient, and neither has x: see `quantized_linear`.
+
     Shapes:
         x (*rows, I) float; weight (O, I); bias (O) or None; y (*rows, O); all of one dtype.
     Saves:
@@ -55,6 +61,8 @@ def linear_forward(
     Source:
         torch.nn.functional.linear: the weight is (out, in). GPT-2's own Conv1D keeps it as (in, out).
     """
+    if is_quantized(weight):
+        return quantized_linear(x, weight, bias), LinearSaved(x, weight, bias is not None)  # type: ignore[arg-type]
     chosen = precision()
     rows, matrix = operands(chosen, x.reshape(-1, x.shape[-1]), weight)
     y = rows @ matrix.T  # one 2-D product: a batched one would be many small ones
@@ -65,6 +73,11 @@ def linear_forward(
 
 def check_linear_backward(dy: Any, saved: Any, needs_weight: Any = True, needs_bias: Any = True) -> None:
     check_saved("linear_backward", saved, LinearSaved)
+    if is_quantized(saved.weight):
+        raise StateError(
+            f"linear_backward: weights in {saved.weight.kind} are for inference and have no backward. Load the model "
+            "without weights=."
+        )
     check_gradient("linear_backward", dy, saved.x, (*saved.x.shape[:-1], saved.weight.shape[0]))
     check_bool("linear_backward", "needs_weight", needs_weight)
     check_bool("linear_backward", "needs_bias", needs_bias)

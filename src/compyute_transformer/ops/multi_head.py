@@ -43,6 +43,7 @@ from .attention import (
     fused_attention_weights,
 )
 from .linear import LinearSaved, linear_backward, linear_forward
+from .quantized import arrays_of
 
 __all__ = [
     "IMPLEMENTATIONS",
@@ -480,7 +481,7 @@ def check_multi_head(
             f"{op}: options are MultiHeadOptions, got {type(options).__name__}. Give MultiHeadOptions(num_heads)."
         )
     optional = {"memory": memory, "in_bias": in_bias, "out_bias": out_bias}
-    check_floats(op, optional, x=x, in_weight=in_weight, out_weight=out_weight)
+    check_floats(op, optional, x=x, **arrays_of({"in_weight": in_weight, "out_weight": out_weight}))
     check_shape(op, "x", x, (None, None, None), "batch, time, width")
     B, T, C = x.shape
     if memory is not None:

@@ -66,6 +66,7 @@ class FlatBuffer:
 
     def __init__(self, parameters: Iterable[Any]) -> None:
         given = list(parameters)
+        _refuse_quantized(given)
         self.parameters: list[Any] = [p for p in given if p.data.ndim >= 2] + [p for p in given if p.data.ndim < 2]
         dtypes = {p.data.dtype for p in given}
         if len(dtypes) > 1:
@@ -172,6 +173,8 @@ def settle(parameters: Iterable[Any]) -> None:
         StateError: two parameters share memory, which a buffer would separate in silence.
     """
     loose: dict[tuple[Any, str], list[Any]] = {}
+    parameters = list(parameters)
+    _refuse_quantized(parameters)
     for parameter in parameters:
         if _fits(parameter):
             if parameter.data is not parameter.place.data:
@@ -220,6 +223,16 @@ def _restore(parameter: Any) -> None:
             )
         parameter.grad = place.buffer.place_for_gradient(parameter)
         parameter.grad[...] = gradient
+
+
+def _refuse_quantized(parameters: Iterable[Any]) -> None:
+    """Refuse weights in few bits: `ops.QuantizedWeight` is no array, and nothing is written to it."""
+    for parameter in parameters:
+        if not hasattr(parameter.data, "fill"):
+            raise StateError(
+                f"{parameter.path}: weights in int8 or bfloat16 are for inference, and are not trained. Load the model "
+                "without weights=."
+            )
 
 
 def _refuse_shared_memory(parameters: Iterable[Any]) -> None:

@@ -258,6 +258,9 @@ def test_a_bert_goes_on_with_hidden_tokens(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "base")
     assert 0 < evaluate_run(tmp_path / "run").metrics["loss"] < 10
     resume_run(tmp_path / "run", steps=4)
+    headless = start_from(saved("bert without a head", tmp_path))
+    with pytest.raises(ConfigError, match="a BERT with a head for them"):
+        headless.resolve("finetune", None, {"task": "masked"})
     other = CharacterTokenizer(" abcdefghijklmnopqrstuvwxyz")
     Bert(BertConfig(27, **SIZES)).save_pretrained(tmp_path / "other", tokenizer=other)
     start = start_from(tmp_path / "other")

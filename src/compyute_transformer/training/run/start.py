@@ -117,6 +117,11 @@ class Start:
         if length is not None and length > most:
             raise ConfigError(f"start_run: context_length is at most that of {self.source}, {most}, got {length}.")
         settings = Settings.resolve(preset, toml_path, {**own, **given})
+        if settings.data.kind == "masked" and not getattr(self.model.config, "masked_head", True):
+            raise ConfigError(
+                f"start_run: hidden tokens are predicted by a BERT with a head for them, and {self.source} has none. "
+                "Give it labeled texts, or give another model."
+            )
         if settings.model.context_length > most:
             settings = settings.with_overrides({"context_length": most})
         return settings

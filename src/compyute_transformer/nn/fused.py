@@ -1,0 +1,94 @@
+"""Fused: what modules do at once on a GPU in place of the lines of their forward and backward.
+
+    normalized    a norm whose result products alone read writes it as they round it
+    or_at_once    GELU along with the products of a feed-forward network
+
+On a CPU, and where a module is none of ours or is observed, the lines run as they are written. `tests/gpu` plants
+mistakes here and in the kernels behind it.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NamedTuple
+
+from ..arrays import Array, device_of
+from ..dispatch import is_intercepted, kernels_of
+from ..ops.activation import gelu_forward
+from ..ops.linear import linear_forward
+from ..precision import precision, rounded_results
+from .linear import Linear
+from .module import Module
+from .parameter import is_trained
+
+__all__ = ["backward_at_once", "forward_at_once", "fused_kernels", "normalized", "or_at_once"]
+
+
+def normalized(norm: Module, x: Array, reader: Module) -> Array:
+    """Return norm(x), on a GPU already rounded where products of the reader alone read it; see `precision`."""
+    wanted = precision() == "bfloat16" and reader.training and getattr(reader, "reads_rounded", False)
+    with rounded_results(wanted):
+        y: Array = norm(x)
+    return y
+
+
+class Fused(NamedTuple):
+    """kernels: which computed a forward at once. saved: what their backward needs."""
+
+    kernels: Any
+    saved: Any
+
+
+def or_at_once(at_once: Callable[..., Array | None]) -> Callable[[Any], Any]:
+    """Decorate a forward or backward: return what `at_once` returns, or run its lines where that is None."""
+
+    def decorate(lines: Callable[..., Array]) -> Callable[..., Array]:
+        @wraps(lines)
+        def run(self: Any, array: Array) -> Array:
+            found = at_once(self, array)
+            return lines(self, array) if found is None else found
+
+        return run
+
+    return decorate
+
+
+def fused_kernels(module: Any, x: Array) -> Any:
+    """Return the kernels that compute a feed-forward network at once, forward and backward, where they can; or None.
+
+    They leave out `up` and `down`, so these must be plain linear layers that nobody observes.
+    """
+    parts = module.up, module.down
+    if device_of(x) == "cpu" or not module.training or module.activation != "gelu_tanh" or is_intercepted():
+        return None
+    plain = all(type(part) is Linear and not part._observers for part in parts)
+    if not plain or any(op.runs("cuda") != "cuda" for op in (linear_forward, gelu_forward)):
+        return None
+    kernels = kernels_of("cuda", "feed_forward")
+    return kernels if kernels.supports(x, module.up.weight.data, module.down.weight.data) else None
+
+
+def forward_at_once(module: Any, x: Array) -> Array | None:
+    """Return the output of a feed-forward network, and save what its backward needs; None where its lines run."""
+    kernels = fused_kernels(module, x)
+    if kernels is None:
+        return None
+    weights = ((part.weight.data, part.bias.data if part.bias else None) for part in (module.up, module.down))
+    (up, up_bias), (down, down_bias) = weights
+    y: Array
+    y, saved = kernels.feed_forward_forward(x, up, up_bias, down, down_bias)
+    module.save_for_backward(Fused(kernels, saved))
+    return y
+
+
+def backward_at_once(module: Any, dy: Array) -> Array | None:
+    """Return the gradient of the input of `forward_at_once`, and add to those of the parameters; None after another."""
+    if not module._saved or not isinstance(module._saved[-1], Fused):
+        return None
+    kernels, saved = module.pop_saved()
+    parameters = module.up.weight, module.up.bias, module.down.weight, module.down.bias
+    dx: Array
+    dx, *gradients = kernels.feed_forward_backward(dy, saved, tuple(map(is_trained, parameters)))
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if parameter is not None:
+            parameter.accumulate(gradient)
+    return dx

@@ -1,0 +1,70 @@
+"""Quantize: the matrices of a model in int8 or bfloat16, for inference.
+
+    quantize_weights(model, "int8")    # the embedding of tokens, the projections of attention, all Linear layers
+
+A matrix that two modules share is quantized once. Norms, biases and learned positions are few numbers and stay as they
+are, and so do, in int8, matrices whose rows are no groups of 32 numbers. See `ops.quantized`.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..errors import DtypeError
+from ..ops.quantized import Weights, check_weights, is_quantized, quantize
+from .attention import MultiHeadAttention
+from .embedding import Embedding
+from .linear import Linear
+from .module import Module
+from .parameter import Parameter
+
+__all__ = ["matrices_of", "quantize_weights"]
+
+
+def matrices_of(model: Module) -> Iterator[Parameter]:
+    """Yield the parameters that may be quantized, each once."""
+    seen: set[int] = set()
+    for module in model.modules():
+        if isinstance(module, MultiHeadAttention):
+            own = [module.in_weight, module.out_weight]
+        else:
+            own = [module.weight] if isinstance(module, Linear | Embedding) else []
+        for parameter in own:
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield parameter
+
+
+def quantize_weights(model: Module, weights: Weights) -> None:
+    """Hold the matrices of a model in int8 or bfloat16, and put the model into `eval()`. What was float32 is freed.
+
+    Raises:
+        RangeError: an unknown kind of weights. DtypeError: the model is not float32 on a CPU.
+    """
+    check_weights("quantize_weights", weights)
+    if not is_plain(model):
+        raise DtypeError(
+            "quantize_weights: a model in float32 on the CPU is quantized, got another. Call model.to('cpu', "
+            "numpy.float32) first."
+        )
+    model.eval()
+    matrices = {id(parameter) for parameter in matrices_of(model)}
+    for parameter in model.parameters():
+        if id(parameter) in matrices and not is_quantized(parameter.data):
+            replace_data(parameter, quantize(parameter.data, weights))
+        if parameter.place is not None:  # the others leave the buffer, whose memory is freed with the last of them
+            replace_data(parameter, np.array(parameter.data))
+    for module in model.modules():
+        module._flat = None
+
+
+def is_plain(model: Module) -> bool:
+    """Return whether all parameters are float32 on the CPU."""
+    return model.device == "cpu" and all(parameter.dtype == np.float32 for parameter in model.parameters())
+
+
+def replace_data(parameter: Parameter, data: object) -> None:
+    """Give a parameter other data, outside any buffer; quantized ones are frozen."""
+    parameter.data, parameter.grad, parameter.place = data, None, None  # type: ignore[assignment]
+    if is_quantized(data):
+        parameter.requires_grad = False

@@ -1,0 +1,81 @@
+"""Models with weights in int8 and bfloat16: the same function of rounded weights, for inference alone."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compyute_transformer import GPT, AdamW, Bert, BertConfig, GPTConfig, Llama, LlamaConfig
+from compyute_transformer.errors import DtypeError, RangeError, StateError
+from compyute_transformer.generation import KeyValueCache
+from compyute_transformer.generation.fused_decoder import FusedDecoder
+from compyute_transformer.nn.quantize import matrices_of, quantize_weights
+from compyute_transformer.ops.quantized import QuantizedWeight, quantize
+
+SIZES: dict[str, Any] = {"context_length": 12, "embed_dim": 32, "num_heads": 4, "num_layers": 2}
+MODELS = {
+    "gpt": lambda: GPT(GPTConfig(11, **SIZES), seed=1),
+    "llama": lambda: Llama(LlamaConfig(11, **SIZES, num_kv_heads=2, mlp_dim=96, attn_bias=True), seed=1),
+    "untied": lambda: Llama(LlamaConfig(11, **SIZES, mlp_dim=43, tie_word_embeddings=False), seed=1),
+    "bert": lambda: Bert(BertConfig(11, **SIZES), seed=1),
+}
+IDS = np.random.default_rng(2).integers(0, 11, (2, 8))
+
+
+def rounded(model: Any, kind: Any) -> Any:
+    """Return a copy in float32 whose matrices have the values that quantized ones have."""
+    same = copy.deepcopy(model).eval()
+    for parameter in matrices_of(same):
+        parameter.data[...] = np.asarray(quantize(parameter.data, kind))
+    return same
+
+
+@pytest.mark.parametrize("kind", ["int8", "bfloat16"])
+@pytest.mark.parametrize("name", MODELS)
+def test_it_is_the_model_with_rounded_weights(name: str, kind: Any) -> None:
+    model: Any = MODELS[name]()
+    expected = rounded(model, kind)
+    size = model.num_parameters
+    quantize_weights(model, kind)
+    assert model.num_parameters == size
+    held = [p for p in matrices_of(model) if isinstance(p.data, QuantizedWeight)]
+    assert len(held) == sum(1 for p in matrices_of(model) if kind == "bfloat16" or p.shape[1] % 32 == 0)
+    assert all(p.place is None for p in model.parameters())
+    assert np.allclose(model(IDS), expected(IDS), rtol=1e-4, atol=1e-5)
+    for one, other in ((model.state_dict(), expected.state_dict()), (copy.deepcopy(model).state_dict(), {})):
+        assert all(np.array_equal(one[key], other[key]) for key in other)
+    assert np.array_equal(copy.deepcopy(model)(IDS), model(IDS))
+    if name == "bert":
+        return
+    fused, cache, slow = FusedDecoder.from_model(model), KeyValueCache(model, 2), KeyValueCache(expected, 2)
+    assert fused is not None
+    for part in (IDS[:, :5], IDS[:, 5:6], IDS[:, 6:8]):
+        logits = fused(part, cache)
+        assert logits is not None
+        assert np.allclose(logits[:, -1], expected(part, slow)[:, -1], rtol=1e-4, atol=1e-5)
+
+
+def test_it_is_not_trained_moved_or_converted() -> None:
+    model = MODELS["gpt"]()
+    quantize_weights(model, "bfloat16")
+    assert model.to("cpu") is model
+    with pytest.raises(StateError, match=r"GPT\.train: weights in bfloat16 are for inference"):
+        model.train()
+    with pytest.raises(DtypeError, match="weights in bfloat16 stay on the CPU as they are"):
+        model.to(np.float64)
+    with pytest.raises(StateError, match="are for inference, and are not trained"):
+        _ = model.flat
+    with pytest.raises(StateError):
+        model.load_state_dict(model.state_dict())
+    with pytest.raises(StateError, match=r"head\.weight: weights in int8 or bfloat16 are for inference"):
+        AdamW(model.parameters(), lr=1e-3)
+    assert all(isinstance(p.data, QuantizedWeight) for p in matrices_of(model))
+
+
+def test_what_is_not_float32_or_not_known_is_refused() -> None:
+    model = MODELS["gpt"]()
+    with pytest.raises(RangeError, match="got 'int4'"):
+        quantize_weights(model, "int4")  # type: ignore[arg-type]
+    with pytest.raises(DtypeError, match="a model in float32 on the CPU is quantized"):
+        quantize_weights(model.to(np.float64), "int8")
