@@ -4,6 +4,7 @@ names       the short name of an op is its forward without what it saves
 defaults    an option that is left out is the documented one, in the result and in what is saved
 inputs      what was given and what was saved stay as they are; float32 stays float32
 left out    a gradient that is not asked for is None, and the others are the same
+quantized   a weight in int8 or bfloat16 is widened as its type says, and is no array
 bfloat16    operands of products are rounded, all of them and nothing else, also those of the backward
 kink        ReLU's slope at 0 is 0
 large       numbers so large that an exponential of them overflows, or that two of them lose their difference
@@ -24,6 +25,7 @@ from compyute_transformer.nn import Parameter
 from compyute_transformer.ops.attention import AttentionSaved, drop_weights, fused_attention_weights
 from compyute_transformer.ops.linear import linear_backward, linear_forward
 from compyute_transformer.ops.multi_head import Needs
+from compyute_transformer.ops.quantized import QuantizedWeight, arrays_of, is_quantized, quantized_linear
 from compyute_transformer.optim.adamw import AdamW, AdamWOptions, adamw_update
 from compyute_transformer.optim.flat import FlatBuffer
 from compyute_transformer.precision import round_to_bfloat16, use_precision
@@ -62,6 +64,9 @@ def op_properties() -> Iterator[Property]:
     for name in ("attention", "fused_attention"):
         for case in REGISTRY[name].cases:
             yield f"bfloat16 {name} [{case.name}]", partial(_bfloat16_attention, REGISTRY[name], case)
+    for kind in ("int8", "bfloat16"):
+        for rows in ((), (2, 3)):
+            yield f"quantized linear [{kind}, {rows}]", partial(_quantized_linear, kind, rows)
     yield "kink relu", _kink
     yield "large silu", _large_silu
     yield "large cross_entropy", _large_logits
@@ -135,6 +140,31 @@ def _bfloat16_linear(case: Case) -> Iterator[Result]:
         y, saved = linear_forward(*wide.values())
     yield check_that("linear", "float64 is not rounded", np.array_equal(y, linear_forward(*wide.values())[0]))
     yield check_that("linear", "the precision is saved", saved.precision == "bfloat16")
+
+
+def _quantized_linear(kind: str, rows: tuple[int, ...]) -> Iterator[Result]:
+    rng = np.random.default_rng(1)
+    x, bias = rng.normal(size=(*rows, 64)), rng.normal(size=5)
+    if kind == "int8":
+        values, scales = rng.integers(-127, 128, (5, 64)).astype(np.int8), rng.normal(size=(5, 2)).astype(np.float32)
+        wide, weight = values * np.repeat(scales, 32, axis=1).astype(np.float64), QuantizedWeight(values, scales)
+    else:
+        values = (rng.normal(size=(5, 64)).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+        wide = (values.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+        weight = QuantizedWeight(values)
+    given = x.copy()
+    for added in (None, bias):
+        y = quantized_linear(x, weight, added)
+        expected = np.einsum("...i,oi->...o", x, wide) + (0.0 if added is None else added)
+        subject = "y without bias" if added is None else "y"
+        yield measured("quantized_linear", kind, subject, relative_error(y, expected), 1e-6)
+        yield check_that("quantized_linear", "the shape of y", y.shape == expected.shape)
+    for dtype in (np.float16, np.float32):
+        narrow = quantized_linear(x.astype(dtype), weight, bias.astype(dtype))
+        yield check_that("quantized_linear", "the dtype of x", narrow.dtype == dtype)
+    yield check_that("quantized_linear", "x", np.array_equal(x, given))
+    yield check_that("quantized_linear", "which is no array", is_quantized(weight) and not is_quantized(x))
+    yield check_that("quantized_linear", "the arrays", list(arrays_of({"w": weight, "x": x, "b": None})) == ["x", "b"])
 
 
 def _bfloat16_attention(op: Op, case: Case) -> Iterator[Result]:

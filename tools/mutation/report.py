@@ -95,7 +95,7 @@ def _why(mutant: Mutant, status: Status) -> str:
 
 
 def write_csv(path: Path, outcome: Outcome, seed: int, seconds: float) -> None:
-    """One row a mutant. seconds: how long the whole run took."""
+    """One row a mutant; rows of files that were not mutated stay. seconds: how long the whole run took."""
     machine = examine()
     where = (
         __version__,
@@ -104,11 +104,21 @@ def write_csv(path: Path, outcome: Outcome, seed: int, seconds: float) -> None:
         seed,
         round(seconds),
     )
+    files = {mutant.target.file for mutant, _ in outcome.statuses}
+    rows = [row for row in _rows(path) if row["file"] not in files]
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
+        writer.writerows([row[column] for column in COLUMNS] for row in rows)
         for mutant, status in outcome.statuses:
             place = mutant.target.file, mutant.target.name, mutant.lines.start
             said = status.word, status.by, _why(mutant, status)
             writer.writerow((mutant.rule, *place, mutant.before, mutant.after, *said, *where))
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

@@ -147,7 +147,7 @@ def check_weights(op: str, kind: Any) -> None:
 
 def from_bfloat16(bits: Array) -> Array:
     """Return bfloat16 numbers, given as 16 bits each, as float32: the lower 16 bits are zero."""
-    wide: Array = (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    wide: Array = (bits.astype(np.uint32) << 16).view(np.float32)
     return wide
 
 
@@ -231,7 +231,5 @@ def quantized_linear(
     Source:
         the type Q8_0 of ggml, whose files the numbers come from.
     """
-    y: Array = x.reshape(-1, x.shape[-1]) @ weight.widened().astype(x.dtype, copy=False).T
-    if bias is not None:
-        y += bias
-    return y.reshape(*x.shape[:-1], weight.shape[0])
+    y: Array = x @ weight.widened().astype(x.dtype).T
+    return y if bias is None else y + bias
