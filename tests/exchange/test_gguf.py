@@ -344,6 +344,24 @@ def test_the_tokenizer_and_the_template_go_along(digits: bool, tmp_path: Path) -
     assert np.allclose(again.model(ids), opened.model(ids), atol=1e-6)
 
 
+def test_the_types_of_metadata_are_those_that_llama_cpp_asks_for(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer("bpe", "the new lower few", 270)
+    model = Llama(LlamaConfig(tokenizer.vocab_size, 16, 32, num_heads=4, num_layers=1))
+    path = tmp_path / "model.gguf"
+    save_gguf(model, path, tokenizer=tokenizer, special_ids={"eos": 2})
+    data = path.read_bytes()
+    for key, types in {
+        "tokenizer.ggml.token_type": (9, 5),  # a list of int32
+        "tokenizer.ggml.tokens": (9, 8),  # a list of texts
+        "tokenizer.ggml.eos_token_id": (4,),  # uint32
+        "tokenizer.ggml.add_bos_token": (7,),  # bool
+        "llama.block_count": (4,),
+        "llama.rope.freq_base": (6,),  # float32
+    }.items():
+        at = data.index(text(key)) + len(text(key))
+        assert struct.unpack_from(f"<{len(types)}I", data, at) == types, key
+
+
 def test_what_the_format_does_not_have_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     with pytest.raises(DataError, match="dtype is one of float32, float16, q8_0, got 'int3'"):

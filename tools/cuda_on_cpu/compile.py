@@ -64,13 +64,28 @@ def _environment() -> str:
     return sha256("\0".join([version, platform.machine(), CHECKED, *FLAGS, *texts]).encode()).hexdigest()
 
 
+@cache
+def _precompiled(flags: tuple[str, ...]) -> Path:
+    """Return a folder with the header as the compiler has read it: it takes two thirds of the time of a text."""
+    digest = sha256("\0".join([_environment(), "header", *flags]).encode()).hexdigest()[:32]
+    folder = _folder() / digest
+    if not (path := folder / f"{HEADERS[0]}.gch").exists():
+        folder.mkdir(exist_ok=True)
+        made = path.with_name(f"{os.getpid()}.{threading.get_ident()}")
+        compile_ = ["g++", *FLAGS, *flags, f"-I{INCLUDE}", "-x", "c++-header", str(INCLUDE / HEADERS[0])]
+        subprocess.run([*compile_, "-o", str(made)], check=True, capture_output=True)
+        made.rename(path)
+    return folder
+
+
 def _library(text: str, flags: Sequence[str], mode: int = ctypes.DEFAULT_MODE) -> ctypes.CDLL:
     """Return the library of a text, compiled when it was not compiled before."""
     digest = sha256("\0".join([_environment(), text, *flags]).encode()).hexdigest()[:32]
     path = _folder() / f"{digest}.so"
     if not path.exists():
         made = path.with_name(f"{digest}.{os.getpid()}.{threading.get_ident()}")
-        compile_ = ["g++", *FLAGS, *flags, f"-I{INCLUDE}", "-x", "c++", "-c", "-", "-o", f"{made}.o"]
+        include = (f"-I{_precompiled(tuple(flags))}",) if HEADERS[0] in text else ()
+        compile_ = ["g++", *FLAGS, *flags, *include, f"-I{INCLUDE}", "-x", "c++", "-c", "-", "-o", f"{made}.o"]
         done = subprocess.run(compile_, input=text, capture_output=True, text=True)
         if done.returncode:
             raise CompileError(done.stderr)

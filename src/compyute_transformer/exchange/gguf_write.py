@@ -175,15 +175,15 @@ def _text(text: str) -> bytes:
     return struct.pack("<Q", len(data)) + data
 
 
-def _value(value: Any) -> bytes:
-    """Return a value of metadata, its type before it."""
+def _value(value: Any, whole: str = "I") -> bytes:
+    """Return a value of metadata, its type before it. llama.cpp wants whole numbers unsigned, and signed in lists."""
     if isinstance(value, str):
         return struct.pack("<I", TEXT) + _text(value)
     if isinstance(value, list):
-        items = [_value(item) for item in value]
+        items = [_value(item, "i") for item in value]
         kind = items[0][:4] if items else struct.pack("<I", TEXT)
         return struct.pack("<I", LIST) + kind + struct.pack("<Q", len(items)) + b"".join(item[4:] for item in items)
-    form = "?" if isinstance(value, bool) else "f" if isinstance(value, float) else "I"
+    form = "?" if isinstance(value, bool) else "f" if isinstance(value, float) else whole
     return struct.pack(f"<I{form}", CODE_OF[form], value)
 
 
