@@ -18,9 +18,9 @@ def find(mutants: list[Mutant], function: str, before: str, after: str) -> Mutan
 
 
 def broken(target: Target) -> Code:
-    """One that returns zeros."""
-    tree = target.tree
-    return next(m for m in make_mutants(target) if m.rule == "zeros for a result" and tree is m.target.tree).code
+    """One whose last return gives zeros."""
+    zeros = [m for m in make_mutants(target) if m.rule == "zeros for a result" and target.tree is m.target.tree]
+    return zeros[-1].code
 
 
 def kinds_of(package: ModuleType) -> list[type[Module]]:

@@ -166,6 +166,7 @@ SHARED = ("embed_dim", "num_heads", "batch_size", "eval_every", "checkpoint_ever
 def settings(preset: str, device: str, steps: int) -> Settings:
     chosen = {name: TINY[name] for name in SHARED} | {"num_layers": 1, "accumulation": 2, "warmup": 0}
     given = {"steps": steps, "device": device, "decay": "constant"}  # which does not depend on the number of steps
+    given["precision"] = "float32"  # on a GPU it is bfloat16 unless it is said
     return Settings.resolve(preset, None, chosen | given | KINDS[preset])
 
 
