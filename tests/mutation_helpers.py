@@ -17,10 +17,10 @@ def find(mutants: list[Mutant], function: str, before: str, after: str) -> Mutan
     return found[0]
 
 
-def broken(target: Target) -> Code:
-    """One whose last return gives zeros."""
+def broken(target: Target, which: int = 0) -> Code:
+    """One whose first return, or another, gives zeros."""
     zeros = [m for m in make_mutants(target) if m.rule == "zeros for a result" and target.tree is m.target.tree]
-    return zeros[-1].code
+    return zeros[which].code
 
 
 def kinds_of(package: ModuleType) -> list[type[Module]]:
