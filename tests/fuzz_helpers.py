@@ -16,7 +16,7 @@ from compyute_transformer.training.run.schema import digest
 
 __all__ = ["broken_rule", "flip", "of_bytes", "of_json"]
 
-SECONDS, CHARACTERS = 5, 2000
+SECONDS, CHARACTERS = 5, 5000  # thirty tensors that do not fit are named
 ODD: list[Any] = [
     *(None, True, -1, 0, 1, 2**31, 2**63, 2**64, 10**400, -(2**70), 0.5, 1e308, float("nan"), float("inf")),
     *("", "x" * 200_000, "\x1b[31mred", "\u202e", "../../etc/passwd", "/dev/zero", "no", "\ud800", "cpu", "none"),

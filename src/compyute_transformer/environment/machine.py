@@ -17,7 +17,7 @@ from typing import Any
 
 from .._version import __version__
 from ..arrays import gpu_fault
-from ..dispatch import package_fault
+from ..dispatch import kernels_of, package_fault
 
 __all__ = ["VARIABLES", "Blas", "Gpu", "Machine", "Package", "blas_of", "examine"]
 
@@ -146,9 +146,8 @@ def examine() -> Machine:
 def _tiles_fault() -> str | None:
     if (fault := package_fault("cpu")) is not None:
         return fault
-    from ..cpu import _amx
-
-    return _amx.fault()
+    found: str | None = kernels_of("cpu", "_amx").fault()
+    return found
 
 
 # --- packages ---
