@@ -17,6 +17,7 @@ from jaxtyping import Float
 from ..arrays import Array
 from ..dispatch import dispatched
 from ..errors import DtypeError, InputError, RangeError, ShapeError, StateError
+from ..precision import round_to_bfloat16
 from ._checks import check_floats, check_shape, shown
 
 __all__ = [
@@ -153,11 +154,9 @@ def from_bfloat16(bits: Array) -> Array:
 
 def to_bfloat16(x: Array) -> Array:
     """Return the 16 bits of each number rounded to bfloat16, to the nearest, of two equally near to the even one."""
-    bits = np.ascontiguousarray(x, np.float32).reshape(np.shape(x)).view(np.uint32)
-    rounded = (bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))) >> np.uint32(16)
-    quiet = (bits >> np.uint32(16)) | np.uint32(0x40)  # rounding up could make NaN infinite
-    narrow: Array = np.where(np.isnan(x), quiet, rounded).astype("<u2")
-    return narrow
+    nearest = round_to_bfloat16(np.ascontiguousarray(x, np.float32).reshape(np.shape(x)))
+    upper: Array = (nearest.view(np.uint32) >> np.uint32(16)).astype("<u2")
+    return upper
 
 
 def quantize_groups(groups: Array) -> tuple[Array, Array]:
