@@ -1,13 +1,26 @@
 """Sources: the names of built-in data, and a summary of the files that were left out of a folder."""
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from .. import _io
 from ..errors import CorpusError, DataError
 
-__all__ = ["Name", "fixed_part", "is_name", "is_pattern", "refuse_twice", "summary", "why_no_text"]
+__all__ = [
+    "Lines",
+    "Name",
+    "fixed_part",
+    "is_name",
+    "is_pattern",
+    "read_lines",
+    "refuse_twice",
+    "summary",
+    "why_no_text",
+]
 
 WILDCARDS = frozenset("*?[")
 
@@ -81,3 +94,34 @@ def summary(left_out: Sequence[str]) -> str:
     rest = len(left_out) - LISTED
     names = ", ".join(Path(name).name for name in left_out[:LISTED]) + (f" and {rest} more" if rest > 0 else "")
     return f"{counts} ({names})"
+
+
+class Lines(NamedTuple):
+    """The lines of text files that are not blank. lines: each with its file and its number, from 1. sha256: of all."""
+
+    files: tuple[Path, ...]
+    lines: list[tuple[str, Path, int]]
+    sha256: str
+
+
+def read_lines(operation: str, what: str, sources: str | Path | Sequence[str | Path]) -> Lines:
+    """Read the lines of files of JSON lines. what: they hold, for the message.
+
+    Raises CorpusError for no file, and for one that is missing or no text.
+    """
+    listed = [sources] if isinstance(sources, str | Path) else list(sources)
+    if not listed:
+        raise CorpusError(f"{operation}: {what} are read from files of JSON lines. Give at least one.")
+    files = tuple(Path(os.path.abspath(source)) for source in listed)
+    digest, found = hashlib.sha256(), []
+    for file in files:
+        try:
+            raw = _io.read_bytes(file)
+            text = raw.decode("utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CorpusError(
+                f"{operation}: a source is a file of UTF-8 text; {file} cannot be read: {error}. Check the path."
+            ) from error
+        digest.update(raw)
+        found += [(line, file, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    return Lines(files, found, digest.hexdigest())

@@ -7,9 +7,7 @@ x          u₀ u₁ u₂ a₀ a₁  ·      (B, T), · = padding
 y           ×  × a₀ a₁ END ×      (B, T), × = IGNORE_INDEX: what the user says is read, and not predicted
 """
 
-import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ... import _io
 from ...errors import CorpusError, RangeError
 from ...random import BATCHES, RandomKey, random_bits
+from ..sources import read_lines
 from .batches import IGNORE_INDEX
 
 __all__ = ["Chat", "ChatBatches", "Chats", "EncodedChat", "chat_batches", "load_chats"]
@@ -72,24 +70,11 @@ def load_chats(sources: str | Path | Sequence[str | Path]) -> Chats:
 
     Raises CorpusError, with file and line, for a missing file, a line that is something else, and no lines.
     """
-    listed = [sources] if isinstance(sources, str | Path) else list(sources)
-    if not listed:
-        raise CorpusError("load_chats: conversations are read from files of JSON lines. Give at least one.")
-    files = [Path(os.path.abspath(source)) for source in listed]
-    digest, chats = hashlib.sha256(), []
-    for file in files:
-        try:
-            raw = _io.read_bytes(file)
-            text = raw.decode("utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise CorpusError(
-                f"load_chats: a source is a file of UTF-8 text; {file} cannot be read: {error}. Check the path."
-            ) from error
-        digest.update(raw)
-        chats += [_chat(line, str(file), n) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    read = read_lines("load_chats", "conversations", sources)
+    chats = [_chat(line, str(file), number) for line, file, number in read.lines]
     if not chats:
-        raise CorpusError(f"load_chats: there is at least one conversation, got none in {files[0]}.")
-    return Chats(files[0].stem, tuple(map(str, files)), tuple(chats), digest.hexdigest())
+        raise CorpusError(f"load_chats: there is at least one conversation, got none in {read.files[0]}.")
+    return Chats(read.files[0].stem, tuple(map(str, read.files)), tuple(chats), read.sha256)
 
 
 def _chat(line: str, file: str, number: int) -> Chat:

@@ -7,9 +7,7 @@ lengths   4                    (B), how many tokens of each row are no padding
 labels    0                    (B), the number of the label among all, in the order of the alphabet
 """
 
-import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ... import _io
 from ...errors import CorpusError, RangeError
 from ...random import BATCHES, CORPUS, RandomKey, random_bits
+from ..sources import read_lines
 
 __all__ = [
     "EncodedText",
@@ -87,27 +85,13 @@ def load_labeled_texts(sources: str | Path | Sequence[str | Path]) -> LabeledTex
     Raises CorpusError, with file and line, for a missing file, a line that is something else, and fewer than two
     labels.
     """
-    listed = [sources] if isinstance(sources, str | Path) else list(sources)
-    if not listed:
-        raise CorpusError("load_labeled_texts: labeled texts are read from files of JSON lines. Give at least one.")
-    files = [Path(os.path.abspath(source)) for source in listed]
-    digest, texts = hashlib.sha256(), []
-    for file in files:
-        try:
-            raw = _io.read_bytes(file)
-            content = raw.decode("utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise CorpusError(
-                f"load_labeled_texts: a source is a file of UTF-8 text; {file} cannot be read: {error}. Check the path."
-            ) from error
-        digest.update(raw)
-        lines = enumerate(content.split("\n"), 1)
-        texts += [_labeled(line, f"line {n} of {file}") for n, line in lines if line.strip()]
-    found = LabeledTexts(files[0].stem, tuple(map(str, files)), tuple(texts), digest.hexdigest())
+    read = read_lines("load_labeled_texts", "labeled texts", sources)
+    texts = tuple(_labeled(line, f"line {number} of {file}") for line, file, number in read.lines)
+    found = LabeledTexts(read.files[0].stem, tuple(map(str, read.files)), texts, read.sha256)
     if len(found.labels) < 2:
         raise CorpusError(
             f"load_labeled_texts: there are at least two labels to tell apart, got {', '.join(found.labels) or 'none'} "
-            f"in {files[0]}. Give texts of each label."
+            f"in {read.files[0]}. Give texts of each label."
         )
     return found
 
