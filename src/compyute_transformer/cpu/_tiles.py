@@ -316,7 +316,8 @@ def _backward_task(task, options, lengths, bias, y, highest_score, sums, dy, dq,
             q_head = o.q_at + 4 * (b * o.q_batch + h * o.q_head)
             dq_head = dq.ctypes.data + 4 * (b * T * q_row + q_from + h * D)
             dy_head = dy.ctypes.data + 4 * D * (b * T * H + h)
-            for start in range(0, T, QUERIES):
+            for tile in range((T + QUERIES - 1) // QUERIES):
+                start = QUERIES * tile
                 rows = min(QUERIES, T - start)
                 key, columns = _columns(block, start, rows, T, S, causal, window, length)
                 if columns == 0:
