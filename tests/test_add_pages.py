@@ -148,33 +148,33 @@ def test_the_command_trains_the_model_and_generates_with_it(tree: Path, run: Run
     sizes = ["--embed-dim", "8", "--num-heads", "2", "--num-layers", "1", "--context-length", "8", "--steps", "2"]
     compyute(run, "train", str(text), "--architecture", "tanh_gpt", *sizes, "--out", "run")
     compyute(run, "generate", "run", "--prompt", "the", "--max-new-tokens", "3", "--kernels", "reference")
-    compyute(run, "train", str(text), "--soft-cap", "2", *sizes, "--out", "capped")
+    compyute(run, "train", str(text), "--attn-temperature", "2", *sizes, "--out", "cooled")
 
 
-VERIFY_CAPPED = """
+VERIFY_COOLED = """
 from compyute_transformer.verify import check_case, compare
 from compyute_transformer.verify.registry import REGISTRY
 
 for name in ("attention", "fused_attention"):
-    for case in [case for case in REGISTRY[name].cases if "soft_cap" in case.name]:
+    for case in [case for case in REGISTRY[name].cases if "temperature" in case.name]:
         results = [*check_case(REGISTRY[name], case), *compare(REGISTRY[name], case, "float64")]
         print(name, case.name, len(results), all(result.passed for result in results))
 """
 
 
-def test_attention_with_a_soft_cap_is_verified(run: Run) -> None:
-    lines = [line.split() for line in run("-c", VERIFY_CAPPED).splitlines()]
-    names = [(op, case) for op in ("attention", "fused_attention") for case in ("soft_cap", "soft_cap_grouped_dropout")]
+def test_attention_with_a_temperature_is_verified(run: Run) -> None:
+    lines = [line.split() for line in run("-c", VERIFY_COOLED).splitlines()]
+    names = [(op, case) for op in ("attention", "fused_attention") for case in ("temperature", "temperature_grouped")]
     assert [(line[0], line[1]) for line in lines] == names
     assert all(line[2:] == ["8", "True"] for line in lines)  # four differences; y and three gradients by PyTorch
 
 
-def test_kernels_decline_the_soft_cap(run: Run) -> None:
+def test_kernels_decline_the_temperature(run: Run) -> None:
     code = (
         "import numpy as np\n"
         "from compyute_transformer.ops.attention import Mask, fused_attention_forward\n"
         "x = np.ones((1, 2, 3, 4), np.float32)\n"
-        "print([fused_attention_forward.kernel('cpu').supports(x, x, x, Mask(soft_cap=cap)) for cap in (None, 2.0)])"
+        "print([fused_attention_forward.kernel('cpu').supports(x, x, x, Mask(temperature=t)) for t in (None, 2.0)])"
     )
     assert run("-c", code).strip() == "[True, False]"
 

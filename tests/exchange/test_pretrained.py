@@ -554,6 +554,8 @@ def test_what_our_models_do_not_have_is_refused_by_name(config: dict[str, Any], 
         (GPTConfig(V, L, C, H, 1, window=3, num_kv_heads=1), "cannot express window 3, num_kv_heads 1"),
         (LlamaConfig(V, L, C, H, 1, qk_norm=True, mlp_bias=True), "qwen3 of Transformers cannot express mlp_bias True"),
         (LlamaConfig(V, L, C, H, 1, attn_out_bias=True), "cannot express attn_out_bias True"),
+        (LlamaConfig(V, L, C, H, 1, soft_cap=9.0, positions="alibi"), "cannot express soft_cap 9.0, positions 'alibi'"),
+        (GPTConfig(V, L, C, H, 1, soft_cap=9.0), "cannot express soft_cap 9.0"),
     ],
     ids=str,
 )

@@ -134,6 +134,8 @@ def test_what_cudnn_does_not_compute_runs_by_the_reference(cupy: Any) -> None:
     with use_precision("bfloat16"):
         assert kernel.supports(*given)
         assert not kernel.supports(*given, Mask(array=array))
+        assert not kernel.supports(*given, Mask(soft_cap=2.0))
+        assert not kernel.supports(*given, Mask(slopes=np.ones(given[0].shape[1])))
         assert not kernel.supports(*(x[..., :4] for x in given))
         assert not kernel.supports(*given[:1], *(x[:, :, :5] for x in given[1:]), Mask(causal=True))
         lengths = cupy.asarray(np.array([2, 6, 1]))
@@ -142,11 +144,11 @@ def test_what_cudnn_does_not_compute_runs_by_the_reference(cupy: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, ml_dtypes.bfloat16])
-@pytest.mark.parametrize("name", ["none", "causal window", "causal lengths", "cross lengths"])
+@pytest.mark.parametrize("name", ["none", "causal window", "causal lengths", "cross lengths", "cap and slopes"])
 def test_in_pieces_the_numbers_are_those_of_the_reference(
     name: str, dtype: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mask, S = MASKS[name]
+    mask, S = (MASKS | {"cap and slopes": (Mask(causal=True, soft_cap=0.8, slopes=np.linspace(0.1, 1, 4)), 9)})[name]
     arrays, dy = inputs(S)
     wide = np.float32 if dtype == ml_dtypes.bfloat16 else dtype
     arrays, dy = [x.astype(wide) for x in arrays], dy.astype(wide)

@@ -145,6 +145,11 @@ def test_what_cannot_be_captured_is_said(simulated: Any) -> None:
     assert capture_fault(model, optimizer) is None
     with use_precision("float32"):
         assert "choose the precision bfloat16" in str(capture_fault(model, optimizer))
+    plain = model.mask
+    for mask in (plain._replace(soft_cap=2.0), plain._replace(slopes=np.ones(2))):
+        model.mask = mask
+        assert "a soft cap or slopes" in str(capture_fault(model, optimizer))
+    model.mask = plain
     next(iter(model.parameters())).requires_grad = False
     assert "frozen" in str(capture_fault(model, optimizer))
     assert "not on a GPU" in str(capture_fault(model.to("cpu"), optimizer))

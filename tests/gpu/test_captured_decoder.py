@@ -268,6 +268,10 @@ def test_what_cannot_be_captured_is_said_once(
         assert "float64" in str(decode_fault(made().to(dtype=np.float64)))
         qwen = Llama(LlamaConfig(V, **SIZES, qk_norm=True)).to("cuda")
         assert "norms of queries and keys" in str(decode_fault(qwen))
+        capped = made()
+        for mask in (capped.mask._replace(soft_cap=2.0), capped.mask._replace(slopes=np.ones(2))):
+            capped.mask = mask
+            assert "a soft cap or slopes" in str(decode_fault(capped))
         precise = made()
         precise.head.precision = "bfloat16"
         assert "a precision of its own" in str(decode_fault(precise))

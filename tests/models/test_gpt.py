@@ -50,6 +50,7 @@ def draw_ids(config: GPTConfig = SMALL, batch_size: int = 2, length: int | None 
         {"activation": "relu"},
         {"window": 1},
         {"window": 3},
+        {"soft_cap": 0.5},
         {"num_kv_heads": 1},
         {"mlp_dim": 7},
         {"embed_dim": 21},

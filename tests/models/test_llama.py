@@ -35,6 +35,9 @@ OPTIONS: list[dict[str, Any]] = [
     {"rope_scaling": "yarn", **SCALED, "rope_beta_fast": 2.0, "rope_beta_slow": 0.2, "rope_truncate": False},
     {"rope_scaling": "yarn", **SCALED, "rope_attention_factor": 1.3},
     {"rope_scaling": "linear", "rope_factor": 4.0},
+    {"soft_cap": 0.5},
+    {"positions": "alibi"},
+    {"positions": "alibi", "soft_cap": 0.7, "window": 3, "num_kv_heads": 1, "dropout": 0.2},
 ]
 
 
@@ -91,6 +94,13 @@ def test_padding_moves_a_row_without_any_effect() -> None:
     assert relative_error(logits[:, 3:], made(ids)) <= 1e-12
 
 
+def test_alibi_needs_no_even_width_and_reads_a_part_of_a_text_wherever_it_stands() -> None:
+    made, ids = model(LlamaConfig(11, 8, 15, 3, 1, positions="alibi")).eval(), draw_ids(1, 8)
+    assert dict(made.named_modules())["blocks.0.attention"].rotary is None
+    padded = np.concatenate([np.zeros((1, 2), ids.dtype), ids[:, :6]], axis=1)
+    assert relative_error(made(padded, padding=np.array([2]))[:, 2:], made(ids[:, :6])) <= 1e-12
+
+
 @pytest.mark.parametrize("max_new_tokens", [5, 20])  # 20: past the end of the context
 def test_greedy_text_with_a_cache_is_that_without(max_new_tokens: int) -> None:
     made = model(replace(SMALL, num_kv_heads=1), np.float32).eval()
@@ -130,6 +140,8 @@ def test_sizes_that_are_left_out_have_those_of_the_papers() -> None:
         ({"rope_scaling": "ntk"}, "rope_scaling is one of none, linear, dynamic, llama3, yarn, got 'ntk'"),
         ({"rope_theta": 0.0}, "theta"),
         ({"rope_scaling": "linear", "rope_factor": 0.0}, "factor lies in"),
+        ({"positions": "learned"}, "positions are rotary or alibi, got 'learned'"),
+        *(({"soft_cap": cap}, r"soft_cap lies in \[0.001, 1e\+06\)") for cap in (0.0, 1e6, "30", True)),
         ({"norm_eps": -1.0}, r"norm_eps lies in \[0, 1\)"),
         ({"dropout": 1.0}, "dropout lies in"),
     ],

@@ -278,6 +278,50 @@ def test_the_fused_form_is_the_same_function(monkeypatch: pytest.MonkeyPatch) ->
         assert np.allclose(a, b, rtol=1e-11, atol=1e-14)
 
 
+# --- a soft cap, and slopes ---
+
+
+def test_a_soft_cap_keeps_scores_within_it_and_changes_small_ones_little() -> None:
+    q, k, v = inputs()
+    assert np.allclose(weights_of(q, k, v, Mask(soft_cap=1e5)), weights_of(q, k, v), rtol=1e-8)
+    ratios = weights_of(1e4 * q, k, v, Mask(soft_cap=2.0))  # every score is −2 or 2
+    assert np.allclose(np.sort(np.unique((ratios / ratios.max(-1, keepdims=True)).round(9))), [np.exp(-4).round(9), 1])
+
+
+def test_a_soft_cap_comes_before_what_a_mask_adds() -> None:
+    q, k, v = inputs(1, 1, 1, 2)
+    weights = weights_of(q, k, v, Mask(array=np.array([[100.0, 0.0]]), soft_cap=1.0))
+    assert weights[0, 0, 0, 1] < np.exp(-97)
+
+
+def test_slopes_are_subtracted_for_each_position_between_query_and_key() -> None:
+    q, k, v = np.zeros((1, 2, 2, 4)), np.zeros((1, 2, 3, 4)), np.ones((1, 2, 3, 4))
+    weights = weights_of(q, k, v, Mask(slopes=np.array([1.0, 0.5])))
+    wanted = np.exp([[[-1, 0, -1], [-2, -1, 0]], [[-0.5, 0, -0.5], [-1, -0.5, 0]]])  # queries stand at 1 and 2
+    assert np.allclose(weights[0], wanted / wanted.sum(-1, keepdims=True), rtol=1e-13)
+
+
+def test_each_head_alone_has_its_own_slope() -> None:
+    mask = Mask(causal=True, slopes=np.array([1.0, 0.5]), array=np.ones((1, 2, 3, 3), bool))
+    assert [mask.for_head(h).slopes.tolist() for h in range(2)] == [[1.0], [0.5]]
+    assert mask.for_head(1).array.shape == (1, 1, 3, 3)
+
+
+@pytest.mark.usefixtures("validation_only")
+@pytest.mark.parametrize(
+    ("mask", "words", "error"),
+    [
+        (Mask(soft_cap=0.0), r"mask.soft_cap lies in \[0.001, 1e\+06\), got 0.*Use None", RangeError),
+        (Mask(soft_cap=np.nan), "mask.soft_cap lies in", RangeError),
+        (Mask(slopes=np.ones(2)), r"mask.slopes.*\(3\).*one slope a head", ShapeError),
+        (Mask(slopes=np.ones(3, int)), "mask.slopes are floats, got int64", DtypeError),
+    ],
+)
+def test_wrong_caps_and_slopes_are_refused(mask: Mask, words: str, error: type) -> None:
+    with pytest.raises(error, match=words):
+        attention(*inputs(), mask)
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 

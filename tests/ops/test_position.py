@@ -6,6 +6,7 @@ import pytest
 
 from compyute_transformer.errors import DtypeError, RangeError, ShapeError
 from compyute_transformer.ops.position import (
+    alibi_slopes,
     learned_position,
     learned_position_backward,
     learned_position_forward,
@@ -119,3 +120,12 @@ def test_a_text_that_grows_token_by_token_asks_for_few_tables() -> None:
         y = sinusoidal_position(np.zeros((1, 1, 6), np.float32), start)
         assert np.array_equal(y[0, 0], whole[start])
     assert _sinusoids_float64.cache_info().misses == 8, "1, 2, 4, … 128"
+
+
+def test_the_slopes_of_alibi_are_the_papers() -> None:
+    assert alibi_slopes(8).tolist() == [1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64, 1 / 128, 1 / 256]
+    assert alibi_slopes(4).tolist() == [1 / 4, 1 / 16, 1 / 64, 1 / 256]
+    assert np.allclose(alibi_slopes(6), [1 / 4, 1 / 16, 1 / 64, 1 / 256, 1 / 2, 1 / 8], rtol=1e-15)
+    assert alibi_slopes(1).tolist() == [1 / 256]
+    with pytest.raises(RangeError, match="num_heads"):
+        alibi_slopes(0)

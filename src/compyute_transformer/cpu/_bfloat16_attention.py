@@ -28,7 +28,7 @@ from ._blas import pointer
 from ._kernel import compile_parallel, compile_part
 from ._packing import SQUARE
 from ._products import add_square, begin, end
-from ._tiles import LINE, LOWEST, ONE, ZERO, add_bias, gradient_rows, visible
+from ._tiles import LINE, LOWEST, ONE, ZERO, change_scores, gradient_rows, visible
 from ._vector import difference, exp, highest, random_row, rounded, upper_half
 
 __all__ = ["KEYS", "QUERIES", "backward", "forward"]
@@ -151,8 +151,8 @@ def _weigh(options, bias, b, h, t, lo, hi, scores, bits, weights):
     seen, part, scale = scores[lo:hi], weights[lo:hi], o.scale
     for c in range(seen.size):
         seen[c] *= scale
-    if o.has_bias:
-        add_bias(options, bias, b, h, t, lo, seen)
+    if o.changes:
+        change_scores(options, bias, b, h, t, lo, seen)
     top = highest(seen, LOWEST)
     top = ZERO if top == LOWEST else top  # where all is −inf, so that it comes out as 0
     total = ZERO

@@ -9,7 +9,7 @@ from numba import carray, prange
 from ._blas import AS_IT_IS, TRANSPOSED, pointer, prefetch, sgemm
 from ._compiler import part_compiler
 from ._kernel import compile_parallel, compile_part
-from ._vector import difference, exp, highest, random_row, rounded
+from ._vector import difference, exp, highest, random_row, rounded, tanh
 
 __all__ = [
     "KEYS",
@@ -19,8 +19,8 @@ __all__ = [
     "OPTIONS",
     "QUERIES",
     "ZERO",
-    "add_bias",
     "backward",
+    "change_scores",
     "few",
     "few_task",
     "forward",
@@ -40,11 +40,15 @@ INTEGERS = [
     *("address", "q_at", "k_at", "v_at"),
     *("q_batch", "q_head", "q_time", "k_batch", "k_head", "k_time", "v_batch", "v_head", "v_time"),
     *("B", "H", "K", "T", "S", "D"),
-    *("causal", "window", "has_bias", "bias_batch", "bias_head", "bias_time"),
+    *("causal", "window"),
+    "changes",  # whether scores are capped, fall with the distance, or get a bias
+    "slopes_from",  # where the slopes of the heads begin, behind the bias; −1 where there are none
+    *("has_bias", "bias_batch", "bias_head", "bias_time"),
     *("threshold", "seed_low", "seed_high", "offset", "stream_head"),
     "rounds",  # whether weights and their gradients are rounded to bfloat16 before a product; q, k, v and dy come so
 ]
-OPTIONS = np.dtype([(name, np.int64) for name in INTEGERS] + [("scale", np.float32), ("keep_scale", np.float32)])
+FLOATS = ["scale", "keep_scale", "cap"]  # cap: 0 where scores are not capped
+OPTIONS = np.dtype([(name, np.int64) for name in INTEGERS] + [(name, np.float32) for name in FLOATS])
 
 
 compile_flags = part_compiler()
@@ -86,20 +90,32 @@ def _transpose(at, rows, ld, columns, turned):
 
 
 @compile_part
-def add_bias(options, bias, b, h, t, key, seen):
-    """Add the mask's array to the scores of query t and the keys from `key` on. −inf hides what is NaN too."""
+def change_scores(options, bias, b, h, t, key, seen):
+    """Do what the mask says to the scores of query t and the keys from `key` on: cap, slope, array.
+
+    −inf in the array hides what is NaN too.
+    """
     o = options[0]
-    at = b * o.bias_batch + h * o.bias_head + t * o.bias_time + key
-    added = bias[at : at + seen.size]
-    for c in range(seen.size):
-        seen[c] = LOWEST if added[c] == LOWEST else seen[c] + added[c]
+    if o.cap > ZERO:
+        cap = o.cap
+        for c in range(seen.size):
+            seen[c] = cap * tanh(seen[c] / cap)
+    if o.slopes_from >= 0:
+        slope, distance = bias[o.slopes_from + h], o.S - o.T + t - key
+        for c in range(seen.size):
+            seen[c] -= slope * np.float32(abs(distance - c))
+    if o.has_bias:
+        at = b * o.bias_batch + h * o.bias_head + t * o.bias_time + key
+        added = bias[at : at + seen.size]
+        for c in range(seen.size):
+            seen[c] = LOWEST if added[c] == LOWEST else seen[c] + added[c]
 
 
 @compile_part
 def _forward_task(task, options, lengths, bias, y, highest_score, sums, wild):
     o = options[0]
     address, H, K, T, S, D, scale, keep_scale = o.address, o.H, o.K, o.T, o.S, o.D, o.scale, o.keep_scale
-    causal, window, has_bias, threshold = o.causal, o.window, o.has_bias, o.threshold
+    causal, window, changes, threshold = o.causal, o.window, o.changes, o.threshold
     seed_low, seed_high, offset, stream_head = o.seed_low, o.seed_high, o.offset, o.stream_head
     q_ld, k_ld, v_ld = o.q_time, o.k_time, o.v_time
     group, row_step, rounds = H // K, y.shape[2] * D, o.rounds
@@ -135,8 +151,8 @@ def _forward_task(task, options, lengths, bias, y, highest_score, sums, wild):
                     lo, hi = max(lo - key, 0), min(hi - key, columns)
                     hi = max(lo, hi)
                     seen = scores[r, lo:hi]
-                    if has_bias:
-                        add_bias(options, bias, b, h, t, key + lo, seen)
+                    if changes:
+                        change_scores(options, bias, b, h, t, key + lo, seen)
                     top = highest(seen, tops[t])
                     scores[r, : min(lo, columns)] = ZERO
                     scores[r, hi:columns] = ZERO
@@ -210,8 +226,8 @@ def few_task(task, options, lengths, bias, y, highest_score, sums):
             for d in range(query.size):
                 score += query[d] * key[d]
             seen[s] = score * scale
-        if o.has_bias:
-            add_bias(options, bias, b, h, t, lo, seen)
+        if o.changes:
+            change_scores(options, bias, b, h, t, lo, seen)
         top = highest(seen, LOWEST)
         shift, total = ZERO if top == LOWEST else top, ZERO
         for s in range(seen.size):
@@ -245,7 +261,8 @@ def gradient_rows(
     The tile is that of the queries from `start` on and the keys from `key` on; what a query does not see becomes 0.
     """
     o = options[0]
-    T, S, causal, window, has_bias, rounds, scale = o.T, o.S, o.causal, o.window, o.has_bias, o.rounds, o.scale
+    T, S, causal, window, changes, rounds, scale = o.T, o.S, o.causal, o.window, o.changes, o.rounds, o.scale
+    cap, steep = o.cap, np.empty(columns if o.cap > ZERO else 0, np.float32)  # steep: the slope of the cap
     threshold, keep_scale, seed_low, seed_high = o.threshold, o.keep_scale, o.seed_low, o.seed_high
     offset, stream = o.offset, o.stream_head + h
     for r in range(rows):
@@ -258,8 +275,12 @@ def gradient_rows(
         dscores[r, : min(lo, columns)] = ZERO
         scores[r, hi:columns] = ZERO
         dscores[r, hi:columns] = ZERO
-        if has_bias:
-            add_bias(options, bias, b, h, t, key + lo, seen)
+        if cap > ZERO:
+            for c in range(seen.size):
+                capped = tanh(seen[c] / cap)
+                steep[c] = ONE - capped * capped
+        if changes:
+            change_scores(options, bias, b, h, t, key + lo, seen)
         top, mean = highest_score[t], delta[t]
         inverse = ONE / sums[t] if sums[t] != ZERO else ZERO
         if threshold > 0:
@@ -275,6 +296,9 @@ def gradient_rows(
                 p = exp(difference(seen[c], top)) * inverse
                 seen[c] = p
                 dseen[c] = p * (dseen[c] - mean) * scale
+        if cap > ZERO:
+            for c in range(seen.size):
+                dseen[c] *= steep[c]
         if rounds:
             for c in range(seen.size):
                 seen[c], dseen[c] = rounded(seen[c]), rounded(dseen[c])

@@ -58,6 +58,7 @@ __all__ = [
     "supports_mask",
 ]
 
+KNOWN = Mask._fields.index("slopes") + 1  # fields of a mask
 FEW = 8  # queries, as in generation: plain loops, no tiles
 LARGEST_MATRIX = 1 << 30  # bytes
 PRODUCTS = 8  # of q, k and D, in the time of one element of a sweep
@@ -90,6 +91,12 @@ def arguments(
         np.broadcast_to(bias, (B, H, T, S))  # a ValueError, unless it fits
         bias = np.ascontiguousarray(np.broadcast_to(bias, (*bias.shape[:3], S)), np.float32)
         bias_steps = [s // 4 if n > 1 else 0 for n, s in zip(bias.shape[:3], bias.strides[:3], strict=True)]
+    bias, slopes_from = bias.reshape(-1), -1
+    if mask.slopes is not None:
+        if mask.slopes.shape != (H,):
+            raise ValueError(f"slopes {mask.slopes.shape} of {H} heads")
+        bias, slopes_from = np.concatenate([bias, np.asarray(mask.slopes, np.float32)]), bias.size
+    changes = any(each is not None for each in (mask.array, mask.soft_cap, mask.slopes))
     key = key or RandomKey(0, 0, 0)
     options = np.zeros(1, OPTIONS)
     options[0] = (
@@ -97,19 +104,20 @@ def arguments(
         *(x.ctypes.data for x in (q, k, v)),
         *(stride // 4 for x in (q, k, v) for stride in x.strides[:3]),
         *(B, H, K, T, S, D),
-        *(mask.causal, mask.window or 0, mask.array is not None, *bias_steps),
+        *(mask.causal, mask.window or 0),
+        *(changes, slopes_from, mask.array is not None, *bias_steps),
         *(dropout_threshold(dropout), *key.words, rounds),
         1.0 / sqrt(D),
         1.0 / (1.0 - dropout),
+        mask.soft_cap or 0.0,
     )
-    bias = bias.reshape(-1)
     bias.flags.writeable = False  # as a view of the caller's may be: it is part of what a kernel is compiled for
     return options, lengths, bias
 
 
 def supports_mask(mask: Mask) -> bool:
     """Say whether the mask asks for nothing that these kernels do not know, such as a field that is added to it."""
-    return mask[4:] == NO_MASK[4:]  # the first four are causal, window, key_lengths and array
+    return mask[KNOWN:] == NO_MASK[KNOWN:]
 
 
 def _forward_supports(

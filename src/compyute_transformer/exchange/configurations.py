@@ -285,7 +285,7 @@ def _theirs(activation: str) -> str:
 
 def _write_gpt(config: GPTConfig) -> Fields:
     grouped = (config.num_kv_heads or config.num_heads) != config.num_heads
-    faults = {"window": config.window is not None, "num_kv_heads": grouped}
+    faults = {"window": config.window is not None, "num_kv_heads": grouped, "soft_cap": config.soft_cap is not None}
     _refuse(config, "GPT-2", faults)
     return {
         "model_type": "gpt2",
@@ -350,6 +350,8 @@ def _write_llama(config: LlamaConfig) -> Fields:
         "attn_out_bias": config.attn_out_bias and (name == "mistral" or not config.attn_bias),
         "attn_bias": config.attn_bias and name == "qwen3" and not config.attn_out_bias,
         "mlp_bias": config.mlp_bias and name != "llama",
+        "soft_cap": config.soft_cap is not None,
+        "positions": config.positions != "rotary",
     }
     _refuse(config, name, faults)
     values: Fields = {

@@ -55,6 +55,8 @@ def decode_fault(model: LanguageModel) -> str | None:
         return f"a {type(model).__name__} is not among the models that are captured, GPT and Llama"
     if any(type(getattr(model, name)) is not kind for name, kind in (SHARED_PARTS | parts).items()):
         return "a part of the model was replaced by one of another type"
+    if model.mask.soft_cap is not None or model.mask.slopes is not None:
+        return "its attention has a soft cap or slopes"
     if any(part.precision not in (None, model.precision) for part in model.modules()):
         return "a part of the model has a precision of its own"
     if any(part._observers or "forward" in part.__dict__ for part in model.modules()):

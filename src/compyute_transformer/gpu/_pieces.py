@@ -17,6 +17,7 @@ from ..ops.attention import (
     Mask,
     masked_scores,
     repeat_heads,
+    soft_cap_backward,
     sum_heads,
     weighted_sum,
 )
@@ -99,7 +100,10 @@ def backward_in_pieces(dy: Array, saved: FusedAttentionSaved) -> tuple[Array, Ar
         dv[part] = sum_heads(weighted_sum(dropped.swapaxes(2, 3), dy_wide[part]), group)
         dweights = _drop(dy_wide[part] @ repeat_heads(v[part], group).swapaxes(2, 3), dropout, key, part.start)
         dscores = weights * (dweights - (dy_wide[part] * y[part]).sum(-1, keepdims=True))
-        (dscores,) = operands(chosen, cupy.where(weights == 0, scale * 0, dscores * scale))
+        dscores = soft_cap_backward(
+            cupy.where(weights == 0, scale * 0, dscores * scale), q[part], k[part], mask.soft_cap
+        )
+        (dscores,) = operands(chosen, dscores)
         dq[part] = weighted_sum(dscores, repeat_heads(k[part], group))
         dk[part] = sum_heads(weighted_sum(dscores.swapaxes(2, 3), q[part]), group)
     dq, dk, dv = (gradient.astype(dy.dtype, copy=False) for gradient in (dq, dk, dv))

@@ -60,7 +60,8 @@ def fits_cudnn(q: Array, k: Array, mask: Mask) -> bool:
     """Return whether cuDNN has a graph of these shapes and this mask, whatever the dtype."""
     T, S, D = q.shape[2], k.shape[2], q.shape[3]
     banded = mask.causal or mask.window is not None
-    if mask.array is not None or D % MULTIPLE or D > WIDEST or T * S < 2:
+    known = mask.array is None and mask.soft_cap is None and mask.slopes is None
+    if not known or D % MULTIPLE or D > WIDEST or T * S < 2:
         return False
     # with lengths, cuDNN counts a band from the last key of each row, not from the last of all
     return not (banded and (T > S or (mask.key_lengths is not None and T != S)))

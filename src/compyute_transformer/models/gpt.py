@@ -28,7 +28,8 @@ class GPTConfig(CheckedArguments):
     """The configuration of a GPT, saved with a run.
 
     mlp_dim None means 4 · embed_dim. num_kv_heads None means num_heads. window: the number of positions up to its own
-    that a query attends to; None for all. norm_eps: added to the variance in the norms.
+    that a query attends to; None for all. soft_cap: of the attention scores, see `Mask`; None for none. norm_eps: added
+    to the variance in the norms.
     """
 
     vocab_size: int
@@ -45,6 +46,7 @@ class GPTConfig(CheckedArguments):
     tie_word_embeddings: bool = True  # the head uses the matrix of the token embedding
     attn_implementation: Implementation = "auto"
     norm_eps: float = 1e-5
+    soft_cap: float | None = None
 
     def __post_init__(self) -> None:
         check_config(
@@ -72,7 +74,7 @@ class GPT(LanguageModel):
         self.generator = Generator(seed, DROPOUT)
         weights = Generator(seed, INITIALIZATION)
         C = config.embed_dim
-        self.mask = Mask(causal=True, window=config.window)
+        self.mask = Mask(causal=True, window=config.window, soft_cap=config.soft_cap)
         self.token_embedding = Embedding(config.vocab_size, C, generator=weights)
         self.position = LearnedPosition(config.context_length, C, generator=weights)
         self.dropout = Dropout(config.dropout)

@@ -7,6 +7,8 @@ One configuration has the options of its relatives:
     Mistral             window
     Qwen 2              attn_bias
     Qwen 3              qk_norm, and a head_dim of its own
+
+Two options of other models are there for training from scratch: a soft cap (Gemma 2) and ALiBi (BLOOM, MPT).
 """
 
 from dataclasses import dataclass
@@ -26,13 +28,15 @@ from ..nn.module import ModuleList
 from ..nn.norm import RMSNorm
 from ..nn.position import RotaryPosition
 from ..ops.attention import Mask
+from ..ops.position import alibi_slopes
 from ..ops.rotary import RotaryScaling, rotary_frequencies
 from ..random import DROPOUT, INITIALIZATION, Generator, default_seed
 from .config import check_config
 from .language import LanguageModel, ModelCache
 
-__all__ = ["Llama", "LlamaConfig"]
+__all__ = ["Llama", "LlamaConfig", "Positions"]
 
+Positions = Literal["rotary", "alibi"]
 RopeScaling = Literal["none", "linear", "dynamic", "llama3", "yarn"]
 WIDEST_HEAD = 1 << 16
 
@@ -43,7 +47,9 @@ class LlamaConfig:
 
     num_kv_heads None means num_heads. head_dim None means embed_dim / num_heads. mlp_dim None means 8/3 · embed_dim,
     rounded up to a multiple of 32, so that three matrices have as many weights as the two of GPT. window: the number of
-    positions up to its own that a query attends to; None for all.
+    positions up to its own that a query attends to; None for all. soft_cap: of the attention scores, see `Mask`; None
+    for none. positions: "rotary", or "alibi": scores fall with the distance by `ops.position.alibi_slopes`, nothing is
+    turned, and the fields that begin with rope_ have no effect.
 
     rope_theta: the base of the frequencies. rope_scaling and the fields that begin with rope_: see `ops.RotaryScaling`;
     rope_original_length None means context_length, rope_attention_factor None its default.
@@ -77,6 +83,8 @@ class LlamaConfig:
     rope_beta_slow: float = 1.0
     rope_truncate: bool = True
     rope_attention_factor: float | None = None
+    soft_cap: float | None = None
+    positions: Positions = "rotary"
 
     def __post_init__(self) -> None:
         check_config(
@@ -87,6 +95,8 @@ class LlamaConfig:
         if self.gate_activation not in get_args(Gate):
             choices = ", ".join(get_args(Gate))
             raise ConfigError(f"LlamaConfig: gate_activation is one of {choices}, got {self.gate_activation!r}.")
+        if self.positions not in get_args(Positions):
+            raise ConfigError(f"LlamaConfig: positions are rotary or alibi, got {self.positions!r}.")
         if self.rope_scaling not in get_args(RopeScaling):
             choices = ", ".join(get_args(RopeScaling))
             raise ConfigError(f"LlamaConfig: rope_scaling is one of {choices}, got {self.rope_scaling!r}.")
@@ -94,6 +104,8 @@ class LlamaConfig:
             raise ConfigError(f"LlamaConfig: norm_eps lies in [0, 1), got {self.norm_eps!r}.")
         if self.head_width > WIDEST_HEAD:
             raise ConfigError(f"LlamaConfig: a head is at most {WIDEST_HEAD:,} wide, got {self.head_width:,}.")
+        if self.positions == "alibi":
+            return
         try:
             rotary_frequencies(self.head_width, self.rope_theta, self.rotary_scaling)
         except RangeError as error:
@@ -130,8 +142,8 @@ class LlamaConfig:
 class Llama(LanguageModel):
     """A decoder-only language model: ids (B, T) in, logits (B, T, V) out; position t attends to positions up to t.
 
-    Positions enter by rotations of queries and keys, so nothing is added to the embedded tokens, and padding at the
-    start of a row moves all positions of the row without any effect on its scores.
+    Positions enter by rotations of queries and keys, or by the distance between them, so nothing is added to the
+    embedded tokens, and padding at the start of a row moves all positions of the row without any effect on its scores.
 
     Weights are normal with std 0.02; those that write to the residual stream are divided by √(2 · num_layers), as in
     `GPT`. generator: of the random numbers of dropout; part of the state of a run.
@@ -148,7 +160,8 @@ class Llama(LanguageModel):
         self.generator = Generator(seed, DROPOUT)
         weights = Generator(seed, INITIALIZATION)
         C = config.embed_dim
-        self.mask = Mask(causal=True, window=config.window)
+        slopes = alibi_slopes(config.num_heads) if config.positions == "alibi" else None
+        self.mask = Mask(causal=True, window=config.window, soft_cap=config.soft_cap, slopes=slopes)
         self.token_embedding = Embedding(config.vocab_size, C, generator=weights)
         self.dropout = Dropout(config.dropout)
         self.blocks = ModuleList(self._block(weights) for _ in range(config.num_layers))
@@ -187,7 +200,7 @@ class Llama(LanguageModel):
             head_dim=D,
             bias=config.attn_bias,
             out_bias=config.attn_out_bias,
-            rotary=RotaryPosition(D, theta=config.rope_theta, scaling=config.rotary_scaling),
+            rotary=self._rotary(),
             q_norm=RMSNorm(D, config.norm_eps) if config.qk_norm else None,
             k_norm=RMSNorm(D, config.norm_eps) if config.qk_norm else None,
             dropout=config.dropout,
@@ -195,6 +208,12 @@ class Llama(LanguageModel):
             weight_init=(init.normal(), to_stream),
             generator=weights,
         )
+
+    def _rotary(self) -> RotaryPosition | None:
+        config = self.config
+        if config.positions == "alibi":
+            return None
+        return RotaryPosition(config.head_width, theta=config.rope_theta, scaling=config.rotary_scaling)
 
     def forward(
         self,

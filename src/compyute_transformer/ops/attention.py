@@ -18,6 +18,7 @@ from ._checks import (
     check_heads,
     check_integer,
     check_key,
+    check_number,
     check_probability,
     check_saved,
     check_shape,
@@ -25,6 +26,8 @@ from ._checks import (
 from .activation import SoftmaxSaved, softmax_backward, softmax_forward
 
 __all__ = [
+    "HIGHEST_CAP",
+    "LOWEST_CAP",
     "NO_MASK",
     "AttentionSaved",
     "FusedAttentionSaved",
@@ -37,6 +40,8 @@ __all__ = [
     "fused_attention_weights",
     "visible_keys",
 ]
+
+LOWEST_CAP, HIGHEST_CAP = 1e-3, 1e6
 
 
 class Mask(NamedTuple):
@@ -51,18 +56,24 @@ class Mask(NamedTuple):
     key_lengths: (B) integers, the true length of each padded row of keys; keys from there on are hidden.
     array: (T, S) or (B or 1, H or 1, T or 1, S or 1); boolean, True where a key is seen (as in torch's
         scaled_dot_product_attention), or floats that are added to the scores, −inf where a key is hidden.
+    soft_cap: c of Z ← c tanh(Z/c), which keeps scores within ±c before anything is added to them; None caps nothing.
+    slopes: (H) floats, how much the scores of a head fall with each position between query and key, on either side; see
+        `position.alibi_slopes`.
     """
 
     causal: bool = False
     window: int | None = None
     key_lengths: Array | None = None
     array: Array | None = None
+    soft_cap: float | None = None
+    slopes: Array | None = None
 
     def for_head(self, head: int) -> "Mask":
         """The mask of one head's part of the scores."""
-        if self.array is None or self.array.ndim == 2 or self.array.shape[1] == 1:
-            return self
-        return self._replace(array=self.array[:, head : head + 1])
+        array, slopes = self.array, self.slopes
+        if array is not None and array.ndim == 4 and array.shape[1] > 1:
+            array = array[:, head : head + 1]
+        return self._replace(array=array, slopes=None if slopes is None else slopes[head : head + 1])
 
 
 NO_MASK = Mask()
@@ -99,6 +110,13 @@ def check_mask(mask: Any, shape: tuple[int, ...]) -> None:
             raise RangeError(f"{op}: mask.key_lengths lie in [0, {S}], the number of keys, got {lengths}.")
     if mask.array is not None:
         check_mask_array(mask.array, (B, H, T, S))
+    if mask.soft_cap is not None:
+        check_number(op, "mask.soft_cap", mask.soft_cap, LOWEST_CAP, HIGHEST_CAP, " Use None for no cap.")
+    if mask.slopes is not None:
+        check_array(op, "mask.slopes", mask.slopes)
+        check_shape(op, "mask.slopes", mask.slopes, (H,), "one slope a head")
+        if mask.slopes.dtype.kind != "f":
+            raise DtypeError(f"{op}: mask.slopes are floats, got {mask.slopes.dtype}.")
 
 
 def check_mask_array(array: Any, shape: tuple[int, ...]) -> None:
@@ -159,6 +177,7 @@ class AttentionSaved(NamedTuple):
     dropout: float
     key: RandomKey | None
     precision: Precision = "float32"
+    soft_cap: float | None = None  # of the scores
 
 
 @dispatched(validate=check_attention)
@@ -175,6 +194,8 @@ def attention_forward(
     P = softmax(q kᵀ/√D + mask), P̃ = dropout(P), y = P̃ v
     dv = P̃ᵀ dy; dP = dropout′(dy vᵀ); dZ = P · (dP − Σ_s dP · P); dq = dZ k/√D; dk = dZᵀ q/√D
 
+    With a soft cap c, c tanh(q kᵀ/√D/c) takes the place of q kᵀ/√D, and dZ is multiplied by 1 − tanh².
+    With slopes m, m_h |s − t| is subtracted from the scores of head h, for a query at position t and a key at s.
     A key that is hidden has exactly zero weight and gradient. A query that sees no key gets zeros.
     In bfloat16 the operands of all products are rounded: q, k, v, P̃, dy and dZ; see `precision`.
     With fewer key/value heads than heads, head h reads key/value head ⌊h K/H⌋ (grouped-query attention).
@@ -187,14 +208,15 @@ def attention_forward(
         ShapeError: shapes do not fit each other or the mask. RangeError: a window below 1, a probability outside
         [0, 1), a key length past S, dropout without a key. DtypeError: dtypes differ; a mask of integers.
     Source:
-        Vaswani et al. 2017, section 3.2.1: D, the width of a head, is their d_k. Ainslie et al. 2023, "GQA".
+        Vaswani et al. 2017, section 3.2.1: D, the width of a head, is their d_k. Ainslie et al. 2023, "GQA". Soft cap:
+        Gemma Team 2024, "Gemma 2", section 2. Slopes: Press, Smith, Lewis 2022, "Train short, test long" (ALiBi).
     """
     chosen, group = precision(), q.shape[1] // k.shape[1]
     queries, keys = operands(chosen, q, k)
     weights, _ = softmax_forward(masked_scores(queries, keys, mask))
     dropped, values = operands(chosen, drop_weights(weights, dropout, key), v)
     y = weighted_sum(dropped, repeat_heads(values, group))
-    return y, AttentionSaved(q, k, v, weights, dropout, key, chosen)
+    return y, AttentionSaved(q, k, v, weights, dropout, key, chosen, mask.soft_cap)
 
 
 def check_attention_backward(dy: Any, saved: Any) -> None:
@@ -215,7 +237,7 @@ def attention_backward(
     Raises:
         ShapeError, DtypeError: dy has not the shape or the dtype of q. InputError: saved is of another op.
     """
-    _, _, _, weights, dropout, key, chosen = saved
+    _, _, _, weights, dropout, key, chosen, soft_cap = saved
     q, k, v, dy = operands(chosen, *saved[:3], dy)
     group = q.shape[1] // k.shape[1]
     (dropped,) = operands(chosen, drop_weights(weights, dropout, key))
@@ -223,6 +245,7 @@ def attention_backward(
     dweights = drop_weights(dy @ repeat_heads(v, group).swapaxes(2, 3), dropout, key)
     dweights[weights == 0] = 0  # what a hidden value holds, even NaN, has no part in the sum below
     dscores = softmax_backward(dweights, SoftmaxSaved(weights))
+    dscores = soft_cap_backward(dscores, q, k, soft_cap)
     dscores *= dscores.dtype.type(1.0 / sqrt(q.shape[3]))
     (dscores,) = operands(chosen, dscores)
     dq = weighted_sum(dscores, repeat_heads(k, group))
@@ -306,7 +329,7 @@ def fused_attention_backward(
     Raises:
         ShapeError, DtypeError: dy has not the shape or the dtype of q. InputError: saved is of another op.
     """
-    _, _, _, y, *_, dropout, key, chosen = saved
+    _, _, _, y, _, _, mask, dropout, key, chosen = saved
     q, k, v, dy = operands(chosen, *saved[:3], dy)
     group = q.shape[1] // k.shape[1]
     weights = fused_attention_weights(saved)
@@ -315,6 +338,7 @@ def fused_attention_backward(
     dweights = drop_weights(dy @ repeat_heads(v, group).swapaxes(2, 3), dropout, key)
     dscores = weights * (dweights - (dy * y).sum(-1, keepdims=True))
     dscores[weights == 0] = 0  # what a hidden key or value holds, even NaN, has no part in any gradient
+    dscores = soft_cap_backward(dscores, q, k, mask.soft_cap)
     dscores *= dscores.dtype.type(1.0 / sqrt(q.shape[3]))
     (dscores,) = operands(chosen, dscores)
     dq = weighted_sum(dscores, repeat_heads(k, group))
@@ -332,11 +356,29 @@ def fused_attention_weights(saved: FusedAttentionSaved) -> Float[Array, "B H T S
 
 
 def masked_scores(q: Array, k: Array, mask: Mask) -> Float[Array, "B H T S"]:
-    """Z = q kᵀ/√D + mask."""
-    scores: Array = q @ repeat_heads(k, q.shape[1] // k.shape[1]).swapaxes(2, 3)
-    scores *= scores.dtype.type(1.0 / sqrt(q.shape[3]))
+    """Z = q kᵀ/√D, capped, + mask."""
+    scores = scaled_scores(q, k)
+    if mask.soft_cap is not None:
+        cap = scores.dtype.type(mask.soft_cap)
+        scores = cap * array_module(scores).tanh(scores / cap)
     apply_mask(scores, mask)
     return scores
+
+
+def scaled_scores(q: Array, k: Array) -> Float[Array, "B H T S"]:
+    """Return q kᵀ/√D."""
+    scores: Array = q @ repeat_heads(k, q.shape[1] // k.shape[1]).swapaxes(2, 3)
+    scores *= scores.dtype.type(1.0 / sqrt(q.shape[3]))
+    return scores
+
+
+def soft_cap_backward(dscores: Array, q: Array, k: Array, soft_cap: float | None) -> Float[Array, "B H T S"]:
+    """Return the gradient of the scores before they were capped; a hidden key has none, whatever it holds."""
+    if soft_cap is None:
+        return dscores
+    xp = array_module(dscores)
+    t = xp.tanh(scaled_scores(q, k) / dscores.dtype.type(soft_cap))
+    return xp.where(dscores == 0, dscores, dscores * (1 - t * t))  # type: ignore[no-any-return]
 
 
 def repeat_heads(x: Array, group: int) -> Array:
@@ -379,6 +421,9 @@ def apply_mask(scores: Float[Array, "B H T S"], mask: Mask) -> None:
     if mask.array is not None and mask.array.dtype.kind != "b":
         scores += mask.array
     T, S = scores.shape[2:]
+    if mask.slopes is not None:
+        distances = xp.abs(xp.arange(S - T, S)[:, None] - xp.arange(S)).astype(scores.dtype)
+        scores -= xp.asarray(mask.slopes, scores.dtype)[:, None, None] * distances
     visible = visible_keys(mask, T, S, xp)
     if visible is not None:
         xp.copyto(scores, scores.dtype.type(-xp.inf), where=~visible)

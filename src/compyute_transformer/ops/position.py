@@ -14,6 +14,7 @@ from ._checks import check_bool, check_floats, check_gradient, check_integer, ch
 __all__ = [
     "LearnedPositionSaved",
     "SinusoidalPositionSaved",
+    "alibi_slopes",
     "learned_position",
     "learned_position_backward",
     "learned_position_forward",
@@ -182,3 +183,24 @@ def sinusoidal_position_backward(dy: Float[Array, "B T C"], saved: SinusoidalPos
 
 
 sinusoidal_position = output_of("sinusoidal_position", sinusoidal_position_forward)
+
+
+def alibi_slopes(num_heads: int) -> Float[Array, "H"]:
+    """Return how much the scores of each head fall with every position between query and key: `Mask(slopes=...)`.
+
+    m_h = 2^(−8 (h + 1) / H) for H a power of two. For other H: the slopes of the next lower power of two P, then every
+    second one of those of 2 P.
+
+    Attention needs no other positions then, and reads texts longer than those of its training.
+
+    Raises:
+        RangeError: there is no head.
+    Source:
+        Press, Smith, Lewis 2022, "Train short, test long: attention with linear biases enables input length
+        extrapolation".
+    """
+    check_integer("alibi_slopes", "num_heads", num_heads, 1)
+    power = 1 << (num_heads.bit_length() - 1)
+    slopes = [2.0 ** (-8.0 * (head + 1) / power) for head in range(power)]
+    slopes += [2.0 ** (-4.0 * (head + 1) / power) for head in range(0, 2 * (num_heads - power), 2)]
+    return np.array(slopes)

@@ -22,6 +22,7 @@ import numpy as np
 from ..arrays import Array, array_module
 from ..dispatch import kernels_of
 from ..nn.module import Module
+from ..ops.attention import NO_MASK
 from ..ops.linear import linear_forward
 from ..optim import AdamW
 from ..optim.optimizer import Optimizer
@@ -54,6 +55,9 @@ def capture_fault(model: Module, optimizer: object) -> str | None:
         return "kernels are off"
     if type(optimizer) is not AdamW:
         return "the optimizer is not AdamW"
+    mask = getattr(model, "mask", NO_MASK)
+    if mask.soft_cap is not None or mask.slopes is not None:
+        return "attention with a soft cap or slopes is not captured"
     if precision() != "bfloat16":
         return "products in float32 with attention are not captured; choose the precision bfloat16"
     if kernels_of("cuda", "_products").planner() is None or kernels_of("cuda", "attention").graphs() is None:

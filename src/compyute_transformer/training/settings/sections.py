@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ...arrays import Device
 from ...errors import ConfigError
+from ...models.llama import Positions
 from ...models.registry import MODELS
 from ...nn.attention import Implementation
 from ...nn.feed_forward import Activation
+from ...ops.attention import HIGHEST_CAP, LOWEST_CAP
 from ...optim.schedule import Decay, Schedule
 from ...precision import Precision
 from .choices import check_ranges, require, setting
@@ -149,6 +151,18 @@ class ModelSettings:
         "Model",
         at_least=1,
         at_most=2**22,
+    )
+    soft_cap: float | None = setting(
+        None,
+        "Keep attention scores within this many above and below zero, by a tanh (30 to 50, say); none: no cap.",
+        "Model",
+        at_least=LOWEST_CAP,
+        below=HIGHEST_CAP,
+    )
+    positions: Positions = setting(
+        "rotary",
+        "How a llama knows positions: rotary (queries and keys are turned) or alibi (scores fall with the distance).",
+        "Model",
     )
     tie_word_embeddings: bool = setting(
         True, "Share one matrix between the token embedding and the output layer.", "Model"

@@ -15,7 +15,7 @@ from ...ops.attention import (
 )
 from ...random import DROPOUT, RandomKey
 from ..record import ELEMENTARY, Arguments, Benchmark, Op, Oracle, Rng, Sizes, Tensor, case
-from ..torch.base import dense_mask, functional
+from ..torch.base import capped, dense_mask, functional
 from .activation import torch_softmax
 from .dropout import torch_dropout
 
@@ -26,6 +26,7 @@ __all__ = [
     "attention_arguments",
     "attention_roundings",
     "everything",
+    "falling",
     "lengths",
     "torch_attention",
     "visible",
@@ -94,8 +95,13 @@ def lengths(*each: int, causal: bool = False) -> MakeMask:
 
 
 def everything(rng: Rng) -> Mask:
-    """Draw every kind of mask at once, for B = 2, T = 5, S = 7."""
+    """Draw every kind of mask at once but a cap and slopes, for B = 2, T = 5, S = 7."""
     return added(2, 1, 5, 7)(rng)._replace(causal=True, window=4, key_lengths=np.array([6, 3]))
+
+
+def falling(H: int, soft_cap: float | None = None, more: MakeMask = lambda rng: NO_MASK) -> MakeMask:
+    """Return a mask with a slope for each of H heads, one of them rising, beside what another mask has."""
+    return lambda rng: more(rng)._replace(slopes=rng.normal(size=H), soft_cap=soft_cap)
 
 
 # --- PyTorch, roundings and work -------------------------------------------------------------------------------------
@@ -105,7 +111,8 @@ def torch_attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float,
     """Compute scores, add our mask made dense, and apply softmax, our dropout, and values."""
     group = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-    scores = q @ k.transpose(2, 3) / q.shape[3] ** 0.5 + dense_mask(mask, q.shape[2], k.shape[2], q.dtype)
+    scores = capped(q @ k.transpose(2, 3) / q.shape[3] ** 0.5, mask.soft_cap)
+    scores = scores + dense_mask(mask, q.shape[2], k.shape[2], q.dtype)
     return torch_dropout(torch_softmax(scores), dropout, key) @ v
 
 
@@ -116,9 +123,9 @@ def torch_own_attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: fl
 
 
 def attention_roundings(H: int, K: int, T: int, S: int, D: int) -> int:
-    """Count scores, exp, its sum, weight, P v and dropout; dv, dP, Σ dP P, dZ k, dZᵀ q, groups, δ of the fused form."""
-    forward = D + 2 + ELEMENTARY + S + 1 + S + 2
-    backward = T + D + 2 + S + 2 + S + T + H // K + D
+    """Count scores, cap, slope, exp, its sum, weight, P v, dropout; dv, dP, Σ dP P, cap, dZ k, dZᵀ q, groups, δ."""
+    forward = D + 2 + 2 * ELEMENTARY + 4 + S + 1 + S + 2
+    backward = T + D + 2 + S + ELEMENTARY + 4 + S + T + H // K + D
     return forward + backward
 
 
@@ -167,12 +174,21 @@ CASES = (
     case("one_query_causal", attention_arguments, T=1, mask=Mask(causal=True)),
     case("one_query_window", attention_arguments, T=1, mask=Mask(causal=True, window=3)),
     case("everything", attention_arguments, H=6, K=3, mask=everything, dropout=0.4),
+    case("soft_cap", attention_arguments, mask=Mask(causal=True, soft_cap=1.5)),
+    case("slopes", attention_arguments, mask=falling(3)),
+    case("one_query_cap_and_slopes", attention_arguments, T=1, mask=falling(3, 0.9)),
+    case("everything_cap_and_slopes", attention_arguments, H=6, K=3, mask=falling(6, 0.7, everything), dropout=0.3),
     case("large", attention_arguments, B=1, T=67, S=131, D=17, mask=Mask(causal=True)),
+    case("large_cap_and_slopes", attention_arguments, B=1, T=67, S=131, D=17, mask=falling(3, 1.1)),
     case("large_window_dropout", attention_arguments, B=1, T=67, S=131, D=17, mask=Mask(window=65), dropout=0.2),
 )
 ORACLES = (
     Oracle("composition", torch_attention),
-    Oracle("functional.scaled_dot_product_attention", torch_own_attention, lambda a: not a["dropout"]),
+    Oracle(
+        "functional.scaled_dot_product_attention",
+        torch_own_attention,
+        lambda a: not a["dropout"] and a["mask"].soft_cap is None,
+    ),
 )
 DEFAULTS: dict[str, Any] = {"mask": NO_MASK, "dropout": 0.0, "key": None}
 

@@ -11,7 +11,7 @@ from ...errors import MissingExtraError
 from ...ops.attention import Mask
 from ..record import Arguments, Tensor
 
-__all__ = ["autograd", "dense_mask", "functional", "import_torch", "one_thread"]
+__all__ = ["autograd", "capped", "dense_mask", "functional", "import_torch", "one_thread"]
 
 
 def import_torch() -> Any:
@@ -64,10 +64,16 @@ def autograd(
     return y.detach().numpy(), gradients
 
 
+def capped(scores: Tensor, soft_cap: float | None) -> Tensor:
+    """Return scores within ±soft_cap."""
+    return scores if soft_cap is None else soft_cap * (scores / soft_cap).tanh()
+
+
 def dense_mask(mask: Mask, T: int, S: int, dtype: Any) -> Tensor:
     """Return a mask as numbers to add to the scores, −inf where a key is hidden; it broadcasts to (B, H, T, S).
 
-    It is written from the description of `Mask`, without a line of the code that it is compared with.
+    A soft cap is no sum, and left out. It is written from the description of `Mask`, without a line of the code that it
+    is compared with.
     """
     torch = import_torch()
     steps_back = torch.arange(S - T, S)[:, None] - torch.arange(S)
@@ -83,4 +89,6 @@ def dense_mask(mask: Mask, T: int, S: int, dtype: Any) -> Tensor:
         hidden = hidden | ~torch.from_numpy(mask.array)
     elif mask.array is not None:
         added = added + torch.from_numpy(mask.array)
+    if mask.slopes is not None:
+        added = added - torch.from_numpy(mask.slopes)[:, None, None].to(dtype) * steps_back.abs()
     return added.masked_fill(hidden, -torch.inf)

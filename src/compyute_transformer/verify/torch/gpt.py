@@ -21,6 +21,7 @@ def logits(weights: Weights, config: GPTConfig, ids: Tensor, drop: Callable[[Ten
     added = dense_mask(Mask(causal=True, window=config.window), T, T, x.dtype)
     x = drop(x)
     for index in range(config.num_layers):
-        x = torch_block(part(weights, f"blocks.{index}"), x, heads, added, drop, config.activation, config.norm_eps)
+        block = part(weights, f"blocks.{index}")
+        x = torch_block(block, x, heads, added, drop, config.activation, config.norm_eps, config.soft_cap)
     head = weights["token_embedding.weight" if config.tie_word_embeddings else "head.weight"]
     return functional.linear(torch_norm(part(weights, "norm"), x, config.norm_eps), head)

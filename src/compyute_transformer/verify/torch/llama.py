@@ -5,7 +5,7 @@ from math import ceil, log, pi, sqrt
 from ...models.llama import LlamaConfig
 from ...ops.attention import Mask
 from ..record import Drop, Tensor, Weights
-from .base import dense_mask, functional, import_torch
+from .base import capped, dense_mask, functional, import_torch
 from .modules import part
 
 __all__ = ["Tables", "logits", "rotate_half", "tables", "torch_gated_feed_forward", "torch_rms_norm", "torch_rotary"]
@@ -37,9 +37,19 @@ def rotate_half(x: Tensor) -> Tensor:
 
 
 def torch_rotary(
-    weights: Weights, x: Tensor, heads: tuple[int, int], added: Tensor, drop: Drop, turn: Tables, eps: float = 1e-6
+    weights: Weights,
+    x: Tensor,
+    heads: tuple[int, int],
+    added: Tensor,
+    drop: Drop,
+    turn: Tables | None,
+    eps: float = 1e-6,
+    soft_cap: float | None = None,
 ) -> Tensor:
-    """Compute multi-head attention of queries and keys that are normalized, where there is a norm, and turned."""
+    """Compute multi-head attention of queries and keys that are normalized, where there is a norm, and turned.
+
+    turn: None turns nothing. soft_cap: of the scores.
+    """
     torch = import_torch()
     H, K = heads
     D = weights["out_weight"].shape[1] // H
@@ -51,10 +61,12 @@ def torch_rotary(
     )
     if "q_norm.weight" in weights:
         q, k = (torch_rms_norm(part(weights, f"{name}_norm"), y, eps) for name, y in (("q", q), ("k", k)))
-    cos, sin = turn
-    q, k = (y * cos + rotate_half(y) * sin for y in (q, k))
+    if turn is not None:
+        cos, sin = turn
+        q, k = (y * cos + rotate_half(y) * sin for y in (q, k))
     k, v = k.repeat_interleave(H // K, dim=1), v.repeat_interleave(H // K, dim=1)
-    shares = torch.softmax(torch.einsum("bhtd,bhsd->bhts", q, k) / sqrt(D) + added, dim=-1)
+    scores = capped(torch.einsum("bhtd,bhsd->bhts", q, k) / sqrt(D), soft_cap)
+    shares = torch.softmax(scores + added, dim=-1)
     y = torch.einsum("bhts,bhsd->bthd", drop(shares), v).flatten(2)
     return functional().linear(y, weights["out_weight"], weights.get("out_bias"))
 
@@ -94,17 +106,37 @@ def tables(config: LlamaConfig, T: int, dtype: object) -> Tables:
     return (angles.cos() * scale).to(dtype), (angles.sin() * scale).to(dtype)
 
 
+def alibi(num_heads: int, T: int, dtype: object) -> Tensor:
+    """Return what ALiBi adds to the causal scores (H, T, T) of its paper: its slopes are a geometric sequence.
+
+    For a number of heads that is no power of two, those of the next lower one come first, then every other one of
+    those of the next higher one.
+    """
+    torch = import_torch()
+
+    def sequence(count: int) -> list[float]:
+        first: float = 2 ** (-8 / count)
+        return [first ** (head + 1) for head in range(count)]
+
+    lower = 2 ** int(log(num_heads, 2) + 1e-9)
+    slopes = torch.tensor((sequence(lower) + sequence(2 * lower)[::2])[:num_heads], dtype=torch.float64)
+    keys = torch.arange(T)
+    return (slopes[:, None, None] * (keys - keys[:, None])).to(dtype)
+
+
 def logits(weights: Weights, config: LlamaConfig, ids: Tensor, drop: Drop) -> Tensor:
     """Return the logits (B, T, V) of a Llama."""
     T, eps = ids.shape[1], config.norm_eps
     heads = config.num_heads, config.num_kv_heads or config.num_heads
     x = drop(functional().embedding(ids, weights["token_embedding.weight"]))
     added = dense_mask(Mask(causal=True, window=config.window), T, T, x.dtype)
-    turn = tables(config, T, x.dtype)
+    if config.positions == "alibi":
+        added = added + alibi(config.num_heads, T, x.dtype)
+    turn = None if config.positions == "alibi" else tables(config, T, x.dtype)
     for index in range(config.num_layers):
         block = part(weights, f"blocks.{index}")
         normed = torch_rms_norm(part(block, "attention_norm"), x, eps)
-        x = x + drop(torch_rotary(part(block, "attention"), normed, heads, added, drop, turn, eps))
+        x = x + drop(torch_rotary(part(block, "attention"), normed, heads, added, drop, turn, eps, config.soft_cap))
         normed = torch_rms_norm(part(block, "feed_forward_norm"), x, eps)
         x = x + drop(torch_gated_feed_forward(part(block, "feed_forward"), normed, config.gate_activation))
     head = weights["token_embedding.weight" if config.tie_word_embeddings else "head.weight"]

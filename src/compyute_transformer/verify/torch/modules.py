@@ -12,7 +12,7 @@ from ...nn.feed_forward import Activation
 from ...nn.module import Module
 from ...random import Generator, keep_mask
 from ..record import Tensor, Weights
-from .base import functional, import_torch
+from .base import capped, functional, import_torch
 
 __all__ = [
     "TorchDropout",
@@ -49,11 +49,18 @@ def torch_weights(module: Module) -> dict[str, Tensor]:
 
 
 def torch_multi_head(
-    weights: Weights, x: Tensor, memory: Tensor, heads: tuple[int, int], added: Tensor, drop: Callable[[Tensor], Tensor]
+    weights: Weights,
+    x: Tensor,
+    memory: Tensor,
+    heads: tuple[int, int],
+    added: Tensor,
+    drop: Callable[[Tensor], Tensor],
+    soft_cap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute multi-head attention by hand: torch's module has neither grouped heads nor given dropout masks.
 
-    heads: H query heads and K key/value heads. Return y (B, T, C) and the weights (B, H, T, S) before dropout.
+    heads: H query heads and K key/value heads. soft_cap: of the scores. Return y (B, T, C) and the weights (B, H, T, S)
+    before dropout.
     """
     torch = import_torch()
     H, K = heads
@@ -65,7 +72,8 @@ def torch_multi_head(
         for source, matrix, bias in zip((x, memory, memory), weights["in_weight"].split(rows), biases, strict=True)
     )
     k, v = k.repeat_interleave(H // K, dim=1), v.repeat_interleave(H // K, dim=1)
-    probabilities = torch.softmax(torch.einsum("bhtd,bhsd->bhts", q, k) / sqrt(D) + added, dim=-1)
+    scores = capped(torch.einsum("bhtd,bhsd->bhts", q, k) / sqrt(D), soft_cap)
+    probabilities = torch.softmax(scores + added, dim=-1)
     y = torch.einsum("bhts,bhsd->bthd", drop(probabilities), v).flatten(2)
     return functional().linear(y, weights["out_weight"], weights.get("out_bias")), probabilities
 
@@ -102,9 +110,10 @@ def torch_block(
     drop: Callable[[Tensor], Tensor],
     activation: Activation,
     eps: float = 1e-5,
+    soft_cap: float | None = None,
 ) -> Tensor:
     """Compute a pre-norm block."""
     normed = torch_norm(part(weights, "attention_norm"), x, eps)
-    x = x + drop(torch_multi_head(part(weights, "attention"), normed, normed, heads, added, drop)[0])
+    x = x + drop(torch_multi_head(part(weights, "attention"), normed, normed, heads, added, drop, soft_cap)[0])
     normed = torch_norm(part(weights, "feed_forward_norm"), x, eps)
     return x + drop(torch_feed_forward(part(weights, "feed_forward"), normed, activation))
