@@ -187,10 +187,12 @@ class _Alone:
 
     def __enter__(self) -> None:
         self.before = numba.get_num_threads()
-        numba.set_num_threads(1)
+        if self.before > 1:
+            numba.set_num_threads(1)
 
     def __exit__(self, *_: object) -> None:
-        numba.set_num_threads(self.before)
+        if self.before > 1:
+            numba.set_num_threads(self.before)
 
 
 _all_threads = nullcontext()
