@@ -133,7 +133,7 @@ def _ours(given: Operands, chosen: Precision) -> Products:
     x, weight, dy = given
     saved = LinearSaved(x, weight, False, chosen)
     forward: Any = linear_forward
-    return computing_in(chosen, lambda: forward(x, weight)[0]), lambda: linear_backward(dy, saved)[:2]  # type: ignore[return-value]
+    return computing_in(chosen, lambda: forward(x, weight)[0]), lambda: linear_backward(dy, saved)[:2]
 
 
 def _numpys(given: Operands) -> Products:
