@@ -56,7 +56,7 @@ def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
             release()
         memory = _Memory(room, np.uint8)
     _in_use[id(memory)] = room
-    return np.ndarray(shape, dtype, memory.view(_Borrowed))  # type: ignore[call-overload, no-any-return]
+    return np.ndarray(shape, dtype, memory.view(_Borrowed))
 
 
 def empty_like(array: Array) -> Array:
