@@ -390,6 +390,12 @@ def test_options_change_the_configuration(tmp_path: Path) -> None:
     assert (model.config.dropout, model.config.attn_implementation) == (0.1, "parallel")
     with pytest.raises(ConfigError, match="an option is a field of LlamaConfig, got drop"):
         AutoModel.from_pretrained(tmp_path, drop=0.1)
+    with pytest.raises(ConfigError, match=r"got device_map, torch_dtype. Ours for device_map .*to\(device\).*bfloat16"):
+        AutoModel.from_pretrained(tmp_path, device_map="auto", torch_dtype="auto")
+    for dtype in ("bfloat16", np.int32):
+        with pytest.raises(ConfigError, match=r"float32 or float64, got dtype .*weights='bfloat16'"):
+            AutoModel.from_pretrained(tmp_path, dtype=dtype)
+    assert AutoModel.from_pretrained(tmp_path, dtype="auto").dtype == np.float32
 
 
 def test_names_of_other_versions_mean_the_same(tmp_path: Path) -> None:

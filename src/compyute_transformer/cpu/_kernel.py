@@ -50,6 +50,7 @@ __all__ = [
     "compile_kernel",
     "compile_parallel",
     "compile_part",
+    "digest_of_kernels",
     "is_float32",
     "is_ready",
     "of_one_shape",
@@ -93,7 +94,7 @@ def compiler(**options: Any) -> Callable[[F], F]:
 
 
 @cache
-def _stamp() -> str:
+def digest_of_kernels() -> str:
     """Return a digest of what all compiled code depends on: the sources of the kernels, and the compiler's versions."""
     package = Path(__file__).parents[1]
     options = numba.config.BOUNDSCHECK, numba.config.OPT, numba.config.DEBUGINFO_DEFAULT
@@ -109,7 +110,7 @@ def _renewed_with_the_package(kernel: Any) -> Any:
     Numba alone looks at the kernel's own file only.
     """
     file = kernel._cache._cache_file
-    file._source_stamp = file._source_stamp, _stamp(), tuple(_constants(kernel.py_func, set()))
+    file._source_stamp = file._source_stamp, digest_of_kernels(), tuple(_constants(kernel.py_func, set()))
     return kernel
 
 

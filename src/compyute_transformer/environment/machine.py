@@ -93,8 +93,7 @@ class Gpu:
 class Machine:
     """A machine. cores: those this process may use. load: the load of the last minute, on `all_cores`.
 
-    kernels_fault: why no kernel for the CPU can run, or None. tiles_fault: why products in bfloat16 do not run on
-    tiles, or None.
+    kernels_fault: why no kernel for the CPU can run, or None. bfloat16: how products in bfloat16 are computed on it.
     """
 
     version: str
@@ -112,7 +111,7 @@ class Machine:
     environment: dict[str, str]
     gpu: Gpu
     kernels_fault: str | None = None
-    tiles_fault: str | None = None
+    bfloat16: str = "in float32, of rounded operands"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -139,14 +138,15 @@ def examine() -> Machine:
         environment={n: os.environ[n] for n in VARIABLES if n in os.environ and os.environ[n] != OURS.get(n)},
         gpu=Gpu(_driver(), gpu_fault(), _gpu_names()),
         kernels_fault=package_fault("cpu"),
-        tiles_fault=_tiles_fault(),
+        bfloat16=bfloat16_products(),
     )
 
 
-def _tiles_fault() -> str | None:
+def bfloat16_products() -> str:
+    """Return how this machine computes products in bfloat16 on its CPU."""
     if (fault := package_fault("cpu")) is not None:
-        return fault
-    found: str | None = kernels_of("cpu", "_amx").fault()
+        return f"in float32, of rounded operands: {fault}"
+    found: str = kernels_of("cpu", "_products").describe()
     return found
 
 

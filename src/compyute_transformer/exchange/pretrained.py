@@ -76,12 +76,11 @@ def load_pretrained(
         not have, a dtype other than float32 beside weights, or a model that is larger than the memory of this machine.
         RangeError: unknown weights. StateError: with every tensor that is missing, unexpected or of another shape.
     """
+    dtype = _checked_dtype(dtype)
     if weights is not None:
         check_weights("from_pretrained", weights)
-        if dtype is not None and np.dtype(dtype) != np.float32:
-            raise ConfigError(
-                f"from_pretrained: a model with weights in {weights} computes in float32, got dtype {np.dtype(dtype)}."
-            )
+        if dtype not in (None, np.float32):
+            raise ConfigError(f"from_pretrained: a model with weights in {weights} computes in float32, got {dtype}.")
         dtype = np.float32
     folder = fetch(str(folder)) if is_hub_name(folder) else Path(folder)
     if folder.is_file() and folder.suffix != ".gguf":
@@ -96,6 +95,22 @@ def load_pretrained(
     model = assembled(config, family, read(), dtype, weights)
     model.hugging_face = values  # what config.json says beside our fields, for `save_pretrained`
     return model
+
+
+def _checked_dtype(dtype: Any) -> Any:
+    """Return the dtype of NumPy that was asked for; None for none, and for "auto". Raises ConfigError."""
+    if dtype is None or (isinstance(dtype, str) and dtype == "auto"):
+        return None
+    try:
+        found = np.dtype(dtype)
+    except TypeError:  # NumPy has no bfloat16
+        found = None
+    if found is None or found.kind != "f":
+        raise ConfigError(
+            f"from_pretrained: a model computes in float32 or float64, got dtype {dtype}. Give weights='bfloat16' for "
+            "matrices that are held in bfloat16."
+        )
+    return found
 
 
 def _check_kind(own: type, kind: type, path: Path) -> None:
