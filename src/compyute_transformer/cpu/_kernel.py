@@ -183,15 +183,32 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+@cache
+def _thread_counts() -> tuple[Callable[[], int], Callable[[int], object]]:
+    """Return what gets and what sets the calling thread's number of threads.
+
+    Numba's own functions take two locks before they call what is private here, to see whether the pool has been
+    started. Where a version of Numba has it no longer, its own functions serve.
+    """
+    own = numba.get_num_threads, numba.set_num_threads
+    numba.get_num_threads()  # starts the pool
+    from numba.np.ufunc import parallel
+
+    return getattr(parallel, "_get_num_threads", own[0]), getattr(parallel, "_set_num_threads", own[1])
+
+
 class _Alone:
     """Within a `with` block, kernels run on the calling thread."""
 
     def __enter__(self) -> None:
-        self.before = numba.get_num_threads()
-        numba.set_num_threads(1)
+        get, self.set = _thread_counts()
+        self.before = get()
+        if self.before > 1:
+            self.set(1)
 
     def __exit__(self, *_: object) -> None:
-        numba.set_num_threads(self.before)
+        if self.before > 1:
+            self.set(self.before)
 
 
 _all_threads = nullcontext()

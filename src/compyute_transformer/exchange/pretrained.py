@@ -38,6 +38,7 @@ __all__ = ["AutoModel", "load_pretrained", "save_pretrained"]
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 BYTES: dict[Weights, float] = {"int8": 1 + 4 / 32, "bfloat16": 2.0}  # of a number of a matrix
+BIAS = "cls.predictions.bias"  # of a BERT's head
 MOST_FAULTS = 40  # that a message lists
 
 
@@ -123,6 +124,8 @@ def _check_kind(own: type, kind: type, path: Path) -> None:
 def assembled(config: Any, family: Family, tensors: Any, dtype: Any, weights: Weights | None = None) -> Any:
     """Return the model of a configuration with the tensors of a file, in `eval()`. Raises as `load_pretrained`."""
     named = _named(tensors, family)
+    second = next((name for name in tensors if name.endswith("predictions.decoder.bias")), None)
+    first = _replaced_bias(named, second, config)
     _check_sizes(config, tensors)
     pieces = family.pieces(config)
     _check(named, pieces, tensors, family, getattr(config, "tie_word_embeddings", False))
@@ -134,9 +137,24 @@ def assembled(config: Any, family: Family, tensors: Any, dtype: Any, weights: We
     _fill(model, pieces, named, tensors, np.dtype(wanted), weights)
     # tensors that mean nothing here, such as a pooler, are written again as they are
     unused = [name for name in tensors if family.canonical(name) is None and not name.endswith("decoder.bias")]
+    if first is not None and not np.array_equal(tensors[first], tensors[named[BIAS]]):
+        unused.append(first)
     model.unused_tensors = {name: tensors[name] for name in unused}
-    model.second_bias = next((name for name in tensors if name.endswith("predictions.decoder.bias")), None)
+    model.second_bias = second
     return model
+
+
+def _replaced_bias(named: dict[str, str], second: str | None, config: Any) -> str | None:
+    """Name the second bias of a BERT's head where Transformers adds that one. Return the name of the first, if any.
+
+    Transformers 5 adds it where the matrix of the head is not tied to the embedding; the first then means nothing.
+    """
+    untied = getattr(config, "masked_head", False) and not config.tie_word_embeddings
+    if second is None or not untied:
+        return None
+    first = named.get(BIAS)
+    named[BIAS] = second
+    return first
 
 
 def _opened(folder: Path) -> tuple[dict[str, Any], Callable[[], Any]]:
