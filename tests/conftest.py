@@ -10,12 +10,16 @@ A test that takes `op` and `case` runs once for each case of the registry.
 
 A check that needs a GPU (marker `gpu`) is left out where there is none, and the last line says how many were.
 
+Python stores what it compiles, even where PYTHONDONTWRITEBYTECODE says otherwise: a hundred processes start here, and
+each would compile all the packages again, which takes it five to ten seconds.
+
 Threads without work sleep early, as under the command `compyute`; processes that tests start inherit it.
 
 Ctrl-C is heard also where a shell takes it away from what it starts in the background (`nohup scripts/test &`).
 """
 
 import gc
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -35,6 +39,8 @@ SLOW = (  # files that take a minute or more: they begin first, so that no proce
 )
 NOT_RUN = pytest.StashKey[int]()
 
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 if CHECKED in sys.modules:
     raise pytest.UsageError(f"{CHECKED} was imported before its annotations could be enforced.")
 configure_threads()  # test processes share the cores: threads that wait for work would take them from each other
