@@ -36,6 +36,7 @@ CHECKED_IN = ("ops", "nn", "models", "verify")  # folders whose tests check the 
 SLOW = (  # files that take a minute or more: they begin first, so that no process is left with one at the end
     *("cases/test_same_bits_from_the_first_start.py", "test_notebooks.py", "test_docs.py", "test_add_pages.py"),
     *("training/run/test_folder.py", "parallel/test_processes.py", "test_readme.py", "training/test_trainer.py"),
+    *("gpu/test_library.py", "gpu/test_planted.py", "gpu/test_mixed.py"),
 )
 NOT_RUN = pytest.StashKey[int]()
 
