@@ -50,6 +50,7 @@ __all__ = [
     "compile_kernel",
     "compile_parallel",
     "compile_part",
+    "digest_of_kernels",
     "is_float32",
     "is_ready",
     "of_one_shape",
@@ -93,7 +94,7 @@ def compiler(**options: Any) -> Callable[[F], F]:
 
 
 @cache
-def _stamp() -> str:
+def digest_of_kernels() -> str:
     """Return a digest of what all compiled code depends on: the sources of the kernels, and the compiler's versions."""
     package = Path(__file__).parents[1]
     options = numba.config.BOUNDSCHECK, numba.config.OPT, numba.config.DEBUGINFO_DEFAULT
@@ -109,7 +110,7 @@ def _renewed_with_the_package(kernel: Any) -> Any:
     Numba alone looks at the kernel's own file only.
     """
     file = kernel._cache._cache_file
-    file._source_stamp = file._source_stamp, _stamp(), tuple(_constants(kernel.py_func, set()))
+    file._source_stamp = file._source_stamp, digest_of_kernels(), tuple(_constants(kernel.py_func, set()))
     return kernel
 
 
@@ -182,15 +183,30 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+@cache
+def _thread_counts() -> tuple[Callable[[], int], Callable[[int], object]]:
+    """Return what gets and what sets the calling thread's number of threads.
+
+    Numba's own functions take two locks before they call these, to see whether the pool has been started.
+    """
+    numba.get_num_threads()  # starts it
+    from numba.np.ufunc import parallel
+
+    return parallel._get_num_threads, parallel._set_num_threads
+
+
 class _Alone:
     """Within a `with` block, kernels run on the calling thread."""
 
     def __enter__(self) -> None:
-        self.before = numba.get_num_threads()
-        numba.set_num_threads(1)
+        get, self.set = _thread_counts()
+        self.before = get()
+        if self.before > 1:
+            self.set(1)
 
     def __exit__(self, *_: object) -> None:
-        numba.set_num_threads(self.before)
+        if self.before > 1:
+            self.set(self.before)
 
 
 _all_threads = nullcontext()

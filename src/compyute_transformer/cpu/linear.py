@@ -22,8 +22,8 @@ Optimization history:
    operands are packed twice, not four times. The backward of the cpu preset's 17 layers beside slices that followed
    the threads, each pair in one run, same machine: four slices 32.4 ms to 29.6, these 25.7 to 26.5.
 
-8. In bfloat16 on a processor with tiles: `_amx`, which packs both operands, rounded, and reads each panel from the
-   nearest cache. Not yet timed.
+8. In bfloat16 on a processor with instructions for it: `_products`, whose kernels read operands that were rounded and
+   packed. Not yet timed.
 
 A core of a Zen 4 (2026-11-24) then gives 100 to 105 GFLOP/s in y and dx and 84 to 95 in dW, whose two operands are
 both packed anew for each 4096 rows. Tried for dW and no better: computing its transpose, dividing it by columns.
@@ -37,10 +37,12 @@ from ..dispatch import kernel_for
 from ..ops.linear import LinearSaved, linear_backward, linear_forward
 from ..ops.quantized import is_quantized, quantized_linear
 from ..precision import Precision, precision
-from . import _amx
+from . import _products
 from ._blas import AS_IT_IS, TRANSPOSED, sgemm, sgemm_address, single_threaded
 from ._buffers import empty
 from ._kernel import compile_kernel, compile_parallel, compile_part, is_float32, is_ready, pool_for, sum_of_partials
+from ._packing import pack_panels, pack_rows
+from ._products import Kernel, multiply
 from ._rounding import operands
 
 __all__ = ["FEW_ROWS", "columns_of", "few_rows_columns", "linear_backward_kernel", "linear_forward_kernel"]
@@ -103,7 +105,7 @@ def _product(a, b):
 
 
 @compile_part
-def _products(a, b, x, n, y, o):
+def _eight_products(a, b, x, n, y, o):
     """Eight products at once, of two rows of a weight and four of x: six loads where eight take sixteen."""
     x0, x1, x2, x3 = x[n], x[n + 1], x[n + 2], x[n + 3]
     a0, a1, a2, a3, b0, b1, b2, b3 = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
@@ -128,7 +130,7 @@ def few_rows_columns(x, weight, bias, has_bias, y, first, last):
     for pair in range(pairs):
         o = first + 2 * pair
         for four in range(fours):
-            _products(weight[o], weight[o + 1], x, 4 * four, y, o)
+            _eight_products(weight[o], weight[o + 1], x, 4 * four, y, o)
         for extra in range(N - 4 * fours):
             n = 4 * fours + extra
             y[n, o], y[n, o + 1] = _product(weight[o], x[n]), _product(weight[o + 1], x[n])
@@ -206,9 +208,9 @@ def _backward(address, dy, factor, x, weight, dx, dweight, sums, slices):
             _partial_sum(dy, begin + step, sums)
 
 
-def on_tiles(chosen: Precision, rows: int) -> bool:
-    """Return whether a product of so many rows is computed by `_amx`."""
-    return chosen == "bfloat16" and rows > FEW_ROWS and _amx.is_worth()
+def packed_kernel(chosen: Precision, rows: int) -> Kernel | None:
+    """Return the kernel of `_products` that multiplies so many rows; None where the float32 kernels do."""
+    return _products.chosen() if chosen == "bfloat16" and rows > FEW_ROWS else None
 
 
 def _forward_supports(x: Array, weight: Array, bias: Array | None = None) -> bool:
@@ -225,8 +227,8 @@ def linear_forward_kernel(x: Array, weight: Array, bias: Array | None = None) ->
     I, O = x.shape[-1], weight.shape[0]  # noqa: E741
     y = empty((*x.shape[:-1], O))
     chosen = precision()
-    if on_tiles(chosen, x.size // I):
-        _amx.multiply(_amx.pack_rows(x.reshape(-1, I)), _amx.pack_panels(weight), y.reshape(-1, O), bias)
+    if (kernel := packed_kernel(chosen, x.size // I)) is not None:
+        multiply(kernel, pack_rows(x.reshape(-1, I)), pack_panels(weight), y.reshape(-1, O), bias)
         return y, LinearSaved(x, weight, bias is not None, chosen)
     rows, matrix = operands(chosen, x.reshape(-1, I), weight)
     given = rows, matrix, weight[0] if bias is None else bias, bias is not None, y.reshape(-1, O)
@@ -258,10 +260,10 @@ def linear_backward_kernel(
     dy, x, work = np.ascontiguousarray(dy).reshape(-1, O), x.reshape(-1, I), x.size * O
     num_partials = max(1, min(MOST_PARTIALS, len(dy) // 32)) if has_bias and needs_bias else 0
     sums = np.empty((num_partials, O), np.float32)
-    if on_tiles(chosen, len(dy)):
-        _amx.multiply(_amx.pack_rows(dy), _amx.pack_panels(weight, turned=True), dx.reshape(-1, I))
+    if (kernel := packed_kernel(chosen, len(dy))) is not None:
+        multiply(kernel, pack_rows(dy), pack_panels(weight, turned=True), dx.reshape(-1, I))
         if needs_weight:
-            _amx.multiply(_amx.pack_rows(dy, turned=True), _amx.pack_panels(x, turned=True), dweight)
+            multiply(kernel, pack_rows(dy, turned=True), pack_panels(x, turned=True), dweight)
         if num_partials:
             _partial_sums(dy, sums)
         return dx, dweight if needs_weight else None, sum_of_partials(sums) if num_partials else None

@@ -180,8 +180,7 @@ def _facts(machine: Machine) -> dict[str, list[tuple[str, str]]]:
         ("system", machine.system),
         ("processor", f"{machine.processor}, {machine.cores}{of_all} cores{memory}"),
     ]
-    tiles = f"in float32, of rounded operands: {machine.tiles_fault}" if machine.tiles_fault else "AMX"
-    machine_facts.append(("bfloat16", tiles))
+    machine_facts.append(("bfloat16", f"products {machine.bfloat16}"))
     if machine.load is not None:
         machine_facts.append(("load", f"{machine.load:.1f} on {_count(machine.all_cores, 'core')}"))
     gpus = list(machine.gpu.names) or [f"none usable. {machine.gpu.fault}"]

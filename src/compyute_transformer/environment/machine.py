@@ -19,7 +19,7 @@ from .._version import __version__
 from ..arrays import gpu_fault
 from ..dispatch import kernels_of, package_fault
 
-__all__ = ["VARIABLES", "Blas", "Gpu", "Machine", "Package", "blas_of", "examine"]
+__all__ = ["VARIABLES", "Blas", "Gpu", "Machine", "Package", "blas_of", "examine", "processor_name"]
 
 # The environment variables about threads and kernels. Each is read once, when its library loads.
 VARIABLES = (
@@ -93,8 +93,7 @@ class Gpu:
 class Machine:
     """A machine. cores: those this process may use. load: the load of the last minute, on `all_cores`.
 
-    kernels_fault: why no kernel for the CPU can run, or None. tiles_fault: why products in bfloat16 do not run on
-    tiles, or None.
+    kernels_fault: why no kernel for the CPU can run, or None. bfloat16: how products in bfloat16 are computed on it.
     """
 
     version: str
@@ -112,7 +111,7 @@ class Machine:
     environment: dict[str, str]
     gpu: Gpu
     kernels_fault: str | None = None
-    tiles_fault: str | None = None
+    bfloat16: str = "in float32, of rounded operands"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -128,7 +127,7 @@ def examine() -> Machine:
         python=f"{platform.python_implementation()} {platform.python_version()}",
         executable=sys.executable,
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
-        processor=_processor(),
+        processor=processor_name(),
         cores=_cores(),
         all_cores=os.cpu_count() or 1,
         load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
@@ -139,14 +138,15 @@ def examine() -> Machine:
         environment={n: os.environ[n] for n in VARIABLES if n in os.environ and os.environ[n] != OURS.get(n)},
         gpu=Gpu(_driver(), gpu_fault(), _gpu_names()),
         kernels_fault=package_fault("cpu"),
-        tiles_fault=_tiles_fault(),
+        bfloat16=bfloat16_products(),
     )
 
 
-def _tiles_fault() -> str | None:
+def bfloat16_products() -> str:
+    """Return how this machine computes products in bfloat16 on its CPU."""
     if (fault := package_fault("cpu")) is not None:
-        return fault
-    found: str | None = kernels_of("cpu", "_amx").fault()
+        return f"in float32, of rounded operands: {fault}"
+    found: str = kernels_of("cpu", "_products").describe()
     return found
 
 
@@ -174,7 +174,8 @@ def _version(distribution: str) -> str | None:
 # --- processor ---
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """Return the name of the processor, as the system has it."""
     if sys.platform == "linux":
         with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
             for line in lines:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import to_numpy
+from ..environment.machine import bfloat16_products
 from ..environment.numerics import numerics
 from ..errors import CheckpointError, NonFiniteError, StateError
 from ..nn.module import Module
@@ -363,7 +364,8 @@ class Trainer:
     def _started(self, new: bool) -> Started:
         device, facts = self.model.device, dict(self.task.facts())
         if self.precision != "float32":
-            facts["precision"] = f"{self.precision} products, float32 sums and weights"
+            how = f", computed {bfloat16_products()}" if self.precision == "bfloat16" and device == "cpu" else ""
+            facts["precision"] = f"{self.precision} products, float32 sums and weights{how}"
         if self.trained_only:
             facts["trained"] = f"{sum(p.size for p in self.model.parameters() if p.requires_grad):,} of the parameters"
         if self.communicator.size > 1:

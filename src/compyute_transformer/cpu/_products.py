@@ -1,0 +1,249 @@
+"""Shared: matrix products in bfloat16, by one of the kernels of a table, whichever is the fastest here.
+
+A product is y = A B + bias, of operands that `_packing` rounded and laid out; that one of them is transposed is settled
+there. The kernels differ in how they add a square of 32 by 32 to the result:
+
+    tiles        `_amx`, Intel since Sapphire Rapids
+    vdpbf16ps    `_avx512`, Zen 4 and 5, and Intel since Sapphire Rapids
+    float32      none of these: the BLAS of float32, of rounded operands (`_rounding`)
+
+A task computes 128 rows, which each panel of B meets while it is in the nearest cache. The sums of an element run along
+K alone, so that neither the number of threads nor the rows beside it change its bits.
+
+That a processor has the instructions is not enough to use them: `chosen` computes a product by each kernel and compares
+results and times, on one thread. The times are kept beside the compiled kernels, so that the next start chooses the
+same; a kernel with a wrong result is never chosen, whatever is kept.
+"""
+
+import json
+import platform
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache, partial
+from hashlib import sha256
+from math import isfinite
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import binding
+from numba import carray, prange
+from scipy.linalg.blas import sgemm
+
+from .._io import read_json, replace_text
+from ..arrays import Array
+from ..precision import round_to_bfloat16
+from . import _amx, _avx512
+from ._amx import LAYOUT, lay_out, release_tiles
+from ._amx import add_square as add_tiles
+from ._avx512 import ROWS as AT_ONCE
+from ._avx512 import add_rows
+from ._blas import pointer, single_threaded
+from ._kernel import compile_parallel, compile_part, digest_of_kernels, pool_for
+from ._packing import SQUARE, pack_panels, pack_rows
+
+__all__ = ["KERNELS", "Kernel", "add_square", "begin", "chosen", "describe", "end", "multiply"]
+
+ROWS = 128  # of a task
+ZERO = np.float32(0.0)
+WORK = 64  # multiplications in the time of one element of a sweep
+PROBE, TRIALS, BUDGET = 512, 5, 0.02  # a product of 512³; seconds for each kernel
+TILES, VECTORS = 0, 1
+FLOAT32 = "float32"
+
+
+class Kernel(NamedTuple):
+    """A kernel of products in bfloat16.
+
+    number: as the compiled code knows it. fault: why it cannot run here, or None. title: what a user calls it.
+    """
+
+    name: str
+    number: int
+    fault: Callable[[], str | None]
+    title: str
+
+
+KERNELS = {
+    kernel.name: kernel
+    for kernel in (
+        Kernel("tiles", TILES, _amx.fault, "AMX tiles"),
+        Kernel("vdpbf16ps", VECTORS, _avx512.fault, "AVX-512 (vdpbf16ps)"),
+    )
+}
+
+
+@compile_part
+def begin(number, layout_at):
+    """Prepare a thread for `add_square`. layout_at: the address of `_amx.LAYOUT`."""
+    if number == TILES:
+        lay_out(layout_at)
+
+
+@compile_part
+def end(number):
+    """Give back what `begin` took."""
+    if number == TILES:
+        release_tiles()
+
+
+@compile_part
+def add_square(number, a, lda, b, steps, c, ldc):
+    """Add A B to a square of 32 by 32 float32 by the kernel of a number, between `begin` and `end`.
+
+    Addresses and distances from row to row are in bytes. a: 32 rows of 32 · steps numbers. b: a panel of as many rows.
+    """
+    if number == TILES:
+        add_tiles(a, a + 16 * lda, b, steps, c, c + 16 * ldc, lda, np.int64(4 * SQUARE), ldc)
+    else:
+        for row in range(0, SQUARE, AT_ONCE):
+            first = a + row * lda
+            add_rows(first, first + 3 * lda, first + 6 * lda, b, steps * (SQUARE // 2), c + row * ldc, lda, ldc)
+
+
+@compile_part
+def _fill(at, ld, rows, bias, first, columns):
+    """Write the bias, or zeros, to rows of a matrix at an address, from where the products are added."""
+    square = carray(pointer(at), (rows, ld))
+    for r in range(rows):
+        part = square[r, :columns]
+        if bias.size > 0:
+            added = bias[first : first + columns]
+            for c in range(part.size):
+                part[c] = added[c]
+        else:
+            part[:] = ZERO
+
+
+@compile_parallel
+def _multiply(number, layout_at, a, b, bias, y, groups):
+    (rows, columns), depth = y.shape, a.shape[1]
+    blocks, panels = (rows + ROWS - 1) // ROWS, b.shape[0]
+    a_at, b_at, y_at, lda = a.ctypes.data, b.ctypes.data, y.ctypes.data, 2 * depth
+    for task in prange(blocks * groups):
+        block, group = task // groups, task % groups
+        edge = np.zeros((SQUARE, SQUARE), np.float32)  # where the result ends within a square
+        begin(number, layout_at)
+        for panel in range(panels * group // groups, panels * (group + 1) // groups):
+            b_panel, first = b_at + 64 * depth * panel, SQUARE * panel
+            width = min(SQUARE, columns - first)
+            for m in range(ROWS * block, min(rows, ROWS * block + ROWS), SQUARE):
+                height = min(SQUARE, rows - m)
+                is_whole = height == SQUARE and width == SQUARE
+                c_at, ldc = (y_at + 4 * (m * columns + first), columns) if is_whole else (edge.ctypes.data, SQUARE)
+                _fill(c_at, ldc, height, bias, first, width)
+                add_square(number, a_at + lda * m, lda, b_panel, np.int64(depth // SQUARE), c_at, 4 * ldc)
+                if not is_whole:
+                    for r in range(height):
+                        y[m + r, first : first + width] = edge[r, :width]
+        end(number)
+
+
+def multiply(kernel: Kernel, a: Array, b: Array, y: Array, bias: Array | None = None) -> None:
+    """Compute y = A B + bias of what `pack_rows` and `pack_panels` returned. y (rows, columns) lies in one piece."""
+    given = np.zeros(0, np.float32) if bias is None else bias
+    groups = 1 << max(0, (8 * ROWS // max(1, len(y))).bit_length() - 1)  # few rows: their columns are shared out too
+    with pool_for(y.size * a.shape[1] // WORK):
+        _multiply(kernel.number, LAYOUT.ctypes.data, a, b, given, y, min(groups, len(b)))
+
+
+@cache
+def chosen() -> Kernel | None:
+    """Return the kernel of products in bfloat16: right here, and faster than float32 and the others; None for float32.
+
+    Of two processes on one machine the second reads what the first has measured.
+    """
+    right = [kernel for kernel in KERNELS.values() if kernel.fault() is None and _is_right(kernel)]
+    if not right:
+        return None
+    seconds = _kept_or_measured([kernel.name for kernel in right])
+    fastest = min(right, key=lambda kernel: seconds[kernel.name])
+    return fastest if seconds[fastest.name] < seconds[FLOAT32] else None
+
+
+def describe() -> str:
+    """Return how products in bfloat16 are computed here, for a user to read; nothing is measured for it."""
+    possible = [kernel.name for kernel in KERNELS.values() if kernel.fault() is None]
+    if not possible:
+        return f"in float32, of rounded operands: {', '.join(filter(None, (k.fault() for k in KERNELS.values())))}"
+    if _kept(possible) is None:
+        titles = " or ".join(KERNELS[name].title for name in possible)
+        return f"by {titles}, if the first of them is measured to be right and faster than float32"
+    kernel = chosen()
+    return "in float32, of rounded operands, which is the fastest here" if kernel is None else f"by {kernel.title}"
+
+
+def _is_right(kernel: Kernel) -> bool:
+    """Return whether a small product, odd in every length, is that of the rounded operands."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((45, 70), np.float32), rng.standard_normal((37, 70), np.float32)
+    return bool(np.abs(_product(kernel, x, w) - round_to_bfloat16(x) @ round_to_bfloat16(w).T).max() < 1e-4)
+
+
+def _product(kernel: Kernel, x: Array, w: Array) -> Array:
+    """Return x wᵀ."""
+    y = np.empty((len(x), len(w)), np.float32)
+    multiply(kernel, pack_rows(x), pack_panels(w), y)
+    return y
+
+
+# --- times, measured once on each machine ---
+
+
+def _kept_or_measured(names: list[str]) -> dict[str, float]:
+    kept = _kept(names)
+    if kept is not None:
+        return kept
+    rng = np.random.default_rng(0)
+    x, w = (rng.standard_normal((PROBE, PROBE), np.float32) for _ in range(2))
+    seconds = {FLOAT32: _time(partial(sgemm, 1.0, w.T, x.T, trans_a=True))}
+    seconds |= {name: _time(partial(_product, KERNELS[name], x, w)) for name in names}
+    file = _file()
+    if file is not None:
+        with suppress(OSError):
+            replace_text(file, json.dumps({"machine": _machine(), "seconds": seconds}))
+    return seconds
+
+
+def _time(product: Callable[[], Any]) -> float:
+    """Return the seconds of the fastest of a few products on one thread, so that threads do not change the choice."""
+    times: list[float] = []
+    start = perf_counter()
+    with single_threaded, pool_for(0):
+        while len(times) < 2 or (len(times) < TRIALS and perf_counter() - start < BUDGET):
+            before = perf_counter()
+            product()
+            times.append(perf_counter() - before)
+    return min(times)
+
+
+def _kept(names: list[str]) -> dict[str, float] | None:
+    """Return the times that an earlier process measured on this machine; None where one is missing or damaged."""
+    file = _file()
+    if file is None:
+        return None
+    try:
+        found = read_json(file)
+        seconds = {name: found["seconds"][name] for name in (FLOAT32, *names)}
+        is_ours = found["machine"] == _machine()
+        are_times = all(type(time) is float and isfinite(time) and time > 0 for time in seconds.values())
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return seconds if is_ours and are_times else None
+
+
+@cache
+def _machine() -> str:
+    """Return what the times depend on: the processor, its abilities, and the kernels."""
+    model = ""
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    enabled = ",".join(sorted(name for name, has in _amx.features().items() if has))
+    return f"{model} {platform.machine()} {binding.get_host_cpu_name()} {enabled} {digest_of_kernels()}"
+
+
+def _file() -> Path | None:
+    """Return where the times of this machine are kept: beside the compiled kernels, or None where these are not."""
+    folder = _multiply.kernel._cache.cache_path  # type: ignore[attr-defined]
+    return Path(folder) / f"products-{sha256(_machine().encode()).hexdigest()[:16]}.json" if folder else None

@@ -1,0 +1,213 @@
+"""Products in bfloat16 by each kernel, every instruction executed: by the processor, or by a handler."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compyute_transformer import use_kernels
+from compyute_transformer.arrays import Array
+from compyute_transformer.cpu import _amx, _avx512, _products
+from compyute_transformer.cpu._packing import pack_panels, pack_rows
+from compyute_transformer.models import GPT, GPTConfig
+from compyute_transformer.nn import CrossEntropyLoss
+from compyute_transformer.ops.linear import linear_backward, linear_forward
+from compyute_transformer.precision import round_to_bfloat16
+from compyute_transformer.verify.function import randomize
+
+RNG = np.random.default_rng(0)
+
+
+def draw(*shape: int) -> Array:
+    return RNG.standard_normal(shape, dtype=np.float32)
+
+
+@pytest.mark.parametrize("turned_w", [False, True])
+@pytest.mark.parametrize("turned_x", [False, True])
+@pytest.mark.parametrize(("rows", "depth", "columns"), [(32, 32, 32), (33, 5, 70), (129, 97, 31), (1, 64, 300)])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_a_product_is_that_of_the_rounded_operands(
+    packed: Any, rows: int, depth: int, columns: int, turned_x: bool, turned_w: bool, has_bias: bool
+) -> None:
+    x, w, bias = draw(rows, depth), draw(columns, depth), draw(columns) if has_bias else None
+    a = pack_rows(x.T.copy() if turned_x else x, turned_x)
+    b = pack_panels(w.T.copy() if turned_w else w, turned_w)
+    y = np.full((rows, columns), np.nan, np.float32)
+    _products.multiply(packed, a, b, y, bias)
+    exact = round_to_bfloat16(x).astype(np.float64) @ round_to_bfloat16(w).T + (0 if bias is None else bias)
+    assert np.abs(y - exact).max() <= 1e-6 * depth**0.5 * np.abs(exact).max()
+
+
+def test_operands_are_rounded_as_the_references_round_them() -> None:
+    x = np.arange(0, 1 << 32, 65_521, dtype=np.uint32).view(np.float32)[: 32 * 2048].reshape(32, 2048)
+    packed = pack_rows(x)
+    expected = round_to_bfloat16(x).view(np.uint32) >> 16
+    nan = np.isnan(x)
+    np.testing.assert_array_equal(packed[~nan], expected[~nan])
+    assert np.isnan((packed[nan].astype(np.uint32) << 16).view(np.float32)).all()
+    turned = pack_rows(np.ascontiguousarray(x.T), turned=True)
+    np.testing.assert_array_equal(turned, packed)
+
+
+def test_rows_and_threads_beside_a_row_change_no_bit(packed: Any) -> None:
+    x, w = draw(200, 64), draw(40, 64)
+    whole, some = np.empty((200, 40), np.float32), np.empty((7, 40), np.float32)
+    panels = pack_panels(w)
+    _products.multiply(packed, pack_rows(x), panels, whole)
+    _products.multiply(packed, pack_rows(x[150:157].copy()), panels, some)
+    np.testing.assert_array_equal(whole[150:157], some)
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_linear_runs_forward_and_backward(packed: Any, has_bias: bool) -> None:
+    x, w, b, dy = draw(3, 19, 70), draw(45, 70), draw(45) if has_bias else None, draw(3, 19, 45)
+    y, saved = linear_forward(x, w, b)
+    found = y, *linear_backward(dy, saved)
+    with use_kernels("reference"):
+        y, saved = linear_forward(x, w, b)
+        expected = y, *linear_backward(dy, saved)
+    for one, two in zip(found, expected, strict=True):
+        assert (one is None) == (two is None)
+        if one is not None:
+            np.testing.assert_allclose(one, two, rtol=1e-5, atol=2e-5)
+
+
+def test_a_model_has_the_gradients_of_the_references(packed: Any) -> None:
+    model = GPT(GPTConfig(31, context_length=20, embed_dim=24, num_heads=3, num_layers=1, dropout=0.0))
+    randomize(model)
+    ids, losses, gradients = RNG.integers(0, 31, (2, 21)), [], []
+    for kernels in ("auto", "reference"):
+        with use_kernels(kernels):
+            criterion = CrossEntropyLoss()
+            losses.append(float(criterion(model(ids[:, :-1]), ids[:, 1:])))
+            model.zero_grad()
+            model.backward(criterion.backward())
+            gradients.append({name: parameter.grad.copy() for name, parameter in model.named_parameters()})
+    assert abs(losses[0] - losses[1]) < 1e-4
+    for name, gradient in gradients[0].items():
+        assert np.abs(gradient - gradients[1][name]).max() <= 0.01 * np.abs(gradients[1][name]).max(), name
+
+
+@pytest.mark.parametrize(
+    ("pair", "bias", "expected"),
+    [
+        ((1.0, 2.0**100), -(2.0**100), 1.0),  # the upper half of a pair is added first, and rounded on its own
+        ((2.0**-126, 0.0), 0.0, 2.0**-126),
+        ((2.0**-127, 0.0), 0.0, 0.0),  # below the normal numbers
+        ((2.0**-126, 0.0), -(2.0**-127), 2.0**-126),
+    ],
+)
+def test_a_pair_is_added_as_the_manual_of_avx512_says(
+    emulator: Any, pair: tuple[float, float], bias: float, expected: float
+) -> None:
+    x, w, y = np.float32([pair]), np.ones((1, 2), np.float32), np.full((1, 1), np.nan, np.float32)
+    _products.multiply(_products.KERNELS["vdpbf16ps"], pack_rows(x), pack_panels(w), y, np.float32([bias]))
+    assert y[0, 0] == np.float32(expected)
+
+
+# --- which kernel is chosen ---
+
+
+@pytest.mark.parametrize(("module", "variable"), [(_amx, "COMPYUTE_AMX"), (_avx512, "COMPYUTE_AVX512")])
+def test_a_variable_masks_each_kernel_and_a_sentence_says_so(
+    module: Any, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "0")
+    assert module.fault.__wrapped__() == f"{variable} is 0"
+
+
+class Machine:
+    """A machine that has both kernels, with times that are given, and counts what is measured."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, file: Any) -> None:
+        self.seconds, self.wrong, self.measured = {"float32": 3e-3, "tiles": 1e-3, "vdpbf16ps": 2e-3}, set(), 0
+        kernels = {name: kernel._replace(fault=lambda: None) for name, kernel in _products.KERNELS.items()}
+        monkeypatch.setattr(_products, "KERNELS", kernels)
+        monkeypatch.setattr(_products, "_is_right", lambda kernel: kernel.name not in self.wrong)
+        monkeypatch.setattr(_products, "_time", self.time)
+        monkeypatch.setattr(_products, "_file", lambda: file)
+
+    def time(self, product: Any) -> float:
+        self.measured += 1
+        is_packed = product.func is _products._product
+        return self.seconds[product.args[0].name if is_packed else "float32"]
+
+    def chosen(self) -> str:
+        kernel = _products.chosen.__wrapped__()
+        return "float32" if kernel is None else kernel.name
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Machine:
+    return Machine(monkeypatch, tmp_path / "products.json")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "wrong", "expected"),
+    [
+        ({}, set(), "tiles"),
+        ({"vdpbf16ps": 0.5e-3}, set(), "vdpbf16ps"),
+        ({"float32": 0.5e-3}, set(), "float32"),
+        ({}, {"tiles"}, "vdpbf16ps"),
+        ({}, {"tiles", "vdpbf16ps"}, "float32"),
+    ],
+)
+def test_the_fastest_kernel_that_is_right_is_chosen(machine: Machine, seconds: Any, wrong: Any, expected: str) -> None:
+    machine.seconds |= seconds
+    machine.wrong = wrong
+    assert machine.chosen() == expected
+
+
+def test_times_are_kept_and_a_wrong_kernel_is_not_chosen_for_them(machine: Machine) -> None:
+    assert (machine.chosen(), machine.measured) == ("tiles", 3)
+    machine.seconds["tiles"] = 9.0
+    assert (machine.chosen(), machine.measured) == ("tiles", 3), "what was measured is kept"
+    machine.wrong = {"tiles"}
+    assert (machine.chosen(), machine.measured) == ("vdpbf16ps", 3)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "[]",
+        lambda text: text.replace('"machine": "', '"machine": "another '),
+        lambda text: text.replace("0.001", "-0.001"),
+        lambda text: text.replace("0.001", '"0.001"'),
+        lambda text: text.replace('"tiles"', '"other"'),
+        lambda text: "\x00" * 2000,
+    ],
+)
+def test_a_file_that_is_damaged_or_of_another_machine_is_measured_anew(machine: Machine, edit: Any) -> None:
+    machine.chosen()
+    file = _products._file()
+    assert file is not None
+    before = file.read_text()
+    assert set(json.loads(before)) == {"machine", "seconds"}
+    file.write_text(edit(before))
+    assert file.read_text() != before
+    machine.seconds["tiles"] = 9.0
+    assert (machine.chosen(), machine.measured) == ("vdpbf16ps", 6)
+    assert machine.chosen() == "vdpbf16ps"
+    assert machine.measured == 6
+
+
+def test_without_a_folder_each_start_measures(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_products, "_file", lambda: None)
+    assert [machine.chosen(), machine.chosen(), machine.measured] == ["tiles", "tiles", 6]
+
+
+def test_a_kernel_is_right_where_its_product_is(packed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _products._is_right(packed)
+    product = _products._product
+    monkeypatch.setattr(_products, "_product", lambda *given: product(*given) * np.float32(1.001))
+    assert not _products._is_right(packed)
+    monkeypatch.setattr(_products, "_product", lambda *given: product(*given) * np.float32(np.nan))
+    assert not _products._is_right(packed)
+
+
+def test_the_float32_product_that_is_timed_is_the_same_product() -> None:
+    products: list[Any] = []
+    assert _products._time(lambda: products.append(1)) < 0.02
+    assert 2 <= len(products) <= _products.TRIALS
