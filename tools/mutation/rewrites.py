@@ -119,7 +119,7 @@ REWRITES: dict[str, dict[str, tuple[Change, ...]]] = {
             ("(dy * y).sum(-1, keepdims=True)", "array_module(q).einsum('bhtd,bhtd->bht', dy, y)[..., None]"),
         )
     },
-    "masked_scores": {
+    "scaled_scores": {
         "queries scaled before the product": (
             ("q @ repeat", "(q * q.dtype.type(q.shape[3] ** (-0.5))) @ repeat"),
             ("scores *= scores.dtype.type(1.0 / sqrt(q.shape[3]))", "pass"),
