@@ -23,6 +23,12 @@ def _logistic(x: Array, y: Array) -> None:
 
 
 @numba.njit
+def _tanh(x: Array, y: Array) -> None:
+    for i in range(x.size):
+        y[i] = _vector.tanh(x[i])
+
+
+@numba.njit
 def _normal(x: Array, below: Array, density: Array) -> None:
     for i in range(x.size):
         below[i], density[i] = _vector.normal_cdf_and_pdf(x[i])
@@ -53,6 +59,21 @@ def test_logistic_is_right_to_6e_7_of_itself() -> None:
     y = np.empty_like(x)
     _logistic(x, y)
     assert np.abs(y * (1 + np.exp(-x.astype(np.float64))) - 1).max() < 6e-7
+
+
+def test_tanh_is_right_to_3e_7_of_itself_near_zero_too() -> None:
+    x = np.concatenate([np.linspace(-12, 12, 500_001), np.geomspace(1e-30, 1, 100_000)]).astype(np.float32)
+    x = x[x != 0]
+    y = np.empty_like(x)
+    _tanh(x, y)
+    assert np.abs(y / np.tanh(x.astype(np.float64)) - 1).max() < 3e-7
+
+
+def test_tanh_far_out_and_of_what_is_no_number() -> None:
+    x = np.array([-np.inf, -1e4, -60.0, 0.0, 60.0, 1e4, np.inf, np.nan], np.float32)
+    y = np.empty_like(x)
+    _tanh(x, y)
+    np.testing.assert_array_equal(y, np.array([-1, -1, -1, 0, 1, 1, 1, np.nan], np.float32))
 
 
 def test_logistic_far_out() -> None:
