@@ -5,8 +5,10 @@ from datetime import date
 from importlib.util import find_spec
 
 from ..arrays import Device
+from ..errors import BackendError
 from .doctor import recommend
 from .machine import Machine, examine
+from .processor import architecture
 
 __all__ = ["Environment", "has_torch", "survey", "use_threads_of"]
 
@@ -33,8 +35,12 @@ def survey(device: Device = "cpu") -> tuple[Environment, list[str]]:
     """Return the environment, and warnings about what slows this machine or keeps it busy.
 
     device: where the benchmark computes; the environment of a GPU names it.
+
+    Raises BackendError where there is no GPU to compute on.
     """
     machine = examine()
+    if device == "cuda" and machine.gpu.fault:
+        raise BackendError(f"bench: nothing can be timed on 'cuda'. {machine.gpu.fault}.")
     warnings = [f"{found.problem}. {found.remedy}." for found in recommend(machine) if found.kind != "unused"]
     if policy := machine.environment.get("OMP_WAIT_POLICY"):
         warnings.append(f"OMP_WAIT_POLICY={policy} is set and changes the threads of PyTorch too.")
@@ -58,13 +64,13 @@ def use_threads_of(environment: Environment) -> None:
 
 def _describe(machine: Machine) -> Environment:
     memory = f", {machine.memory_bytes / 2**30:.0f} GiB" if machine.memory_bytes else ""
-    system, *_, architecture = machine.system.split()  # the release of the kernel in between says little
+    system, *_, width = machine.system.split()  # the release of the kernel in between says little
     versions = [
         f"{package.name} {package.version or 'none'}" for package in machine.packages if package.name in MEASURED
     ]
     return Environment(
-        machine=f"{system} {architecture}, {machine.cores} cores{memory}",
-        cpu=machine.processor,
+        machine=f"{system} {width}, {machine.cores} cores{memory}",
+        cpu=f"{machine.processor} ({design})" if (design := architecture()) else machine.processor,
         threads=machine.numba_threads or next((blas.threads for blas in machine.blas if blas.threads), machine.cores),
         blas="; ".join(f"{blas.package}: {blas.library} {blas.kernel or ''}".strip() for blas in machine.blas),
         versions=", ".join(["compyute-transformer " + machine.version, machine.python, *versions]),
