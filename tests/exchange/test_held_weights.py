@@ -169,7 +169,7 @@ def test_a_run_generates_with_weights_in_few_bits_and_is_evaluated_as_it_was_tra
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "owl.txt").write_text(TEXT)
-    run("train", tmp_path / "owl.txt", "--out", tmp_path / "run", "--steps", 2, *TINY)
+    run("train", tmp_path / "owl.txt", "--out", tmp_path / "run", "--steps", 2, "--kernels", "reference", *TINY)
     capsys.readouterr()
     said = ("--prompt", "The owl", "--max-new-tokens", 9, "--temperature", 0, "--weights", "bfloat16", *REFERENCE)
     run("generate", tmp_path / "run", *said)
