@@ -162,12 +162,12 @@ def chosen() -> Kernel | None:
     return fastest if seconds[fastest.name] < seconds[FLOAT32] else None
 
 
-def describe() -> str:
-    """Return how products in bfloat16 are computed here, for a user to read; nothing is measured for it."""
+def describe(measure: bool) -> str:
+    """Return how products in bfloat16 are computed here, for a user to read. measure: what was not measured yet."""
     possible = [kernel.name for kernel in KERNELS.values() if kernel.fault() is None]
     if not possible:
         return f"in float32, of rounded operands: {', '.join(filter(None, (k.fault() for k in KERNELS.values())))}"
-    if _kept(possible) is None:
+    if not measure and _kept(possible) is None:
         titles = " or ".join(KERNELS[name].title for name in possible)
         return f"by {titles}, if the first of them is measured to be right and faster than float32"
     kernel = chosen()
