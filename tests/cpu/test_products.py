@@ -10,9 +10,11 @@ from compyute_transformer import use_kernels
 from compyute_transformer.arrays import Array
 from compyute_transformer.cpu import _amx, _avx512, _products
 from compyute_transformer.cpu._packing import pack_panels, pack_rows
+from compyute_transformer.cpu._quantized_products import multiply_quantized
 from compyute_transformer.models import GPT, GPTConfig
 from compyute_transformer.nn import CrossEntropyLoss
 from compyute_transformer.ops.linear import linear_backward, linear_forward
+from compyute_transformer.ops.quantized import QuantizedWeight, quantize, quantized_linear
 from compyute_transformer.precision import round_to_bfloat16
 from compyute_transformer.verify.function import randomize
 
@@ -121,6 +123,29 @@ def test_a_pair_is_added_as_the_manual_of_avx512_says(
     assert y[0, 0] == np.float32(expected)
 
 
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize(("kind", "inputs"), [("int8", 96), ("bfloat16", 64), ("bfloat16", 43)])
+def test_many_rows_and_a_quantized_weight_are_as_exact_as_in_float32(
+    packed: Any, kind: Any, inputs: int, has_bias: bool
+) -> None:
+    weight: Any = quantize(draw(45, inputs), kind)
+    x, bias = draw(3, 13, inputs), draw(45) if has_bias else None
+    y = quantized_linear(x, weight, bias)
+    exact = x.astype(np.float64) @ weight.widened().astype(np.float64).T + (0 if bias is None else bias)
+    assert np.abs(y - exact).max() <= 1e-6 * np.abs(exact).max()
+
+
+def test_a_number_is_the_sum_of_its_parts(emulator: Any) -> None:
+    """Also at the edges of float32: a quantized weight of ones shows them."""
+    x = np.zeros((20, 32), np.float32)
+    x[0, 3], x[1, 0], x[2, 5], x[3, 31], x[4, 2] = np.finfo(np.float32).max, np.inf, -np.inf, np.nan, 1 + 2.0**-23
+    y, kernel = np.empty((20, 2), np.float32), _products.KERNELS["tiles"]
+    weight = QuantizedWeight(np.ones((2, 32), np.int8), np.ones((2, 1), np.float32))
+    multiply_quantized(kernel, x, weight, np.zeros(2, np.float32), y)
+    expected = [x[0, 3], np.inf, -np.inf, np.nan, x[4, 2], *[0.0] * 15]
+    np.testing.assert_array_equal(y, np.stack([expected] * 2, 1).astype(np.float32))
+
+
 # --- which kernel is chosen ---
 
 
@@ -172,6 +197,11 @@ def test_the_fastest_kernel_that_is_right_is_chosen(machine: Machine, seconds: A
     machine.seconds |= seconds
     machine.wrong = wrong
     assert machine.chosen() == expected
+
+
+def test_a_kernel_that_computes_three_products_for_one_must_be_three_times_as_fast(machine: Machine) -> None:
+    assert _products.chosen.__wrapped__(times=2) is _products.KERNELS["tiles"]
+    assert _products.chosen.__wrapped__(times=3) is None, "as long as float32 takes"
 
 
 def test_times_are_kept_and_a_wrong_kernel_is_not_chosen_for_them(machine: Machine) -> None:

@@ -15,7 +15,7 @@ TILES = _products.KERNELS["tiles"]
 
 @pytest.fixture(params=[TILES, None], ids=["tiles", "float32"])
 def chosen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(_products, "chosen", lambda: request.param)
+    monkeypatch.setattr(_products, "chosen", lambda times=1: request.param)
     return request.param
 
 

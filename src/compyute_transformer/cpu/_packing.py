@@ -42,27 +42,27 @@ WORDS, WORDS_8 = ir.VectorType(WORD, NUMBERS), ir.VectorType(WORD, LANES)
 FLOATS, HALVES = ir.VectorType(ir.FloatType(), NUMBERS), ir.VectorType(ir.IntType(16), NUMBERS)
 
 
-def _all(number: int) -> Any:
+def many(number: int) -> Any:
     return ir.Constant(WORDS, [number] * NUMBERS)
 
 
-def _loaded(builder: Any, address: Any, kind: Any) -> Any:
+def loaded(builder: Any, address: Any, kind: Any) -> Any:
     vector = builder.load(builder.inttoptr(address, kind.as_pointer()))
     vector.align = 4
     return vector
 
 
-def _stored(builder: Any, vector: Any, address: Any) -> None:
+def stored(builder: Any, vector: Any, address: Any) -> None:
     builder.store(vector, builder.inttoptr(address, vector.type.as_pointer())).align = 4
 
 
 def _rounded(builder: Any, address: Any) -> Any:
     """Return the bits of 32 float32 at an address, rounded as `_vector.upper_half` does; lower halves are left over."""
-    x = _loaded(builder, address, FLOATS)
+    x = loaded(builder, address, FLOATS)
     bits = builder.bitcast(x, WORDS)
-    odd = builder.and_(builder.lshr(bits, _all(16)), _all(1))
-    nearest = builder.add(builder.add(bits, _all(0x7FFF)), odd)
-    return builder.select(builder.fcmp_unordered("uno", x, x), builder.or_(bits, _all(0x00400000)), nearest)
+    odd = builder.and_(builder.lshr(bits, many(16)), many(1))
+    nearest = builder.add(builder.add(bits, many(0x7FFF)), odd)
+    return builder.select(builder.fcmp_unordered("uno", x, x), builder.or_(bits, many(0x00400000)), nearest)
 
 
 @intrinsic
@@ -71,7 +71,7 @@ def _halves(typingctx: Any, source: Any, target: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         source, target = args
-        _stored(builder, builder.trunc(builder.lshr(_rounded(builder, source), _all(16)), HALVES), target)
+        stored(builder, builder.trunc(builder.lshr(_rounded(builder, source), many(16)), HALVES), target)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), codegen
@@ -83,22 +83,22 @@ def _pairs(typingctx: Any, first: Any, second: Any, target: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         first, second, target = args
-        lower = builder.lshr(_rounded(builder, first), _all(16))
-        upper = builder.and_(_rounded(builder, second), _all(-0x10000))
-        _stored(builder, builder.or_(lower, upper), target)
+        lower = builder.lshr(_rounded(builder, first), many(16))
+        upper = builder.and_(_rounded(builder, second), many(-0x10000))
+        stored(builder, builder.or_(lower, upper), target)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 3), codegen
 
 
 @intrinsic
-def _transpose(typingctx: Any, source: Any, source_step: Any, target: Any, target_step: Any) -> Any:
+def transpose(typingctx: Any, source: Any, source_step: Any, target: Any, target_step: Any) -> Any:
     """Transpose 8 by 8 words of 4 bytes. The steps from row to row are in bytes."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         source, source_step, target, target_step = args
         rows = [
-            _loaded(builder, builder.add(source, builder.mul(source_step, LONG(row))), WORDS_8) for row in range(LANES)
+            loaded(builder, builder.add(source, builder.mul(source_step, LONG(row))), WORDS_8) for row in range(LANES)
         ]
         for bit in (4, 2, 1):  # squares of this size beside the diagonal change places
             for upper in (row for row in range(LANES) if not row & bit):
@@ -108,7 +108,7 @@ def _transpose(typingctx: Any, source: Any, source_step: Any, target: Any, targe
                 rows[upper] = builder.shuffle_vector(*pair, ir.Constant(WORDS_8, left))
                 rows[upper | bit] = builder.shuffle_vector(*pair, ir.Constant(WORDS_8, right))
         for row, words in enumerate(rows):
-            _stored(builder, words, builder.add(target, builder.mul(target_step, LONG(row))))
+            stored(builder, words, builder.add(target, builder.mul(target_step, LONG(row))))
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 4), codegen
@@ -163,25 +163,25 @@ def _pack(x, turned, is_rows, y, depth):
             for block in range(across):
                 for i in range(tall):
                     for j in range(wide):
-                        _transpose(
+                        transpose(
                             rounded_at + width * (across * LANES * i + block) + 4 * LANES * j, width * across,
                             start + step * block + line * LANES * j + 4 * LANES * i, line,
                         )  # fmt: skip
 
 
-def _whole(length: int) -> int:
+def whole(length: int) -> int:
     return -(-length // SQUARE) * SQUARE
 
 
 def _depth(length: int) -> int:
     """Return how many numbers of K are packed."""
-    whole = _whole(length)
-    return whole + SQUARE if whole % CROWDED == 0 else whole
+    depth = whole(length)
+    return depth + SQUARE if depth % CROWDED == 0 else depth
 
 
 def _packed(x: Array, turned: bool, is_rows: bool) -> Array:
     length, depth = reversed(x.shape) if turned else x.shape
-    length, depth = _whole(length), _depth(depth)
+    length, depth = whole(length), _depth(depth)
     packed = empty((length, depth) if is_rows else (length // SQUARE, depth // 2, SQUARE, 2), np.uint16)
     with pool_for(x.size):
         _pack(x, turned, is_rows, packed, depth)

@@ -373,9 +373,8 @@ class Trainer:
     def _started(self, new: bool) -> Started:
         device, facts = self.model.device, dict(self.task.facts())
         if self.precision != "float32":
-            facts["precision"] = f"{self.precision} products, float32 sums and weights"
-            if self._rounds_on_cpu:
-                facts["precision"] += f", computed {bfloat16_products(measure=True)}"
+            how = f", computed {bfloat16_products(measure=True)}" if self._rounds_on_cpu else ""
+            facts["precision"] = f"{self.precision} products, float32 sums and weights{how}"
         if self.trained_only:
             facts["trained"] = f"{sum(p.size for p in self.model.parameters() if p.requires_grad):,} of the parameters"
         if self.communicator.size > 1:
