@@ -20,6 +20,7 @@ from compyute_transformer import __version__, cli
 from compyute_transformer.cli import terminal
 from compyute_transformer.cli.train import train as train_command
 from compyute_transformer.data.text.corpus import NAMED
+from compyute_transformer.generation.text import TextStream
 from compyute_transformer.training import Settings, load_run
 from compyute_transformer.training.reporting.journal import read_log
 from compyute_transformer.training.settings.presets import DEFAULT_PRESET, PRESETS
@@ -417,6 +418,17 @@ def test_generated_text_follows_the_prompt(run: Run, trained: Path) -> None:
     assert run("generate", trained, "--prompt", "The owl", "--max-new-tokens", 30, "--seed", 1).out != first.out
 
 
+def test_the_first_token_is_there_before_the_prompt_is_shown(
+    run: Run, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # what is said while kernels are compiled would else continue the line of the prompt
+    events: list[str] = []
+    following, show = TextStream.__next__, terminal.show
+    monkeypatch.setattr(TextStream, "__next__", lambda pieces: events.append("token") or following(pieces))
+    monkeypatch.setattr(terminal, "show", lambda text: events.append("text") or show(text))
+    assert run("generate", trained, "--prompt", "The owl", "--max-new-tokens", 3).out.startswith("The owl")
+    assert events[:3] == ["token", "text", "token"]
+
+
 def test_generated_json_says_how_it_came_about(run: Run, trained: Path) -> None:
     options = ["--prompt", "The ", "--max-new-tokens", 40, "--temperature", 1.2, "--top-k", 20, "--top-p", 0.95]
     facts = json.loads(run("generate", trained, *options, "--json").out)
@@ -592,7 +604,8 @@ def test_a_translation_without_sacrebleu_says_so(run: Run, tmp_path: Path, monke
 def test_other_texts_can_be_evaluated(run: Run, trained: Path, tmp_path: Path) -> None:
     text = tmp_path / "other.txt"
     text.write_text("The owl and the owl\n")
-    assert json.loads(run("eval", trained, text, "--json").out)["tokens"] == 19
+    for given in ([text], ["--data", text]):
+        assert json.loads(run("eval", trained, *given, "--json").out)["tokens"] == 19
 
 
 def test_the_doctor_tells_people_and_programs(run: Run) -> None:

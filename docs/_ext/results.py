@@ -1,6 +1,6 @@
 """Committed measurements: a chart first, then the tables behind a fold, one for each question.
 
-```{results} step.csv        files of benchmarks/results, by a pattern
+```{results} */step.csv      files of benchmarks/results, by a pattern; each kind of processor has a folder there
 :but: mutants*.csv           files that are left out
 """
 
@@ -26,6 +26,7 @@ QUESTIONS = {
     "generate": "How fast is a text generated?",
     "kernels": "What does each kind of kernel gain?",
     "parallel": "What do more processes gain?",
+    "products": "How fast are matrix products?",
     "ops": "How much faster is each kernel than its reference?",
     "startup": "How long until the first step?",
     "step": "How long is a training step?",
@@ -59,16 +60,18 @@ class Results(MarkdownDirective):
             rows = list(csv.DictReader(file))
         if not rows:
             return self.parse_text_to_nodes(f"*{path.stem} has no rows.*")
-        question = QUESTIONS.get(path.stem, path.stem)
+        kind = path.parent.name  # of processor
+        question = f"{QUESTIONS.get(path.stem, path.stem)} ({kind})"
         same = [name for name in rows[0] if len(rows) > 1 and len({row[name] for row in rows}) == 1]
-        common = "; ".join(f"{name} {rows[0][name]}" for name in same if rows[0][name] and name != "what")
+        of_all = [f"{name} {rows[0][name]}" for name in same if rows[0][name] and name != "what"]
+        common = "; ".join([kind, *of_all])
         said = escape(f"Chart: {question} The numbers are in the tables below.")
         picture = f'<figure role="img" aria-label="{said}">{draw(rows, path.stem)}</figure>'
         fold = f"<details><summary>All {len(rows)} numbers</summary>"
         return [
             *([nodes.rubric(question, question)] if heading else []),
             nodes.raw("", picture, format="html"),
-            *(self.parse_text_to_nodes(f"In all rows: {common}.") if common else []),
+            *self.parse_text_to_nodes(f"In all rows: {common}."),
             nodes.raw("", fold, format="html"),
             *self.parse_text_to_nodes("\n\n".join(tables(rows, same))),
             nodes.raw("", "</details>", format="html"),

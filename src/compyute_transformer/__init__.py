@@ -109,16 +109,7 @@ _DEFINED_IN = {
 }
 
 
-# What PyTorch's users look for, and what is here in its place.
-_ELSEWHERE = {
-    **dict.fromkeys(("no_grad", "inference_mode"), "model.eval(), or with nn.evaluating()"),
-    **dict.fromkeys(("tensor", "from_numpy", "as_tensor"), "numpy.asarray: arrays are NumPy's"),
-    "manual_seed": "seed",
-    "compile": "nothing: kernels run by themselves",
-    "save": "model.save(path)",
-    "load": "model.load(path), or load_run(folder)",
-}
-
+_OF_A_MODEL = ("ForCausalLM", "ForMaskedLM", "ForImageClassification", "ForSequenceClassification")
 _earlier = earlier_names(
     __name__,
     {
@@ -127,6 +118,18 @@ _earlier = earlier_names(
         "VaswaniConfig": "models.TransformerLMConfig",
         "VaswaniDecoder": "models.TransformerLM",
         "use": "dispatch.use_kernels",
+    },
+    elsewhere={
+        **dict.fromkeys(("no_grad", "inference_mode"), "model.eval(), or with nn.evaluating()"),
+        **dict.fromkeys(("tensor", "from_numpy", "as_tensor"), "numpy.asarray: arrays are NumPy's"),
+        **dict.fromkeys((f"AutoModel{kind}" for kind in _OF_A_MODEL), "AutoModel, whose heads are those of the files"),
+        "manual_seed": "seed",
+        "compile": "nothing: kernels run by themselves",
+        "save": "model.save(path)",
+        "load": "model.load(path), or load_run(folder)",
+        "AutoConfig": "the config of a model: AutoModel.from_pretrained(DIR).config",
+        "AutoTokenizer": "exchange.Pretrained(DIR).tokenizer",
+        "pipeline": "generate; for a conversation compyute chat, for vectors compyute embed",
     },
 )
 
@@ -137,8 +140,6 @@ def __getattr__(name: str) -> "Any":
 
     if name == "backend":
         return import_module(f"{__name__}.backend")
-    if name in _ELSEWHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}. Here it is {_ELSEWHERE[name]}.")
     if name not in __all__:
         return _earlier(name)
     if name not in _DEFINED_IN:

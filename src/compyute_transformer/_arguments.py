@@ -1,12 +1,15 @@
-"""Arguments: a call that does not fit a signature is refused in one sentence, with our name for that of others."""
+"""Arguments: a call that does not fit a signature is refused in one sentence, with our name for that of others.
 
-from collections.abc import Callable, Mapping, Sequence
+So is an attribute that is not there.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from inspect import Parameter, Signature, signature
-from typing import Any, Self, Unpack, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Self, Unpack, get_args, get_origin
 
 from .errors import ArgumentError
 
-__all__ = ["CheckedArguments", "check_call"]
+__all__ = ["CheckedArguments", "check_call", "hint_of"]
 
 # What other libraries, and earlier versions of this one, call an argument of ours.
 OTHER_NAMES = {
@@ -18,22 +21,54 @@ OTHER_NAMES = {
     **dict.fromkeys(("dim_feedforward", "intermediate_size", "n_inner", "d_ff", "hidden_dim"), "mlp_dim"),
     **dict.fromkeys(("tie_head", "tie_weights"), "tie_word_embeddings"),
     **dict.fromkeys(("foreach", "fused", "capturable", "differentiable"), "none: every step is one sweep"),
+    **dict.fromkeys(("use_cache", "past_key_values"), "cache=generation.KeyValueCache(model)"),
     "attention": "attn_implementation",
+    "attention_mask": "none: in generation padding=..., of a Bert lengths=...",
     "attn_mask": "mask=Mask(array=...)",
     "batch_first": "none: the batch is the first axis",
+    "device_map": "none: model.to(device) moves it",
     "dim": "the last axis",
     "dropout_p": "dropout",
     "elementwise_affine": "none: the norm has a weight",
     "in_dim": "in_features",
     "input": "x",
+    "input_ids": "ids",
     "is_causal": "mask=Mask(causal=True)",
+    "labels": "none: nn.CrossEntropyLoss()(model(ids), targets) is the loss",
     "key_padding_mask": "mask=Mask(key_lengths=...)",
     "learning_rate": "lr",
+    "load_in_8bit": "weights='int8'",
+    "low_cpu_mem_usage": "none: files are mapped, not copied",
     "n_vocab": "vocab_size",
     "normalized_shape": "dim",
     "out_dim": "out_features",
+    "output_attentions": "return_attention=True",
+    "output_hidden_states": "return_hidden_states=True",
     "p": "probability",
+    "pixel_values": "images",
     "reduction": "none: the loss is the mean over the rows that are scored",
+    "token_type_ids": "token_types",
+    "torch_dtype": "dtype=numpy.float32, or weights='bfloat16'",
+    "trust_remote_code": "none: no code of a model is run",
+}
+# The same of attributes and methods.
+OTHER_ATTRIBUTES = {
+    **dict.fromkeys(
+        ("half", "bfloat16"),
+        'precision.use_precision("bfloat16") for products, nn.quantize.quantize_weights for weights',
+    ),
+    **dict.fromkeys(("named_buffers", "buffers", "register_buffer"), "a plain array, assigned to a name"),
+    **dict.fromkeys(("register_forward_hook", "register_full_backward_hook"), "with nn.observe(model, Observer())"),
+    **dict.fromkeys(("get_input_embeddings", "resize_token_embeddings"), "token_embedding, an Embedding"),
+    "add_module": "an assignment to a name",
+    "cpu": 'to("cpu")',
+    "cuda": 'to("cuda")',
+    "double": "to(numpy.float64)",
+    "float": "to(numpy.float32)",
+    "get_submodule": "dict(model.named_modules())[path]",
+    "gradient_checkpointing_enable": "nn.recompute_blocks",
+    "push_to_hub": "save_pretrained(DIR), and huggingface_hub",
+    "register_parameter": "an assignment to a name",
 }
 
 
@@ -45,6 +80,15 @@ class CheckedArguments:
         if args or kwargs:
             check_call(cls.__name__, cls.__init__, (None, *args), kwargs, skip=1)
         return super().__new__(cls)
+
+    if not TYPE_CHECKING:  # for whom every attribute would else be there
+
+        def __getattr__(self, name: str) -> Any:
+            """Raise an AttributeError with our name for that of others."""
+            ours = OTHER_NAMES.get(name, "")
+            ours = ours if ours and hasattr(self, ours) else OTHER_ATTRIBUTES.get(name, "")
+            hint = f". Ours is {ours}." if ours else ""
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}", name=name, obj=self)
 
 
 def check_call(
@@ -59,12 +103,16 @@ def check_call(
         expected.bind(*args, **kwargs)
     except TypeError as error:
         names = list(expected.parameters)[skip:]
-        ours = {other: OTHER_NAMES[other] for other in kwargs if other not in names and other in OTHER_NAMES}
-        told = {other: own for other, own in ours.items() if own in names or not own.isidentifier()}
-        hint = "".join(f" Ours for {other} is {own}." for other, own in told.items())
         raise ArgumentError(
-            f"{name}: the arguments are {', '.join(names)}, but the call does not fit: {error}.{hint}"
+            f"{name}: the arguments are {', '.join(names)}, but the call does not fit: {error}.{hint_of(kwargs, names)}"
         ) from None
+
+
+def hint_of(given: Iterable[str], names: Collection[str]) -> str:
+    """Return sentences with our names for given ones that are not among `names`; "" where we have none."""
+    ours = {other: OTHER_NAMES[other] for other in given if other not in names and other in OTHER_NAMES}
+    told = {other: own for other, own in ours.items() if own in names or not own.isidentifier()}
+    return "".join(f" Ours for {other} is {own}." for other, own in told.items())
 
 
 def _spread(found: Signature) -> Signature:

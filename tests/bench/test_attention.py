@@ -16,6 +16,7 @@ from compyute_transformer.bench.workload import workload
 from compyute_transformer.environment.conditions import NO_TORCH
 from compyute_transformer.errors import ConfigError, ParityError
 from compyute_transformer.ops.multi_head import IMPLEMENTATIONS
+from compyute_transformer.verify.result import relative_error
 
 TINY = {"context_length": 8, "embed_dim": 16, "num_heads": 2, "num_layers": 1, "batch_size": 3}
 
@@ -49,6 +50,8 @@ def test_those_run_that_were_asked_for() -> None:
         ("step", "compyute fused"),
         (OP_ALONE, "compyute fused"),
         (OP_ALONE, "torch sdpa"),
+        (OP_ALONE, "compyute fused bfloat16"),
+        (OP_ALONE, "torch sdpa bfloat16"),
     ]
     assert {r.shape for r in report.results if r.what == OP_ALONE} == {"B 4, 8 heads, T 9, D 64, causal"}
 
@@ -64,7 +67,8 @@ def test_weights_that_would_fill_the_memory_are_left_out(monkeypatch: pytest.Mon
     monkeypatch.setattr(attention, "LONGEST_WITH_WEIGHTS", 8)
     report = run("fused", "parallel")
     assert "At T 9 parallel was left out" in report.notes[0]
-    assert [r.name for r in report.results if r.what == OP_ALONE and r.unit == "ms"] == ["compyute fused", "torch sdpa"]
+    names = [r.name for r in report.results if r.what == OP_ALONE and r.unit == "ms"]
+    assert names == ["compyute fused", "torch sdpa", "compyute fused bfloat16", "torch sdpa bfloat16"]
 
 
 def test_without_torch_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +92,17 @@ def test_peak_memory_is_each_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
         return 7_000_000
 
     monkeypatch.setattr(attention, "peak_memory", peak)
-    report = bench_attention(["fused"], "seed", TINY, (9,), rounds=1)
+    report = bench_attention(["fused"], "seed", TINY, (9,), rounds=1, bfloat16=False)
     names = [(r.what, r.name) for r in report.results if r.unit == "MB"]
     assert names == [("step", "compyute fused"), (OP_ALONE, "compyute fused"), (OP_ALONE, "torch sdpa")]
     assert len(asked) == 3
+    run_op_alone("fused bfloat16", 9)
+
+
+def test_bfloat16_rounds_on_both_sides() -> None:
+    given = attention._inputs(9)
+    exact = attention._numbers(attention._run_of("fused", *given)())
+    for mode in ("fused bfloat16", "sdpa bfloat16"):
+        rounded = attention._numbers(attention._run_of(mode, *given)())
+        for one, other in zip(rounded, exact, strict=True):
+            assert 1e-4 < relative_error(one, other) < 2e-2

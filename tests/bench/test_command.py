@@ -10,6 +10,7 @@ import pytest
 
 from compyute_transformer import cli
 from compyute_transformer.bench.candidates import COLUMNS, Report, Result
+from compyute_transformer.bench.generate import Texts
 from compyute_transformer.bench.workload import SIZES, STEP_SIZES
 from compyute_transformer.cli.bench import Size, StepSize
 from compyute_transformer.environment.conditions import Environment
@@ -30,7 +31,7 @@ def test_a_size_on_the_command_line_is_a_size() -> None:
     assert get_args(StepSize) == tuple(STEP_SIZES)
 
 
-@pytest.mark.parametrize("what", ["step", "attention", "ops", "generate", "startup"])
+@pytest.mark.parametrize("what", ["step", "attention", "products", "ops", "generate", "startup"])
 def test_every_race_has_help(capsys: pytest.CaptureFixture[str], what: str) -> None:
     code, out, _ = run(capsys, what, "--help")
     assert code == 0
@@ -38,13 +39,16 @@ def test_every_race_has_help(capsys: pytest.CaptureFixture[str], what: str) -> N
         assert option in out
 
 
-def test_json_csv_and_chart_come_out(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_json_csv_and_chart_come_out(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compyute_transformer.bench.generate.has_transformers", lambda: False)  # it may be installed
     table, chart = tmp_path / "results.csv", tmp_path / "chart.png"
-    given = ["--preset", "nano", *TINY, "--rounds", 1, "--csv", table, "--plot", chart]
+    given = ["--preset", "nano", *TINY, "--weights", "float32", "--rounds", 1, "--csv", table, "--plot", chart]
     code, out, err = run(capsys, "generate", *given, "--json")
     assert code == 0
     report = json.loads(out)
-    assert report["results"][0]["what"] == "generate"
+    assert report["results"][0]["what"] == "prompt"
     assert err == f"Written: {table}\nWritten: {chart}\n"
     with table.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -52,29 +56,46 @@ def test_json_csv_and_chart_come_out(capsys: pytest.CaptureFixture[str], tmp_pat
     assert tuple(rows[0]) == COLUMNS
     assert chart.read_bytes().startswith(b"\x89PNG")
     code, out, err = run(capsys, "generate", *given[:-4])
-    assert "compyute cached" in out
+    assert "compyute anew" in out
     assert err == ""
 
 
 @pytest.mark.parametrize(
     ("what", "given", "expected"),
     [
-        ("step", [], ("shakespeare", {}, None, ["eager", "autocast"], False, 10, True)),
+        ("step", [], ("shakespeare", {}, None, ["eager", "autocast"], False, 10, True, True)),
         (
             "step",
-            ["--preset", "gpt2", "--dropout", 0.2, "--no-autocast", "--compiled", "--reference", "--no-memory"],
-            ("gpt2", {"dropout": 0.2}, None, ["eager", "compiled"], True, 10, False),
+            [
+                "--preset",
+                "gpt2",
+                "--dropout",
+                0.2,
+                "--no-autocast",
+                "--compiled",
+                "--reference",
+                "--no-memory",
+                "--no-bfloat16",
+            ],
+            ("gpt2", {"dropout": 0.2}, None, ["eager", "compiled"], True, 10, False, False),
         ),
         (
             "attention",
             ["fused", "parallel", "--lengths", "64,128", "--batch-size", 2, "--rounds", 3],
-            (["fused", "parallel"], "seed", {"batch_size": 2}, [64, 128], 3, True),
+            (["fused", "parallel"], "seed", {"batch_size": 2}, [64, 128], 3, True, True),
         ),
         (
             "attention",
             ["--lengths", "none"],
-            (("sequential", "semiparallel", "parallel", "fused"), "seed", {}, [], 10, True),
+            (("sequential", "semiparallel", "parallel", "fused"), "seed", {}, [], 10, True, True),
         ),
+        ("products", ["--preset", "gpt2", "--batch-size", 2], ("gpt2", {"batch_size": 2}, 10)),
+        (
+            "generate",
+            ["--preset", "gpt2", "--prompt-tokens", 7, "--batch-sizes", "1,16", "--weights", "int8", "--no-anew"],
+            ("gpt2", {}, Texts(7, None, (1, 16), ("int8",), False), 5, None),
+        ),
+        ("generate", ["model.gguf", "--rounds", 2], ("shakespeare", {}, Texts(), 2, "model.gguf")),
         ("ops", ["linear", "--preset", "cpu"], (["linear"], "cpu", {}, 10)),
         ("startup", ["--rounds", 2], ("cpu", 2)),
     ],
@@ -101,7 +122,9 @@ def test_options_reach_the_race(
         (["step", "--num-heads", "7"], 1, "Error: num_heads must divide embed_dim"),
         (["step", "--preset", "huge"], 2, "'huge' is not one of 'nano'"),
         (["attention", "--lengths", "64,x"], 2, "whole numbers of at least 1"),
-        (["attention", "--lengths", "0"], 2, "whole numbers of at least 1"),
+        (["attention", "--lengths", "0"], 2, "--lengths are whole numbers of at least 1"),
+        (["generate", "--batch-sizes", "none"], 2, "--batch-sizes are whole numbers of at least 1"),
+        (["generate", "--weights", "int4"], 1, "weights are some of float32, bfloat16, int8, got 'int4'"),
     ],
 )
 def test_what_goes_wrong_is_one_message(

@@ -14,6 +14,7 @@ from compyute_transformer.environment.conditions import NO_TORCH
 from compyute_transformer.errors import ConfigError, ParityError
 from compyute_transformer.models.gpt import GPT, GPTConfig
 from compyute_transformer.models.transformer import TransformerConfig
+from compyute_transformer.precision import precision
 
 TINY = {"context_length": 8, "embed_dim": 16, "num_heads": 2, "num_layers": 1, "batch_size": 3}
 
@@ -33,6 +34,25 @@ def test_autocast_keeps_its_wider_limit() -> None:
     assert all(
         wide > narrow for wide, narrow in zip(step.TOLERANCES["autocast"], step.TOLERANCES["eager"], strict=True)
     )
+
+
+def test_our_step_in_bfloat16_is_timed_in_bfloat16_and_is_held_to_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Seen(OurStep):
+        def __call__(self) -> float:
+            seen.append(precision())
+            return super().__call__()
+
+    monkeypatch.setattr(step, "OurStep", Seen)
+    check_steps(tiny(), "bfloat16")
+    assert seen == ["bfloat16", "float32"] * 2
+    monkeypatch.setitem(step.TOLERANCES, "bfloat16", step.EXACT)
+    with pytest.raises(ParityError, match="compyute bfloat16 has at step 1 the loss"):
+        check_steps(tiny(), "bfloat16")
+    seen.clear()
+    run_alone("seed", TINY, None, "compyute", "bfloat16")
+    assert set(seen) == {"bfloat16"}
 
 
 @pytest.mark.parametrize("change", ["activation", "clip", "weight"])
@@ -56,9 +76,9 @@ def test_a_kernel_that_computes_something_else_is_refused(change: str, monkeypat
 
 def test_the_report_has_everyone_who_ran(monkeypatch: pytest.MonkeyPatch) -> None:
     report = bench_step("seed", TINY, modes=["eager", "autocast"], reference=True, rounds=2, memory=False)
-    names = ["compyute auto", "compyute reference", "torch eager", "torch autocast"]
+    names = ["compyute float32", "compyute bfloat16", "compyute reference", "torch eager", "torch autocast"]
     assert [r.name for r in report.results if r.unit == "ms"] == names
-    assert [r.name for r in report.results if r.unit == "× compyute auto"] == names[1:]
+    assert [r.name for r in report.results if r.unit == "× compyute float32"] == names[1:]
     rates = {r.name: r.value for r in report.results if r.unit == "tokens/s"}
     for result in report.results:
         assert result.value > 0
@@ -73,14 +93,14 @@ def test_without_torch_ours_runs_alone_and_says_so(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(step, "has_torch", lambda: False)
     report = bench_step("seed", TINY, rounds=1, memory=False)
     assert report.notes == [NO_TORCH]
-    assert {r.name for r in report.results} == {"compyute auto"}
+    assert {r.name for r in report.results} == {"compyute float32", "compyute bfloat16"}
 
 
 def test_without_a_compiler_the_compiled_one_is_left_out_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "which", lambda name: None)
     report = bench_step("seed", TINY, modes=["compiled"], rounds=1, memory=False)
     assert report.notes == [NO_COMPILER]
-    assert {r.name for r in report.results} == {"compyute auto"}
+    assert {r.name for r in report.results} == {"compyute float32", "compyute bfloat16"}
 
 
 def test_peak_memory_is_each_candidates_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +113,8 @@ def test_peak_memory_is_each_candidates_own(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(step, "peak_memory", peak)
     report = bench_step("seed", TINY, modes=["eager"], rounds=1)
     assert [(r.name, r.value) for r in report.results if r.unit == "MB"] == [
-        ("compyute auto", 5.0),
+        ("compyute float32", 5.0),
+        ("compyute bfloat16", 5.0),
         ("torch eager", 5.0),
     ]
     for target, given in asked:
@@ -184,7 +205,7 @@ def test_an_encoder_decoder_whose_kernel_ignores_padding_is_refused(monkeypatch:
 
 def test_the_report_of_an_encoder_decoder_counts_tokens_of_both_sides() -> None:
     report = bench_step("vaswani", TINY, 31, modes=["eager"], rounds=1, memory=False)
-    assert {r.name for r in report.results} == {"compyute auto", "torch eager"}
+    assert {r.name for r in report.results} == {"compyute float32", "compyute bfloat16", "torch eager"}
     assert {r.unit for r in report.results} >= {"ms", "tokens/s"}
     assert tiny_pairs().tokens == 3 * (8 + 8)
     run_alone("vaswani", TINY, 31, "torch", "eager")
@@ -241,8 +262,8 @@ def test_a_vit_whose_kernel_sees_images_mirrored_is_refused(monkeypatch: pytest.
 
 
 def test_the_report_of_a_vit_counts_images() -> None:
-    report = bench_step("vit", SMALL_VIT, modes=["eager"], rounds=1, memory=False)
-    assert {r.name for r in report.results} == {"compyute auto", "torch eager"}
+    report = bench_step("vit", SMALL_VIT, modes=["eager"], rounds=1, memory=False, bfloat16=False)
+    assert {r.name for r in report.results} == {"compyute float32", "torch eager"}
     assert {r.unit for r in report.results} >= {"ms", "images/s"}
     assert tiny_images().tokens == 3
     assert "32 × 32 × 3 pixels, patches of 16" in tiny_images().shape

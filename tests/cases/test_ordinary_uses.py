@@ -4,10 +4,12 @@ import copy
 import io
 import os
 import pickle
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -229,10 +231,51 @@ def test_what_is_not_taken_is_said_in_one_sentence(call: Callable[[], Any], word
     assert len(str(caught.value)) < 400
 
 
-@pytest.mark.parametrize("name", ["no_grad", "manual_seed", "tensor", "compile", "load"])
-def test_names_of_pytorch_say_what_is_here_in_their_place(name: str) -> None:
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        *((ct, name) for name in ("no_grad", "manual_seed", "tensor", "compile", "load")),
+        *((ct, name) for name in ("AutoModelForCausalLM", "AutoTokenizer", "AutoConfig", "pipeline")),
+        *((nn, name) for name in ("functional", "Sequential", "GELU", "MultiheadAttention", "TransformerEncoderLayer")),
+        *((optim, name) for name in ("Adam", "lr_scheduler")),
+    ],
+)
+def test_names_of_others_say_what_is_here_in_their_place(module: ModuleType, name: str) -> None:
     with pytest.raises(AttributeError, match=f"no attribute '{name}'. Here it is"):
-        getattr(ct, name)
+        getattr(module, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("double", "to(numpy.float64)"),
+        ("cuda", 'to("cuda")'),
+        ("register_buffer", "a plain array"),
+        ("get_input_embeddings", "token_embedding"),
+        ("push_to_hub", "save_pretrained"),
+    ],
+)
+def test_attributes_of_others_say_what_is_here_in_their_place(name: str, ours: str) -> None:
+    with pytest.raises(AttributeError, match=re.escape(f"'GPT' object has no attribute '{name}'. Ours is {ours}")):
+        getattr(ct.GPT(CONFIG), name)
+    with pytest.raises(AttributeError, match=r"'GPT' object has no attribute 'nonsense'$"):
+        _ = ct.GPT(CONFIG).nonsense
+
+
+def test_a_configuration_says_our_name_of_a_size() -> None:
+    with pytest.raises(AttributeError, match="Ours is embed_dim"):
+        _ = CONFIG.hidden_size
+    with pytest.raises(AttributeError, match=r"has no attribute 'nhead'. Ours is num_heads"):
+        _ = CONFIG.nhead
+
+
+@pytest.mark.parametrize(
+    ("option", "ours"),
+    [("labels", "nn.CrossEntropyLoss"), ("output_hidden_states", "return_hidden_states"), ("use_cache", "cache=")],
+)
+def test_options_of_a_call_of_others_say_ours(option: str, ours: str) -> None:
+    with pytest.raises(TypeError, match=f"Ours for {option} is .*{ours}"):
+        ct.GPT(CONFIG)(np.zeros((1, 3), np.int64), **{option: True})
 
 
 def test_messages_do_not_control_a_terminal() -> None:

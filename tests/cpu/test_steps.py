@@ -113,7 +113,9 @@ def test_attention_is_compiled_for_one_kind_of_arguments_whatever_the_mask() -> 
     assert [len(kernel.kernel.signatures) for kernel in kernels] == [1, 1]
 
 
-@pytest.mark.parametrize("word", ["_tiles", "activation", "adamw", "dropout", "embedding", "linear", "loss", "norm"])
+@pytest.mark.parametrize(
+    "word", ["_bfloat16_attention", "_tiles", "activation", "adamw", "dropout", "embedding", "linear", "loss", "norm"]
+)
 def test_no_kernel_runs_over_a_range_that_starts_at_a_name(word: str) -> None:
     # such an index may be negative for all the compiler knows, and the loop gathers instead of loading (see _kernel);
     # range(name, …) as the innermost loop over elements is what to avoid

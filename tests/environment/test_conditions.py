@@ -8,6 +8,7 @@ import pytest
 
 from compyute_transformer.environment import conditions as environment
 from compyute_transformer.environment.machine import Blas, Machine, examine
+from compyute_transformer.environment.processor import architecture
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def test_every_field_says_something(here: Machine, monkeypatch: pytest.MonkeyPat
     found, _ = environment.survey()
     assert found.threads == here.numba_threads
     assert f"numpy {np.__version__}" in found.versions
-    assert here.processor == found.cpu
+    assert found.cpu == f"{here.processor} ({architecture()})"
     assert "numpy: " in found.blas
     assert len(found.date) == 10
 

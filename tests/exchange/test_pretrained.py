@@ -390,6 +390,12 @@ def test_options_change_the_configuration(tmp_path: Path) -> None:
     assert (model.config.dropout, model.config.attn_implementation) == (0.1, "parallel")
     with pytest.raises(ConfigError, match="an option is a field of LlamaConfig, got drop"):
         AutoModel.from_pretrained(tmp_path, drop=0.1)
+    with pytest.raises(ConfigError, match=r"got device_map, torch_dtype. Ours for device_map .*to\(device\).*bfloat16"):
+        AutoModel.from_pretrained(tmp_path, device_map="auto", torch_dtype="auto")
+    for dtype in ("bfloat16", np.int32):
+        with pytest.raises(ConfigError, match=r"float32 or float64, got dtype .*weights='bfloat16'"):
+            AutoModel.from_pretrained(tmp_path, dtype=dtype)
+    assert AutoModel.from_pretrained(tmp_path, dtype="auto").dtype == np.float32
 
 
 def test_names_of_other_versions_mean_the_same(tmp_path: Path) -> None:
@@ -451,6 +457,13 @@ def test_a_bert_has_the_tensors_without_which_transformers_5_begins_with_random_
     np.testing.assert_array_equal(
         read_tensors(tmp_path / "again")["cls.predictions.decoder.bias"], untied.head.bias.data + 1
     )
+    trained = {**tensors, "cls.predictions.decoder.bias": np.arange(9, dtype=np.float32)}
+    folder = directory(tmp_path / "trained", json.loads((tmp_path / "untied" / "config.json").read_text()), trained)
+    again = Bert.from_pretrained(folder)
+    np.testing.assert_array_equal(again.head.bias.data, np.arange(9))  # the one that version 5 adds
+    again.save_pretrained(tmp_path / "as it was")
+    for name, array in trained.items():
+        np.testing.assert_array_equal(read_tensors(tmp_path / "as it was")[name], array)
     Bert(BertConfig(9, **sizes)).save_pretrained(tmp_path / "tied")
     assert "cls.predictions.decoder.bias" not in read_tensors(tmp_path / "tied")
     assert not any("pooler" in name for name in read_tensors(tmp_path / "tied"))

@@ -1,5 +1,7 @@
 """Attention: the algorithms beside each other, in whole steps of training and alone, and alone beside PyTorch's.
 
+Alone it is timed in float32 and bfloat16.
+
 All algorithms use one model and its weights: the algorithm is switched
 in place. They drop the same elements, so their losses and gradients must agree with dropout on too.
 """
@@ -22,10 +24,12 @@ from ..ops.attention import (
 )
 from ..ops.loss import cross_entropy_backward, cross_entropy_forward
 from ..optim.clip import global_norm
+from ..precision import Precision
 from ..verify.function import randomize
 from ..verify.kernels import on_device
 from .candidates import Candidate, Report, Result, alternate, check_arrays, check_parity, clock_of
 from .memory import NO_PEAK, peak_memory
+from .step import computing_in
 from .workload import OurStep, Workload, workload
 
 __all__ = ["ALGORITHMS", "LENGTHS", "bench_attention", "check_algorithms", "run_op_alone", "run_step_alone"]
@@ -37,6 +41,11 @@ LONGEST_WITH_WEIGHTS = 2048  # the (B, H, T, T) weights of twice that are 2 GB, 
 CAUSAL = Mask(causal=True)
 OP_ALONE = "attention forward + backward"
 TOLERANCE = 1e-4
+LIMITS: dict[Precision, float] = {
+    "float32": TOLERANCE,
+    "bfloat16": 2e-2,
+}  # of the op alone; each beside ours in float32
+TORCH = "sdpa"
 
 
 def bench_attention(
@@ -46,8 +55,12 @@ def bench_attention(
     lengths: Sequence[int] = LENGTHS,
     rounds: int = 10,
     memory: bool = True,
+    bfloat16: bool = True,
 ) -> Report:
-    """Time and peak memory of a step with each algorithm, then of the op alone at some lengths (none: not at all)."""
+    """Time and peak memory of a step with each algorithm, then of the op alone at some lengths (none: not at all).
+
+    bfloat16: time the op alone in bfloat16 as well, of PyTorch on tensors of bfloat16.
+    """
     for name in algorithms:
         if name not in ALGORITHMS:
             raise ConfigError(f"bench attention: an algorithm is one of {', '.join(ALGORITHMS)}, got {name!r}.")
@@ -69,8 +82,9 @@ def bench_attention(
         use_threads_of(environment)
     elif lengths:
         report.notes.append(NO_TORCH)
+    precisions: list[Precision] = ["float32", "bfloat16"] if bfloat16 else ["float32"]
     for length in lengths:
-        _race_ops(report, length, chosen, rounds, memory, device)
+        _race_ops(report, length, chosen, precisions, rounds, memory, device)
     return report
 
 
@@ -100,9 +114,9 @@ def run_step_alone(size: str, overrides: Mapping[str, object], algorithm: Implem
 
 
 def run_op_alone(mode: str, length: int) -> None:
-    """The op alone, twice, for the peak of its memory."""
+    """The op alone, twice, for the peak of its memory. mode: "fused", "fused bfloat16", "sdpa"."""
     for _ in range(2):
-        _ours(mode, *_inputs(length))() if mode in OPS else _torchs(*_inputs(length))()
+        _run_of(mode, *_inputs(length))()
 
 
 # --- whole steps ---
@@ -138,6 +152,7 @@ def _race_ops(
     report: Report,
     length: int,
     algorithms: Sequence[Implementation],
+    precisions: Sequence[Precision],
     rounds: int,
     memory: bool,
     device: Device,
@@ -147,15 +162,18 @@ def _race_ops(
     if "parallel" in modes and length > LONGEST_WITH_WEIGHTS:
         modes.remove("parallel")
         report.notes.append(f"At T {length} parallel was left out: its weights would fill gigabytes.")
-    candidates = [Candidate("compyute", mode, _ours(mode, q, k, v, dy)) for mode in modes]
-    if has_torch():
-        candidates.append(Candidate("torch", "sdpa", _torchs(q, k, v, dy)))
+    providers = [*(("compyute", mode) for mode in modes), *([("torch", TORCH)] if has_torch() else [])]
+    candidates = [
+        Candidate(provider, _mode(mode, chosen), _run_of(_mode(mode, chosen), q, k, v, dy))
+        for chosen in precisions
+        for provider, mode in providers
+    ]
     if not candidates:
         return
     shape = f"B {BATCH}, {HEADS} heads, T {length}, D {WIDTH}, causal"
     results = [_numbers(candidate.run()) for candidate in candidates]
     for candidate, result in zip(candidates, results, strict=True):
-        check_arrays(candidate.name, result, results[0], TOLERANCE)
+        check_arrays(candidate.name, result, results[0], LIMITS[_parts(candidate.mode)[1]])
     del results
     report.add_times(OP_ALONE, shape, alternate(candidates, rounds, clock=clock_of(device)))
     for candidate in candidates if memory else ():
@@ -170,6 +188,23 @@ def _inputs(length: int) -> tuple[Array, Array, Array, Array]:
     return q, k, v, dy
 
 
+def _mode(algorithm: str, chosen: Precision) -> str:
+    return algorithm if chosen == "float32" else f"{algorithm} {chosen}"
+
+
+def _parts(mode: str) -> tuple[str, Precision]:
+    algorithm, _, chosen = mode.partition(" ")
+    return algorithm, "bfloat16" if chosen else "float32"
+
+
+def _run_of(mode: str, q: Array, k: Array, v: Array, dy: Array) -> Callable[[], tuple[Any, ...]]:
+    """Return the forward and backward of a mode, ours or PyTorch's."""
+    algorithm, chosen = _parts(mode)
+    if algorithm == TORCH:
+        return _torchs(chosen, q, k, v, dy)
+    return computing_in(chosen, _ours(algorithm, q, k, v, dy))
+
+
 def _ours(mode: str, q: Array, k: Array, v: Array, dy: Array) -> Callable[[], tuple[Array, ...]]:
     forward, backward = OPS[mode]
 
@@ -180,12 +215,12 @@ def _ours(mode: str, q: Array, k: Array, v: Array, dy: Array) -> Callable[[], tu
     return run
 
 
-def _torchs(q: Array, k: Array, v: Array, dy: Array) -> Callable[[], tuple[Any, ...]]:
+def _torchs(chosen: Precision, q: Array, k: Array, v: Array, dy: Array) -> Callable[[], tuple[Any, ...]]:
     import torch
 
-    device = device_of(q)
-    leaves = [torch.from_numpy(to_numpy(array)).to(device).requires_grad_() for array in (q, k, v)]
-    their_dy = torch.from_numpy(to_numpy(dy)).to(device)
+    place = {"device": device_of(q), "dtype": getattr(torch, chosen)}
+    leaves = [torch.from_numpy(to_numpy(array)).to(**place).requires_grad_() for array in (q, k, v)]
+    their_dy = torch.from_numpy(to_numpy(dy)).to(**place)
 
     def run() -> tuple[Any, ...]:
         y = torch.nn.functional.scaled_dot_product_attention(*leaves, is_causal=True)
@@ -196,8 +231,8 @@ def _torchs(q: Array, k: Array, v: Array, dy: Array) -> Callable[[], tuple[Any, 
 
 
 def _numbers(results: Any) -> tuple[Array, ...]:
-    """Return arrays and PyTorch's tensors as NumPy's arrays."""
-    return tuple(each.cpu().numpy() if hasattr(each, "cpu") else to_numpy(each) for each in results)
+    """Return arrays and PyTorch's tensors as NumPy's arrays, none of them in bfloat16."""
+    return tuple(each.float().cpu().numpy() if hasattr(each, "cpu") else to_numpy(each) for each in results)
 
 
 def _add_peak(report: Report, what: str, candidate: Candidate, shape: str, target: str, **given: Any) -> None:

@@ -1,82 +1,201 @@
-"""Generate: measure tokens a second of generation, with the cache, without, and beside Hugging Face's transformers.
+"""Generate: measure tokens a second of generation, in three kinds of weights, beside transformers and llama.cpp.
 
-All candidates decode greedily. If their texts differ, nothing is timed. The time of the prompt counts.
+    prompt      the time until the first new token: the whole prompt is read at once
+    generate    the time of the whole text
+    decode      the rate of the tokens after the first: the difference of the two
+
+All candidates decode greedily, and must have the same logits after the prompt. The model is a preset with random
+weights, or one that was published.
 """
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
 
 from ..arrays import Device
-from ..data.text.characters import CharacterTokenizer
 from ..environment.conditions import survey, use_threads_of
-from ..errors import ParityError, RangeError
-from ..generation.sampling import Sampling
-from ..generation.text import generate
+from ..errors import CompyuteError, ConfigError, RangeError
+from ..exchange import Pretrained, save_pretrained
 from ..models.gpt import GPT
-from .candidates import Candidate, Report, alternate
-from .transformers_gpt import NO_TRANSFORMERS, has_transformers, transformers_writer
+from ..nn.quantize import quantize_weights
+from .candidates import Report, alternate
 from .workload import workload
+from .writers import Writer, check_writers, has_llama, has_transformers, llama_writer, our_writer, their_writer
 
-__all__ = ["bench_generate"]
+__all__ = ["WEIGHTS", "Texts", "bench_generate"]
+
+WEIGHTS = ("float32", "bfloat16", "int8")
+NO_TRANSFORMERS = (
+    "Hugging Face's transformers is not installed, so it was left out: pip install transformers, beside torch"
+)
+NO_LLAMA = "llama.cpp was left out, which is not installed: pip install llama-cpp-python"
+NO_GGUF = "llama.cpp was left out, as there is no GGUF file of this model: give a published Llama or its .gguf file"
+ONE_TEXT = "llama.cpp was left out where several texts are written at once"
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What is written. None: half the context of the model.
+
+    batch_sizes: how many texts at once, one after the other. weights: of our models, float32 always among them, which
+    the others are compared with. anew: also time generation without a cache, which processes the whole text for each
+    token.
+    """
+
+    prompt_tokens: int | None = None
+    new_tokens: int | None = None
+    batch_sizes: tuple[int, ...] = (1,)
+    weights: tuple[str, ...] = WEIGHTS
+    anew: bool = True
+    device: Device = "cpu"
 
 
 def bench_generate(
     size: str = "shakespeare",
     overrides: Mapping[str, object] | None = None,
-    prompt_tokens: int | None = None,
-    new_tokens: int | None = None,
+    texts: Texts | None = None,
     rounds: int = 5,
-    anew: bool = True,
-    device: Device = "cpu",
+    path: str | Path | None = None,
 ) -> Report:
-    """Generate `new_tokens` after a prompt of `prompt_tokens`, by default half a context each, with random weights.
+    """Write texts of random ids, with each kind of weights, and by other libraries where they are installed.
 
-    anew: also time generation without a cache, which processes the whole text for each token.
+    path: a published model in place of a preset: a directory of Hugging Face Transformers, a GGUF file, or a package
+    with one inside.
     """
-    config = workload(size, {**(overrides or {}), "dropout": 0.0, "bias": True}).config  # GPT-2 has biases
-    half = max(1, config.context_length // 2)
-    prompt_tokens, new_tokens = prompt_tokens or half, new_tokens or half
-    if prompt_tokens + new_tokens > config.context_length:
-        raise RangeError(
-            f"bench generate: prompt and text must fit the context of {config.context_length} tokens, got "
-            f"{prompt_tokens} and {new_tokens}. Choose fewer --prompt-tokens or --new-tokens."
-        )
-    with_transformers = has_transformers()
-    if with_transformers:
+    texts = texts or Texts()
+    for name in texts.weights:
+        if name not in WEIGHTS:
+            raise ConfigError(f"bench generate: weights are some of {', '.join(WEIGHTS)}, got {name!r}.")
+    if has_transformers():
         import torch  # noqa: F401  first, so that its threads begin with its own settings, not with ours
-    environment, warnings = survey(device)
-    if with_transformers:
+    environment, warnings = survey(texts.device)
+    if has_transformers():
         use_threads_of(environment)
-    report = Report(f"Generation, {size}", environment, "tokens/s", warnings=warnings)
-    model, tokenizer = GPT(config).eval().to(device), CharacterTokenizer.train(_characters(config.vocab_size))
-    prompt = tokenizer.decode([token % config.vocab_size for token in range(prompt_tokens)])
-    write = partial(generate, model, tokenizer, prompt, max_new_tokens=new_tokens, sampling=Sampling(temperature=0.0))
-    candidates = [Candidate("compyute", "cached", partial(write, cached=True))]
-    if anew:
-        candidates.append(Candidate("compyute", "anew", partial(write, cached=False)))
-    if with_transformers:
-        theirs = transformers_writer(model, tokenizer.encode(prompt).tolist(), new_tokens)
-        candidates.append(Candidate("transformers", "generate", lambda: tokenizer.decode(theirs())))
-    else:
-        report.notes.append(NO_TRANSFORMERS)
-    first, *others = [(candidate, candidate.run()) for candidate in candidates]
-    for candidate, text in others:
-        if text != first[1]:
-            raise ParityError(
-                f"bench generate: all candidates must generate the same text before they are timed; {candidate.name} "
-                f"generates another than {first[0].name}. Nothing was timed: one of the two is wrong."
+    report = Report(f"Generation, {path or size}", environment, "tokens/s", warnings=warnings)
+    load = _published(path) if path is not None else _random(size, overrides)
+    models = {kind: load(kind) for kind in _kinds(texts, report)}
+    config = models["float32"].config
+    prompt, new = _lengths(texts, config.context_length)
+    with TemporaryDirectory() as folder:
+        folders = _for_others(Path(folder), path, models, report)
+        for batch_size in texts.batch_sizes:
+            prompts = np.random.default_rng(11).integers(0, config.vocab_size, (batch_size, prompt)).tolist()
+            writers = [our_writer(model.to(texts.device), prompts, kind) for kind, model in models.items()]
+            if texts.anew:
+                writers.insert(1, our_writer(models["float32"], prompts, "anew", cached=False))
+            writers += _others(folders, prompts, prompt + new, environment.threads)
+            if folders.gguf and batch_size > 1 and ONE_TEXT not in report.notes:
+                report.notes.append(ONE_TEXT)
+            check_writers(writers, new)
+            shape = (
+                f"{prompt} tokens read, {new} written, B {batch_size}, C {config.embed_dim}, {config.num_heads} heads, "
+                f"{config.num_layers} blocks, V {config.vocab_size}"
             )
-    shape = (
-        f"{prompt_tokens} tokens read, {new_tokens} written, C {config.embed_dim}, {config.num_heads} heads, "
-        f"{config.num_layers} blocks, V {config.vocab_size}"
-    )
-    times = alternate(candidates, rounds, warm_up=0)
-    report.add_times("generate", shape, times)
-    report.add_rates("generate", shape, times, new_tokens, "tokens/s")
+            _time(report, shape, writers, (prompt, new, batch_size), rounds)
     return report
 
 
-def _characters(count: int) -> str:
-    """Return as many characters as there are tokens, so that each token is one character."""
-    surrogates = range(0xD800, 0xE000)  # which are no characters
-    return "".join(chr(code) for code in range(0x20, 0x20 + count + len(surrogates)) if code not in surrogates)[:count]
+def _time(report: Report, shape: str, writers: list[Writer], sizes: tuple[int, int, int], rounds: int) -> None:
+    prompt, new, batch_size = sizes
+    to_first = alternate([writer.candidate(1) for writer in writers if writer.mode != "anew"], rounds, warm_up=1)
+    report.add_times("prompt", shape, to_first)
+    report.add_rates("prompt", shape, to_first, prompt * batch_size, "tokens/s")
+    whole = alternate([writer.candidate(new) for writer in writers], rounds, warm_up=0)
+    report.add_times("generate", shape, whole)
+    report.add_rates("generate", shape, whole, new * batch_size, "tokens/s")
+    if new > 1:
+        seconds = {candidate.name: times for candidate, times in whole.items()}
+        after = {
+            first: [max(both - one, 1e-9) for both, one in zip(seconds[first.name], times, strict=True)]
+            for first, times in to_first.items()
+        }
+        report.add_rates("decode", shape, after, (new - 1) * batch_size, "tokens/s")
+
+
+# --- the models ---
+
+
+def _kinds(texts: Texts, report: Report) -> list[str]:
+    """Return the kinds of weights, float32 first; on a GPU it alone."""
+    if texts.device != "cpu":
+        report.notes.append("Weights in bfloat16 and int8 are for CPUs and were left out.")
+    return ["float32", *(kind for kind in WEIGHTS[1:] if kind in texts.weights and texts.device == "cpu")]
+
+
+def _random(size: str, overrides: Mapping[str, object] | None) -> Callable[[str], Any]:
+    """Return a function that makes a preset's GPT with random weights, the same for each kind."""
+    config = workload(size, {**(overrides or {}), "dropout": 0.0, "bias": True}).config  # GPT-2 has biases
+    model = GPT(config).eval()
+
+    def load(kind: str) -> Any:
+        if kind == "float32":
+            return model
+        quantized = deepcopy(model)
+        quantize_weights(quantized, kind)  # type: ignore[arg-type]
+        return quantized
+
+    return load
+
+
+def _published(path: str | Path) -> Callable[[str], Any]:
+    return lambda kind: Pretrained(path, weights=None if kind == "float32" else kind).model  # type: ignore[arg-type]
+
+
+def _lengths(texts: Texts, context_length: int) -> tuple[int, int]:
+    half = max(1, context_length // 2)
+    prompt, new = texts.prompt_tokens or half, texts.new_tokens or half
+    if prompt + new > context_length:
+        raise RangeError(
+            f"bench generate: prompt and text must fit the context of {context_length} tokens, got {prompt} and {new}. "
+            "Choose fewer --prompt-tokens or --new-tokens."
+        )
+    return prompt, new
+
+
+# --- the others ---
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where the model lies for other libraries; None where it does not. gguf: files by the names of their modes."""
+
+    directory: Path | None
+    gguf: dict[str, Path]
+
+
+def _for_others(folder: Path, path: str | Path | None, models: dict[str, Any], report: Report) -> Folders:
+    """Write the model as others read it, where they are installed."""
+    directory, files = None, {}
+    opened = None if path is None else Pretrained(path)
+    if not has_transformers():
+        report.notes.append(NO_TRANSFORMERS)
+    elif opened is None or opened.path.is_file():
+        save_pretrained(models["float32"], directory := folder / "model")
+    else:
+        directory = opened.path
+    if not has_llama():
+        report.notes.append(NO_LLAMA)
+    elif opened is not None and opened.is_gguf:
+        files = {"its file": opened.path}
+    elif opened is not None:
+        with suppress(CompyuteError):  # no Llama, or a tokenizer that the format does not have
+            for kind in ("float16", "q8_0"):
+                opened.save(file := folder / f"{kind}.gguf", dtype=kind)
+                files[kind] = file
+    if has_llama() and not files:
+        report.notes.append(NO_GGUF)
+    return Folders(directory, files)
+
+
+def _others(folders: Folders, prompts: list[list[int]], longest: int, threads: int) -> Iterator[Writer]:
+    if folders.directory is not None:
+        for mode in ("float32", "bfloat16"):
+            yield their_writer(folders.directory, prompts, mode)
+    for mode, file in folders.gguf.items() if len(prompts) == 1 else ():
+        yield llama_writer(file, prompts[0], mode, longest, threads)

@@ -70,6 +70,7 @@ MEANINGS = {
     "s": "Medians, and in brackets the 20th to the 80th percentile.",
     "×": "×: how many times as long as the first line takes, the quotient of the medians.",
     "%": "%: of the rate of the copy, or the matrix product, in the last line.",
+    "of the best": "of the best: the rate, as a share of the highest one.",
     "MB": "MB: peak resident memory of a process that does nothing else.",
 }
 

@@ -1,6 +1,6 @@
 """The command `compyute bench`: its options, and how a report is printed, written and drawn.
 
-compyute bench step | attention | ops | generate | kernels | startup | parallel
+compyute bench step | attention | products | ops | generate | kernels | startup | parallel
 """
 
 import sys
@@ -18,7 +18,7 @@ from .options import OnDevice, with_options
 __all__ = ["bench"]
 
 bench = typer.Typer(
-    help="Measure steps, attention, ops, generation, kernels, startup and processes, beside PyTorch where installed.",
+    help="Measure steps, attention, products, ops, generation, kernels, startup, processes, beside PyTorch.",
     no_args_is_help=True,
 )
 
@@ -38,7 +38,7 @@ def written(help: str, *names: str) -> Any:
 
 Rounds = Annotated[int, typer.Option(help="Number of times that each candidate is timed.")]
 Memory = Annotated[bool, typer.Option(help="Measure peak memory too, with each candidate in its own process.")]
-
+Bfloat16 = Annotated[bool, typer.Option(help="Time products in bfloat16 too.")]
 
 BatchSize = Annotated[int | None, shape("Number of sequences in a batch.")]
 ContextLength = Annotated[int | None, shape("Greatest number of tokens the model sees at a time.")]
@@ -79,6 +79,16 @@ class StepSizes(ModelSizes):
 
 
 @dataclass(frozen=True)
+class ProductSizes(Sizes):
+    """The sizes that matrix products depend on."""
+
+    batch_size: BatchSize = None
+    context_length: ContextLength = None
+    embed_dim: EmbedDim = None
+    num_heads: NumHeads = None
+
+
+@dataclass(frozen=True)
 class OpSizes(Sizes):
     """The sizes that the arguments of ops depend on, and where they are computed."""
 
@@ -101,16 +111,30 @@ class GeneratorSizes(Sizes):
 
 
 @dataclass(frozen=True)
-class TorchModes:
-    """The variants of PyTorch that are timed."""
+class TextSizes:
+    """What is generated."""
 
+    prompt_tokens: Annotated[int | None, shape("Number of tokens in the prompt. Default: half the context.")] = None
+    new_tokens: Annotated[int | None, shape("Number of tokens to generate. Default: half the context.")] = None
+    batch_sizes: Annotated[str, shape("Numbers of texts written at once, with commas between.")] = "1"
+    weights: Annotated[
+        str, shape("Weights of ours, with commas between: float32, bfloat16, int8. float32 is always among them.")
+    ] = "float32,bfloat16,int8"
+    anew: Annotated[bool, typer.Option("--anew/--no-anew", help="Time generation without a cache too.")] = True
+
+
+@dataclass(frozen=True)
+class StepModes:
+    """The variants of a step that are timed, ours and PyTorch's."""
+
+    bfloat16: Bfloat16 = True
     autocast: Annotated[bool, typer.Option(help="Time PyTorch with bfloat16 autocast too.")] = True
     compiled: Annotated[
         bool, typer.Option("--compiled", help="Time PyTorch with torch.compile too, which takes minutes.")
     ] = False
 
     def names(self) -> list[str]:
-        """Return the variants by the names that `bench_step` takes."""
+        """Return the variants of PyTorch by the names that `bench_step` takes."""
         return ["eager", *(["autocast"] if self.autocast else []), *(["compiled"] if self.compiled else [])]
 
 
@@ -130,7 +154,7 @@ def step(
     vocab_size: Annotated[int | None, shape("Number of tokens in the vocabulary.")] = None,
     *,
     sizes: StepSizes,
-    modes: TorchModes,
+    modes: StepModes,
     reference: Annotated[bool, typer.Option("--reference", help="Time our readable NumPy references too.")] = False,
     rounds: Rounds = 10,
     memory: Memory = True,
@@ -139,7 +163,9 @@ def step(
     """Time a whole training step beside PyTorch's, with the same mathematics, weights and data."""
     from ..bench.step import bench_step
 
-    _out(bench_step(preset, sizes.given(), vocab_size, modes.names(), reference, rounds, memory), output)
+    others = modes.names()
+    report = bench_step(preset, sizes.given(), vocab_size, others, reference, rounds, memory, modes.bfloat16)
+    _out(report, output)
 
 
 @bench.command()
@@ -161,13 +187,30 @@ def attention(
     ] = "1024,2048,4096",
     rounds: Rounds = 10,
     memory: Memory = True,
+    bfloat16: Bfloat16 = True,
     output: Output,
 ) -> None:
     """Time whole training steps with each algorithm, and attention alone beside PyTorch's."""
     from ..bench.attention import ALGORITHMS, bench_attention
 
-    report = bench_attention(algorithms or ALGORITHMS, preset, sizes.given(), _whole_numbers(lengths), rounds, memory)
+    alone = [] if lengths == "none" else _whole_numbers(lengths, "--lengths")
+    report = bench_attention(algorithms or ALGORITHMS, preset, sizes.given(), alone, rounds, memory, bfloat16)
     _out(report, output)
+
+
+@bench.command()
+@with_options()
+def products(
+    preset: Annotated[Size, shape("Size of the model whose matrix products are timed.")] = "shakespeare",
+    *,
+    sizes: ProductSizes,
+    rounds: Rounds = 10,
+    output: Output,
+) -> None:
+    """Time the matrix products of a model's layers beside NumPy, PyTorch, numkong and MKL where installed."""
+    from ..bench.products import bench_products
+
+    _out(bench_products(preset, sizes.given(), rounds), output)
 
 
 @bench.command()
@@ -192,20 +235,29 @@ def ops(
 @bench.command()
 @with_options()
 def generate(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="A published model: a directory of Transformers, a .gguf file, or a package with one inside. "
+            "Without MODEL, a preset with random weights.",
+        ),
+    ] = None,
     preset: Annotated[Size, shape("Size of the model that generates.")] = "shakespeare",
     *,
     sizes: GeneratorSizes,
-    prompt_tokens: Annotated[int | None, shape("Number of tokens in the prompt. Default: half the context.")] = None,
-    new_tokens: Annotated[int | None, shape("Number of tokens to generate. Default: half the context.")] = None,
-    anew: Annotated[bool, typer.Option("--anew/--no-anew", help="Time generation without a cache too.")] = True,
+    texts: TextSizes,
     device: OnDevice = "cpu",
     rounds: Rounds = 5,
     output: Output,
 ) -> None:
-    """Time generation with the cache, without it, and beside Hugging Face's transformers where installed."""
-    from ..bench.generate import bench_generate
+    """Time generation in three kinds of weights, beside transformers and llama.cpp where installed."""
+    from ..bench.generate import Texts, bench_generate
 
-    _out(bench_generate(preset, sizes.given(), prompt_tokens, new_tokens, rounds, anew, device), output)
+    batch_sizes = tuple(_whole_numbers(texts.batch_sizes, "--batch-sizes"))
+    kinds = tuple(texts.weights.split(","))
+    written = Texts(texts.prompt_tokens, texts.new_tokens, batch_sizes, kinds, texts.anew, device)
+    _out(bench_generate(preset, sizes.given(), written, rounds, model), output)
 
 
 @bench.command()
@@ -250,21 +302,19 @@ def parallel(
     """Time a training step by several processes of this machine, and predict it for networks of up to 1,024."""
     from ..bench.parallel import bench_parallel
 
-    counts = _whole_numbers(processes)
+    counts = _whole_numbers(processes, "--processes")
     if not counts or any(count & (count - 1) for count in counts):
         raise typer.BadParameter(f"--processes are powers of two with commas between, got {processes!r}.")
     _out(bench_parallel(preset, tuple(sorted(counts)), steps, rounds), output)
 
 
-def _whole_numbers(text: str) -> list[int]:
-    if text == "none":
-        return []
+def _whole_numbers(text: str, option: str) -> list[int]:
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
         numbers = [0]
     if min(numbers) < 1:
-        raise typer.BadParameter(f"--lengths are whole numbers of at least 1 with commas between, got {text!r}.")
+        raise typer.BadParameter(f"{option} are whole numbers of at least 1 with commas between, got {text!r}.")
     return numbers
 
 

@@ -49,6 +49,7 @@ def evaluate(
         ),
     ] = None,
     checkpoint: Checkpoint = "best",
+    data: Annotated[list[str] | None, typer.Option(metavar="DATA", help="The same as the argument DATA.")] = None,
     *,
     how: How,
 ) -> None:
@@ -61,11 +62,12 @@ def evaluate(
         from ..exchange import is_pretrained, model_path
         from ..training import evaluate_run
 
+    text = [*(text or []), *(data or [])]
     if is_pretrained(model_path(run)):
         if picture is not None:
             raise typer.BadParameter(OF_IMAGES)
         with use_kernels(how.kernels):
-            evaluate_pretrained(run, text or [], stride, open_model(run, checkpoint, how.device, how.weights), how.json)
+            evaluate_pretrained(run, text, stride, open_model(run, checkpoint, how.device, how.weights), how.json)
         return
     if how.weights != "float32":
         raise typer.BadParameter(
@@ -75,7 +77,7 @@ def evaluate(
     if stride is not None:
         raise typer.BadParameter("--stride is for published models; a run is evaluated in windows side by side.")
     with use_kernels(how.kernels), terminal.bar("evaluated"):
-        result = evaluate_run(run, text or (), checkpoint, how.device)
+        result = evaluate_run(run, text, checkpoint, how.device)
     if picture is not None:
         if result.confusion is None:
             raise typer.BadParameter(OF_IMAGES)

@@ -212,8 +212,9 @@ def write(job: Job, sampling: Sampling, options: "dict[str, Any]") -> None:
     if request.json:
         text = "".join(pieces)
     else:
-        terminal.show("" if translates else prompt)
         try:
+            first = next(pieces, "")  # kernels that are compiled for it say so on a line of their own, before the text
+            terminal.show(first if translates else prompt + first)
             for piece in pieces:
                 terminal.show(piece)
         finally:  # after Ctrl-C too

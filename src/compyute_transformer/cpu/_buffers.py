@@ -26,19 +26,19 @@ _free: dict[int, list[Array]] = {}
 _in_use: dict[int, int] = {}  # bytes of borrowed memory, by its id
 
 
-class _Borrowed:
-    """Owns the memory of an array, and returns it when the array and all its views are gone."""
+class _Memory(np.ndarray):
+    """Bytes that arrays lie in. NumPy lets a view hold the array it was made of where that lies in another class's."""
 
-    def __init__(self, memory: Array) -> None:
-        self.memory = memory
-        _in_use[id(memory)] = memory.nbytes
-        self.__array_interface__ = memory.__array_interface__
+
+class _Borrowed(np.ndarray):
+    """Holds memory for an array and all its views, and returns it when they are gone."""
 
     def __del__(self) -> None:
-        _in_use.pop(id(self.memory), None)
-        free = _free.get(self.memory.nbytes)  # at the interpreter's end there may be nowhere to return it to
+        memory = self.base
+        _in_use.pop(id(memory), None)
+        free = _free.get(self.nbytes)  # at the interpreter's end there may be nowhere to return it to
         if free is not None:
-            free.append(self.memory)
+            free.append(memory)  # type: ignore[arg-type]
 
 
 def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
@@ -54,9 +54,9 @@ def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
     except IndexError:
         if _idle() > bytes_in_use():
             release()
-        memory = np.empty(room, np.uint8)
-    array: Array = np.asarray(_Borrowed(memory))[:size].view(dtype).reshape(shape)
-    return array
+        memory = _Memory(room, np.uint8)
+    _in_use[id(memory)] = room
+    return np.ndarray(shape, dtype, memory.view(_Borrowed))
 
 
 def empty_like(array: Array) -> Array:

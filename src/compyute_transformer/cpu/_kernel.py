@@ -183,15 +183,30 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+@cache
+def _thread_counts() -> tuple[Callable[[], int], Callable[[int], object]]:
+    """Return what gets and what sets the calling thread's number of threads.
+
+    Numba's own functions take two locks before they call these, to see whether the pool has been started.
+    """
+    numba.get_num_threads()  # starts it
+    from numba.np.ufunc import parallel
+
+    return parallel._get_num_threads, parallel._set_num_threads
+
+
 class _Alone:
     """Within a `with` block, kernels run on the calling thread."""
 
     def __enter__(self) -> None:
-        self.before = numba.get_num_threads()
-        numba.set_num_threads(1)
+        get, self.set = _thread_counts()
+        self.before = get()
+        if self.before > 1:
+            self.set(1)
 
     def __exit__(self, *_: object) -> None:
-        numba.set_num_threads(self.before)
+        if self.before > 1:
+            self.set(self.before)
 
 
 _all_threads = nullcontext()

@@ -11,7 +11,22 @@ from ._compiler import part_compiler
 from ._kernel import compile_parallel, compile_part
 from ._vector import difference, exp, highest, random_row, rounded
 
-__all__ = ["KEYS", "LOWEST", "OPTIONS", "QUERIES", "ZERO", "backward", "few", "few_task", "forward"]
+__all__ = [
+    "KEYS",
+    "LINE",
+    "LOWEST",
+    "ONE",
+    "OPTIONS",
+    "QUERIES",
+    "ZERO",
+    "add_bias",
+    "backward",
+    "few",
+    "few_task",
+    "forward",
+    "gradient_rows",
+    "visible",
+]
 
 QUERIES, KEYS = 32, 256  # a tile of scores is 32 kB
 PAD = 16  # floats after a row of transposed keys, so that the rows do not share cache lines' places
@@ -36,7 +51,7 @@ compile_flags = part_compiler()
 
 
 @compile_flags
-def _visible(t, T, S, causal, window, length):
+def visible(t, T, S, causal, window, length):
     """The keys [first, last) that query t sees, by the flags."""
     position = S - T + t
     first, last = 0, length
@@ -52,8 +67,8 @@ def _visible(t, T, S, causal, window, length):
 @compile_flags
 def _columns(block, start, rows, T, S, causal, window, length):
     """Of a block of keys, what some of a tile's queries see: the first, and how many, 0 where there are none."""
-    first, _ = _visible(start, T, S, causal, window, length)
-    _, last = _visible(start + rows - 1, T, S, causal, window, length)
+    first, _ = visible(start, T, S, causal, window, length)
+    _, last = visible(start + rows - 1, T, S, causal, window, length)
     first = max(block, first // 4 * 4)  # four random numbers come at a time
     return first, max(0, min(block + KEYS, last) - first)
 
@@ -68,6 +83,16 @@ def _transpose(at, rows, ld, columns, turned):
         row = matrix[r]
         for c in range(columns):
             turned[c, r] = row[c]
+
+
+@compile_part
+def add_bias(options, bias, b, h, t, key, seen):
+    """Add the mask's array to the scores of query t and the keys from `key` on. −inf hides what is NaN too."""
+    o = options[0]
+    at = b * o.bias_batch + h * o.bias_head + t * o.bias_time + key
+    added = bias[at : at + seen.size]
+    for c in range(seen.size):
+        seen[c] = LOWEST if added[c] == LOWEST else seen[c] + added[c]
 
 
 @compile_part
@@ -106,15 +131,12 @@ def _forward_task(task, options, lengths, bias, y, highest_score, sums, wild):
                 )  # fmt: skip
                 for r in range(rows):
                     t = start + r
-                    lo, hi = _visible(t, T, S, causal, window, length)
+                    lo, hi = visible(t, T, S, causal, window, length)
                     lo, hi = max(lo - key, 0), min(hi - key, columns)
                     hi = max(lo, hi)
                     seen = scores[r, lo:hi]
                     if has_bias:
-                        at = b * o.bias_batch + h * o.bias_head + t * o.bias_time + key + lo
-                        added = bias[at : at + seen.size]
-                        for c in range(seen.size):
-                            seen[c] = LOWEST if added[c] == LOWEST else seen[c] + added[c]
+                        add_bias(options, bias, b, h, t, key + lo, seen)
                     top = highest(seen, tops[t])
                     scores[r, : min(lo, columns)] = ZERO
                     scores[r, hi:columns] = ZERO
@@ -180,7 +202,7 @@ def few_task(task, options, lengths, bias, y, highest_score, sums):
     v_head = o.v_at + 4 * (b * o.v_batch + h // (H // K) * o.v_head)
     scores = np.empty(S, np.float32)
     for t in range(T):
-        lo, hi = _visible(t, T, S, o.causal, o.window, lengths[b])
+        lo, hi = visible(t, T, S, o.causal, o.window, lengths[b])
         seen, out = scores[lo:hi], y[b, t, h]
         query = carray(pointer(o.q_at + 4 * (b * o.q_batch + h * o.q_head + t * o.q_time)), (D,))
         for s in range(seen.size):
@@ -189,10 +211,7 @@ def few_task(task, options, lengths, bias, y, highest_score, sums):
                 score += query[d] * key[d]
             seen[s] = score * scale
         if o.has_bias:
-            at = b * o.bias_batch + h * o.bias_head + t * o.bias_time + lo
-            added = bias[at : at + seen.size]
-            for s in range(seen.size):
-                seen[s] = LOWEST if added[s] == LOWEST else seen[s] + added[s]
+            add_bias(options, bias, b, h, t, lo, seen)
         top = highest(seen, LOWEST)
         shift, total = ZERO if top == LOWEST else top, ZERO
         for s in range(seen.size):
@@ -218,13 +237,54 @@ def few(options, lengths, bias, y, highest_score, sums):
 
 
 @compile_part
+def gradient_rows(
+    options, bias, b, h, start, rows, key, columns, length, highest_score, sums, delta, bits, scores, dscores
+):
+    """Replace the scores of a tile by weights after dropout, and the gradients of those by the gradients of scores.
+
+    The tile is that of the queries from `start` on and the keys from `key` on; what a query does not see becomes 0.
+    """
+    o = options[0]
+    T, S, causal, window, has_bias, rounds, scale = o.T, o.S, o.causal, o.window, o.has_bias, o.rounds, o.scale
+    threshold, keep_scale, seed_low, seed_high = o.threshold, o.keep_scale, o.seed_low, o.seed_high
+    offset, stream = o.offset, o.stream_head + h
+    for r in range(rows):
+        t = start + r
+        lo, hi = visible(t, T, S, causal, window, length)
+        lo, hi = max(lo - key, 0), min(hi - key, columns)
+        hi = max(lo, hi)
+        seen, dseen = scores[r, lo:hi], dscores[r, lo:hi]
+        scores[r, : min(lo, columns)] = ZERO
+        dscores[r, : min(lo, columns)] = ZERO
+        scores[r, hi:columns] = ZERO
+        dscores[r, hi:columns] = ZERO
+        if has_bias:
+            add_bias(options, bias, b, h, t, key + lo, seen)
+        top, mean = highest_score[t], delta[t]
+        inverse = ONE / sums[t] if sums[t] != ZERO else ZERO
+        if threshold > 0:
+            random_row(bits, key // 4, (columns + 3) // 4, b * T + t, seed_low, seed_high, offset, stream)
+            drawn = bits[lo:hi]
+            for c in range(seen.size):
+                p = exp(difference(seen[c], top)) * inverse
+                keep = keep_scale if drawn[c] >= threshold else ZERO
+                seen[c] = p * keep
+                dseen[c] = p * (dseen[c] * keep - mean) * scale
+        else:
+            for c in range(seen.size):
+                p = exp(difference(seen[c], top)) * inverse
+                seen[c] = p
+                dseen[c] = p * (dseen[c] - mean) * scale
+        if rounds:
+            for c in range(seen.size):
+                seen[c], dseen[c] = rounded(seen[c]), rounded(dseen[c])
+
+
+@compile_part
 def _backward_task(task, options, lengths, bias, y, highest_score, sums, dy, dq, dk, dv, starts, wild):
     o = options[0]
-    address, H, K, T, S, D, scale, keep_scale = o.address, o.H, o.K, o.T, o.S, o.D, o.scale, o.keep_scale
-    causal, window, has_bias, threshold = o.causal, o.window, o.has_bias, o.threshold
-    seed_low, seed_high, offset, stream_head = o.seed_low, o.seed_high, o.offset, o.stream_head
-    q_ld, k_ld, v_ld = o.q_time, o.k_time, o.v_time
-    group, rounds = H // K, o.rounds
+    address, H, K, T, S, D, scale, causal, window = o.address, o.H, o.K, o.T, o.S, o.D, o.scale, o.causal, o.window
+    q_ld, k_ld, v_ld, group = o.q_time, o.k_time, o.v_time, H // K
     q_row, k_row, v_row, dy_row = dq.shape[2], dk.shape[2], dv.shape[2], H * D
     b, g = task // K, task % K
     length, turned_ld = lengths[b], KEYS + PAD
@@ -256,7 +316,8 @@ def _backward_task(task, options, lengths, bias, y, highest_score, sums, dy, dq,
             q_head = o.q_at + 4 * (b * o.q_batch + h * o.q_head)
             dq_head = dq.ctypes.data + 4 * (b * T * q_row + q_from + h * D)
             dy_head = dy.ctypes.data + 4 * D * (b * T * H + h)
-            for start in range(0, T, QUERIES):
+            for tile in range((T + QUERIES - 1) // QUERIES):
+                start = QUERIES * tile
                 rows = min(QUERIES, T - start)
                 key, columns = _columns(block, start, rows, T, S, causal, window, length)
                 if columns == 0:
@@ -270,42 +331,10 @@ def _backward_task(task, options, lengths, bias, y, highest_score, sums, dy, dq,
                     address, AS_IT_IS, AS_IT_IS, columns, rows, D,
                     ONE, v_turned_at + 4 * (key - block), turned_ld, dy_tile, dy_row, ZERO, dscores_at, KEYS,
                 )  # fmt: skip
-                for r in range(rows):
-                    t = start + r
-                    lo, hi = _visible(t, T, S, causal, window, length)
-                    lo, hi = max(lo - key, 0), min(hi - key, columns)
-                    hi = max(lo, hi)
-                    seen, dseen = scores[r, lo:hi], dscores[r, lo:hi]
-                    scores[r, : min(lo, columns)] = ZERO
-                    dscores[r, : min(lo, columns)] = ZERO
-                    scores[r, hi:columns] = ZERO
-                    dscores[r, hi:columns] = ZERO
-                    if has_bias:
-                        at = b * o.bias_batch + h * o.bias_head + t * o.bias_time + key + lo
-                        added = bias[at : at + seen.size]
-                        for c in range(seen.size):
-                            seen[c] = LOWEST if added[c] == LOWEST else seen[c] + added[c]
-                    top, mean = highest_score[b, h, t], delta[member, t]
-                    inverse = ONE / sums[b, h, t] if sums[b, h, t] != ZERO else ZERO
-                    if threshold > 0:
-                        random_row(
-                            bits, key // 4, (columns + 3) // 4, b * T + t, seed_low, seed_high, offset,
-                            stream_head + h,
-                        )  # fmt: skip
-                        drawn = bits[lo:hi]
-                        for c in range(seen.size):
-                            p = exp(difference(seen[c], top)) * inverse
-                            keep = keep_scale if drawn[c] >= threshold else ZERO
-                            seen[c] = p * keep
-                            dseen[c] = p * (dseen[c] * keep - mean) * scale
-                    else:
-                        for c in range(seen.size):
-                            p = exp(difference(seen[c], top)) * inverse
-                            seen[c] = p
-                            dseen[c] = p * (dseen[c] - mean) * scale
-                    if rounds:
-                        for c in range(seen.size):
-                            seen[c], dseen[c] = rounded(seen[c]), rounded(dseen[c])
+                gradient_rows(
+                    options, bias, b, h, start, rows, key, columns, length,
+                    highest_score[b, h], sums[b, h], delta[member], bits, scores, dscores,
+                )  # fmt: skip
                 sgemm(
                     address, AS_IT_IS, TRANSPOSED, D, columns, rows,
                     ONE, dy_tile, dy_row, scores_at, KEYS, ONE, dv_head + 4 * key * v_row, v_row,

@@ -26,6 +26,8 @@ Optimization history:
     out the products of zero weights: a hidden key may hold NaN.
 12. In bfloat16: rounded copies of q, k, v and dy, and weights rounded in the tile. The forward passes over the keys
     twice, since a weight is known, and can be rounded, only when the sum over all keys is.
+13. In bfloat16 on a processor with instructions for it: `_bfloat16_attention`, on the squares of `_products`. The
+    scores of 32 queries and all keys stay in cache, so that one pass does. Not yet timed.
 
 The 96 heads of 4. then take 14.3 and 30.7 ms, and with dropout 18.7 and 36.4 (2026-11-24).
 """
@@ -37,12 +39,14 @@ import numpy as np
 from ..arrays import Array
 from ..dispatch import kernel_for
 from ..ops.attention import NO_MASK, FusedAttentionSaved, Mask, fused_attention_backward, fused_attention_forward
-from ..precision import precision
+from ..precision import Precision, precision
 from ..random import RandomKey, dropout_threshold
-from . import _tiles
+from . import _bfloat16_attention, _products, _tiles
+from ._amx import LAYOUT
 from ._blas import sgemm_address, single_threaded
 from ._buffers import empty
 from ._kernel import is_float32, of_one_shape, pool_for
+from ._products import Kernel
 from ._rounding import operands
 from ._tiles import LOWEST, OPTIONS, ZERO
 
@@ -120,20 +124,30 @@ def fused_attention_forward_kernel(
 ) -> tuple[Array, FusedAttentionSaved]:
     B, H, T, D = q.shape
     y, highest, total = empty((B, T, H, D)), np.empty((B, H, T), np.float32), np.empty((B, H, T), np.float32)
-    chosen = precision()
-    queries, keys, values = operands(chosen, q, k, v)  # whose memory lasts as long as these names
-    options = arguments(queries, keys, values, mask, dropout, key, chosen == "bfloat16")
-    given, wild = (*options, y, highest, total), np.zeros(B * H, np.bool_)
-    if T <= FEW and dropout == 0.0:
-        with pool_for(2 * B * H * T * k.shape[2] * D):
-            _tiles.few(*given)
+    chosen, wild, work = precision(), np.zeros(B * H, np.bool_), B * H * T * k.shape[2] * D
+    is_few = T <= FEW and dropout == 0.0
+    if not is_few and (kernel := packed_kernel(chosen)) is not None:
+        with pool_for(work // PRODUCTS):
+            given = arguments(q, k, v, mask, dropout, key)  # its kernels round what they pack
+            _bfloat16_attention.forward(kernel.number, LAYOUT.ctypes.data, *given, y, highest, total, wild)
     else:
-        with single_threaded, pool_for(B * H * T * k.shape[2] * D // PRODUCTS):
-            _tiles.forward(*given, wild)
-        if wild.any() and fits_a_matrix(q, k):
-            return fused_attention_forward.reference(q, k, v, mask, dropout, key)
+        queries, keys, values = operands(chosen, q, k, v)  # whose memory lasts as long as these names
+        given = arguments(queries, keys, values, mask, dropout, key, chosen == "bfloat16")
+        if is_few:
+            with pool_for(2 * work):
+                _tiles.few(*given, y, highest, total)
+        else:
+            with single_threaded, pool_for(work // PRODUCTS):
+                _tiles.forward(*given, y, highest, total, wild)
+    if wild.any() and fits_a_matrix(q, k):
+        return fused_attention_forward.reference(q, k, v, mask, dropout, key)
     y = y.swapaxes(1, 2)  # as the output projection wants to read it: merging the heads is a view
     return y, FusedAttentionSaved(q, k, v, y, highest, total, mask, dropout, key, chosen)
+
+
+def packed_kernel(chosen: Precision) -> Kernel | None:
+    """Return the kernel of `_products` that `_bfloat16_attention` computes with; None where `_tiles` serves."""
+    return _products.chosen() if chosen == "bfloat16" else None
 
 
 def fits_a_matrix(q: Array, k: Array) -> bool:
@@ -167,23 +181,22 @@ def fused_attention_backward_kernel(dy: Array, saved: FusedAttentionSaved) -> tu
     whole = empty((B, T, sum(widths))) if S == T else None
     lengths = (T, S, S)
     dq, dk, dv = (empty((B, n, w)) if whole is None else whole for n, w in zip(lengths, widths, strict=True))
-    wild = np.zeros(B * K, np.bool_)
-    q, k, v, factor = operands(chosen, q, k, v, dy)
-    by_time = [np.ascontiguousarray(x.swapaxes(1, 2)) for x in (y, factor)]
-    with single_threaded, pool_for(B * H * T * S * D // PRODUCTS):
-        _tiles.backward(
-            *arguments(q, k, v, mask, dropout, key, chosen == "bfloat16"),
-            by_time[0],
-            # writable, as a kernel is compiled anew for arrays that are not
-            *(np.require(x, requirements=["C", "W"]) for x in (highest, total)),
-            by_time[1],
-            dq,
-            dk,
-            dv,
-            np.array(starts),
-            wild,
-        )
-    if wild.any() and fits_a_matrix(q, k):
+    # writable, as a kernel is compiled anew for arrays that are not
+    statistics = (np.require(x, requirements=["C", "W"]) for x in (highest, total))
+    written = dq, dk, dv, np.array(starts), np.zeros(B * K, np.bool_)
+    by_time = np.ascontiguousarray(y.swapaxes(1, 2)), *statistics
+    work = B * H * T * S * D // PRODUCTS
+    if (kernel := packed_kernel(chosen)) is not None:
+        with pool_for(work):
+            given = arguments(q, k, v, mask, dropout, key)
+            factor = np.require(dy.swapaxes(1, 2), requirements=["C", "W"])
+            _bfloat16_attention.backward(kernel.number, LAYOUT.ctypes.data, *given, *by_time, factor, *written)
+    else:
+        queries, keys, values, factor = operands(chosen, q, k, v, dy)
+        given = arguments(queries, keys, values, mask, dropout, key, chosen == "bfloat16")
+        with single_threaded, pool_for(work):
+            _tiles.backward(*given, *by_time, np.ascontiguousarray(factor.swapaxes(1, 2)), *written)
+    if written[-1].any() and fits_a_matrix(q, k):
         return fused_attention_backward.reference(dy, saved)
     dq, dk, dv = (
         x[..., start : start + width].reshape(B, -1, width // D, D).swapaxes(1, 2)

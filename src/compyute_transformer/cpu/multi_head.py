@@ -31,7 +31,7 @@ def side_by_side(*parts: Array) -> Array | None:
 
 
 def _supports(dq: Array, dk: Array, dv: Array, saved: ProjectionSaved, needs: Needs = ALL) -> bool:
-    return saved.memory is None and side_by_side(dq, dk, dv) is not None
+    return saved.memory is None and dq.base is not None and dq.base is dk.base is dv.base
 
 
 @kernel_for(project_backward, supports=_supports)
@@ -39,6 +39,7 @@ def project_backward_kernel(
     dq: Array, dk: Array, dv: Array, saved: ProjectionSaved, needs: Needs = ALL
 ) -> tuple[Array, Array | None, Array | None, Array | None]:
     dqkv = side_by_side(dq, dk, dv)
-    assert dqkv is not None  # what it supports
+    if dqkv is None:  # parts of one array that lie otherwise in it
+        return project_backward.reference(dq, dk, dv, saved, needs)
     dx, din_weight, din_bias = linear_backward(dqkv, saved.x, needs.in_weight, needs.in_bias)
     return dx, None, din_weight, din_bias

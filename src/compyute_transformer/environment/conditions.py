@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from ..arrays import Device
 from .doctor import recommend
 from .machine import Machine, examine
+from .processor import architecture
 
 __all__ = ["Environment", "has_torch", "survey", "use_threads_of"]
 
@@ -58,13 +59,13 @@ def use_threads_of(environment: Environment) -> None:
 
 def _describe(machine: Machine) -> Environment:
     memory = f", {machine.memory_bytes / 2**30:.0f} GiB" if machine.memory_bytes else ""
-    system, *_, architecture = machine.system.split()  # the release of the kernel in between says little
+    system, *_, width = machine.system.split()  # the release of the kernel in between says little
     versions = [
         f"{package.name} {package.version or 'none'}" for package in machine.packages if package.name in MEASURED
     ]
     return Environment(
-        machine=f"{system} {architecture}, {machine.cores} cores{memory}",
-        cpu=machine.processor,
+        machine=f"{system} {width}, {machine.cores} cores{memory}",
+        cpu=f"{machine.processor} ({design})" if (design := architecture()) else machine.processor,
         threads=machine.numba_threads or next((blas.threads for blas in machine.blas if blas.threads), machine.cores),
         blas="; ".join(f"{blas.package}: {blas.library} {blas.kernel or ''}".strip() for blas in machine.blas),
         versions=", ".join(["compyute-transformer " + machine.version, machine.python, *versions]),

@@ -20,7 +20,7 @@ from ..arrays import gpu_fault
 from ..dispatch import package_fault
 from .products import bfloat16_products
 
-__all__ = ["VARIABLES", "Blas", "Gpu", "Machine", "Package", "blas_of", "examine"]
+__all__ = ["VARIABLES", "Blas", "Gpu", "Machine", "Package", "blas_of", "examine", "processor_name"]
 
 # The environment variables about threads and kernels. Each is read once, when its library loads.
 VARIABLES = (
@@ -128,7 +128,7 @@ def examine() -> Machine:
         python=f"{platform.python_implementation()} {platform.python_version()}",
         executable=sys.executable,
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
-        processor=_processor(),
+        processor=processor_name(),
         cores=_cores(),
         all_cores=os.cpu_count() or 1,
         load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
@@ -167,7 +167,8 @@ def _version(distribution: str) -> str | None:
 # --- processor ---
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """Return the name of the processor, as the system has it."""
     if sys.platform == "linux":
         with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
             for line in lines:

@@ -7,6 +7,7 @@ rotary positions are read: `rope_theta` and `rope_scaling`, and `rope_parameters
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .._arguments import hint_of
 from ..errors import ConfigError
 from ..models.bert import BertConfig
 from ..models.gpt import GPTConfig
@@ -68,6 +69,7 @@ def from_hugging_face(values: Values, **options: Any) -> Any:
     except TypeError as error:
         raise ConfigError(
             f"from_pretrained: an option is a field of {kind.__name__}, got {', '.join(options)}."
+            f"{hint_of(options, fields)}"
         ) from error
 
 

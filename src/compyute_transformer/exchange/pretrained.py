@@ -38,6 +38,7 @@ __all__ = ["AutoModel", "load_pretrained", "save_pretrained"]
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 BYTES: dict[Weights, float] = {"int8": 1 + 4 / 32, "bfloat16": 2.0}  # of a number of a matrix
+BIAS = "cls.predictions.bias"  # of a BERT's head
 MOST_FAULTS = 40  # that a message lists
 
 
@@ -75,12 +76,11 @@ def load_pretrained(
         not have, a dtype other than float32 beside weights, or a model that is larger than the memory of this machine.
         RangeError: unknown weights. StateError: with every tensor that is missing, unexpected or of another shape.
     """
+    dtype = _checked_dtype(dtype)
     if weights is not None:
         check_weights("from_pretrained", weights)
-        if dtype is not None and np.dtype(dtype) != np.float32:
-            raise ConfigError(
-                f"from_pretrained: a model with weights in {weights} computes in float32, got dtype {np.dtype(dtype)}."
-            )
+        if dtype not in (None, np.float32):
+            raise ConfigError(f"from_pretrained: a model with weights in {weights} computes in float32, got {dtype}.")
         dtype = np.float32
     folder = fetch(str(folder)) if is_hub_name(folder) else Path(folder)
     if folder.is_file() and folder.suffix != ".gguf":
@@ -97,6 +97,22 @@ def load_pretrained(
     return model
 
 
+def _checked_dtype(dtype: Any) -> Any:
+    """Return the dtype of NumPy that was asked for; None for none, and for "auto". Raises ConfigError."""
+    if dtype is None or (isinstance(dtype, str) and dtype == "auto"):
+        return None
+    try:
+        found = np.dtype(dtype)
+    except TypeError:  # NumPy has no bfloat16
+        found = None
+    if found is None or found.kind != "f":
+        raise ConfigError(
+            f"from_pretrained: a model computes in float32 or float64, got dtype {dtype}. Give weights='bfloat16' for "
+            "matrices that are held in bfloat16."
+        )
+    return found
+
+
 def _check_kind(own: type, kind: type, path: Path) -> None:
     if not issubclass(own, kind):
         raise ConfigError(
@@ -108,6 +124,8 @@ def _check_kind(own: type, kind: type, path: Path) -> None:
 def assembled(config: Any, family: Family, tensors: Any, dtype: Any, weights: Weights | None = None) -> Any:
     """Return the model of a configuration with the tensors of a file, in `eval()`. Raises as `load_pretrained`."""
     named = _named(tensors, family)
+    second = next((name for name in tensors if name.endswith("predictions.decoder.bias")), None)
+    first = _replaced_bias(named, second, config)
     _check_sizes(config, tensors)
     pieces = family.pieces(config)
     _check(named, pieces, tensors, family, getattr(config, "tie_word_embeddings", False))
@@ -119,9 +137,24 @@ def assembled(config: Any, family: Family, tensors: Any, dtype: Any, weights: We
     _fill(model, pieces, named, tensors, np.dtype(wanted), weights)
     # tensors that mean nothing here, such as a pooler, are written again as they are
     unused = [name for name in tensors if family.canonical(name) is None and not name.endswith("decoder.bias")]
+    if first is not None and not np.array_equal(tensors[first], tensors[named[BIAS]]):
+        unused.append(first)
     model.unused_tensors = {name: tensors[name] for name in unused}
-    model.second_bias = next((name for name in tensors if name.endswith("predictions.decoder.bias")), None)
+    model.second_bias = second
     return model
+
+
+def _replaced_bias(named: dict[str, str], second: str | None, config: Any) -> str | None:
+    """Name the second bias of a BERT's head where Transformers adds that one. Return the name of the first, if any.
+
+    Transformers 5 adds it where the matrix of the head is not tied to the embedding; the first then means nothing.
+    """
+    untied = getattr(config, "masked_head", False) and not config.tie_word_embeddings
+    if second is None or not untied:
+        return None
+    first = named.get(BIAS)
+    named[BIAS] = second
+    return first
 
 
 def _opened(folder: Path) -> tuple[dict[str, Any], Callable[[], Any]]:

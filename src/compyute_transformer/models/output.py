@@ -51,7 +51,7 @@ class Model(Module):
         Raises ConfigError for return_attention with a cache, and for an attention that does not tell its weights.
         """
         if not (return_attention or return_hidden_states):
-            return self.forward(*inputs, **options)
+            return super().__call__(*inputs, **options)
         if return_attention and any(hasattr(value, "advance") for value in (*inputs, options.get("cache"))):
             raise ConfigError(
                 f"{type(self).__name__}: return_attention is supported without a cache, got both. "

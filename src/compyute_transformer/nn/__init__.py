@@ -1,5 +1,6 @@
 """Parameters and an op: modules know weights, and no mathematics of their own."""
 
+from .._earlier_names import earlier_names
 from .attention import MultiHeadAttention
 from .block import CrossBlock, PostNormBlock, PreNormBlock
 from .dropout import Dropout, share_generator
@@ -46,3 +47,20 @@ __all__ = [
     "recompute_blocks",
     "share_generator",
 ]
+
+__getattr__ = earlier_names(
+    __name__,
+    {},
+    elsewhere={
+        **dict.fromkeys(("GELU", "ReLU", "SiLU", "Softmax"), "a function of ops, and an option of FeedForward"),
+        **dict.fromkeys(("Sequential", "ModuleDict"), "ModuleList, and a forward of your own that calls its modules"),
+        **dict.fromkeys(("TransformerEncoderLayer",), "PostNormBlock, or PreNormBlock"),
+        **dict.fromkeys(("TransformerDecoderLayer",), "CrossBlock"),
+        **dict.fromkeys(("Transformer", "TransformerDecoder", "TransformerEncoder"), "models.Transformer"),
+        "DataParallel": "parallel.DataParallel, or compyute train --processes",
+        "MultiheadAttention": "MultiHeadAttention",
+        "ParameterList": "a Parameter for each, assigned to a name of its own",
+        "functional": "ops: every op a forward above its backward",
+        "utils": "optim.clip_grad_norm_ for the norm of gradients, data for batches",
+    },
+)

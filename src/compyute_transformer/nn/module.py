@@ -481,6 +481,11 @@ class Module(CheckedArguments):
         """Where the parameters live; "cpu" for a module without."""
         return next((device_of(parameter.data) for parameter in self.parameters()), "cpu")
 
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the parameters, as the first of them has it; None for a module without."""
+        return next((parameter.dtype for parameter in self.parameters()), None)
+
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle takes along: neither the enclosing module, nor buffers, nor what is saved."""
         left_out = ("_parent", "_name", "_flat", "_saved", "_observers", "_waiting", "_trainer")

@@ -19,4 +19,11 @@ __all__ = [
     "decay_groups",
 ]
 
-__getattr__ = earlier_names(__name__, {"clip_by_global_norm": "optim.clip.clip_by_global_norm"})
+__getattr__ = earlier_names(
+    __name__,
+    {"clip_by_global_norm": "optim.clip.clip_by_global_norm"},
+    elsewhere={
+        "Adam": "AdamW(parameters, weight_decay=0)",
+        "lr_scheduler": "CosineAnnealingLR and LambdaLR, in optim itself",
+    },
+)

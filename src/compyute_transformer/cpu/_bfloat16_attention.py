@@ -1,0 +1,377 @@
+"""Attention's kernels in bfloat16 on the squares of `_products`: two products forward, five backward.
+
+A square is 32 queries by 32 keys. Each operand is rounded while it is packed, as the product that reads it wants it:
+
+    rows       (32 · rows, depth) bfloat16                       the left operand: q, dy, weights, gradients of scores
+    panels     (columns / 32, depth / 2, 32) pairs of bfloat16   the right one: pairs of two numbers along the depth
+
+Forward: the scores of 32 queries and all keys that one of them sees, in float32, 128 bytes a key, so that they stay in
+the second-level cache; then the softmax of each row, which is rounded as it is written, since the sum over all keys is
+known by then; then the product with v.
+
+Backward: for 256 keys the queries, 128 at a time. The scores and the gradients of weights of 32 queries are made, and
+from them the weights and the gradients of scores, in float32. dq adds rows of these. dk and dv sum over queries, so as
+transposed products, dvᵀ = dyᵀ P and dkᵀ = qᵀ dS, they read P and dS as panels, whose pairs are those of two rows beside
+each other; as left operands, Pᵀ and dSᵀ, they would have to be transposed number by number. The sums over 128 queries
+are added to dkᵀ and dvᵀ at once, which are read and written that much less often.
+
+Squares in which no query sees a key are left out of all products. The squares of an operand that ends within one are
+filled up with zeros. A task is a head, in the backward a key/value head: the number of threads changes no bit.
+
+Not yet timed on a processor with such instructions: the tests run every one by a handler for illegal ones.
+"""
+
+import numpy as np
+from numba import carray, prange
+
+from ._blas import pointer
+from ._kernel import compile_parallel, compile_part
+from ._packing import SQUARE
+from ._products import add_square, begin, end
+from ._tiles import LINE, LOWEST, ONE, ZERO, add_bias, gradient_rows, visible
+from ._vector import difference, exp, highest, random_row, rounded, upper_half
+
+__all__ = ["KEYS", "QUERIES", "backward", "forward"]
+
+QUERIES, KEYS = 128, 256  # of a tile in the backward
+HALF = np.uint32(16)
+
+
+# --- operands --------------------------------------------------------------------------------------------------------
+
+
+@compile_part
+def _whole(length):
+    """Return the length in whole squares."""
+    return (length + SQUARE - 1) // SQUARE * SQUARE
+
+
+@compile_part
+def _row(at, r, ld, columns):
+    """Return row r of float32 numbers at an address, whose rows lie ld floats apart."""
+    return carray(pointer(at + 4 * r * ld), (columns,))
+
+
+@compile_part
+def _pair(first, second):
+    return np.uint32(upper_half(first)) | (np.uint32(upper_half(second)) << HALF)
+
+
+@compile_part
+def _pack_rows(at, ld, rows, columns, packed):
+    """Write packed[r, c] = x[r, c] of a matrix at an address, and zeros beside it."""
+    packed[:] = 0
+    for r in range(rows):
+        source, part = _row(at, r, ld, columns), packed[r]
+        for c in range(source.size):
+            part[c] = upper_half(source[c])
+
+
+@compile_part
+def _pack_turned(at, ld, rows, columns, packed):
+    """Write the rows of xᵀ: packed[c, r // 2] = the pair x[r, c], x[r + 1, c]; zeros beside it."""
+    packed[:] = 0
+    for pair in range((rows + 1) // 2):
+        first = _row(at, 2 * pair, ld, columns)
+        if 2 * pair + 1 < rows:
+            second = _row(at, 2 * pair + 1, ld, columns)
+            for c in range(first.size):
+                packed[c, pair] = _pair(first[c], second[c])
+        else:
+            for c in range(first.size):
+                packed[c, pair] = _pair(first[c], ZERO)
+
+
+@compile_part
+def _pack_columns(at, ld, rows, columns, packed):
+    """Write the panels of xᵀ: packed[r // 32, c // 2, r % 32] = the pair x[r, c], x[r, c + 1]; zeros beside them."""
+    packed[:] = 0
+    for r in range(rows):
+        source, panel, place = _row(at, r, ld, columns), packed[r // SQUARE], r % SQUARE
+        for pair in range(columns // 2):
+            panel[pair, place] = _pair(source[2 * pair], source[2 * pair + 1])
+        if columns % 2 == 1:
+            panel[columns // 2, place] = _pair(source[columns - 1], ZERO)
+
+
+@compile_part
+def _pack_two_rows(first, second, panels, panel, pair):
+    """Write panels[panel + c // 32, pair, c % 32] = the pair first[c], second[c]."""
+    for index in range((first.size + SQUARE - 1) // SQUARE):
+        start = SQUARE * index
+        a, b, part = first[start : start + SQUARE], second[start : start + SQUARE], panels[panel + index, pair]
+        for c in range(a.size):
+            part[c] = _pair(a[c], b[c])
+
+
+@compile_part
+def _pack_panels(at, ld, rows, columns, packed):
+    """Write the panels of x: packed[c // 32, r // 2, c % 32] = the pair x[r, c], x[r + 1, c]; zeros beside them."""
+    packed[:] = 0
+    nothing = np.zeros(columns, np.float32)
+    for pair in range((rows + 1) // 2):
+        first = _row(at, 2 * pair, ld, columns)
+        if 2 * pair + 1 < rows:
+            _pack_two_rows(first, _row(at, 2 * pair + 1, ld, columns), packed, 0, pair)
+        else:
+            _pack_two_rows(first, nothing, packed, 0, pair)
+
+
+@compile_part
+def _add_product(number, a, b, c):
+    """C += A B of rows, panels and float32 numbers, each some rows or columns of an array, all in whole squares."""
+    steps = np.int64(a.shape[1] * a.itemsize // (2 * SQUARE))
+    if steps == 0:  # the loop over the steps ends when they are counted down to 0
+        return
+    lda, ldc = a.strides[0], c.strides[0]
+    a_at, b_at, c_at = a.ctypes.data, b.ctypes.data, c.ctypes.data
+    for panel in range(b.shape[0]):
+        b_panel = b_at + b.strides[0] * panel
+        for block in range(a.shape[0] // SQUARE):
+            a_rows, square = a_at + lda * SQUARE * block, c_at + ldc * SQUARE * block + 4 * SQUARE * panel
+            add_square(number, a_rows, lda, b_panel, steps, square, ldc)
+
+
+@compile_part
+def _squares(block, most, start, rows, T, S, causal, window, length):
+    """Of `most` keys from `block` on, what some of a square's queries see, in whole squares: the first, how many."""
+    first, _ = visible(start, T, S, causal, window, length)
+    _, last = visible(start + rows - 1, T, S, causal, window, length)
+    first = max(block, first // SQUARE * SQUARE)
+    return first, max(0, min(block + most, _whole(last)) - first)
+
+
+# --- forward ---------------------------------------------------------------------------------------------------------
+
+
+@compile_part
+def _weigh(options, bias, b, h, t, lo, hi, scores, bits, weights):
+    """Write query t's rounded weights of the keys [lo, hi) that it sees; return its highest score, and the sum."""
+    o = options[0]
+    seen, part, scale = scores[lo:hi], weights[lo:hi], o.scale
+    for c in range(seen.size):
+        seen[c] *= scale
+    if o.has_bias:
+        add_bias(options, bias, b, h, t, lo, seen)
+    top = highest(seen, LOWEST)
+    top = ZERO if top == LOWEST else top  # where all is −inf, so that it comes out as 0
+    total = ZERO
+    for c in range(seen.size):
+        e = exp(difference(seen[c], top))
+        seen[c] = e
+        total += e
+    inverse = ONE / total if total != ZERO else ZERO
+    if o.threshold > 0:
+        start, threshold, keep_scale = lo // 4, o.threshold, o.keep_scale  # four random numbers come at a time
+        random_row(
+            bits, start, (hi + 3) // 4 - start, b * o.T + t, o.seed_low, o.seed_high, o.offset, o.stream_head + h
+        )
+        drawn = bits[lo - 4 * start : hi - 4 * start]
+        for c in range(seen.size):
+            kept = (seen[c] * inverse) * keep_scale
+            part[c] = upper_half(kept if drawn[c] >= threshold else ZERO)
+    else:
+        for c in range(seen.size):
+            part[c] = upper_half(seen[c] * inverse)
+    return top, total
+
+
+@compile_part
+def _forward_task(task, number, layout_at, options, lengths, bias, y, highest_score, sums, wild):
+    o = options[0]
+    H, K, T, S, D, causal, window = o.H, o.K, o.T, o.S, o.D, o.causal, o.window
+    b, h = task // H, task % H
+    g, length, width, keys = h // (H // K), lengths[b], _whole(D), _whole(S)
+    k = np.empty((keys // SQUARE, width // 2, SQUARE), np.uint32)
+    v = np.empty((width // SQUARE, keys // 2, SQUARE), np.uint32)
+    q, weights = np.empty((SQUARE, width), np.uint16), np.empty((SQUARE, keys + 2 * LINE), np.uint16)
+    scores, out = np.empty((SQUARE, keys + LINE), np.float32), np.empty((SQUARE, width), np.float32)
+    bits, nothing = np.empty(keys + 8, np.uint32), ZERO
+    _pack_columns(o.k_at + 4 * (b * o.k_batch + g * o.k_head), o.k_time, S, D, k)
+    _pack_panels(o.v_at + 4 * (b * o.v_batch + g * o.v_head), o.v_time, S, D, v)
+    q_head = o.q_at + 4 * (b * o.q_batch + h * o.q_head)
+    begin(number, layout_at)
+    for start in range(0, T, SQUARE):
+        rows = min(SQUARE, T - start)
+        key, columns = _squares(0, keys, start, rows, T, S, causal, window, length)
+        last = key + columns
+        _pack_rows(q_head + 4 * start * o.q_time, o.q_time, rows, D, q)
+        scores[:, key:last] = ZERO
+        _add_product(number, q, k[key // SQUARE : last // SQUARE], scores[:, key:last])
+        for r in range(rows):
+            lo, hi = visible(start + r, T, S, causal, window, length)
+            lo, hi = min(lo, last), min(hi, last)
+            weights[r, key:lo] = 0
+            weights[r, hi:last] = 0
+            highest_score[b, h, start + r], sums[b, h, start + r] = _weigh(
+                options, bias, b, h, start + r, lo, hi, scores[r], bits, weights[r]
+            )
+        out[:] = ZERO
+        _add_product(number, weights[:, key:last], v[:, key // 2 : last // 2], out)
+        for r in range(rows):
+            row, part = out[r], y[b, start + r, h]
+            for d in range(part.size):
+                part[d] = row[d]
+                nothing += row[d] * ZERO
+    end(number)
+    wild[task] = nothing != ZERO
+
+
+@compile_parallel
+def forward(number, layout_at, options, lengths, bias, y, highest_score, sums, wild):
+    """As `_tiles.forward`, of q, k and v that are not rounded."""
+    for task in prange(options[0].B * options[0].H):
+        # as int64, else compiled for unsigned as well
+        _forward_task(np.int64(task), number, layout_at, options, lengths, bias, y, highest_score, sums, wild)
+
+
+# --- backward --------------------------------------------------------------------------------------------------------
+
+
+@compile_part
+def _pack_gradients(columns, scores, dscores, strip, panel, gradients, pairs, dpairs):
+    """Pack a strip of 32 queries: dS as rows; P and dS as panels from `panel` on, at the depth of the strip.
+
+    Rows behind the last query are products of zeros.
+    """
+    for r in range(SQUARE):
+        row, part = dscores[r, :columns], gradients[r, :columns]
+        for c in range(row.size):
+            part[c] = upper_half(row[c])
+    for two in range(SQUARE // 2):
+        r, pair = 2 * two, SQUARE // 2 * strip + two
+        _pack_two_rows(scores[r, :columns], scores[r + 1, :columns], pairs, panel, pair)
+        _pack_two_rows(dscores[r, :columns], dscores[r + 1, :columns], dpairs, panel, pair)
+
+
+@compile_part
+def _backward_head(
+    number, options, bias, b, h, length, y, highest_score, sums, dy, dq, dq_from, k, k_panels, v, dk_turned, dv_turned
+):
+    """Write head h's columns of dq, from `dq_from` on, and add to the transposed dk and dv of its key/value head."""
+    o = options[0]
+    T, S, D, causal, window, scale = o.T, o.S, o.D, o.causal, o.window, o.scale
+    width, queries, keys = _whole(D), _whole(T), _whole(S)
+    q, dy_rows = np.empty((queries, width), np.uint16), np.empty((queries, width), np.uint16)
+    q_turned = np.empty((width, queries // 2 + LINE), np.uint32)
+    dy_turned = np.empty((width, queries // 2 + LINE), np.uint32)
+    q_at, dy_at = o.q_at + 4 * (b * o.q_batch + h * o.q_head), dy.ctypes.data + dy.strides[0] * b + dy.strides[2] * h
+    _pack_rows(q_at, o.q_time, T, D, q)
+    _pack_turned(q_at, o.q_time, T, D, q_turned)
+    _pack_rows(dy_at, dy.strides[1] // 4, T, D, dy_rows)
+    _pack_turned(dy_at, dy.strides[1] // 4, T, D, dy_turned)
+    delta = np.empty(T, np.float32)
+    for t in range(T):
+        product, dy_part, y_part = ZERO, dy[b, t, h], y[b, t, h]
+        for d in range(D):
+            product += rounded(dy_part[d]) * y_part[d]
+        delta[t] = product
+    dq_rows = np.zeros((queries, width), np.float32)
+    scores, dscores = np.empty((SQUARE, KEYS + LINE), np.float32), np.empty((SQUARE, KEYS + LINE), np.float32)
+    gradients, bits = np.empty((SQUARE, KEYS + 2 * LINE), np.uint16), np.empty(KEYS, np.uint32)
+    pairs = np.empty((KEYS // SQUARE, QUERIES // 2, SQUARE), np.uint32)
+    dpairs = np.empty((KEYS // SQUARE, QUERIES // 2, SQUARE), np.uint32)
+    depths = np.empty((KEYS // SQUARE, 2), np.int64)  # of a panel: which queries of the tile see some of its keys
+    for block in range(0, keys, KEYS):
+        for tile in range(0, T, QUERIES):
+            depths[:] = 0
+            for strip in range((min(QUERIES, T - tile) + SQUARE - 1) // SQUARE):
+                start = tile + SQUARE * strip
+                rows = min(SQUARE, T - start)
+                key, columns = _squares(block, KEYS, start, rows, T, S, causal, window, length)
+                if columns == 0:
+                    continue
+                first, last, panel = key // SQUARE, (key + columns) // SQUARE, (key - block) // SQUARE
+                scores[:, :columns] = ZERO
+                dscores[:, :columns] = ZERO
+                _add_product(number, q[start : start + SQUARE], k[first:last], scores[:, :columns])
+                _add_product(number, dy_rows[start : start + SQUARE], v[first:last], dscores[:, :columns])
+                for r in range(rows):
+                    row = scores[r, :columns]
+                    for c in range(row.size):
+                        row[c] *= scale
+                gradient_rows(
+                    options, bias, b, h, start, rows, key, columns, length,
+                    highest_score[b, h], sums[b, h], delta, bits, scores, dscores,
+                )  # fmt: skip
+                _pack_gradients(columns, scores, dscores, strip, panel, gradients, pairs, dpairs)
+                dq_part = dq_rows[start : start + SQUARE]
+                _add_product(number, gradients[:, :columns], k_panels[:, key // 2 : (key + columns) // 2], dq_part)
+                for p in range(last - first):
+                    depth = depths[panel + p]
+                    depth[0] = SQUARE * strip if depth[1] == 0 else depth[0]
+                    depth[1] = SQUARE * (strip + 1)
+            for p in range(KEYS // SQUARE):
+                first, last, key = depths[p, 0] // 2, depths[p, 1] // 2, block + SQUARE * p
+                if last > 0:
+                    start = tile // 2
+                    columns_of_dv, columns_of_dk = dv_turned[:, key : key + SQUARE], dk_turned[:, key : key + SQUARE]
+                    _add_product(
+                        number, dy_turned[:, start + first : start + last], pairs[p : p + 1, first:last], columns_of_dv
+                    )
+                    _add_product(
+                        number, q_turned[:, start + first : start + last], dpairs[p : p + 1, first:last], columns_of_dk
+                    )
+    nothing = ZERO
+    for t in range(T):
+        row, part = dq_rows[t], dq[b, t, dq_from : dq_from + D]
+        for d in range(part.size):
+            part[d] = row[d]
+            nothing += row[d] * ZERO
+    return nothing
+
+
+@compile_part
+def _backward_task(
+    task, number, layout_at, options, lengths, bias, y, highest_score, sums, dy, dq, dk, dv, starts, wild
+):
+    o = options[0]
+    H, K, S, D = o.H, o.K, o.S, o.D
+    b, g = task // K, task % K
+    group, width, keys, nothing = H // K, _whole(D), _whole(S), ZERO
+    k_at, v_at = o.k_at + 4 * (b * o.k_batch + g * o.k_head), o.v_at + 4 * (b * o.v_batch + g * o.v_head)
+    k = np.empty((keys // SQUARE, width // 2, SQUARE), np.uint32)
+    v = np.empty((keys // SQUARE, width // 2, SQUARE), np.uint32)
+    k_panels = np.empty((width // SQUARE, keys // 2, SQUARE), np.uint32)
+    dk_turned, dv_turned = np.zeros((width, keys + LINE), np.float32), np.zeros((width, keys + LINE), np.float32)
+    _pack_columns(k_at, o.k_time, S, D, k)
+    _pack_columns(v_at, o.v_time, S, D, v)
+    _pack_panels(k_at, o.k_time, S, D, k_panels)
+    begin(number, layout_at)
+    for member in range(group):
+        h = g * group + member
+        nothing += _backward_head(
+            number, options, bias, b, h, lengths[b], y, highest_score, sums, dy, dq, starts[0] + h * D,
+            k, k_panels, v, dk_turned, dv_turned,
+        )  # fmt: skip
+    end(number)
+    k_from, v_from = starts[1] + g * D, starts[2] + g * D
+    for s in range(S):
+        dk_part, dv_part = dk[b, s, k_from : k_from + D], dv[b, s, v_from : v_from + D]
+        for d in range(D):
+            dk_part[d], dv_part[d] = dk_turned[d, s], dv_turned[d, s]
+            nothing += dk_part[d] * ZERO + dv_part[d] * ZERO
+    wild[task] = nothing != ZERO
+
+
+@compile_parallel
+def backward(number, layout_at, options, lengths, bias, y, highest_score, sums, dy, dq, dk, dv, starts, wild):
+    """As `_tiles.backward`, of q, k, v and dy that are not rounded."""
+    for task in prange(options[0].B * options[0].K):
+        _backward_task(
+            np.int64(task),
+            number,
+            layout_at,
+            options,
+            lengths,
+            bias,
+            y,
+            highest_score,
+            sums,
+            dy,
+            dq,
+            dk,
+            dv,
+            starts,
+            wild,
+        )
