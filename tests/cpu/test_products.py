@@ -9,7 +9,7 @@ import pytest
 from compyute_transformer import use_kernels
 from compyute_transformer.arrays import Array
 from compyute_transformer.cpu import _amx, _avx512, _products
-from compyute_transformer.cpu._packing import pack_panels, pack_rows
+from compyute_transformer.cpu._packing import pack_gradient, pack_panels, pack_rows
 from compyute_transformer.cpu._quantized_products import multiply_quantized
 from compyute_transformer.models import GPT, GPTConfig
 from compyute_transformer.nn import CrossEntropyLoss
@@ -58,6 +58,15 @@ def test_operands_lie_as_the_kernels_read_them(shape: tuple[int, int]) -> None:
         np.testing.assert_array_equal(panels, pairs)
 
 
+@pytest.mark.parametrize("shape", [(32, 32), (33, 5), (1, 70), (129, 65), (1000, 40)])
+def test_a_gradient_is_packed_for_both_products_and_summed_at_once(shape: tuple[int, int]) -> None:
+    dy = draw(*shape)
+    rows, turned, sums = pack_gradient(dy)
+    np.testing.assert_array_equal(rows, pack_rows(dy))
+    np.testing.assert_array_equal(turned, pack_rows(dy, turned=True))
+    np.testing.assert_allclose(sums.sum(0, dtype=np.float64), dy.sum(0, dtype=np.float64), rtol=0, atol=1e-5)
+
+
 def test_operands_are_rounded_as_the_references_round_them() -> None:
     x = np.arange(0, 1 << 32, 65_521, dtype=np.uint32).view(np.float32)[: 32 * 2048].reshape(32, 2048)
     packed = pack_rows(x)[:, :2048]
@@ -76,14 +85,15 @@ def test_rows_and_threads_beside_a_row_change_no_bit(packed: Any) -> None:
     np.testing.assert_array_equal(whole[150:157], some)
 
 
+@pytest.mark.parametrize("needs", [(True, True), (False, True), (True, False), (False, False)])
 @pytest.mark.parametrize("has_bias", [False, True])
-def test_linear_runs_forward_and_backward(packed: Any, has_bias: bool) -> None:
+def test_linear_runs_forward_and_backward(packed: Any, has_bias: bool, needs: tuple[bool, bool]) -> None:
     x, w, b, dy = draw(3, 19, 70), draw(45, 70), draw(45) if has_bias else None, draw(3, 19, 45)
     y, saved = linear_forward(x, w, b)
-    found = y, *linear_backward(dy, saved)
+    found = y, *linear_backward(dy, saved, *needs)
     with use_kernels("reference"):
         y, saved = linear_forward(x, w, b)
-        expected = y, *linear_backward(dy, saved)
+        expected = y, *linear_backward(dy, saved, *needs)
     for one, two in zip(found, expected, strict=True):
         assert (one is None) == (two is None)
         if one is not None:

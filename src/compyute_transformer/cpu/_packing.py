@@ -17,6 +17,7 @@ panels of x and of its transpose):
 2. As above, in vectors of 32 numbers: 0.5, 1.1, 0.7, 0.6.
 3. Blocks of 32 by 32 read one after the other, not rows: 3.2, 2.5, 3.9, 1.3. The processor fetches ahead along rows.
 4. Rows of A a multiple of 2 KB apart would share a few places of the first cache, so they get 64 bytes more. Not timed.
+5. A gradient packed for both of its products and summed for the bias, read three times and once: 1.6 to 1.7, 1.0 to 1.1.
 """
 
 from typing import Any
@@ -30,11 +31,12 @@ from ..arrays import Array
 from ._buffers import empty
 from ._kernel import compile_parallel, compile_part, pool_for
 
-__all__ = ["SQUARE", "pack_panels", "pack_rows"]
+__all__ = ["MOST_PARTIALS", "SQUARE", "pack_gradient", "pack_panels", "pack_rows"]
 
 SQUARE = 32  # rows and columns of the result that are computed at once, and how far a step goes along K
 NUMBERS, LANES = 32, 8  # in a vector that is rounded, and in one that is transposed
 CROWDED = 1024  # numbers of a row of A
+MOST_PARTIALS = 128  # sums of db: one running sum over 16,384 rows has an error of 2.6e-6, 128 partial ones of 2.0e-7
 BLOCK, ROW, PAIRS, STEP = 128, 64, 128, 2048  # bytes of 32 numbers of x, of 32 halves, of 32 pairs, of 16 rows of them
 
 WORD, LONG = ir.IntType(32), ir.IntType(64)
@@ -138,6 +140,17 @@ def _round_row(x, n, turned, edge, target, step, blocks):
             _halves(edge_at, target + step * block)
 
 
+@compile_part
+def _transpose_strip(rounded_at, turned, start, line, step, blocks):
+    """Write what 32 rows were rounded to: pairs to rows of A where turned, else halves to panels of B."""
+    tall, wide, width = (2, 4, PAIRS) if turned else (4, 2, ROW)
+    for block in range(blocks):
+        for i in range(tall):
+            for j in range(wide):
+                source = rounded_at + width * (blocks * LANES * i + block) + 4 * LANES * j
+                transpose(source, width * blocks, start + step * block + line * LANES * j + 4 * LANES * i, line)
+
+
 @compile_parallel
 def _pack(x, turned, is_rows, y, depth):
     """Write x to y, whose rows or panels have `depth` numbers of K."""
@@ -159,14 +172,35 @@ def _pack(x, turned, is_rows, y, depth):
             else:
                 _round_row(x, n, turned, edge, rounded_at + width * across * row, width, across)
         if not is_direct:
-            tall, wide = (2, 4) if turned else (4, 2)
-            for block in range(across):
-                for i in range(tall):
-                    for j in range(wide):
-                        transpose(
-                            rounded_at + width * (across * LANES * i + block) + 4 * LANES * j, width * across,
-                            start + step * block + line * LANES * j + 4 * LANES * i, line,
-                        )  # fmt: skip
+            _transpose_strip(rounded_at, turned, start, line, step, across)
+
+
+@compile_parallel
+def _pack_gradient(dy, rows, turned, sums):
+    """Write dy and its transpose as rows of A, and the sums of the columns over some strips of 32 rows each."""
+    N, O = dy.shape  # noqa: E741
+    across, across_turned = rows.shape[1] // SQUARE, (O + SQUARE - 1) // SQUARE
+    strips, tasks, line, lines = turned.shape[1] // SQUARE, sums.shape[0], 2 * rows.shape[1], 2 * turned.shape[1]
+    rows_at, turned_at = rows.ctypes.data, turned.ctypes.data
+    for task in prange(tasks):
+        edge, total = np.empty((2, SQUARE), np.float32), sums[task]
+        rounded = np.empty(SQUARE * SQUARE * across_turned, np.uint16)
+        rounded_at = rounded.ctypes.data
+        total[:] = 0
+        for strip in range(strips * task // tasks, strips * (task + 1) // tasks):
+            for row in range(SQUARE):
+                n = SQUARE * strip + row
+                if n < rows.shape[0]:
+                    _round_row(dy, n, False, edge, rows_at + line * n, ROW, across)
+                if row % 2 == 0:
+                    target = rounded_at + PAIRS * across_turned * (row // 2)
+                    _round_row(dy, n, True, edge, target, PAIRS, across_turned)
+                if n < N:
+                    source = dy[n]
+                    for o in range(source.size):
+                        total[o] += source[o]
+            start = turned_at + ROW * strip
+            _transpose_strip(rounded_at, True, start, lines, SQUARE * lines, across_turned)
 
 
 def whole(length: int) -> int:
@@ -196,3 +230,13 @@ def pack_rows(x: Array, turned: bool = False) -> Array:
 def pack_panels(w: Array, turned: bool = False) -> Array:
     """Return B = wᵀ of a float32 matrix (columns, K), or B = w of one (K, columns) where `turned`."""
     return _packed(w, turned, is_rows=False)
+
+
+def pack_gradient(dy: Array) -> tuple[Array, Array, Array]:
+    """Return `pack_rows(dy)`, `pack_rows(dy, turned=True)` and partial sums of the rows, of which dy is read once."""
+    N, O = dy.shape  # noqa: E741
+    rows, turned = empty((whole(N), _depth(O)), np.uint16), empty((whole(O), _depth(N)), np.uint16)
+    sums = np.empty((min(MOST_PARTIALS, turned.shape[1] // SQUARE), O), np.float32)
+    with pool_for(2 * dy.size):
+        _pack_gradient(dy, rows, turned, sums)
+    return rows, turned, sums
