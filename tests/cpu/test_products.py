@@ -1,6 +1,7 @@
 """Products in bfloat16 by each kernel, every instruction executed: by the processor, or by a handler."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -262,7 +263,21 @@ def test_a_kernel_is_right_where_its_product_is(packed: Any, monkeypatch: pytest
     assert not _products._is_right(packed)
 
 
-def test_the_float32_product_that_is_timed_is_the_same_product() -> None:
+def test_times_lie_beside_the_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = _products._file()
+    assert file is not None
+    assert file.parent == Path(_products._multiply.kernel._cache.cache_path)  # type: ignore[attr-defined]
+    monkeypatch.setattr(_products, "_file", lambda: file.with_name(f"test-{file.name}"))
+    try:
+        measured = _products._kept_or_measured([])
+        assert 1e-4 < measured["float32"] < 1
+        assert _products._kept([]) == measured
+        assert _products._kept(["tiles"]) is None
+    finally:
+        _products._file().unlink()  # type: ignore[union-attr]
+
+
+def test_a_product_is_timed_at_least_twice_and_for_a_moment_only() -> None:
     products: list[Any] = []
     assert _products._time(lambda: products.append(1)) < 0.02
     assert 2 <= len(products) <= _products.TRIALS
