@@ -24,14 +24,15 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import prange, types
+from numba import carray, prange, types
 from numba.extending import intrinsic
 
 from ..arrays import Array
+from ._blas import pointer
 from ._buffers import empty
 from ._kernel import compile_parallel, compile_part, pool_for
 
-__all__ = ["MOST_PARTIALS", "SQUARE", "pack_gradient", "pack_panels", "pack_rows"]
+__all__ = ["MOST_PARTIALS", "SQUARE", "pack_gradient", "pack_panels", "pack_rows", "pack_strip", "strips_of", "whole"]
 
 SQUARE = 32  # rows and columns of the result that are computed at once, and how far a step goes along K
 NUMBERS, LANES = 32, 8  # in a vector that is rounded, and in one that is transposed
@@ -117,23 +118,23 @@ def transpose(typingctx: Any, source: Any, source_step: Any, target: Any, target
 
 
 @compile_part
-def _round_row(x, n, turned, edge, target, step, blocks):
-    """Write row n of x, or rows n and n + 1 as pairs where turned, in blocks of 32 columns; zeros beyond what x has."""
-    rows, columns = x.shape
-    at, line, edge_at = x.ctypes.data + 4 * columns * n, 4 * columns, edge.ctypes.data
-    whole = columns // SQUARE if n + turned < rows else 0
+def _round_row(at, line, rows, columns, n, turned, edge, target, step, blocks):
+    """Write row n of a matrix, or rows n and n + 1 as pairs where turned, in blocks of 32 columns; zeros beyond it."""
+    row_at, edge_at = at + line * n, edge.ctypes.data
+    full = columns // SQUARE if n + turned < rows else 0
     if turned:
-        for block in range(whole):
-            _pairs(at + BLOCK * block, at + line + BLOCK * block, target + step * block)
+        for block in range(full):
+            _pairs(row_at + BLOCK * block, row_at + line + BLOCK * block, target + step * block)
     else:
-        for block in range(whole):
-            _halves(at + BLOCK * block, target + step * block)
-    for block in range(whole, blocks):
+        for block in range(full):
+            _halves(row_at + BLOCK * block, target + step * block)
+    for block in range(full, blocks):
         edge[:] = 0
-        first = SQUARE * block
+        width = max(0, min(SQUARE, columns - SQUARE * block))
         for row in range(min(1 + turned, rows - n)):
-            for column in range(min(SQUARE, columns - first)):
-                edge[row, column] = x[n + row, first + column]
+            source = carray(pointer(row_at + line * row + BLOCK * block), (width,))
+            for column in range(width):
+                edge[row, column] = source[column]
         if turned:
             _pairs(edge_at, edge_at + BLOCK, target + step * block)
         else:
@@ -151,28 +152,42 @@ def _transpose_strip(rounded_at, turned, start, line, step, blocks):
                 transpose(source, width * blocks, start + step * block + line * LANES * j + 4 * LANES * i, line)
 
 
+@compile_part
+def strips_of(rows, turned, depth):
+    """Return how many strips of 32 rows of a matrix fill an operand whose rows or panels have `depth` numbers of K."""
+    return depth // SQUARE if turned else (rows + SQUARE - 1) // SQUARE
+
+
+@compile_part
+def pack_strip(at, line, rows, columns, strip, turned, is_rows, target, depth):
+    """Pack 32 rows of a float32 matrix at an address, whose rows lie `line` bytes apart.
+
+    target: the address of the operand, rows of A or panels of B; see `pack_rows` and `pack_panels`.
+    """
+    across = (columns + SQUARE - 1) // SQUARE if turned else depth // SQUARE
+    below = 2 * depth if is_rows else PAIRS  # bytes from a row of the operand to the next
+    along_k, along_n = ROW if is_rows else STEP, 2 * SQUARE * depth  # from a block of 32 by 32 to the next
+    start, step = (target + along_k * strip, along_n) if turned else (target + along_n * strip, along_k)
+    edge, width, is_direct = np.empty((2, SQUARE), np.float32), PAIRS if turned else ROW, turned != is_rows
+    rounded = np.empty(0 if is_direct else SQUARE * SQUARE * across, np.uint16)
+    rounded_at = rounded.ctypes.data
+    for row in range(SQUARE // 2 if turned else SQUARE):
+        n = SQUARE * strip + (2 * row if turned else row)
+        if is_direct:
+            _round_row(at, line, rows, columns, n, turned, edge, start + below * row, step, across)
+        else:
+            place = rounded_at + width * across * row
+            _round_row(at, line, rows, columns, n, turned, edge, place, width, across)
+    if not is_direct:
+        _transpose_strip(rounded_at, turned, start, below, step, across)
+
+
 @compile_parallel
 def _pack(x, turned, is_rows, y, depth):
     """Write x to y, whose rows or panels have `depth` numbers of K."""
-    across = (x.shape[1] + SQUARE - 1) // SQUARE if turned else depth // SQUARE
-    down = depth // SQUARE if turned else (x.shape[0] + SQUARE - 1) // SQUARE
-    y_at, line = y.ctypes.data, 2 * depth if is_rows else PAIRS  # line: bytes from a row of y to the next
-    along_k, along_n = ROW if is_rows else STEP, 2 * SQUARE * depth  # from a block of 32 by 32 to the next
-    width = PAIRS if turned else ROW  # of a block of a strip
-    for strip in prange(down):
-        edge = np.empty((2, SQUARE), np.float32)
-        start, step = (y_at + along_k * strip, along_n) if turned else (y_at + along_n * strip, along_k)
-        is_direct = turned != is_rows
-        rounded = np.empty(0 if is_direct else SQUARE * SQUARE * across, np.uint16)
-        rounded_at = rounded.ctypes.data
-        for row in range(SQUARE // 2 if turned else SQUARE):
-            n = SQUARE * strip + (2 * row if turned else row)
-            if is_direct:
-                _round_row(x, n, turned, edge, start + line * row, step, across)
-            else:
-                _round_row(x, n, turned, edge, rounded_at + width * across * row, width, across)
-        if not is_direct:
-            _transpose_strip(rounded_at, turned, start, line, step, across)
+    (rows, columns), x_at, y_at = x.shape, x.ctypes.data, y.ctypes.data
+    for strip in prange(strips_of(rows, turned, depth)):
+        pack_strip(x_at, 4 * columns, rows, columns, strip, turned, is_rows, y_at, depth)
 
 
 @compile_parallel
@@ -181,7 +196,7 @@ def _pack_gradient(dy, rows, turned, sums):
     N, O = dy.shape  # noqa: E741
     across, across_turned = rows.shape[1] // SQUARE, (O + SQUARE - 1) // SQUARE
     strips, tasks, line, lines = turned.shape[1] // SQUARE, sums.shape[0], 2 * rows.shape[1], 2 * turned.shape[1]
-    rows_at, turned_at = rows.ctypes.data, turned.ctypes.data
+    dy_at, rows_at, turned_at = dy.ctypes.data, rows.ctypes.data, turned.ctypes.data
     for task in prange(tasks):
         edge, total = np.empty((2, SQUARE), np.float32), sums[task]
         rounded = np.empty(SQUARE * SQUARE * across_turned, np.uint16)
@@ -191,10 +206,10 @@ def _pack_gradient(dy, rows, turned, sums):
             for row in range(SQUARE):
                 n = SQUARE * strip + row
                 if n < rows.shape[0]:
-                    _round_row(dy, n, False, edge, rows_at + line * n, ROW, across)
+                    _round_row(dy_at, 4 * O, N, O, n, False, edge, rows_at + line * n, ROW, across)
                 if row % 2 == 0:
                     target = rounded_at + PAIRS * across_turned * (row // 2)
-                    _round_row(dy, n, True, edge, target, PAIRS, across_turned)
+                    _round_row(dy_at, 4 * O, N, O, n, True, edge, target, PAIRS, across_turned)
                 if n < N:
                     source = dy[n]
                     for o in range(source.size):
