@@ -12,11 +12,13 @@ from compyute_transformer.arrays import Array
 from compyute_transformer.cpu import _amx, _avx512, _products
 from compyute_transformer.cpu._packing import pack_gradient, pack_panels, pack_rows
 from compyute_transformer.cpu._quantized_products import multiply_quantized
+from compyute_transformer.errors import ShapeError
 from compyute_transformer.models import GPT, GPTConfig
-from compyute_transformer.nn import CrossEntropyLoss
+from compyute_transformer.nn import CrossEntropyLoss, FeedForward
+from compyute_transformer.nn.fused import fused_kernels
 from compyute_transformer.ops.linear import linear_backward, linear_forward
 from compyute_transformer.ops.quantized import QuantizedWeight, quantize, quantized_linear
-from compyute_transformer.precision import round_to_bfloat16
+from compyute_transformer.precision import round_to_bfloat16, use_precision
 from compyute_transformer.verify.function import randomize
 
 RNG = np.random.default_rng(0)
@@ -99,6 +101,50 @@ def test_linear_runs_forward_and_backward(packed: Any, has_bias: bool, needs: tu
         assert (one is None) == (two is None)
         if one is not None:
             np.testing.assert_allclose(one, two, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("rows", [(3, 19), (64,)])
+def test_a_feed_forward_network_computes_gelu_on_squares_in_cache(
+    packed: Any, rows: tuple[int, ...], has_bias: bool
+) -> None:
+    module = FeedForward(37, 70, bias=has_bias)
+    randomize(module)
+    x, dy, found = draw(*rows, 37), draw(*rows, 37), []
+    for kernels in ("auto", "reference"):
+        with use_kernels(kernels):
+            assert (fused_kernels(module, x) is None) == (kernels == "reference")
+            module.zero_grad()
+            y, dx = module(x), module.backward(dy)
+            found.append({"y": y, "dx": dx} | {name: p.grad.copy() for name, p in module.named_parameters()})
+    for name, array in found[0].items():
+        assert array.shape == found[1][name].shape
+        assert np.abs(array - found[1][name]).max() <= 0.005 * np.abs(found[1][name]).max(), name
+    for part in (module.up, module.down):
+        part.weight.requires_grad = False
+    module.zero_grad()
+    assert np.array_equal(module(x), found[0]["y"])
+    assert np.array_equal(module.backward(dy), found[0]["dx"])
+    assert all((p.grad is None) == name.endswith("weight") for name, p in module.named_parameters())
+
+
+def test_a_feed_forward_network_runs_its_lines_where_it_must(packed: Any) -> None:
+    x = draw(40, 8)
+    assert fused_kernels(FeedForward(8, 16), x) is not None
+    assert fused_kernels(FeedForward(8, 16), x[:3]) is None, "few rows"
+    assert fused_kernels(FeedForward(8, 16), draw(40, 9)) is None, "the width does not fit, which the ops refuse"
+    assert fused_kernels(FeedForward(8, 16), x.astype(np.float64)) is None
+    assert fused_kernels(FeedForward(8, 16, activation="relu"), x) is None
+    assert fused_kernels(FeedForward(8, 16).eval(), x) is None
+    with use_precision("float32"):
+        assert fused_kernels(FeedForward(8, 16), x) is None
+    module = FeedForward(8, 16)
+    module(x)
+    with pytest.raises(ShapeError, match="dy must have the shape of y"):
+        module.backward(x[:39])
+    module.up.bias.data = np.zeros(15, np.float32)  # type: ignore[union-attr]
+    with pytest.raises(ShapeError, match="16 outputs, got float32 of shape"):
+        module(x)
 
 
 def test_a_model_has_the_gradients_of_the_references(packed: Any) -> None:

@@ -32,7 +32,17 @@ from ._blas import pointer
 from ._buffers import empty
 from ._kernel import compile_parallel, compile_part, pool_for
 
-__all__ = ["MOST_PARTIALS", "SQUARE", "pack_gradient", "pack_panels", "pack_rows", "pack_strip", "strips_of", "whole"]
+__all__ = [
+    "MOST_PARTIALS",
+    "SQUARE",
+    "empty_rows",
+    "pack_gradient",
+    "pack_panels",
+    "pack_rows",
+    "pack_strip",
+    "strips_of",
+    "whole",
+]
 
 SQUARE = 32  # rows and columns of the result that are computed at once, and how far a step goes along K
 NUMBERS, LANES = 32, 8  # in a vector that is rounded, and in one that is transposed
@@ -89,6 +99,18 @@ def _pairs(typingctx: Any, first: Any, second: Any, target: Any) -> Any:
         lower = builder.lshr(_rounded(builder, first), many(16))
         upper = builder.and_(_rounded(builder, second), many(-0x10000))
         stored(builder, builder.or_(lower, upper), target)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), codegen
+
+
+@intrinsic
+def _join(typingctx: Any, first: Any, second: Any, target: Any) -> Any:
+    """Write 32 pairs of a half of the first row and one of the second."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        lower, upper = (builder.zext(loaded(builder, address, HALVES), WORDS) for address in args[:2])
+        stored(builder, builder.or_(lower, builder.shl(upper, many(16))), args[2])
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 3), codegen
@@ -191,6 +213,24 @@ def _pack(x, turned, is_rows, y, depth):
 
 
 @compile_parallel
+def _join_rows(rows, panels):
+    """Write pairs of rows of A as panels of B, and zeros for rows that A does not have."""
+    blocks, depth = panels.shape[0], 2 * panels.shape[1]
+    rows_at, panels_at, line = rows.ctypes.data, panels.ctypes.data, 2 * rows.shape[1]
+    for strip in prange(depth // SQUARE):
+        nothing = np.zeros(SQUARE, np.uint16)
+        is_there = SQUARE * strip < rows.shape[0]
+        for pair in range(SQUARE // 2):
+            first = rows_at + line * (SQUARE * strip + 2 * pair)
+            for block in range(blocks):
+                target = panels_at + 2 * SQUARE * depth * block + STEP * strip + PAIRS * pair
+                if is_there:
+                    _join(first + ROW * block, first + line + ROW * block, target)
+                else:
+                    _join(nothing.ctypes.data, nothing.ctypes.data, target)
+
+
+@compile_parallel
 def _pack_gradient(dy, rows, turned, sums):
     """Write dy and its transpose as rows of A, and the sums of the columns over some strips of 32 rows each."""
     N, O = dy.shape  # noqa: E741
@@ -255,3 +295,19 @@ def pack_gradient(dy: Array) -> tuple[Array, Array, Array]:
     with pool_for(2 * dy.size):
         _pack_gradient(dy, rows, turned, sums)
     return rows, turned, sums
+
+
+def panels_of_rows(rows: Array, columns: int) -> Array:
+    """Return `pack_panels(x, turned=True)` of what `pack_rows` returned for x (K, columns)."""
+    panels = empty((whole(columns) // SQUARE, _depth(len(rows)) // 2, SQUARE, 2), np.uint16)
+    with pool_for(rows.size):
+        _join_rows(rows, panels)
+    return panels
+
+
+def empty_rows(rows: int, depth: int) -> Array:
+    """Return rows of A that are to be filled, with zeros where a matrix (rows, depth) has nothing."""
+    packed = empty((whole(rows), _depth(depth)), np.uint16)
+    packed[rows:] = 0
+    packed[:, depth:] = 0
+    return packed
