@@ -5,7 +5,7 @@
 
 It is no op: modules call it in training, where products are in bfloat16 and a kernel of `_products` computes them.
 Against two linear layers with GELU between them, hidden is not read again to compute GELU, GELU is not written in
-float32 and read again to be rounded, and it is kept in half of the memory. Not yet timed on such a processor.
+float32 and read again to be rounded, and it and x are kept in half of the memory. Not yet timed on such a processor.
 """
 
 from typing import NamedTuple
@@ -26,11 +26,12 @@ __all__ = ["FeedForwardSaved", "feed_forward_backward", "feed_forward_forward", 
 
 
 class FeedForwardSaved(NamedTuple):
-    """x, up, down: as given. hidden: (rows, F), before GELU. activated: after it, as rows of A; see `_packing`.
+    """shape: of x. x, activated: what the products read, as rows of A; see `_packing`. up, down: as given.
 
-    has_bias: of up and of down. kernel: of the products.
+    hidden: (rows, F), before GELU. has_bias: of up and of down. kernel: of the products.
     """
 
+    shape: tuple[int, ...]
     x: Array
     up: Array
     down: Array
@@ -65,29 +66,30 @@ def feed_forward_forward(
     kernel = packed_kernel("bfloat16", len(rows))
     assert kernel is not None, "supports said so"
     hidden, activated, y = empty((len(rows), F)), empty_rows(len(rows), F), empty((*x.shape[:-1], len(down)))
-    multiply(kernel, pack_rows(rows), pack_panels(up), hidden, up_bias, activated=activated)
+    packed, has_bias = pack_rows(rows), (up_bias is not None, down_bias is not None)
+    multiply(kernel, packed, pack_panels(up), hidden, up_bias, activated=activated)
     multiply(kernel, activated, pack_panels(down), y.reshape(len(rows), -1), down_bias)
-    return y, FeedForwardSaved(x, up, down, hidden, activated, (up_bias is not None, down_bias is not None), kernel)
+    return y, FeedForwardSaved(x.shape, packed, up, down, hidden, activated, has_bias, kernel)
 
 
 def feed_forward_backward(
     dy: Array, saved: FeedForwardSaved, needs: tuple[bool, bool, bool, bool]
 ) -> tuple[Array, Array | None, Array | None, Array | None, Array | None]:
     """Return the gradients of x, up, up_bias, down and down_bias; None for parameters that need none."""
-    x, up, down, hidden, activated, has_bias, kernel = saved
-    if dy.shape != (*x.shape[:-1], len(down)):
+    shape, x, up, down, hidden, activated, has_bias, kernel = saved
+    if dy.shape != (*shape[:-1], len(down)):
         raise ShapeError(
-            f"feed_forward: dy must have the shape of y, {(*x.shape[:-1], len(down))}, got {dy.shape}. "
+            f"feed_forward: dy must have the shape of y, {(*shape[:-1], len(down))}, got {dy.shape}. "
             "Give the gradient of what the forward returned."
         )
-    dhidden, dx = empty(hidden.shape), empty(x.shape)
+    dhidden, dx = empty(hidden.shape), empty(shape)
     rows, turned, sums = pack_gradient(np.ascontiguousarray(dy, np.float32).reshape(-1, len(down)))
     multiply(kernel, rows, pack_panels(down, turned=True), dhidden, hidden=hidden)
     ddown = _product(kernel, turned, panels_of_rows(activated, len(up)), down) if needs[2] else None
     ddown_bias = sum_of_partials(sums) if needs[3] and has_bias[1] else None
     rows, turned, sums = pack_gradient(dhidden)
     multiply(kernel, rows, pack_panels(up, turned=True), dx.reshape(-1, up.shape[1]))
-    dup = _product(kernel, turned, pack_panels(x.reshape(-1, up.shape[1]), turned=True), up) if needs[0] else None
+    dup = _product(kernel, turned, panels_of_rows(x, up.shape[1]), up) if needs[0] else None
     return dx, dup, sum_of_partials(sums) if needs[1] and has_bias[0] else None, ddown, ddown_bias
 
 
