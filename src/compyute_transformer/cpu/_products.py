@@ -29,7 +29,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import binding
 from numba import carray, prange
-from scipy.linalg.blas import sgemm
 
 from .._io import read_json, replace_text
 from ..arrays import Array
@@ -241,6 +240,8 @@ def _kept_or_measured(names: list[str]) -> dict[str, float]:
     kept = _kept(names)
     if kept is not None:
         return kept
+    from scipy.linalg.blas import sgemm  # takes a while to load, and is needed once on a machine
+
     rng = np.random.default_rng(0)
     x, w = (rng.standard_normal((PROBE, PROBE), np.float32) for _ in range(2))
     seconds = {FLOAT32: _time(partial(sgemm, 1.0, w.T, x.T, trans_a=True))}
