@@ -7,7 +7,9 @@ Build it by `sphinx-build -W --keep-going docs docs/_build/html`. The notebooks 
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
@@ -68,6 +70,8 @@ html_theme_options = {"navigation_with_keys": True}
 pygments_style, pygments_dark_style = "friendly", "github-dark"
 copybutton_exclude = ".linenos, .gp, .go"
 
+NAVIGATION: dict[Any, str] = {}
+
 
 def copy_notebooks(app: Sphinx, config: Config) -> None:
     """Bring the notebooks below docs/, where Sphinx sees them. Only what changed, so that nothing is built twice."""
@@ -81,6 +85,28 @@ def copy_notebooks(app: Sphinx, config: Config) -> None:
             shutil.copyfile(source / name, target / name)
 
 
+def share_navigation(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Make the navigation of the pages of source code once for each depth of folders.
+
+    They stand in no table of contents, so that theirs differ in the way back to the top alone. To copy the whole tree
+    for each takes a fifth of the build.
+    """
+    make = context.get("toctree")
+    if make is None or pagename in app.env.found_docs:
+        return
+
+    def shared(**options: Any) -> str:
+        key = pagename.count("/"), *sorted(options.items())
+        if key not in NAVIGATION:
+            NAVIGATION[key] = make(**options)
+        return NAVIGATION[key]
+
+    context["toctree"] = shared
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("config-inited", copy_notebooks)
+    app.connect("html-page-context", share_navigation, priority=400)  # before the theme, which asks for the navigation

@@ -10,12 +10,16 @@ A test that takes `op` and `case` runs once for each case of the registry.
 
 A check that needs a GPU (marker `gpu`) is left out where there is none, and the last line says how many were.
 
+Python stores what it compiles, even where PYTHONDONTWRITEBYTECODE says otherwise: a hundred processes start here, and
+each would compile all the packages again, which takes it five to ten seconds.
+
 Threads without work sleep early, as under the command `compyute`; processes that tests start inherit it.
 
 Ctrl-C is heard also where a shell takes it away from what it starts in the background (`nohup scripts/test &`).
 """
 
 import gc
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -32,9 +36,12 @@ CHECKED_IN = ("ops", "nn", "models", "verify")  # folders whose tests check the 
 SLOW = (  # files that take a minute or more: they begin first, so that no process is left with one at the end
     *("cases/test_same_bits_from_the_first_start.py", "test_notebooks.py", "test_docs.py", "test_add_pages.py"),
     *("training/run/test_folder.py", "parallel/test_processes.py", "test_readme.py", "training/test_trainer.py"),
+    *("gpu/test_library.py", "gpu/test_planted.py", "gpu/test_mixed.py"),
 )
 NOT_RUN = pytest.StashKey[int]()
 
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 if CHECKED in sys.modules:
     raise pytest.UsageError(f"{CHECKED} was imported before its annotations could be enforced.")
 configure_threads()  # test processes share the cores: threads that wait for work would take them from each other

@@ -99,7 +99,10 @@ def fresh_fault() -> Iterator[Callable[[], str | None]]:
     ("count", "sentence"),
     [
         (None, "pip install 'compyute-transformer[gpu]'"),
-        (RuntimeError("no driver"), "finds no usable GPU (RuntimeError: no driver)"),
+        (
+            RuntimeError("no driver"),
+            "finds no usable GPU (RuntimeError: no driver): it needs one of NVIDIA's, and its driver",
+        ),
         (0, "has no NVIDIA GPU"),
     ],
     ids=["no CuPy", "no driver", "no device"],

@@ -87,7 +87,8 @@ def gpu_fault() -> str | None:
 
         count = cupy.cuda.runtime.getDeviceCount()
     except Exception as error:  # a missing driver surfaces as any of several errors of CuPy's
-        return f"CuPy is installed but finds no usable GPU ({type(error).__name__}: {error})"
+        named = f"{type(error).__name__}: {error}"
+        return f"CuPy is installed but finds no usable GPU ({named}): it needs one of NVIDIA's, and its driver"
     return None if count else "CuPy is installed but the machine has no NVIDIA GPU"
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from compyute_transformer.cpu._tiles import KEYS, QUERIES
-from compyute_transformer.cpu.attention import FEW
+from compyute_transformer.cpu import attention
+from compyute_transformer.cpu._tiles import KEYS
+from compyute_transformer.cpu.attention import FEW, LONG, QUERIES, QUERIES_OF_LONG, QUERIES_OF_SHORT, queries_of_tile
 from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.ops.attention import Mask, fused_attention_backward, fused_attention_forward
 from compyute_transformer.verify.record import cast
@@ -26,16 +27,21 @@ MASKS = {
 }
 
 
+@pytest.mark.parametrize("queries", [QUERIES, QUERIES_OF_SHORT, QUERIES_OF_LONG])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
-def test_many_tiles_and_blocks_equal_the_reference(mask: Mask, dropout: float) -> None:
+def test_many_tiles_and_blocks_equal_the_reference(
+    mask: Mask, dropout: float, queries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "queries_of_tile", lambda T: queries)
     check(2 * QUERIES + 3, 2 * KEYS + 5, mask, dropout)
 
 
 @pytest.mark.parametrize("T", [1, FEW, FEW + 1, QUERIES, QUERIES + 1])
 @pytest.mark.parametrize("S", [KEYS - 1, KEYS, KEYS + 1])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_at_the_edges(T: int, S: int, dropout: float) -> None:
+def test_at_the_edges(T: int, S: int, dropout: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "queries_of_tile", lambda T: QUERIES)
     check(T, S, Mask(causal=True), dropout)
 
 
@@ -45,8 +51,16 @@ def test_few_queries_of_many_keys_equal_the_reference(mask: Mask) -> None:
     check(FEW, 2 * KEYS + 5, mask._replace(array=given), 0.0)
 
 
-def test_many_more_queries_than_keys() -> None:
+def test_many_more_queries_than_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "queries_of_tile", lambda T: QUERIES_OF_LONG)
     check(3 * KEYS, KEYS + 9, Mask(causal=True), 0.0)
+
+
+def test_a_tile_is_larger_where_the_blas_has_no_kernel_for_small_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = (FEW + 1, LONG - 1, LONG)
+    for core, expected in (("SkylakeX", (32, 32, 32)), (None, (32, 32, 32)), ("Haswell", (64, 64, 128))):
+        monkeypatch.setattr(attention, "core_of_blas", lambda package, core=core: core)
+        assert tuple(queries_of_tile(T) for T in lengths) == expected
 
 
 def check(T: int, S: int, mask: Mask, dropout: float) -> None:

@@ -74,8 +74,9 @@ def test_a_clock_of_a_gpu_waits_for_it(cupy: Any, monkeypatch: pytest.MonkeyPatc
     assert len(waited) == 2
 
 
-def test_without_a_gpu_it_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command("ops", "layer_norm", *TINY, "--device=cuda") == 0
-    assert "There are no kernels to time. CuPy is not installed" in " ".join(capsys.readouterr().out.split())
-    assert command("attention", *TINY, "--device=cuda", "--lengths=none") == 1
-    assert "pip install 'compyute-transformer[gpu]'" in " ".join(capsys.readouterr().err.split())
+@pytest.mark.parametrize("what", [["ops", "layer_norm"], ["attention", "--lengths=none"], ["step"], ["generate"]])
+def test_without_a_gpu_it_is_said(what: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = [option for option in TINY if what != ["generate"] or "batch" not in option]
+    assert command(*what, *sizes, "--device=cuda") == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "nothing can be timed on 'cuda'. CuPy is not installed: pip install 'compyute-transformer[gpu]'" in told

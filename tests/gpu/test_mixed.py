@@ -171,10 +171,10 @@ def of_feed_forward(bias: bool, precision: Any, dtype: Any, at_once: bool) -> tu
     library, products = cublaslt.make()
     with installed(products) as cupy, use_precision(precision):
         layer.to("cuda")
-        for frozen in ((), (layer.up.weight, layer.down.weight)):
+        for frozen in ((), (layer.up.weight, layer.down.weight), (layer.up.weight, layer.down.bias)):
             layer.requires_grad_(True)
             layer.zero_grad()
-            for parameter in frozen:
+            for parameter in filter(None, frozen):
                 parameter.requires_grad = False
             with nullcontext() if at_once else observe(layer, nn.Observer()):
                 y = layer(cupy.asarray(x))

@@ -19,7 +19,6 @@ from gpu.planted import MISTAKES, Mistake, planted
 from compyute_transformer.gpu._kernel import source_of
 from cuda_on_cpu import CompileError
 
-SHARE = 0.95  # of the mistakes that must be noticed
 TESTS = {
     "norm": (
         "norms_of_more_rows_than_blocks",
@@ -92,11 +91,9 @@ def test_the_right_texts_pass(topic: str) -> None:
     assert not is_noticed(Mistake(topic, "nothing", "Storage", "Storage"))
 
 
-def test_planted_mistakes_are_noticed() -> None:
-    chosen = MISTAKES[::2]
-    assert len(chosen) >= 40
-    missed = [mistake for mistake in chosen if not is_noticed(mistake)]
-    assert len(missed) <= (1 - SHARE) * len(chosen), missed
+@pytest.mark.parametrize("topic", TESTS)
+def test_planted_mistakes_are_noticed(topic: str) -> None:
+    assert [mistake for mistake in MISTAKES[::2] if mistake.topic == topic and not is_noticed(mistake)] == []
 
 
 def test_a_mistake_is_in_the_text_as_it_is_now() -> None:

@@ -11,11 +11,11 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..dispatch import package_fault
 
-__all__ = ["Threads", "of_blas", "pools", "set_threads", "threads"]
+__all__ = ["Threads", "core_of_blas", "of_blas", "pools", "set_threads", "threads"]
 
 NUMBA_VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS")
@@ -29,18 +29,34 @@ class Threads(NamedTuple):
 
 
 @cache
-def of_blas(package: str) -> Threads | None:
-    """The OpenBLAS that a package's wheel ("numpy", "scipy") carries; None where it has another BLAS, left as it is."""
+def _of_openblas(package: str, name: str) -> Any:
+    """The function of a name of the OpenBLAS that a package's wheel carries; None where it has another BLAS."""
     place = Path(import_module(package).__file__ or "").parent
     for folder in (place / ".dylibs", place.parent / f"{package}.libs"):
         for path in sorted(folder.glob("*openblas*")):
             library = ctypes.CDLL(str(path))
             for prefix in ("scipy_openblas", "openblas"):
                 for suffix in ("64_", ""):
-                    if hasattr(library, f"{prefix}_set_num_threads{suffix}"):
-                        get = getattr(library, f"{prefix}_get_num_threads{suffix}")
-                        return Threads(get, getattr(library, f"{prefix}_set_num_threads{suffix}"))
+                    if hasattr(library, f"{prefix}_{name}{suffix}"):
+                        return getattr(library, f"{prefix}_{name}{suffix}")
     return None
+
+
+@cache
+def of_blas(package: str) -> Threads | None:
+    """The OpenBLAS that a package's wheel ("numpy", "scipy") carries; None where it has another BLAS, left as it is."""
+    get, set = _of_openblas(package, "get_num_threads"), _of_openblas(package, "set_num_threads")
+    return None if get is None or set is None else Threads(get, set)
+
+
+@cache
+def core_of_blas(package: str) -> str | None:
+    """For which processor the kernels are that a package's OpenBLAS runs, such as "Haswell"; None for another BLAS."""
+    name = _of_openblas(package, "get_corename")
+    if name is None:
+        return None
+    name.restype = ctypes.c_char_p
+    return str(name().decode())
 
 
 def of_numba() -> Threads | None:

@@ -17,7 +17,6 @@ __all__ = [
     "LOWEST",
     "ONE",
     "OPTIONS",
-    "QUERIES",
     "ZERO",
     "add_bias",
     "backward",
@@ -28,7 +27,7 @@ __all__ = [
     "visible",
 ]
 
-QUERIES, KEYS = 32, 256  # a tile of scores is 32 kB
+KEYS = 256  # of a tile
 PAD = 16  # floats after a row of transposed keys, so that the rows do not share cache lines' places
 LINE, AHEAD = 16, 32  # floats in a line of the cache; rows of keys
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
@@ -42,6 +41,7 @@ INTEGERS = [
     *("B", "H", "K", "T", "S", "D"),
     *("causal", "window", "has_bias", "bias_batch", "bias_head", "bias_time"),
     *("threshold", "seed_low", "seed_high", "offset", "stream_head"),
+    "queries",  # of a tile
     "rounds",  # whether weights and their gradients are rounded to bfloat16 before a product; q, k, v and dy come so
 ]
 OPTIONS = np.dtype([(name, np.int64) for name in INTEGERS] + [("scale", np.float32), ("keep_scale", np.float32)])
@@ -102,10 +102,10 @@ def _forward_task(task, options, lengths, bias, y, highest_score, sums, wild):
     causal, window, has_bias, threshold = o.causal, o.window, o.has_bias, o.threshold
     seed_low, seed_high, offset, stream_head = o.seed_low, o.seed_high, o.offset, o.stream_head
     q_ld, k_ld, v_ld = o.q_time, o.k_time, o.v_time
-    group, row_step, rounds = H // K, y.shape[2] * D, o.rounds
+    group, row_step, rounds, queries = H // K, y.shape[2] * D, o.rounds, o.queries
     b, h = task // H, task % H
     length = lengths[b]
-    scores, k_turned = np.empty((QUERIES, KEYS), np.float32), np.empty((D, KEYS + PAD), np.float32)
+    scores, k_turned = np.empty((o.queries, KEYS), np.float32), np.empty((D, KEYS + PAD), np.float32)
     tops, total = np.empty(T, np.float32), np.empty(T, np.float32)
     bits = np.empty(KEYS, np.uint32)
     scores_at, k_turned_at, y_at = scores.ctypes.data, k_turned.ctypes.data, y.ctypes.data + 4 * D * (b * T * H + h)
@@ -119,8 +119,8 @@ def _forward_task(task, options, lengths, bias, y, highest_score, sums, wild):
     for is_last in range(0 if rounds else 1, 2):
         for block in range(0, S, KEYS):
             _transpose(k_head + 4 * block * k_ld, min(KEYS, S - block), k_ld, D, k_turned)
-            for start in range(0, T, QUERIES):
-                rows = min(QUERIES, T - start)
+            for start in range(0, T, queries):
+                rows = min(queries, T - start)
                 key, columns = _columns(block, start, rows, T, S, causal, window, length)
                 if columns == 0:
                     continue
@@ -284,11 +284,11 @@ def gradient_rows(
 def _backward_task(task, options, lengths, bias, y, highest_score, sums, dy, dq, dk, dv, starts, wild):
     o = options[0]
     address, H, K, T, S, D, scale, causal, window = o.address, o.H, o.K, o.T, o.S, o.D, o.scale, o.causal, o.window
-    q_ld, k_ld, v_ld, group = o.q_time, o.k_time, o.v_time, H // K
+    q_ld, k_ld, v_ld, group, queries = o.q_time, o.k_time, o.v_time, H // K, o.queries
     q_row, k_row, v_row, dy_row = dq.shape[2], dk.shape[2], dv.shape[2], H * D
     b, g = task // K, task % K
     length, turned_ld = lengths[b], KEYS + PAD
-    scores, dscores = np.empty((QUERIES, KEYS), np.float32), np.empty((QUERIES, KEYS), np.float32)
+    scores, dscores = np.empty((queries, KEYS), np.float32), np.empty((queries, KEYS), np.float32)
     k_turned, v_turned = np.empty((D, turned_ld), np.float32), np.empty((D, turned_ld), np.float32)
     delta, bits = np.empty((group, T), np.float32), np.empty(KEYS, np.uint32)
     scores_at, dscores_at = scores.ctypes.data, dscores.ctypes.data
@@ -316,9 +316,9 @@ def _backward_task(task, options, lengths, bias, y, highest_score, sums, dy, dq,
             q_head = o.q_at + 4 * (b * o.q_batch + h * o.q_head)
             dq_head = dq.ctypes.data + 4 * (b * T * q_row + q_from + h * D)
             dy_head = dy.ctypes.data + 4 * D * (b * T * H + h)
-            for tile in range((T + QUERIES - 1) // QUERIES):
-                start = QUERIES * tile
-                rows = min(QUERIES, T - start)
+            for tile in range((T + queries - 1) // queries):
+                start = queries * tile
+                rows = min(queries, T - start)
                 key, columns = _columns(block, start, rows, T, S, causal, window, length)
                 if columns == 0:
                     continue

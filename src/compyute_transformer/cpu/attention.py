@@ -1,4 +1,4 @@
-"""Attention on a CPU: tiles of 32 queries by 256 keys that stay in the second-level cache, and no (T, S) matrix.
+"""Attention on a CPU: tiles of queries by keys that stay in the second-level cache, and no (T, S) matrix.
 
 Optimization history:
 
@@ -28,6 +28,10 @@ Optimization history:
     twice, since a weight is known, and can be rounded, only when the sum over all keys is.
 13. In bfloat16 on a processor with instructions for it: `_bfloat16_attention`, on the squares of `_products`. The
     scores of 32 queries and all keys stay in cache, so that one pass does. Not yet timed.
+14. The kernels that OpenBLAS has for processors without AVX-512 know no small products: each call packs its operands
+    first, and 32 queries are too few for that. There a tile has 64, and 128 where there are many. Forward and backward
+    of (4, 8, T, 64), causal, 2 cores of a Zen 3, 2026-11-28, tiles of 32, 64 and 128 in turn, and PyTorch's: T = 256
+    24.7, 22.1, 22.0 and 26.7 ms; T = 1024 271, 241, 250 and 269; T = 2048 1101, 885, 810 and 864.
 
 The 96 heads of 4. then take 14.3 and 30.7 ms, and with dropout 18.7 and 36.4 (2026-11-24).
 """
@@ -48,6 +52,7 @@ from ._buffers import empty
 from ._kernel import is_float32, of_one_shape, pool_for
 from ._products import Kernel
 from ._rounding import operands
+from ._threads import core_of_blas
 from ._tiles import LOWEST, OPTIONS, ZERO
 
 __all__ = [
@@ -58,6 +63,9 @@ __all__ = [
     "supports_mask",
 ]
 
+QUERIES = 32  # of a tile; of 256 keys, its scores are 32 kB
+QUERIES_OF_SHORT, QUERIES_OF_LONG, LONG = 64, 128, 1024  # of a tile where the BLAS has no kernel for small products
+WITHOUT_SMALL_PRODUCTS = ("Haswell", "Zen")  # the kernels of OpenBLAS that were measured
 FEW = 8  # queries, as in generation: plain loops, no tiles
 LARGEST_MATRIX = 1 << 30  # bytes
 PRODUCTS = 8  # of q, k and D, in the time of one element of a sweep
@@ -73,6 +81,13 @@ def is_strided(x: Array) -> bool:
         and all(s % 4 == 0 for s in x.strides[:3])
         and (x.strides[2] >= 4 * x.shape[3])
     )
+
+
+def queries_of_tile(T: int) -> int:
+    """Return how many queries a tile has: as many as are multiplied fastest, by the kernels that the BLAS runs."""
+    if core_of_blas("scipy") not in WITHOUT_SMALL_PRODUCTS:
+        return QUERIES
+    return QUERIES_OF_LONG if T >= LONG else QUERIES_OF_SHORT
 
 
 def arguments(
@@ -98,7 +113,7 @@ def arguments(
         *(stride // 4 for x in (q, k, v) for stride in x.strides[:3]),
         *(B, H, K, T, S, D),
         *(mask.causal, mask.window or 0, mask.array is not None, *bias_steps),
-        *(dropout_threshold(dropout), *key.words, rounds),
+        *(dropout_threshold(dropout), *key.words, queries_of_tile(T), rounds),
         1.0 / sqrt(D),
         1.0 / (1.0 - dropout),
     )

@@ -5,6 +5,7 @@ from datetime import date
 from importlib.util import find_spec
 
 from ..arrays import Device
+from ..errors import BackendError
 from .doctor import recommend
 from .machine import Machine, examine
 from .processor import architecture
@@ -34,8 +35,12 @@ def survey(device: Device = "cpu") -> tuple[Environment, list[str]]:
     """Return the environment, and warnings about what slows this machine or keeps it busy.
 
     device: where the benchmark computes; the environment of a GPU names it.
+
+    Raises BackendError where there is no GPU to compute on.
     """
     machine = examine()
+    if device == "cuda" and machine.gpu.fault:
+        raise BackendError(f"bench: nothing can be timed on 'cuda'. {machine.gpu.fault}.")
     warnings = [f"{found.problem}. {found.remedy}." for found in recommend(machine) if found.kind != "unused"]
     if policy := machine.environment.get("OMP_WAIT_POLICY"):
         warnings.append(f"OMP_WAIT_POLICY={policy} is set and changes the threads of PyTorch too.")

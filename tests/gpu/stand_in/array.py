@@ -1,6 +1,7 @@
 """CuPy's ndarray on NumPy's memory."""
 
 from collections.abc import Callable, Iterator
+from math import prod
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,9 +16,8 @@ BFLOAT16 = "bfloat16"
 def empty_at(shape: Any, dtype: Any, memptr: MemoryPointer | None = None, strides: Any = None) -> np.ndarray:
     """Return a NumPy array on memory of the device, which is allocated unless it is given."""
     dtype = np.dtype(dtype)
-    shape = (shape,) if isinstance(shape, int | np.integer) else tuple(int(n) for n in shape)
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    memptr = memory.alloc(size) if memptr is None else memptr
+    shape = (shape,) if isinstance(shape, int | np.integer) else tuple(map(int, shape))
+    memptr = memory.alloc(prod(shape) * dtype.itemsize) if memptr is None else memptr
     raw = memptr.mem.allocation.raw[memptr.offset :]
     return np.ndarray(shape, dtype, raw.data if raw.size else b"", strides=strides), memptr.mem
 
@@ -272,11 +272,12 @@ for _name, _ufunc in {"neg": np.negative, "invert": np.invert, "abs": np.abs, "p
 # --- how functions run ---
 
 
+TAKEN = (ndarray, bool, int, float, complex, np.generic, np.dtype, type, str, slice, type(None), type(Ellipsis))
+
+
 def operand(value: Any) -> Any:
     """Return an operand; refuse NumPy's arrays and whatever else CuPy does not take."""
-    if isinstance(value, ndarray | bool | int | float | complex | np.generic | np.dtype | type | str | slice):
-        return value
-    if value is None or value is Ellipsis:
+    if isinstance(value, TAKEN):
         return value
     if isinstance(value, list | tuple):
         return type(value)(operand(each) for each in value)
@@ -287,7 +288,7 @@ def raw(value: Any) -> Any:
     """Return the same structure with NumPy's arrays on the same memory."""
     if isinstance(value, ndarray):
         return value._raw
-    return type(value)(raw(each) for each in value) if isinstance(value, list | tuple) else value
+    return type(value)([raw(each) for each in value]) if isinstance(value, (list, tuple)) else value
 
 
 def arrays_in(values: Any) -> list["ndarray"]:
@@ -296,7 +297,7 @@ def arrays_in(values: Any) -> list["ndarray"]:
     for value in values:
         if isinstance(value, ndarray):
             found.append(value)
-        elif isinstance(value, list | tuple):
+        elif isinstance(value, (list, tuple)):
             found += arrays_in(value)
     return found
 
@@ -345,7 +346,7 @@ def view_of(array: ndarray, view: np.ndarray) -> ndarray:
 
 def computed(function: Any, *args: Any, **options: Any) -> Any:
     """Return what a function of NumPy's makes of arrays, on memory of its own, or a view where NumPy makes one."""
-    args = tuple(operand(value) for value in args)
+    args = tuple(map(operand, args))
     options = {name: operand(value) for name, value in options.items()}
     given, plain = arrays_in((*args, *options.values())), raw(args)
     plain_options = {name: raw(value) for name, value in options.items()}
@@ -359,7 +360,9 @@ def computed(function: Any, *args: Any, **options: Any) -> Any:
     made, written = [], []
     for result in results if several else [results]:
         result = np.asarray(result)
-        owner = next((array for array in given if np.may_share_memory(array._raw, result)), None)
+        owner = None  # of what is a view
+        if not result.flags.owndata:
+            owner = next((array for array in given if np.may_share_memory(array._raw, result)), None)
         if owner is not None:
             made.append(view_of(owner, result))
             continue

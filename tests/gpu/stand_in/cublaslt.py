@@ -171,13 +171,12 @@ def _bytes(pointer: int, size: int, writable: bool = False) -> Any:
 
 def _allocation(pointer: int, size: int) -> memory.Allocation:
     """Return the memory of the device that an address lies in. Raise where there is none, or not enough."""
-    for allocation in list(memory.allocations):
-        start = allocation.raw.ctypes.data
-        if start <= pointer < start + max(1, allocation.raw.nbytes) and not allocation.freed:
-            if pointer + size > start + allocation.raw.nbytes:
-                raise cuBLASLtError("an address whose matrix reaches beyond its memory")
-            return allocation
-    raise memory.CUDARuntimeError("cudaErrorIllegalAddress: an illegal memory access was encountered")
+    allocation = memory.allocation_at(pointer)
+    if allocation is None:
+        raise memory.CUDARuntimeError("cudaErrorIllegalAddress: an illegal memory access was encountered")
+    if pointer + size > allocation.start + allocation.raw.nbytes:
+        raise cuBLASLtError("an address whose matrix reaches beyond its memory")
+    return allocation
 
 
 def _matrix(pointer: int, kind: int, rows: int, columns: int, ld: int) -> tuple[np.ndarray, memory.Allocation]:
@@ -185,7 +184,7 @@ def _matrix(pointer: int, kind: int, rows: int, columns: int, ld: int) -> tuple[
     dtype = TYPES[kind]
     size = ((columns - 1) * ld + rows) * dtype.itemsize
     allocation = _allocation(pointer, size)
-    offset = pointer - allocation.raw.ctypes.data
+    offset = pointer - allocation.start
     strides = (dtype.itemsize, ld * dtype.itemsize)
     return np.ndarray((rows, columns), dtype, allocation.raw.data, offset, strides), allocation
 

@@ -68,7 +68,7 @@ class Tensor:
         dtype = DTYPES[self.data_type]
         reach = 1 + sum((n - 1) * s for n, s in zip(self.dim, self.stride, strict=True))
         allocation = _allocation(pointer, reach * dtype.itemsize)
-        offset = pointer - allocation.raw.ctypes.data
+        offset = pointer - allocation.start
         strides = [each * dtype.itemsize for each in self.stride]
         return np.ndarray(self.dim, dtype, allocation.raw.data, offset, strides), allocation
 

@@ -1,6 +1,7 @@
 """Allocations of the device, pools, and what is freed."""
 
 import weakref
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,14 +25,22 @@ class OutOfMemoryError(MemoryError):
 
 
 class Allocation:
-    """What is known of a piece of memory, also after it was freed. raw: its bytes."""
+    """What is known of a piece of memory, also after it was freed. raw: its bytes. start: the address of the first."""
 
-    def __init__(self, raw: np.ndarray, pool: "MemoryPool") -> None:
-        self.raw, self.freed = raw, False
+    def __init__(self, raw: np.ndarray, start: int, pool: "MemoryPool") -> None:
+        self.raw, self.start, self.freed = raw, start, False
         self.pool = weakref.ref(pool)
 
 
-allocations: "weakref.WeakSet[Allocation]" = weakref.WeakSet()  # to find the memory of an address
+_starts: list[int] = []  # of the memory that is not freed, in order
+_owners: dict[int, Allocation] = {}
+
+
+def allocation_at(address: int) -> Allocation | None:
+    """Return the memory that an address lies in, or None where it was freed, or never there."""
+    place = bisect_right(_starts, address) - 1
+    found = _owners[_starts[place]] if place >= 0 else None
+    return found if found and address < found.start + max(1, found.raw.nbytes) else None
 
 
 class Memory:
@@ -39,21 +48,20 @@ class Memory:
 
     def __init__(self, size: int, pool: "MemoryPool") -> None:
         whole = np.empty(size + ALIGNMENT, np.uint8)
-        start = -whole.ctypes.data % ALIGNMENT
+        address = whole.ctypes.data
+        start = -address % ALIGNMENT
         raw = whole[start : start + size]
-        raw[:] = POISON
-        self.size = size
-        self.allocation = Allocation(raw, pool)
-        allocations.add(self.allocation)
-
-    @property
-    def ptr(self) -> int:
-        return self.allocation.raw.ctypes.data
+        raw.fill(POISON)
+        self.size, self.ptr = size, address + start
+        self.allocation = Allocation(raw, self.ptr, pool)
+        _owners[self.ptr] = self.allocation
+        insort(_starts, self.ptr)
 
     def __del__(self) -> None:
         allocation = self.allocation
         allocation.freed = True
-        allocation.raw[:] = POISON
+        del _starts[bisect_left(_starts, self.ptr)], _owners[self.ptr]
+        allocation.raw.fill(POISON)
         pool = allocation.pool()
         if pool is not None:
             pool.used -= self.size
