@@ -190,6 +190,8 @@ def test_many_rows_and_a_quantized_weight_are_as_exact_as_in_float32(
     y = quantized_linear(x, weight, bias)
     exact = x.astype(np.float64) @ weight.widened().astype(np.float64).T + (0 if bias is None else bias)
     assert np.abs(y - exact).max() <= 1e-6 * np.abs(exact).max()
+    x[0, 1, 0] = np.inf
+    np.testing.assert_array_equal(quantized_linear(x, weight, bias)[0, 0], y[0, 0], "what is infinite beside a row")
 
 
 def test_a_number_is_the_sum_of_its_parts(emulator: Any) -> None:
