@@ -210,9 +210,8 @@ def resume_run(
             _io.sweep(folder / checkpoint.FOLDER)
         communicator.barrier()  # until process 0 has the lock
         config = load_config(folder)
-        changed = _changed(config, {**(overrides or {}), **({} if steps is None else {"steps": steps})})
-        if (overrides or {}).get("precision") == "auto":
-            changed = _with_precision(changed, communicator)
+        given = {**(overrides or {}), **({} if steps is None else {"steps": steps})}
+        changed = _changed(config, given, communicator)
         settings = changed.settings.training
         _require_custom("resume_run", folder, config, model, task)
         begun = bool(checkpoint.steps(folder))
@@ -421,7 +420,7 @@ def _listeners(reporter: Reporter | None, settings: TrainingSettings, folder: Pa
     return Reporters(reporters)
 
 
-def _changed(config: RunConfig, overrides: Mapping[str, object]) -> RunConfig:
+def _changed(config: RunConfig, overrides: Mapping[str, object], communicator: Communicator) -> RunConfig:
     before, after = config.settings, config.settings.with_overrides(overrides)
     fixed = any(getattr(before.training, name) != getattr(after.training, name) for name in FIXED)
     if fixed or (before.data, before.model) != (after.data, after.model):
@@ -439,4 +438,5 @@ def _changed(config: RunConfig, overrides: Mapping[str, object]) -> RunConfig:
             f"in the epoch is counted in batches, got {rows[1]}: some data would be seen twice, some not at all. "
             "Change both so that their product stays the same, or start a new run."
         )
-    return replace(config, settings=after)
+    changed = replace(config, settings=after)
+    return _with_precision(changed, communicator) if overrides.get("precision") == "auto" else changed
