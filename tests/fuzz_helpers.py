@@ -83,7 +83,8 @@ def of_json(data: bytes, chance: random.Random) -> bytes:
         elif how == 1 and isinstance(place, dict):
             place["".join(chance.choices(string.printable, k=5))] = deepcopy(chance.choice(ODD))
         elif how == 2 and isinstance(place[key], int | float):
-            place[key] = chance.choice((-1, 2, 10, 1000, 0.5)) * place[key]
+            with suppress(OverflowError):  # half of a whole number that no float can hold
+                place[key] = chance.choice((-1, 2, 10, 1000, 0.5)) * place[key]
         else:
             place[key] = deepcopy(chance.choice(ODD))
     if isinstance(values, dict) and "checksum" in values and chance.random() < 0.5:

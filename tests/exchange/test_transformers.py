@@ -21,12 +21,14 @@ import transformers
 
 from compyute_transformer import use_kernels
 from compyute_transformer.data import CharacterTokenizer, train_tokenizer
-from compyute_transformer.exchange import AutoModel
+from compyute_transformer.exchange import AutoModel, read_tensors
 from compyute_transformer.generation import Sampling, probabilities
 from compyute_transformer.models import GPTConfig, LlamaConfig
 from compyute_transformer.models.registry import build_model
 from compyute_transformer.nn import CrossEntropyLoss
 from compyute_transformer.optim import AdamW
+from compyute_transformer.training import load_classifier, save_classifier
+from compyute_transformer.training.tasks.classifier import TextClassifier
 from compyute_transformer.verify.function import randomize
 
 V, C, H, K, F, L = 37, 24, 4, 2, 40, 256
@@ -367,6 +369,38 @@ def test_ten_steps_of_training_have_the_same_losses(name: str, tmp_path: Path) -
         losses.append((float(loss), loss_of_theirs.item()))
     assert losses[-1][0] < losses[0][0] - 0.5
     assert max(abs(a - b) for a, b in losses) <= 1e-4
+
+
+CLASSIFIERS = {
+    "gpt2": GPTConfig(27, 16, C, H, 2, bias=False),
+    "llama": LlamaConfig(27, 16, C, H, 2, num_kv_heads=K),
+    "qwen2": LlamaConfig(27, 16, C, H, 1, attn_bias=True, tie_word_embeddings=False),
+}
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_classifier_of_texts_opens_and_comes_back(name: str, tmp_path: Path, complaints: list[str]) -> None:
+    trunk = build_model(CLASSIFIERS[name])
+    model = TextClassifier(trunk, 3).eval()
+    randomize(model)
+    tokenizer = CharacterTokenizer(" abcdefghijklmnopqrstuvwxyz")
+    save_classifier(model, tmp_path / "ours", ("bad", "so so", "good"), tokenizer=tokenizer)
+    kind = transformers.AutoModelForSequenceClassification
+    theirs, told = kind.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(told.values()), told
+    assert theirs.config.id2label == {0: "bad", 1: "so so", 2: "good"}
+    assert complaints == []
+    theirs.save_pretrained(tmp_path / "back")
+    again, labels = load_classifier(tmp_path / "back")
+    assert labels == ("bad", "so so", "good")
+    ids, lengths = np.random.default_rng(5).integers(0, 27, (2, 9)), np.array([9, 4])
+    logits = model(ids, lengths)
+    assert np.array_equal(again(ids, lengths), logits)
+    for row, length in enumerate(lengths):  # one after the other: without a pad_token_id they take no batch
+        expected = theirs(torch.from_numpy(ids[row : row + 1, :length])).logits[0].detach().numpy()
+        assert np.abs(logits[row] - expected).max() <= 1e-5
+    save_classifier(again, tmp_path / "again", labels)
+    assert read_tensors(tmp_path / "again").keys() == read_tensors(tmp_path / "ours").keys()
 
 
 TEXT = "a text of few words, and a text of fewer words\n"

@@ -262,6 +262,10 @@ def test_a_character_outside_the_vocabulary_is_named_before_anything_is_drawn() 
     ("options", "message"),
     [
         ({"max_new_tokens": -1}, "max_new_tokens is a whole number of at least 0, got -1"),
+        (
+            {"max_new_tokens": 10**20},
+            r"max_new_tokens is at most 1,000,000,000, got 100,000,000,000,000,000,000\. Give",
+        ),
         ({"max_new_tokens": 2.5}, "max_new_tokens is a whole number of at least 0, got 2.5"),
         ({"temperature": -1.0}, "temperature"),
         ({"top_k": 0}, "top_k"),

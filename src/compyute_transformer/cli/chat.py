@@ -12,8 +12,8 @@ from ..errors import RangeError
 from ..generation.sampling import Sampling
 from . import terminal
 from .generate import drafted
-from .models import Draft, kind_of_weights, open_draft
-from .options import HeldWeights, Json, Kernels, OnDevice, unescape, with_options
+from .models import Draft, check_products, kind_of_weights, open_draft
+from .options import HeldWeights, Json, Kernels, OnDevice, Products, unescape, with_options
 
 __all__ = ["chat"]
 
@@ -50,6 +50,7 @@ class Request:
         int | None, typer.Option(help="Most tokens of the conversation; fewer take less memory. Default: the model's.")
     ] = None
     weights: HeldWeights = "float32"
+    precision: Products = "float32"
     draft: Draft = None
     device: OnDevice = "cpu"
     kernels: Kernels = "auto"
@@ -67,9 +68,11 @@ def chat(request: Request, **sampling: Any) -> None:
         from ..dispatch import use_kernels
         from ..exchange import Pretrained, is_pretrained, merge_lora, model_path
         from ..nn.quantize import quantize_weights
+        from ..precision import use_precision
         from ..training import load_run
         from ..training.run.start import PUBLISHED
 
+    check_products(request.precision, request.weights, request.device)
     held = kind_of_weights(request.weights, request.device)
     length = {} if request.context_length is None else {"context_length": request.context_length}
     if is_pretrained(model_path(request.model)):
@@ -90,7 +93,7 @@ def chat(request: Request, **sampling: Any) -> None:
     chosen = {name: value for name, value in sampling.items() if value is not None and value != []}
     if "stop" in chosen:
         chosen["stop"] = [unescape(text) for text in chosen["stop"]]
-    with use_kernels(request.kernels):
+    with use_kernels(request.kernels), use_precision(request.precision):
         opened.model.to(request.device)
         draft = None
         if request.draft is not None:

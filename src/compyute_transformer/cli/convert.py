@@ -98,7 +98,8 @@ def save_run(source: str, run: "LoadedRun", target: Path, dtype: Any, adapter: b
     from ..training.run.start import PUBLISHED
 
     if run.settings.data.kind == "labels":
-        raise typer.BadParameter(f"{source} learned labels of texts, and its head has no place in such files.")
+        save_labels(source, run, target, dtype, adapter)
+        return
     if adapter:
         save_adapter(run.model, target, base=run.config.start.get("source", ""), dtype=dtype or "float32")
         return
@@ -109,3 +110,13 @@ def save_run(source: str, run: "LoadedRun", target: Path, dtype: Any, adapter: b
     save_pretrained(model, target, dtype=dtype, tokenizer=tokenizer)
     if (Path(source) / PUBLISHED).is_dir():
         copy_beside(Path(source) / PUBLISHED, target)
+
+
+def save_labels(source: str, run: "LoadedRun", target: Path, dtype: Any, adapter: bool) -> None:
+    """Write the model of a run that learned labels of texts as a directory."""
+    from ..training import save_classifier
+
+    if adapter or target.suffix == ".gguf":
+        place = "PEFT" if adapter else "a .gguf file"
+        raise typer.BadParameter(f"{source} learned labels of texts, whose head has no place in the files of {place}.")
+    save_classifier(run.model, target, run.encoder.labels, dtype=dtype, tokenizer=run.encoder.tokenizer)

@@ -83,12 +83,17 @@ def evaluate(
             raise typer.BadParameter(OF_IMAGES)
         result.confusion.draw(picture)
     if how.json:
-        facts: dict[str, Any] = {"run": run, "checkpoint": checkpoint} | result.metrics
-        if result.confusion is not None:
-            facts["confusion"] = result.confusion.to_dict()
-        terminal.print_json(facts | {"seconds": result.seconds})
+        show_json(result, {"run": run, "checkpoint": checkpoint})
         return
     show(result, f"{run}, {checkpoint} checkpoint", picture)
+
+
+def show_json(result: "Evaluation", facts: dict[str, Any]) -> None:
+    """Print an evaluation for programs."""
+    facts = facts | result.metrics
+    if result.confusion is not None:
+        facts["confusion"] = result.confusion.to_dict()
+    terminal.print_json(facts | {"seconds": result.seconds})
 
 
 def show(result: "Evaluation", origin: str, picture: Path | None) -> None:

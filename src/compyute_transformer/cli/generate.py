@@ -11,8 +11,8 @@ import typer
 from ..errors import CorpusError
 from ..generation.sampling import Sampling
 from . import terminal
-from .models import Draft, ModelPath, open_draft, open_model
-from .options import Checkpoint, HeldWeights, Json, Kernels, OnDevice, flag, unescape, with_options
+from .models import Draft, ModelPath, check_products, open_draft, open_model
+from .options import Checkpoint, HeldWeights, Json, Kernels, OnDevice, Products, flag, unescape, with_options
 
 __all__ = ["generate"]
 
@@ -72,6 +72,7 @@ class Request:
     ] = None
     checkpoint: Checkpoint = "best"
     weights: HeldWeights = "float32"
+    precision: Products = "float32"
     device: OnDevice = "cpu"
     kernels: Kernels = "auto"
     json: Json = False
@@ -94,13 +95,15 @@ def generate(request: Request, **sampling: Any) -> None:
     """
     with terminal.loading():
         from ..dispatch import use_kernels
+        from ..precision import use_precision
 
+    check_products(request.precision, request.weights, request.device)
     chosen = {name: value for name, value in sampling.items() if value}
     chosen |= {name: value for name, value in sampling.items() if value is not None and name != "stop"}
     others = {name: getattr(request, name) for name in (*OF_LANGUAGE, *OF_SEARCH)}
     search = {name: value for name, value in others.items() if value is not None}
     prompt = read_prompt(request.prompt)
-    with use_kernels(request.kernels):
+    with use_kernels(request.kernels), use_precision(request.precision):
         loaded = open_model(request.run, request.checkpoint, request.device, request.weights)
         kind = loaded.kind
         check_kind(request.run, kind, search)

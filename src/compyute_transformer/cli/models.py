@@ -8,7 +8,7 @@ import typer
 
 from ..arrays import Device
 
-__all__ = ["Draft", "ModelPath", "OpenedModel", "kind_of_weights", "open_draft", "open_model"]
+__all__ = ["Draft", "ModelPath", "OpenedModel", "check_products", "kind_of_weights", "open_draft", "open_model"]
 
 ModelPath = Annotated[
     str,
@@ -56,6 +56,19 @@ def kind_of_weights(weights: str, device: Device) -> Any:
     if weights != "float32" and device != "cpu":
         raise typer.BadParameter(f"--weights {weights} is for --device cpu.")
     return None if weights == "float32" else weights
+
+
+def check_products(precision: str, weights: str, device: Device) -> None:
+    """Refuse a precision that the device does not have, or that weights in few bits do not heed."""
+    if precision == "tf32" and device == "cpu":
+        raise typer.BadParameter(
+            "--precision tf32 is of the tensor cores of a GPU; on a CPU choose float32 or bfloat16."
+        )
+    if precision != "float32" and weights != "float32":
+        raise typer.BadParameter(
+            f"--precision {precision} rounds what is multiplied, and weights in {weights} are multiplied in float32: "
+            "leave one of the two out."
+        )
 
 
 def open_model(path: str, checkpoint: Any = "best", device: Device = "cpu", weights: str = "float32") -> OpenedModel:

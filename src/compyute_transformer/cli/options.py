@@ -17,6 +17,7 @@ __all__ = [
     "Json",
     "Kernels",
     "OnDevice",
+    "Products",
     "RunFolder",
     "flag",
     "or_none",
@@ -149,6 +150,13 @@ HeldWeights = Annotated[
     typer.Option(
         help="How the matrices are held: in bfloat16 they take half of the memory, in int8 a quarter, and text is "
         "generated faster. On a CPU."
+    ),
+]
+Products = Annotated[
+    Literal["float32", "bfloat16", "tf32"],
+    typer.Option(
+        metavar="<name>",
+        help="Matrix products: in float32; in bfloat16 beside weights and sums in float32; or, on a GPU, in tf32.",
     ),
 ]
 Kernels = Annotated[

@@ -10,13 +10,20 @@ from typing import Annotated, Any
 import typer
 
 from . import terminal
-from .options import Checkpoint, Kernels, OnDevice, RunFolder
+from .options import Checkpoint, Kernels, OnDevice
 
 __all__ = ["predict"]
 
 
 def predict(
-    run: RunFolder,
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="Folder of a run, such as runs/digits; or a directory of Hugging Face Transformers that classifies "
+            "texts, as `compyute convert` writes it.",
+        ),
+    ],
     files: Annotated[
         list[str] | None,
         typer.Argument(
@@ -38,9 +45,14 @@ def predict(
     with terminal.loading():
         from ..dispatch import use_kernels
         from ..training import load_run
+        from ..training.classifiers import is_classifier
         from ..training.prediction import predict_images, predict_labels, predict_texts
 
     with use_kernels(kernels):
+        if is_classifier(run):
+            for number, prediction in enumerate(of_directory(run, lines(files or ["-"]), device)):
+                show(prediction, json, header=number == 0)
+            return
         loaded = load_run(run, checkpoint, device)
         kind = loaded.settings.data.kind
         if kind == "language":
@@ -60,6 +72,17 @@ def predict(
             found = predict_texts(loaded, lines(files or ["-"]), beam)
         for number, prediction in enumerate(found):
             show(prediction, json, header=number == 0)
+
+
+def of_directory(folder: str, texts: Iterable[str], device: Any) -> Iterator[Any]:
+    """Yield the label of each text by a classifier of a directory."""
+    from ..exchange import Pretrained
+    from ..training import load_classifier
+    from ..training.prediction import labels_of
+    from ..training.tasks.labels import LabelEncoder
+
+    model, labels = load_classifier(folder)
+    return labels_of(model.to(device), LabelEncoder(Pretrained(folder).tokenizer, labels), texts)
 
 
 def lines(files: Iterable[str]) -> Iterator[str]:

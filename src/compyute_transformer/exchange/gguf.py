@@ -85,6 +85,9 @@ class Gguf(Mapping[str, Array]):
             raise DataError(f"read_gguf: {name} has a scale that is not finite. Fetch or copy the file again.")
         return QuantizedWeight(np.array(blocks[:, 2:]).view(np.int8).reshape(shape), scales)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries  # a Mapping would decode the tensor for it
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 
@@ -300,6 +303,9 @@ class HuggingFaceView(Mapping[str, Array]):
             return found
         scales = None if found.scales is None else in_halves(found.scales, heads)
         return QuantizedWeight(in_halves(found.values, heads), scales)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

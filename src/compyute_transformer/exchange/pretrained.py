@@ -160,13 +160,13 @@ def _replaced_bias(named: dict[str, str], second: str | None, config: Any) -> st
 def _opened(folder: Path) -> tuple[dict[str, Any], Callable[[], Any]]:
     """Return the values of config.json, and a function that returns the tensors."""
     if folder.suffix != ".gguf":
-        return _read_config(folder), lambda: read_tensors(folder)
+        return read_config(folder), lambda: read_tensors(folder)
     file = read_gguf(folder)
     values = hugging_face_values(file)
     return values, lambda: HuggingFaceView(file, values)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
     try:
         values = _io.read_json(folder / CONFIG)
     except (OSError, ValueError) as error:
@@ -314,6 +314,15 @@ def save_pretrained(
         ConfigError: no architecture of Transformers is this model. DataError: an unknown dtype, or the directory cannot
         be written.
     """
+    values, tensors, dtype = described(model, dtype)
+    write_directory(folder, values, tensors, dtype, tokenizer, shard_bytes)
+
+
+def described(model: Any, dtype: str | None, headless: bool = False) -> tuple[dict[str, Any], dict[str, Array], str]:
+    """Return the values of config.json, the tensors by their names, and the dtype that they are written in.
+
+    headless: leave out the head of a language model. Raises as `save_pretrained`.
+    """
     values = to_hugging_face(model.config)
     known = getattr(model, "hugging_face", {})
     if known.get("model_type") == values["model_type"]:
@@ -328,11 +337,25 @@ def save_pretrained(
         values = {**values, "dtype" if "dtype" in values else "torch_dtype": dtype}
     tensors: dict[str, Array] = {}
     for piece in family.pieces(model.config):
+        if headless and family.head in piece.theirs:
+            continue
         array = parameters.get(piece.ours)
         if array is None:  # a bias that their architecture has, and this model has not
             array = np.zeros(piece.shape, np.float32)
         tensors |= {family.written(name, model.config): found for name, found in piece.write(array).items()}
     tensors |= getattr(model, "unused_tensors", {}) | (_beside(model, parameters) if type(model) is Bert else {})
+    return values, tensors, dtype
+
+
+def write_directory(
+    folder: str | Path,
+    values: Mapping[str, Any],
+    tensors: Mapping[str, Array],
+    dtype: str,
+    tokenizer: Tokenizer | None = None,
+    shard_bytes: int = 50_000_000_000,
+) -> None:
+    """Write config.json, the tensors, and tokenizer.json if one is given. Raises DataError."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)

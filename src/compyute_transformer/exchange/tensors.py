@@ -81,6 +81,13 @@ class Tensors(Mapping[str, Array]):
         bits = np.memmap(entry.path, DTYPES["BF16"], COPY_ON_WRITE, entry.start, entry.shape)
         return QuantizedWeight(mapped_or_copied(bits, np.uint16))
 
+    def without(self, name: str) -> "Tensors":
+        """Return the other tensors."""
+        return Tensors({own: entry for own, entry in self._entries.items() if own != name}, self.metadata)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries  # a Mapping would read the tensor for it
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 

@@ -34,6 +34,8 @@ __all__ = [
     "with_options",
 ]
 
+MOST_TOKENS = 10**9  # more than anyone waits for: their ids alone fill the memory
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -128,10 +130,12 @@ def with_options(operation: str, sampling: Sampling, options: Mapping[str, Any])
 
 
 def check_count(operation: str, name: str, value: Any, least: int = 0) -> int:
-    """Return a whole number, NumPy's too, as an int. Raises RangeError for anything else, or below the least."""
+    """Return a whole number, NumPy's too, as an int. Raises RangeError for anything else, or outside the range."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not whole or value < least:
         raise RangeError(f"{operation}: {name} is a whole number of at least {least}, got {value!r}.")
+    if value > MOST_TOKENS:
+        raise RangeError(f"{operation}: {name} is at most {MOST_TOKENS:,}, got {value:,}. Give fewer.")
     return int(value)
 
 

@@ -2,6 +2,7 @@
 
 trainer    the training loop
 tasks/     what a batch, a loss and a metric are: language, translation, images
+classifiers directories of Transformers that classify texts, in and out
 prediction the class of images, or the target of texts, whose answers are not known
 run/       the folder of a run: start, resume, load, evaluate; checkpoints, configuration, lock
 settings/  what is read, built and trained: defaults < preset < TOML file < flags
@@ -10,6 +11,7 @@ interrupt  Ctrl-C ends a run after the current step, with a checkpoint
 finite     find the module that produced the first NaN or infinity
 """
 
+from .classifiers import load_classifier, save_classifier
 from .early_stopping import EarlyStopping
 from .prediction import Prediction, predict_images, predict_labels, predict_texts
 from .reporting.choose import reporter_for
@@ -46,6 +48,7 @@ __all__ = [
     "Trainer",
     "TrainingSettings",
     "evaluate_run",
+    "load_classifier",
     "load_config",
     "load_run",
     "predict_images",
@@ -54,6 +57,7 @@ __all__ = [
     "reporter_for",
     "resume_command",
     "resume_run",
+    "save_classifier",
     "start_from",
     "start_run",
     "unused_name",

@@ -93,11 +93,16 @@ def predict_labels(run: LoadedRun, texts: Iterable[str]) -> Iterator[Prediction]
     """Yield the label of each text. Raises RunError for a run that did not learn labels of texts."""
     if run.settings.data.kind != "labels":
         raise RunError(f"predict_labels: the run learned {run.settings.data.kind}, not labels of texts.")
+    yield from labels_of(run.model, run.encoder, texts)
+
+
+def labels_of(model: Any, encoder: Any, texts: Iterable[str]) -> Iterator[Prediction]:
+    """Yield the label that a `TextClassifier` gives to each text. encoder: a `LabelEncoder`."""
     from .tasks.labels import shares_of
 
-    labels = run.encoder.labels
+    labels = encoder.labels
     for chunk in _batches(texts):
-        for text, row in zip(chunk, shares_of(run.model, run.encoder, chunk), strict=True):
+        for text, row in zip(chunk, shares_of(model, encoder, chunk), strict=True):
             best = int(row.argmax())
             yield Prediction(text, labels[best], float(row[best]), dict(zip(labels, row.tolist(), strict=True)))
 

@@ -19,13 +19,16 @@ from compyute_transformer.data.text.labels import (
     load_labeled_texts,
 )
 from compyute_transformer.errors import ConfigError, CorpusError, DataError, RangeError, RunError, ShapeError
+from compyute_transformer.exchange import add_lora
 from compyute_transformer.models import GPT, Bert, BertConfig, GPTConfig, Llama, LlamaConfig
 from compyute_transformer.training import (
     evaluate_run,
+    load_classifier,
     load_run,
     predict_labels,
     predict_texts,
     resume_run,
+    save_classifier,
     start_from,
     start_run,
 )
@@ -230,9 +233,14 @@ def test_the_command_trains_evaluates_and_predicts(
     (tmp_path / "texts.txt").write_text("aaa y\nb\n")
     rows = [line.split(",")[:2] for line in run("predict", tmp_path / "run", tmp_path / "texts.txt").splitlines()]
     assert rows == [["input", "prediction"], ["aaa y", "bad"], ["b", "good"]]
+    run("convert", tmp_path / "run", tmp_path / "published")
+    whole = run("predict", tmp_path / "run", tmp_path / "texts.txt", "--json")
+    again = run("predict", tmp_path / "published", tmp_path / "texts.txt", "--json")
+    for ours, theirs in zip(whole.splitlines(), again.splitlines(), strict=True):
+        assert json.loads(theirs)["probabilities"] == pytest.approx(json.loads(ours)["probabilities"], abs=1e-5)
     for arguments, words in (
         (("generate", tmp_path / "run"), "learned labels and generates no text"),
-        (("convert", tmp_path / "run", tmp_path / "out"), "its head has no place"),
+        (("convert", tmp_path / "run", tmp_path / "out.gguf"), "whose head has no place in the files of a .gguf file"),
         (("explain", tmp_path / "run", "--prompt", "a"), "got one of labels"),
         (("verify", tmp_path / "run"), "cannot be verified by its folder"),
         (("train", data, "--task", "labels", "--runs", tmp_path), "--from MODEL"),
@@ -242,6 +250,34 @@ def test_the_command_trains_evaluates_and_predicts(
             cli.main([str(argument) for argument in arguments])
         assert left.value.code
         assert words in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_a_directory_that_is_no_classifier_of_a_decoder_is_refused(tmp_path: Path) -> None:
+    labels = ("bad", "good")
+    with pytest.raises(ConfigError, match="by the mean of all tokens"):
+        save_classifier(TextClassifier(Bert(BertConfig(9, **SIZES, masked_head=False)), 2), tmp_path / "bert", labels)
+    assert not (tmp_path / "bert").exists()
+    with pytest.raises(ConfigError, match=r"ForSequenceClassification is read, got \['LlamaForCausalLM'\] of 'llama'"):
+        load_classifier(saved("llama", tmp_path))
+    save_classifier(TextClassifier(Llama(LlamaConfig(27, **SIZES)), 2), tmp_path / "new", labels)
+    values = json.loads((tmp_path / "new" / "config.json").read_text())
+    for wrong in ({"0": "bad"}, {"0": "bad", "2": "good"}, ["bad", "good"], None):
+        (tmp_path / "new" / "config.json").write_text(json.dumps(values | {"id2label": wrong}))
+        with pytest.raises(DataError, match=r"a label for each row of score\.weight, got \d and 2 rows"):
+            load_classifier(tmp_path / "new")
+
+
+def test_a_classifier_with_lora_is_written_with_its_changes_merged(tmp_path: Path) -> None:
+    trunk = add_lora(Llama(LlamaConfig(27, **SIZES)), 2)
+    model = TextClassifier(trunk, 3).eval()
+    randomize(model)
+    ids, lengths = np.array([[1, 2, 3, 4]]), np.array([3])
+    expected = model(ids, lengths)
+    save_classifier(model, tmp_path / "new", ("a", "b", "c"))
+    found, labels = load_classifier(tmp_path / "new")
+    np.testing.assert_allclose(found(ids, lengths), expected, rtol=1e-4, atol=1e-5)
+    assert labels == ("a", "b", "c")
+    assert not found.training
 
 
 def test_labels_need_a_model_to_begin_with(data: str, tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ class TextClassifier(Module):
         self.config, self.generator = trunk.config, trunk.generator
         self.takes_mean = isinstance(trunk, Bert)
         C = trunk.config.embed_dim
-        head = Linear(C, num_labels, generator=Generator(seed, INITIALIZATION))
+        # without a bias behind a decoder, as in Transformers, so that its files hold the model
+        head = Linear(C, num_labels, bias=self.takes_mean, generator=Generator(seed, INITIALIZATION))
         self.trunk = trunk
         if self.takes_mean:
             self.head = head
