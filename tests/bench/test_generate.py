@@ -50,6 +50,11 @@ def test_each_is_timed_for_what_it_writes() -> None:
     assert report.notes == [NO_TRANSFORMERS, NO_LLAMA]
 
 
+def test_of_one_token_the_prompt_is_all_there_is() -> None:
+    report = bench_generate("nano", TINY, Texts(new_tokens=1, anew=False, weights=()), rounds=1)
+    assert [(r.what, r.unit) for r in report.results] == [("prompt", "ms"), ("prompt", "tokens/s")]
+
+
 def test_float32_is_always_there_and_first() -> None:
     report = bench_generate("nano", TINY, Texts(weights=("bfloat16",), anew=False), rounds=1)
     assert [r.mode for r in report.results if r.unit == "ms"] == ["float32", "bfloat16"] * 2
@@ -116,7 +121,9 @@ def test_a_published_model_goes_to_the_others_as_they_read_it(tmp_path: Path, mo
         (tmp_path / "file.gguf", [("llama", "file.gguf", "its file")], "model"),
     ):
         seen.clear()
-        assert bench_generate(texts=few, rounds=1, path=path).notes == [ONE_TEXT]
+        report = bench_generate(texts=few, rounds=1, path=path)
+        assert report.notes == [ONE_TEXT]
+        assert report.results[0].shape.startswith(f"{path.name}: 3 tokens read, 2 written, B 1, ")
         of_theirs = [("transformers", directory, "float32"), ("transformers", directory, "bfloat16")]
         assert seen == [*of_theirs, *files, *of_theirs]
     seen.clear()

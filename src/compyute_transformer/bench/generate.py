@@ -82,6 +82,7 @@ def bench_generate(
     models = {kind: load(kind) for kind in _kinds(texts, report)}
     config = models["float32"].config
     prompt, new = _lengths(texts, config.context_length)
+    name = "" if path is None else f"{Path(path).name}: "
     with TemporaryDirectory() as folder:
         folders = _for_others(Path(folder), path, models, report)
         for batch_size in texts.batch_sizes:
@@ -94,8 +95,8 @@ def bench_generate(
                 report.notes.append(ONE_TEXT)
             check_writers(writers, new)
             shape = (
-                f"{prompt} tokens read, {new} written, B {batch_size}, C {config.embed_dim}, {config.num_heads} heads, "
-                f"{config.num_layers} blocks, V {config.vocab_size}"
+                f"{name}{prompt} tokens read, {new} written, B {batch_size}, C {config.embed_dim}, "
+                f"{config.num_heads} heads, {config.num_layers} blocks, V {config.vocab_size}"
             )
             _time(report, shape, writers, (prompt, new, batch_size), rounds)
     return report
@@ -106,16 +107,17 @@ def _time(report: Report, shape: str, writers: list[Writer], sizes: tuple[int, i
     to_first = alternate([writer.candidate(1) for writer in writers if writer.mode != "anew"], rounds, warm_up=1)
     report.add_times("prompt", shape, to_first)
     report.add_rates("prompt", shape, to_first, prompt * batch_size, "tokens/s")
+    if new == 1:
+        return
     whole = alternate([writer.candidate(new) for writer in writers], rounds, warm_up=0)
     report.add_times("generate", shape, whole)
     report.add_rates("generate", shape, whole, new * batch_size, "tokens/s")
-    if new > 1:
-        seconds = {candidate.name: times for candidate, times in whole.items()}
-        after = {
-            first: [max(both - one, 1e-9) for both, one in zip(seconds[first.name], times, strict=True)]
-            for first, times in to_first.items()
-        }
-        report.add_rates("decode", shape, after, (new - 1) * batch_size, "tokens/s")
+    seconds = {candidate.name: times for candidate, times in whole.items()}
+    after = {
+        first: [max(both - one, 1e-9) for both, one in zip(seconds[first.name], times, strict=True)]
+        for first, times in to_first.items()
+    }
+    report.add_rates("decode", shape, after, (new - 1) * batch_size, "tokens/s")
 
 
 # --- the models ---

@@ -30,8 +30,9 @@ Optimization history:
     scores of 32 queries and all keys stay in cache, so that one pass does. Not yet timed.
 14. The kernels that OpenBLAS has for processors without AVX-512 know no small products: each call packs its operands
     first, and 32 queries are too few for that. There a tile has 64, and 128 where there are many. Forward and backward
-    of (4, 8, T, 64), causal, 2 cores of a Zen 3, 2026-11-28, tiles of 32, 64 and 128 in turn, and PyTorch's: T = 256
-    24.7, 22.1, 22.0 and 26.7 ms; T = 1024 271, 241, 250 and 269; T = 2048 1101, 885, 810 and 864.
+    of (4, 8, T, 64), causal, 2 cores of a Zen 3, 2026-11-28, in turns with PyTorch's: T = 512 77 -> 69 ms (PyTorch's
+    101), T = 1024 286 -> 222 (260; with 64 queries 240), of (1, 8, 4096, 64) 1002 -> 748 (745). In another run T = 2048
+    1101 -> 810 (864; with 64 queries 885).
 
 The 96 heads of 4. then take 14.3 and 30.7 ms, and with dropout 18.7 and 36.4 (2026-11-24).
 """
