@@ -28,6 +28,7 @@ TINY: dict[str, object] = {
     "dropout": 0.1,
     "steps": 12,
     "batch_size": 4,
+    "precision": "float32",
     "accumulation": 2,
     "learning_rate": 1e-2,
     "min_learning_rate": 1e-3,

@@ -47,6 +47,7 @@ __all__ = [
     "only_kernels_of",
     "output_of",
     "package_fault",
+    "runs_kernels",
     "use_kernels",
 ]
 
@@ -80,6 +81,11 @@ def package_fault(device: str) -> str | None:
             reason = " ".join(str(error).split())
             return f"the threading layer that is set, {numba.config.THREADING_LAYER!r}, cannot be used ({reason})"
     return None
+
+
+def runs_kernels(device: Device) -> bool:
+    """Return whether ops on a device may run kernels: there are some, and `use_kernels` lets them run."""
+    return _choice.get() != "reference" and package_fault(device) is None
 
 
 def kernels_of(device: Device, topic: str) -> Any:

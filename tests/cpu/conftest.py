@@ -35,7 +35,7 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def packed(request: pytest.FixtureRequest, emulator: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Compute products in bfloat16 by each of the kernels of `_products`, and expect that it was used."""
     kernel = _products.KERNELS[request.param]
-    monkeypatch.setattr(_products, "chosen", lambda: kernel)
+    monkeypatch.setattr(_products, "chosen", lambda times=1: kernel)
     before = emulator.executed(kernel.number)
     with use_kernels("cpu"), use_precision("bfloat16"):
         yield kernel

@@ -1,6 +1,7 @@
 """Products in bfloat16 by each kernel, every instruction executed: by the processor, or by a handler."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,15 @@ import pytest
 from compyute_transformer import use_kernels
 from compyute_transformer.arrays import Array
 from compyute_transformer.cpu import _amx, _avx512, _products
-from compyute_transformer.cpu._packing import pack_panels, pack_rows
+from compyute_transformer.cpu._packing import pack_gradient, pack_panels, pack_rows
+from compyute_transformer.cpu._quantized_products import multiply_quantized
+from compyute_transformer.errors import ShapeError
 from compyute_transformer.models import GPT, GPTConfig
-from compyute_transformer.nn import CrossEntropyLoss
+from compyute_transformer.nn import CrossEntropyLoss, FeedForward
+from compyute_transformer.nn.fused import fused_kernels
 from compyute_transformer.ops.linear import linear_backward, linear_forward
-from compyute_transformer.precision import round_to_bfloat16
+from compyute_transformer.ops.quantized import QuantizedWeight, quantize, quantized_linear
+from compyute_transformer.precision import round_to_bfloat16, use_precision
 from compyute_transformer.verify.function import randomize
 
 RNG = np.random.default_rng(0)
@@ -39,15 +44,39 @@ def test_a_product_is_that_of_the_rounded_operands(
     assert np.abs(y - exact).max() <= 1e-6 * depth**0.5 * np.abs(exact).max()
 
 
+@pytest.mark.parametrize("shape", [(32, 32), (33, 1), (1, 70), (97, 65), (5, 1024), (64, 2048)])
+def test_operands_lie_as_the_kernels_read_them(shape: tuple[int, int]) -> None:
+    x = draw(*shape)
+    x[0, 0], x[-1, -1] = np.nan, -np.inf
+    for turned in (False, True):
+        source = x.T if turned else x
+        rows, panels = pack_rows(x, turned), pack_panels(x, turned)
+        (length, depth), whole = source.shape, rows.shape[1]
+        assert len(rows) % 32 == whole % 32 == 0
+        assert 2 * whole % 2048 != 0, "rows that share places of a cache"
+        expected = np.zeros(rows.shape, np.uint16)
+        expected[:length, :depth] = round_to_bfloat16(np.ascontiguousarray(source)).view(np.uint32) >> 16
+        np.testing.assert_array_equal(rows, expected)
+        pairs = expected.reshape(-1, 32, whole // 2, 2).transpose(0, 2, 1, 3)
+        np.testing.assert_array_equal(panels, pairs)
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (33, 5), (1, 70), (129, 65), (1000, 40)])
+def test_a_gradient_is_packed_for_both_products_and_summed_at_once(shape: tuple[int, int]) -> None:
+    dy = draw(*shape)
+    rows, turned, sums = pack_gradient(dy)
+    np.testing.assert_array_equal(rows, pack_rows(dy))
+    np.testing.assert_array_equal(turned, pack_rows(dy, turned=True))
+    np.testing.assert_allclose(sums.sum(0, dtype=np.float64), dy.sum(0, dtype=np.float64), rtol=0, atol=1e-5)
+
+
 def test_operands_are_rounded_as_the_references_round_them() -> None:
     x = np.arange(0, 1 << 32, 65_521, dtype=np.uint32).view(np.float32)[: 32 * 2048].reshape(32, 2048)
-    packed = pack_rows(x)
+    packed = pack_rows(x)[:, :2048]
     expected = round_to_bfloat16(x).view(np.uint32) >> 16
     nan = np.isnan(x)
     np.testing.assert_array_equal(packed[~nan], expected[~nan])
     assert np.isnan((packed[nan].astype(np.uint32) << 16).view(np.float32)).all()
-    turned = pack_rows(np.ascontiguousarray(x.T), turned=True)
-    np.testing.assert_array_equal(turned, packed)
 
 
 def test_rows_and_threads_beside_a_row_change_no_bit(packed: Any) -> None:
@@ -59,18 +88,63 @@ def test_rows_and_threads_beside_a_row_change_no_bit(packed: Any) -> None:
     np.testing.assert_array_equal(whole[150:157], some)
 
 
+@pytest.mark.parametrize("needs", [(True, True), (False, True), (True, False), (False, False)])
 @pytest.mark.parametrize("has_bias", [False, True])
-def test_linear_runs_forward_and_backward(packed: Any, has_bias: bool) -> None:
+def test_linear_runs_forward_and_backward(packed: Any, has_bias: bool, needs: tuple[bool, bool]) -> None:
     x, w, b, dy = draw(3, 19, 70), draw(45, 70), draw(45) if has_bias else None, draw(3, 19, 45)
     y, saved = linear_forward(x, w, b)
-    found = y, *linear_backward(dy, saved)
+    found = y, *linear_backward(dy, saved, *needs)
     with use_kernels("reference"):
         y, saved = linear_forward(x, w, b)
-        expected = y, *linear_backward(dy, saved)
+        expected = y, *linear_backward(dy, saved, *needs)
     for one, two in zip(found, expected, strict=True):
         assert (one is None) == (two is None)
         if one is not None:
             np.testing.assert_allclose(one, two, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("rows", [(3, 19), (64,)])
+def test_a_feed_forward_network_computes_gelu_on_squares_in_cache(
+    packed: Any, rows: tuple[int, ...], has_bias: bool
+) -> None:
+    module = FeedForward(37, 70, bias=has_bias)
+    randomize(module)
+    x, dy, found = draw(*rows, 37), draw(*rows, 37), []
+    for kernels in ("auto", "reference"):
+        with use_kernels(kernels):
+            assert (fused_kernels(module, x) is None) == (kernels == "reference")
+            module.zero_grad()
+            y, dx = module(x), module.backward(dy)
+            found.append({"y": y, "dx": dx} | {name: p.grad.copy() for name, p in module.named_parameters()})
+    for name, array in found[0].items():
+        assert array.shape == found[1][name].shape
+        assert np.abs(array - found[1][name]).max() <= 0.005 * np.abs(found[1][name]).max(), name
+    for part in (module.up, module.down):
+        part.weight.requires_grad = False
+    module.zero_grad()
+    assert np.array_equal(module(x), found[0]["y"])
+    assert np.array_equal(module.backward(dy), found[0]["dx"])
+    assert all((p.grad is None) == name.endswith("weight") for name, p in module.named_parameters())
+
+
+def test_a_feed_forward_network_runs_its_lines_where_it_must(packed: Any) -> None:
+    x = draw(40, 8)
+    assert fused_kernels(FeedForward(8, 16), x) is not None
+    assert fused_kernels(FeedForward(8, 16), x[:3]) is None, "few rows"
+    assert fused_kernels(FeedForward(8, 16), draw(40, 9)) is None, "the width does not fit, which the ops refuse"
+    assert fused_kernels(FeedForward(8, 16), x.astype(np.float64)) is None
+    assert fused_kernels(FeedForward(8, 16, activation="relu"), x) is None
+    assert fused_kernels(FeedForward(8, 16).eval(), x) is None
+    with use_precision("float32"):
+        assert fused_kernels(FeedForward(8, 16), x) is None
+    module = FeedForward(8, 16)
+    module(x)
+    with pytest.raises(ShapeError, match="dy must have the shape of y"):
+        module.backward(x[:39])
+    module.up.bias.data = np.zeros(15, np.float32)  # type: ignore[union-attr]
+    with pytest.raises(ShapeError, match="16 outputs, got float32 of shape"):
+        module(x)
 
 
 def test_a_model_has_the_gradients_of_the_references(packed: Any) -> None:
@@ -104,6 +178,31 @@ def test_a_pair_is_added_as_the_manual_of_avx512_says(
     x, w, y = np.float32([pair]), np.ones((1, 2), np.float32), np.full((1, 1), np.nan, np.float32)
     _products.multiply(_products.KERNELS["vdpbf16ps"], pack_rows(x), pack_panels(w), y, np.float32([bias]))
     assert y[0, 0] == np.float32(expected)
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize(("kind", "inputs"), [("int8", 96), ("bfloat16", 64), ("bfloat16", 43)])
+def test_many_rows_and_a_quantized_weight_are_as_exact_as_in_float32(
+    packed: Any, kind: Any, inputs: int, has_bias: bool
+) -> None:
+    weight: Any = quantize(draw(45, inputs), kind)
+    x, bias = draw(3, 13, inputs), draw(45) if has_bias else None
+    y = quantized_linear(x, weight, bias)
+    exact = x.astype(np.float64) @ weight.widened().astype(np.float64).T + (0 if bias is None else bias)
+    assert np.abs(y - exact).max() <= 1e-6 * np.abs(exact).max()
+    x[0, 1, 0] = np.inf
+    np.testing.assert_array_equal(quantized_linear(x, weight, bias)[0, 0], y[0, 0], "what is infinite beside a row")
+
+
+def test_a_number_is_the_sum_of_its_parts(emulator: Any) -> None:
+    """Also at the edges of float32: a quantized weight of ones shows them."""
+    x = np.zeros((20, 32), np.float32)
+    x[0, 3], x[1, 0], x[2, 5], x[3, 31], x[4, 2] = np.finfo(np.float32).max, np.inf, -np.inf, np.nan, 1 + 2.0**-23
+    y, kernel = np.empty((20, 2), np.float32), _products.KERNELS["tiles"]
+    weight = QuantizedWeight(np.ones((2, 32), np.int8), np.ones((2, 1), np.float32))
+    multiply_quantized(kernel, x, weight, np.zeros(2, np.float32), y)
+    expected = [x[0, 3], np.inf, -np.inf, np.nan, x[4, 2], *[0.0] * 15]
+    np.testing.assert_array_equal(y, np.stack([expected] * 2, 1).astype(np.float32))
 
 
 # --- which kernel is chosen ---
@@ -159,6 +258,11 @@ def test_the_fastest_kernel_that_is_right_is_chosen(machine: Machine, seconds: A
     assert machine.chosen() == expected
 
 
+def test_a_kernel_that_computes_three_products_for_one_must_be_three_times_as_fast(machine: Machine) -> None:
+    assert _products.chosen.__wrapped__(times=2) is _products.KERNELS["tiles"]
+    assert _products.chosen.__wrapped__(times=3) is None, "as long as float32 takes"
+
+
 def test_times_are_kept_and_a_wrong_kernel_is_not_chosen_for_them(machine: Machine) -> None:
     assert (machine.chosen(), machine.measured) == ("tiles", 3)
     machine.seconds["tiles"] = 9.0
@@ -207,7 +311,21 @@ def test_a_kernel_is_right_where_its_product_is(packed: Any, monkeypatch: pytest
     assert not _products._is_right(packed)
 
 
-def test_the_float32_product_that_is_timed_is_the_same_product() -> None:
+def test_times_lie_beside_the_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = _products._file()
+    assert file is not None
+    assert file.parent == Path(_products._multiply.kernel._cache.cache_path)  # type: ignore[attr-defined]
+    monkeypatch.setattr(_products, "_file", lambda: file.with_name(f"test-{file.name}"))
+    try:
+        measured = _products._kept_or_measured([])
+        assert 1e-4 < measured["float32"] < 1
+        assert _products._kept([]) == measured
+        assert _products._kept(["tiles"]) is None
+    finally:
+        _products._file().unlink()  # type: ignore[union-attr]
+
+
+def test_a_product_is_timed_at_least_twice_and_for_a_moment_only() -> None:
     products: list[Any] = []
     assert _products._time(lambda: products.append(1)) < 0.02
     assert 2 <= len(products) <= _products.TRIALS

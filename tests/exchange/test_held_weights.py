@@ -11,6 +11,7 @@ import pytest
 from command_helpers import TEXT, TINY
 
 from compyute_transformer import cli, use_kernels
+from compyute_transformer.cli.models import open_model
 from compyute_transformer.data import train_tokenizer
 from compyute_transformer.errors import ConfigError
 from compyute_transformer.exchange import AutoModel, Pretrained, gguf, read_gguf, read_tensors, save_gguf
@@ -85,6 +86,14 @@ def test_bfloat16_and_float32_are_mapped_and_not_copied(tmp_path: Path) -> None:
     )
     converted = AutoModel.from_pretrained(tmp_path / "bfloat16").named_parameters()  # to float32, which is a copy
     assert not any(is_mapped(p.data) for _, p in converted)
+
+
+def test_a_command_copies_no_weights_of_a_model_that_is_where_it_computes(tmp_path: Path) -> None:
+    model = llama()
+    model.save_pretrained(tmp_path, tokenizer=train_tokenizer("characters", "abcdefghijk"))
+    arrays = {name: p.data for name, p in open_model(str(tmp_path)).model.named_parameters()}
+    copied = {name for name, array in arrays.items() if not is_mapped(array)}
+    assert copied == ({"blocks.0.attention.in_weight"} if os.name != "nt" else set(arrays))
 
 
 @pytest.mark.skipif(not hasattr(os, "sysconf"), reason="Windows does not say its memory so")

@@ -10,6 +10,7 @@ import pytest
 from training_helpers import Listener, digests, task, tiny
 
 from compyute_transformer import use_kernels
+from compyute_transformer.environment.products import bfloat16_products
 from compyute_transformer.errors import CheckpointError, NonFiniteError
 from compyute_transformer.training import LanguageTask, RunResult, Trainer
 from compyute_transformer.training.reporting.events import Advanced, Evaluated, Logged, Sampled, Saved, Started
@@ -123,18 +124,19 @@ def test_a_run_in_bfloat16_resumes_to_the_same_bits_and_is_another_than_in_float
         exact = train(tmp_path / "exact")
         listener = Listener()
         found = train(tmp_path / "told", listener=listener, precision="bfloat16")
+        told = f"bfloat16 products, float32 sums and weights, computed {bfloat16_products()}"
     assert digests(tmp_path / "told") == digests(tmp_path / "whole") != digests(tmp_path / "exact")
     assert exact.loss is not None
     assert found.loss is not None
     assert 0 < abs(found.loss - exact.loss) < 0.01
-    assert listener.of(Started)[0].facts["precision"] == "bfloat16 products, float32 sums and weights"
+    assert listener.of(Started)[0].facts["precision"] == told
 
 
 def test_the_settings_decide_about_the_precision_and_else_the_model(tmp_path: Path) -> None:
     for chosen, expected in (("auto", "bfloat16"), ("float32", "float32")):
         made = task()
         made.model.precision = "bfloat16"
-        settings = tiny(**({} if chosen == "auto" else {"precision": chosen})).training
+        settings = tiny(precision=chosen).training
         assert Trainer(made, settings, tmp_path).precision == expected
     assert trainer(tmp_path).precision == "float32"
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from . import terminal
+from .models import on_device
 from .options import Kernels, OnDevice
 
 __all__ = ["embed"]
@@ -49,7 +50,7 @@ def embed(
     texts = list(lines(files or ["-"]))
     opened = Pretrained(model)
     with use_kernels(kernels):
-        opened.model.to(device)
+        on_device(opened.model, device)
         vectors = opened.embed(texts)
     if out is None:
         for text, vector in zip(texts, vectors, strict=True):

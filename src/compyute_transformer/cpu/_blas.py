@@ -18,7 +18,17 @@ from numba.extending import get_cython_function_address, intrinsic
 
 from ._threads import of_blas
 
-__all__ = ["AS_IT_IS", "TRANSPOSED", "pointer", "prefetch", "sgemm", "sgemm_address", "single_threaded"]
+__all__ = [
+    "AS_IT_IS",
+    "TRANSPOSED",
+    "bytes_at",
+    "pointer",
+    "prefetch",
+    "sgemm",
+    "sgemm_address",
+    "shorts_at",
+    "single_threaded",
+]
 
 AS_IT_IS, TRANSPOSED = ord("N"), ord("T")
 
@@ -29,14 +39,20 @@ def sgemm_address() -> int:
     return int(get_cython_function_address("scipy.linalg.cython_blas", "sgemm"))
 
 
-@intrinsic
-def pointer(typingctx: Any, address: Any) -> Any:
-    """The float32 at an address in bytes, for `numba.carray`."""
+def _pointer(element: Any) -> Any:
+    @intrinsic
+    def at(typingctx: Any, address: Any) -> Any:
+        """What lies at an address in bytes, for `numba.carray`."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], ir.FloatType().as_pointer())
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.inttoptr(args[0], context.get_value_type(types.CPointer(element)))
 
-    return types.CPointer(types.float32)(types.int64), codegen
+        return types.CPointer(element)(types.int64), codegen
+
+    return at
+
+
+pointer, shorts_at, bytes_at = (_pointer(element) for element in (types.float32, types.uint16, types.int8))
 
 
 @intrinsic

@@ -29,7 +29,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import binding
 from numba import carray, prange
-from scipy.linalg.blas import sgemm
 
 from .._io import read_json, replace_text
 from ..arrays import Array
@@ -42,6 +41,8 @@ from ._avx512 import add_rows
 from ._blas import pointer, single_threaded
 from ._kernel import compile_parallel, compile_part, digest_of_kernels, pool_for
 from ._packing import SQUARE, pack_panels, pack_rows
+from ._vector import upper_half
+from .activation import gelu_part, gelu_slope_part
 
 __all__ = ["KERNELS", "Kernel", "add_square", "begin", "chosen", "describe", "end", "multiply"]
 
@@ -116,8 +117,30 @@ def _fill(at, ld, rows, bias, first, columns):
             part[:] = ZERO
 
 
+@compile_part
+def _write_gelu(y, m, height, first, last, activated):
+    """Write GELU of a square of the result, which is in cache, as rows of A."""
+    changed = np.empty(last - first, np.float32)
+    for r in range(m, m + height):
+        gelu_part(y[r, first:last], True, changed)
+        target = activated[r, first:last]
+        for c in range(changed.size):
+            target[c] = upper_half(changed[c])
+
+
+@compile_part
+def _multiply_by_slope(y, m, height, first, last, hidden):
+    """Multiply a square of the result, which is in cache, by the slope of GELU."""
+    slope = np.empty(last - first, np.float32)
+    for r in range(m, m + height):
+        gelu_slope_part(hidden[r, first:last], True, slope)
+        target = y[r, first:last]
+        for c in range(slope.size):
+            target[c] *= slope[c]
+
+
 @compile_parallel
-def _multiply(number, layout_at, a, b, bias, y, groups):
+def _multiply(number, layout_at, a, b, bias, y, groups, activated, hidden):
     (rows, columns), depth = y.shape, a.shape[1]
     blocks, panels = (rows + ROWS - 1) // ROWS, b.shape[0]
     a_at, b_at, y_at, lda = a.ctypes.data, b.ctypes.data, y.ctypes.data, 2 * depth
@@ -137,37 +160,59 @@ def _multiply(number, layout_at, a, b, bias, y, groups):
                 if not is_whole:
                     for r in range(height):
                         y[m + r, first : first + width] = edge[r, :width]
+                if activated.shape[0] > 0:
+                    _write_gelu(y, m, height, first, first + width, activated)
+                if hidden.shape[0] > 0:
+                    _multiply_by_slope(y, m, height, first, first + width, hidden)
         end(number)
 
 
-def multiply(kernel: Kernel, a: Array, b: Array, y: Array, bias: Array | None = None) -> None:
-    """Compute y = A B + bias of what `pack_rows` and `pack_panels` returned. y (rows, columns) lies in one piece."""
+def multiply(
+    kernel: Kernel,
+    a: Array,
+    b: Array,
+    y: Array,
+    bias: Array | None = None,
+    *,
+    activated: Array | None = None,
+    hidden: Array | None = None,
+) -> None:
+    """Compute y = A B + bias of what `pack_rows` and `pack_panels` returned. y (rows, columns) lies in one piece.
+
+    activated: GELU of y is written there too, as rows of A; what is beyond y is not written. hidden: y is multiplied by
+    the slope of GELU at these numbers. Either is computed on each square while it is in cache; GELU in its tanh form.
+    """
     given = np.zeros(0, np.float32) if bias is None else bias
     groups = 1 << max(0, (8 * ROWS // max(1, len(y))).bit_length() - 1)  # few rows: their columns are shared out too
     with pool_for(y.size * a.shape[1] // WORK):
-        _multiply(kernel.number, LAYOUT.ctypes.data, a, b, given, y, min(groups, len(b)))
+        _multiply(
+            kernel.number, LAYOUT.ctypes.data, a, b, given, y, min(groups, len(b)),
+            np.zeros((0, 0), np.uint16) if activated is None else activated,
+            np.zeros((0, 0), np.float32) if hidden is None else hidden,
+        )  # fmt: skip
 
 
 @cache
-def chosen() -> Kernel | None:
+def chosen(times: int = 1) -> Kernel | None:
     """Return the kernel of products in bfloat16: right here, and faster than float32 and the others; None for float32.
 
-    Of two processes on one machine the second reads what the first has measured.
+    Of two processes on one machine the second reads what the first has measured. times: faster even if it computes as
+    many products in bfloat16 in place of one.
     """
     right = [kernel for kernel in KERNELS.values() if kernel.fault() is None and _is_right(kernel)]
     if not right:
         return None
     seconds = _kept_or_measured([kernel.name for kernel in right])
     fastest = min(right, key=lambda kernel: seconds[kernel.name])
-    return fastest if seconds[fastest.name] < seconds[FLOAT32] else None
+    return fastest if times * seconds[fastest.name] < seconds[FLOAT32] else None
 
 
-def describe() -> str:
-    """Return how products in bfloat16 are computed here, for a user to read; nothing is measured for it."""
+def describe(measure: bool) -> str:
+    """Return how products in bfloat16 are computed here, for a user to read. measure: what was not measured yet."""
     possible = [kernel.name for kernel in KERNELS.values() if kernel.fault() is None]
     if not possible:
         return f"in float32, of rounded operands: {', '.join(filter(None, (k.fault() for k in KERNELS.values())))}"
-    if _kept(possible) is None:
+    if not measure and _kept(possible) is None:
         titles = " or ".join(KERNELS[name].title for name in possible)
         return f"by {titles}, if the first of them is measured to be right and faster than float32"
     kernel = chosen()
@@ -195,6 +240,8 @@ def _kept_or_measured(names: list[str]) -> dict[str, float]:
     kept = _kept(names)
     if kept is not None:
         return kept
+    from scipy.linalg.blas import sgemm  # takes a while to load, and is needed once on a machine
+
     rng = np.random.default_rng(0)
     x, w = (rng.standard_normal((PROBE, PROBE), np.float32) for _ in range(2))
     seconds = {FLOAT32: _time(partial(sgemm, 1.0, w.T, x.T, trans_a=True))}

@@ -45,6 +45,7 @@ __all__ = [
     "gelu_backward_kernel",
     "gelu_forward_kernel",
     "gelu_part",
+    "gelu_slope_part",
     "silu_backward_kernel",
     "silu_forward_kernel",
     "softmax_backward_kernel",
@@ -75,7 +76,7 @@ def _gelu_forward(x, use_tanh, y):
 
 
 @compile_part
-def _gelu_slope_part(a, use_tanh, da):
+def gelu_slope_part(a, use_tanh, da):
     if use_tanh:
         for i in range(a.size):
             u = TWICE_SCALE * a[i] * (ONE + CUBE * a[i] * a[i])
@@ -94,7 +95,7 @@ def _gelu_backward(dy, x, use_tanh, dx):
     for chunk in prange((x.size + CHUNK - 1) // CHUNK):
         start, stop = chunk * CHUNK, min(x.size, (chunk + 1) * CHUNK)
         a, da, db = x[start:stop], dx[start:stop], dy[start:stop]
-        _gelu_slope_part(a, use_tanh, da)
+        gelu_slope_part(a, use_tanh, da)
         for i in range(a.size):
             da[i] *= db[i]
 
@@ -193,7 +194,7 @@ def _gated_backward(dy, gate, up, code, dgate, dup):
             _silu_slope_part(a, da)
         else:
             gelu_part(a, code == 2, dactivated)
-            _gelu_slope_part(a, code == 2, da)
+            gelu_slope_part(a, code == 2, da)
         for i in range(a.size):
             da[i] *= db[i] * b[i]
             dactivated[i] *= db[i]

@@ -17,7 +17,8 @@ from typing import Any
 
 from .._version import __version__
 from ..arrays import gpu_fault
-from ..dispatch import kernels_of, package_fault
+from ..dispatch import package_fault
+from .products import bfloat16_products
 
 __all__ = ["VARIABLES", "Blas", "Gpu", "Machine", "Package", "blas_of", "examine", "processor_name"]
 
@@ -140,14 +141,6 @@ def examine() -> Machine:
         kernels_fault=package_fault("cpu"),
         bfloat16=bfloat16_products(),
     )
-
-
-def bfloat16_products() -> str:
-    """Return how this machine computes products in bfloat16 on its CPU."""
-    if (fault := package_fault("cpu")) is not None:
-        return f"in float32, of rounded operands: {fault}"
-    found: str = kernels_of("cpu", "_products").describe()
-    return found
 
 
 # --- packages ---

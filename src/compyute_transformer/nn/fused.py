@@ -1,9 +1,9 @@
-"""Fused: what modules do at once on a GPU in place of the lines of their forward and backward.
+"""Fused: what modules do at once by kernels in place of the lines of their forward and backward.
 
-    normalized    a norm whose result products alone read writes it as they round it
-    or_at_once    GELU along with the products of a feed-forward network
+    normalized    a norm whose result products alone read writes it as they round it, on a GPU
+    or_at_once    GELU along with the products of a feed-forward network, on a GPU or in bfloat16 on a CPU
 
-On a CPU, and where a module is none of ours or is observed, the lines run as they are written. `tests/gpu` plants
+Elsewhere, and where a module is none of ours or is observed, the lines run as they are written. `tests/gpu` plants
 mistakes here and in the kernels behind it.
 """
 
@@ -57,13 +57,15 @@ def fused_kernels(module: Any, x: Array) -> Any:
 
     They leave out `up` and `down`, so these must be plain linear layers that nobody observes.
     """
-    parts = module.up, module.down
-    if device_of(x) == "cpu" or not module.training or module.activation != "gelu_tanh" or is_intercepted():
+    parts, device = (module.up, module.down), device_of(x)
+    if not module.training or module.activation != "gelu_tanh" or is_intercepted():
+        return None
+    if device == "cpu" and precision() != "bfloat16":
         return None
     plain = all(type(part) is Linear and not part._observers for part in parts)
-    if not plain or any(op.runs("cuda") != "cuda" for op in (linear_forward, gelu_forward)):
+    if not plain or any(op.runs(device) != device for op in (linear_forward, gelu_forward)):
         return None
-    kernels = kernels_of("cuda", "feed_forward")
+    kernels = kernels_of(device, "feed_forward")
     return kernels if kernels.supports(x, module.up.weight.data, module.down.weight.data) else None
 
 

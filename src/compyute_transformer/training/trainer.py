@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from ..arrays import to_numpy
-from ..environment.machine import bfloat16_products
 from ..environment.numerics import numerics
+from ..environment.products import bfloat16_kernel, bfloat16_products
 from ..errors import CheckpointError, NonFiniteError, StateError
 from ..nn.module import Module
 from ..nn.recompute import Block, recompute_blocks
@@ -335,7 +335,16 @@ class Trainer:
 
     def _numerics(self) -> dict[str, str]:
         """Return what the last bits of the run depend on."""
-        return {**numerics(), "kernels": linear_forward.runs(self.model.device)}
+        found = {**numerics(), "kernels": linear_forward.runs(self.model.device)}
+        return {**found, "products": self.products()} if self._rounds_on_cpu else found
+
+    @property
+    def _rounds_on_cpu(self) -> bool:
+        return self.precision == "bfloat16" and self.model.device == "cpu"
+
+    def products(self) -> str:
+        """Return what computes the matrix products: the precision, and in bfloat16 on a CPU the kernel as well."""
+        return f"bfloat16 by {bfloat16_kernel()}" if self._rounds_on_cpu else self.precision
 
     # --- reporting ---
 
@@ -364,7 +373,7 @@ class Trainer:
     def _started(self, new: bool) -> Started:
         device, facts = self.model.device, dict(self.task.facts())
         if self.precision != "float32":
-            how = f", computed {bfloat16_products()}" if self.precision == "bfloat16" and device == "cpu" else ""
+            how = f", computed {bfloat16_products(measure=True)}" if self._rounds_on_cpu else ""
             facts["precision"] = f"{self.precision} products, float32 sums and weights{how}"
         if self.trained_only:
             facts["trained"] = f"{sum(p.size for p in self.model.parameters() if p.requires_grad):,} of the parameters"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_helpers import TEXT, TINY, Listener, digests, dying, tiny
+from training_helpers import TEXT, TINY, Listener, digests, dying, task, tiny
 
 from compyute_transformer import use_kernels
 from compyute_transformer.data import load_corpus
@@ -28,7 +28,7 @@ from compyute_transformer.training import (
 )
 from compyute_transformer.training.reporting.events import Advanced, Evaluated, Event, Started
 from compyute_transformer.training.reporting.journal import read_log
-from compyute_transformer.training.run import checkpoint, lock
+from compyute_transformer.training.run import checkpoint, folder, lock
 from compyute_transformer.training.tasks.language import LANGUAGE
 
 
@@ -76,6 +76,35 @@ def test_the_facts_are_told(tmp_path: Path, corpus: str) -> None:
         "validation_tokens": len(TEXT) - int(len(TEXT) * 0.9),
         "vocab_size": len(set(TEXT)),
     }
+
+
+@pytest.mark.parametrize("fastest", ["bfloat16", "float32"])
+def test_a_run_keeps_what_the_precision_auto_stood_for(
+    tmp_path: Path, corpus: str, monkeypatch: pytest.MonkeyPatch, fastest: Any
+) -> None:
+    """Else a run that is resumed on another processor would go on with other numbers."""
+    other = {"bfloat16": "float32", "float32": "bfloat16"}[fastest]
+    listener, resumed = Listener(), Listener()
+    monkeypatch.setattr(folder, "fastest_precision", lambda device: fastest)
+    start_run([corpus], tiny(steps=1, precision="auto"), tmp_path / "run", listener)
+    monkeypatch.setattr(folder, "fastest_precision", lambda device: other)
+    resume_run(tmp_path / "run", resumed, steps=2)
+    for heard in (listener, resumed):
+        assert ("precision" in heard.of(Started)[0].facts) == (fastest == "bfloat16")
+    assert load_config(tmp_path / "run").settings.training.precision == fastest
+    assert load_run(tmp_path / "run").model.precision == (None if fastest == "float32" else fastest)
+    resume_run(tmp_path / "run", steps=3, overrides={"precision": "auto"})
+    assert load_config(tmp_path / "run").settings.training.precision == other
+
+
+def test_a_precision_that_the_model_has_is_not_replaced(
+    tmp_path: Path, corpus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder, "fastest_precision", lambda device: "float32")
+    made, listener = task(), Listener()
+    made.model.precision = "bfloat16"
+    start_run([corpus], tiny(steps=1, precision="auto"), tmp_path / "run", listener, task=made)
+    assert "bfloat16 products" in listener.of(Started)[0].facts["precision"]
 
 
 def test_a_run_uses_the_threads_it_is_given_and_ends_the_same(tmp_path: Path, corpus: str) -> None:
@@ -318,6 +347,16 @@ def test_a_resumed_run_says_what_its_last_bits_depend_on_and_has_changed(
     resume_run(tmp_path, listener := Listener(), 4)
     expected = f"not those of an uninterrupted run: scipy {written['scipy']} is now 9.9"
     assert [event.facts.get("last bits") for event in listener.events if isinstance(event, Started)] == [expected]
+
+
+def test_a_run_in_bfloat16_says_that_another_kernel_goes_on(
+    tmp_path: Path, corpus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_run([corpus], tiny(steps=2, precision="bfloat16"), tmp_path)
+    monkeypatch.setattr(trainer, "bfloat16_kernel", lambda: "tiles")
+    resume_run(tmp_path, listener := Listener(), 3)
+    expected = "not those of an uninterrupted run: products bfloat16 by float32 is now bfloat16 by tiles"
+    assert [event.facts.get("last bits") for event in listener.of(Started)] == [expected]
 
 
 def test_only_how_the_training_goes_on_can_change(tmp_path: Path, corpus: str) -> None:

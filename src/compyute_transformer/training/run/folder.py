@@ -24,6 +24,7 @@ import numpy as np
 from ... import _io
 from ..._version import __version__
 from ...arrays import Device
+from ...environment.products import fastest_precision
 from ...errors import CheckpointError, ConfigError, RunError, StateError
 from ...exchange.complete import Pretrained, is_pretrained, model_path
 from ...models.registry import build_model
@@ -138,6 +139,9 @@ def start_run(
     if communicator.rank == 0:
         _refuse_a_run(folder)
     config, task, encoder = _described(sources, settings, model, task)
+    if settings.training.precision == "auto" and task.model.precision is None:
+        config = _with_precision(config, communicator)
+    settings = config.settings
     trainer = Trainer(task, settings.training, folder, callbacks, communicator, bool(config.start))
     _require_extras(settings.training)
     _agree(communicator, config, trainer)
@@ -206,7 +210,8 @@ def resume_run(
             _io.sweep(folder / checkpoint.FOLDER)
         communicator.barrier()  # until process 0 has the lock
         config = load_config(folder)
-        changed = _changed(config, {**(overrides or {}), **({} if steps is None else {"steps": steps})})
+        given = {**(overrides or {}), **({} if steps is None else {"steps": steps})}
+        changed = _changed(config, given, communicator)
         settings = changed.settings.training
         _require_custom("resume_run", folder, config, model, task)
         begun = bool(checkpoint.steps(folder))
@@ -312,6 +317,18 @@ def _described(
     return config, _task(config, data, encoder, model.prepared(config)), encoder
 
 
+def _with_precision(config: RunConfig, communicator: Communicator) -> RunConfig:
+    """Return the configuration of a run on a CPU with what the precision "auto" stands for on this machine.
+
+    It is saved so: wherever the run goes on, it goes on with the same numbers.
+    """
+    settings = config.settings
+    if settings.training.device != "cpu":
+        return config
+    chosen: Any = communicator.from_first(fastest_precision("cpu") if communicator.rank == 0 else None)
+    return replace(config, settings=replace(settings, training=replace(settings.training, precision=chosen)))
+
+
 def _refuse_fine_tuning(settings: TrainingSettings) -> None:
     for name in ("train_blocks", "lora_rank"):
         if getattr(settings, name) is not None:
@@ -356,10 +373,13 @@ def _agree(communicator: Communicator, config: RunConfig, trainer: Trainer) -> N
     if communicator.size == 1:
         return
     trainer.parallel.own(config.settings.training.accumulation * config.settings.training.leaves)
+    products = trainer.products() if communicator.rank == 0 else ""
+    communicator.barrier()  # until process 0 has measured which kernel is the fastest; the others read what it keeps
     communicator.agree(
         version=__version__,
         numpy=np.__version__,
         settings=config.settings.to_toml(),
+        products=products or trainer.products(),
         data=[config.data, config.sha256],
         weights=hashlib.sha256(trainer.model.flat.data.tobytes()).hexdigest(),
         step=trainer.step,
@@ -400,7 +420,7 @@ def _listeners(reporter: Reporter | None, settings: TrainingSettings, folder: Pa
     return Reporters(reporters)
 
 
-def _changed(config: RunConfig, overrides: Mapping[str, object]) -> RunConfig:
+def _changed(config: RunConfig, overrides: Mapping[str, object], communicator: Communicator) -> RunConfig:
     before, after = config.settings, config.settings.with_overrides(overrides)
     fixed = any(getattr(before.training, name) != getattr(after.training, name) for name in FIXED)
     if fixed or (before.data, before.model) != (after.data, after.model):
@@ -418,4 +438,5 @@ def _changed(config: RunConfig, overrides: Mapping[str, object]) -> RunConfig:
             f"in the epoch is counted in batches, got {rows[1]}: some data would be seen twice, some not at all. "
             "Change both so that their product stays the same, or start a new run."
         )
-    return replace(config, settings=after)
+    changed = replace(config, settings=after)
+    return _with_precision(changed, communicator) if overrides.get("precision") == "auto" else changed

@@ -394,7 +394,7 @@ class TrainingSettings:
     precision: AnyPrecision = setting(
         "auto",
         "Matrix products: in bfloat16 beside weights and sums in float32; in float32; or, on a GPU, in tf32. auto: "
-        "bfloat16 on a GPU, float32 on a CPU.",
+        "bfloat16 on a GPU, and on a CPU where it is measured to be faster than float32; a run keeps what was chosen.",
         "Training",
     )
     threads: int | None = setting(
@@ -438,7 +438,10 @@ class TrainingSettings:
         )
 
     def precision_on(self, device: Device) -> Precision:
-        """Return the precision of matrix products on a device, which may be another than that of the training."""
+        """Return the precision of matrix products on a device, which may be another than that of the training.
+
+        A run keeps what "auto" stood for when it began on a CPU; one that says "auto" there is in float32.
+        """
         if self.precision == "auto":
             return "bfloat16" if device == "cuda" else "float32"
         return "float32" if self.precision == "tf32" and device == "cpu" else self.precision
