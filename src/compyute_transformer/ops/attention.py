@@ -378,7 +378,7 @@ def soft_cap_backward(dscores: Array, q: Array, k: Array, soft_cap: float | None
         return dscores
     xp = array_module(dscores)
     t = xp.tanh(scaled_scores(q, k) / dscores.dtype.type(soft_cap))
-    return xp.where(dscores == 0, dscores, dscores * (1 - t * t))  # type: ignore[no-any-return]
+    return xp.where(dscores == 0, dscores, dscores * (1 - t * t))
 
 
 def repeat_heads(x: Array, group: int) -> Array:
