@@ -71,7 +71,8 @@ def _hidden(name: str) -> Iterator[Result]:
     q, k, v = rng.normal(size=(2, 4, 5, 3)), rng.normal(size=(2, 2, 6, 3)), rng.normal(size=(2, 2, 6, 3))
     hidden = np.arange(6) >= np.array([4, 5])[:, None]
     added = np.where(hidden, -np.inf, rng.normal(size=(2, 6)))[:, None, None, :]
-    for mask in (Mask(key_lengths=np.array([4, 5])), Mask(array=added)):
+    by_length = Mask(key_lengths=np.array([4, 5]))
+    for mask in (by_length, Mask(array=added), by_length._replace(soft_cap=2.0)):
         results = []
         for held in (0.0, np.nan):
             for array in (k, v):

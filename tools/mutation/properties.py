@@ -182,7 +182,10 @@ def _bfloat16_attention(op: Op, case: Case) -> Iterator[Result]:
     y = dropped @ values
     dweights = drop_weights(dy @ values.swapaxes(2, 3), dropout, key)
     delta = weights * dweights if isinstance(exact, AttentionSaved) else dy * y
-    dscores = _rounded(weights * (dweights - delta.sum(-1, keepdims=True)) * scale)
+    dscores = weights * (dweights - delta.sum(-1, keepdims=True)) * scale
+    if mask.soft_cap is not None:
+        dscores *= 1 - np.tanh(q @ keys.swapaxes(2, 3) * scale / np.float32(mask.soft_cap)) ** 2
+    dscores = _rounded(dscores)
     dk, dv = (left.swapaxes(2, 3) @ right for left, right in ((dscores, q), (dropped, dy)))
     dk, dv = (x.reshape(*k.shape[:2], group, *k.shape[2:]).sum(2) for x in (dk, dv))
     for name, ours, theirs in zip(("y", "dq", "dk", "dv"), found, (y, dscores @ keys, dk, dv), strict=True):

@@ -116,6 +116,13 @@ REASONS: dict[str, tuple[tuple[str, str, str], ...]] = {
             "patches.reshape(B, height // P, width // P, P, channels, P)",
         ),
     ),
+    "a distance is the same both ways": (
+        (
+            "apply_mask",
+            "xp.arange(S - T, S)[:, None] - xp.arange(S)",
+            "xp.arange(S) - xp.arange(S - T, S)[:, None]",
+        ),
+    ),
     "the side of a patch is positive": (("cut_patches", "P * P", "P * abs(P)"),),
     "a causal mask hides what the window's other side would": (("visible_keys", "if not mask.causal:", "if True:"),),
     "two empty lists, or two arrays of zeros": (

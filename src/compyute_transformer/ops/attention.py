@@ -422,7 +422,7 @@ def apply_mask(scores: Float[Array, "B H T S"], mask: Mask) -> None:
         scores += mask.array
     T, S = scores.shape[2:]
     if mask.slopes is not None:
-        distances = xp.abs(xp.arange(S - T, S)[:, None] - xp.arange(S)).astype(scores.dtype)
+        distances = xp.abs(xp.arange(S - T, S)[:, None] - xp.arange(S))
         scores -= xp.asarray(mask.slopes, scores.dtype)[:, None, None] * distances
     visible = visible_keys(mask, T, S, xp)
     if visible is not None:

@@ -16,7 +16,17 @@ from ..record import Arguments, B, C, Drop, ModuleCase, Op, Oracle, Rng, S, T, T
 from ..torch.base import dense_mask, import_torch
 from ..torch.llama import torch_rotary
 from ..torch.modules import torch_multi_head as torch_multi_head_module
-from .attention import DEFAULTS, MakeMask, added, attention_roundings, everything, lengths, torch_attention, visible
+from .attention import (
+    DEFAULTS,
+    MakeMask,
+    added,
+    attention_roundings,
+    everything,
+    falling,
+    lengths,
+    torch_attention,
+    visible,
+)
 from .linear import torch_linear
 from .rotary import torch_tables
 
@@ -91,10 +101,10 @@ def torch_own_multi_head(x: Tensor, memory: Tensor | None, **a: Any) -> Tensor:
 
 
 def is_plain(a: Arguments) -> bool:
-    """Say whether torch.nn.MultiheadAttention can: no groups, a bias for both or for none, never our dropout's mask."""
+    """Say whether torch.nn.MultiheadAttention can: no groups, no cap, a bias for both or for none, no dropout of ours."""
     both = (a["in_bias"] is None) == (a["out_bias"] is None)
     square = a["out_weight"].shape[0] == a["out_weight"].shape[1]
-    return both and square and a["num_kv_heads"] is None and not a["dropout"]
+    return both and square and a["num_kv_heads"] is None and not a["dropout"] and a["mask"].soft_cap is None
 
 
 def roundings(a: Arguments) -> int:
@@ -122,6 +132,7 @@ CASES = (
     case("boolean_of_each_head", multi_head_arguments, mask=visible(2, 3, 5, 5)),
     case("boolean_of_each_row", multi_head_arguments, S=7, mask=visible(2, 1, 5, 7)),
     case("added", multi_head_arguments, mask=added(1, 3, 5, 5)),
+    case("cap_slopes_and_array_of_each_head", multi_head_arguments, H=2, mask=falling(2, 0.9, visible(1, 2, 5, 5))),
     case("grouped", multi_head_arguments, H=6, K=3, C=10),
     case("multi_query_key_lengths", multi_head_arguments, K=1, S=7, C=10, mask=lengths(4, 0)),
     case("everything", multi_head_arguments, H=6, K=3, S=7, C=10, mask=everything, dropout=0.3),
