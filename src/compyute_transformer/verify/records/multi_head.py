@@ -101,7 +101,7 @@ def torch_own_multi_head(x: Tensor, memory: Tensor | None, **a: Any) -> Tensor:
 
 
 def is_plain(a: Arguments) -> bool:
-    """Say whether torch.nn.MultiheadAttention can: no groups, no cap, a bias for both or for none, no dropout of ours."""
+    """Say whether torch.nn.MultiheadAttention can: no groups, no cap, none of our dropout, a bias for both or none."""
     both = (a["in_bias"] is None) == (a["out_bias"] is None)
     square = a["out_weight"].shape[0] == a["out_weight"].shape[1]
     return both and square and a["num_kv_heads"] is None and not a["dropout"] and a["mask"].soft_cap is None
