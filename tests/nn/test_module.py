@@ -528,6 +528,14 @@ def test_to_a_dtype_lays_the_flat_buffer_anew(tower: Tower, rng: np.random.Gener
     assert {parameter.grad.dtype for parameter in tower.parameters()} == {np.dtype(np.float64)}
 
 
+def test_to_where_it_is_copies_nothing(tower: Tower) -> None:
+    flat, before = tower.flat, [parameter.data for parameter in tower.parameters()]
+    for arguments in (("cpu",), (np.float32,), ("cpu", np.float32), ()):
+        assert tower.to(*arguments) is tower
+    assert tower.flat is flat
+    assert all(np.shares_memory(p.data, data) for p, data in zip(tower.parameters(), before, strict=True))
+
+
 def test_an_inner_module_may_be_moved(tower: Tower) -> None:
     _ = tower.flat
     tower.blocks[1].to(dtype=np.float64)

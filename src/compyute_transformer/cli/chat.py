@@ -12,7 +12,7 @@ from ..errors import RangeError
 from ..generation.sampling import Sampling
 from . import terminal
 from .generate import drafted
-from .models import Draft, check_products, kind_of_weights, on_device, open_draft
+from .models import Draft, check_products, kind_of_weights, open_draft
 from .options import HeldWeights, Json, Kernels, OnDevice, Products, unescape, with_options
 
 __all__ = ["chat"]
@@ -94,7 +94,7 @@ def chat(request: Request, **sampling: Any) -> None:
     if "stop" in chosen:
         chosen["stop"] = [unescape(text) for text in chosen["stop"]]
     with use_kernels(request.kernels), use_precision(request.precision):
-        on_device(opened.model, request.device)
+        opened.model.to(request.device)
         draft = None
         if request.draft is not None:
             draft = open_draft(request.draft, opened.model, opened.tokenizer, request.device)

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from . import terminal
-from .models import on_device
 from .options import Kernels, OnDevice
 
 __all__ = ["embed"]
@@ -50,7 +49,7 @@ def embed(
     texts = list(lines(files or ["-"]))
     opened = Pretrained(model)
     with use_kernels(kernels):
-        on_device(opened.model, device)
+        opened.model.to(device)
         vectors = opened.embed(texts)
     if out is None:
         for text, vector in zip(texts, vectors, strict=True):

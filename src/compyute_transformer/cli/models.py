@@ -14,7 +14,6 @@ __all__ = [
     "OpenedModel",
     "check_products",
     "kind_of_weights",
-    "on_device",
     "open_draft",
     "open_model",
 ]
@@ -80,11 +79,6 @@ def check_products(precision: str, weights: str, device: Device) -> None:
         )
 
 
-def on_device(model: Any, device: Device) -> Any:
-    """Return the model on a device. One that is there stays as it is: `to` would copy what is mapped from its file."""
-    return model if model.device == device else model.to(device)
-
-
 def open_model(path: str, checkpoint: Any = "best", device: Device = "cpu", weights: str = "float32") -> OpenedModel:
     """Return the model that a path names. Raises what `load_run` and `Pretrained` raise."""
     from ..exchange import Pretrained, is_pretrained, merge_lora, model_path
@@ -103,7 +97,7 @@ def open_model(path: str, checkpoint: Any = "best", device: Device = "cpu", weig
     if checkpoint != "best":
         raise typer.BadParameter(f"--checkpoint chooses between those of a run, and {path} is none.")
     opened = Pretrained(path, weights=held)
-    model = on_device(opened.model, device)
+    model = opened.model.to(device)
     from ..models.registry import record_of
 
     kind = record_of(model).task

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from . import terminal
-from .models import on_device
 from .options import Checkpoint, Kernels, OnDevice
 
 __all__ = ["predict"]
@@ -83,7 +82,7 @@ def of_directory(folder: str, texts: Iterable[str], device: Any) -> Iterator[Any
     from ..training.tasks.labels import LabelEncoder
 
     model, labels = load_classifier(folder)
-    return labels_of(on_device(model, device), LabelEncoder(Pretrained(folder).tokenizer, labels), texts)
+    return labels_of(model.to(device), LabelEncoder(Pretrained(folder).tokenizer, labels), texts)
 
 
 def lines(files: Iterable[str]) -> Iterator[str]:

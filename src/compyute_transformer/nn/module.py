@@ -382,6 +382,8 @@ class Module(CheckedArguments):
     def to(self, device: Device | None = None, dtype: Any = None) -> Self:
         """Move parameters and gradients to a device and convert them to a float dtype. An optimizer follows by itself.
 
+        What is there already stays where it is, as weights do that are mapped from a file.
+
         Raises:
             BackendError: the device cannot be used. DtypeError: the dtype holds no floats.
         """
@@ -402,6 +404,8 @@ class Module(CheckedArguments):
             return there.astype(dtype or there.dtype, copy=True)
 
         own = list(self.parameters())
+        if all(device in (None, device_of(p.data)) and dtype in (None, p.dtype) for p in own):
+            return self
         new = [(moved(p.data), None if p.grad is None else moved(p.grad)) for p in own]
         for parameter, (data, grad) in zip(own, new, strict=True):
             parameter.data, parameter.grad = data, grad
