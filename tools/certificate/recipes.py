@@ -53,8 +53,7 @@ def _drawn(recipe: Recipe, seed: int, rng: object) -> Arguments:
 
 def _describe(name: str, value: Any) -> Any:
     if isinstance(value, Mask):
-        flags = value._replace(key_lengths=_describe("", value.key_lengths), array=_describe("", value.array))
-        return {"mask": flags._asdict()}
+        return {"mask": {name: _describe("", each) for name, each in value._asdict().items()}}
     if isinstance(value, RandomKey):
         return {"key": list(value)}
     return _describe_array(name, value) if isinstance(value, np.ndarray) else value
@@ -82,9 +81,7 @@ def _prepare(name: str, value: Any, seed: int) -> Any:
     if not isinstance(value, dict):
         return value
     if "mask" in value:
-        flags = dict(value["mask"])
-        lengths, array = (_prepare("mask", flags.pop(key), seed) for key in ("key_lengths", "array"))
-        return Mask(**flags, key_lengths=lengths, array=array)
+        return Mask(**{name: _prepare("mask", each, seed) for name, each in value["mask"].items()})
     if "key" in value:
         return RandomKey(*value["key"])
     if "integers" in value:

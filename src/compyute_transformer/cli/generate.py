@@ -217,7 +217,8 @@ def write(job: Job, sampling: Sampling, options: "dict[str, Any]") -> None:
     else:
         try:
             first = next(pieces, "")  # kernels that are compiled for it say so on a line of their own, before the text
-            terminal.show(first if translates else prompt + first)
+            terminal.show("" if translates else prompt)
+            terminal.show(first)
             for piece in pieces:
                 terminal.show(piece)
         finally:  # after Ctrl-C too
