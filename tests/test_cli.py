@@ -427,7 +427,7 @@ def test_the_first_token_is_there_before_the_prompt_is_shown(
     monkeypatch.setattr(TextStream, "__next__", lambda pieces: events.append("token") or following(pieces))
     monkeypatch.setattr(terminal, "show", lambda text: events.append("text") or show(text))
     assert run("generate", trained, "--prompt", "The owl", "--max-new-tokens", 3).out.startswith("The owl")
-    assert events[:3] == ["token", "text", "token"]
+    assert events[:4] == ["token", "text", "text", "token"]
 
 
 def test_generated_json_says_how_it_came_about(run: Run, trained: Path) -> None:
