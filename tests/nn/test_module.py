@@ -533,6 +533,7 @@ def test_to_where_it_is_copies_nothing(tower: Tower) -> None:
     for arguments in (("cpu",), (np.float32,), ("cpu", np.float32), ()):
         assert tower.to(*arguments) is tower
     assert tower.flat is flat
+    assert Tower().to(dtype=np.dtype(np.float64)).dtype == np.float64  # which equals None to NumPy
     assert all(np.shares_memory(p.data, data) for p, data in zip(tower.parameters(), before, strict=True))
 
 

@@ -79,7 +79,7 @@ def load_pretrained(
     dtype = _checked_dtype(dtype)
     if weights is not None:
         check_weights("from_pretrained", weights)
-        if dtype not in (None, np.float32):
+        if dtype is not None and dtype != np.float32:
             raise ConfigError(f"from_pretrained: a model with weights in {weights} computes in float32, got {dtype}.")
         dtype = np.float32
     folder = fetch(str(folder)) if is_hub_name(folder) else Path(folder)

@@ -394,7 +394,7 @@ class Module(CheckedArguments):
 
         def moved(array: Any) -> Any:
             if is_quantized(array):
-                if device not in (None, "cpu") or dtype not in (None, array.dtype):
+                if device not in (None, "cpu") or (dtype is not None and dtype != array.dtype):
                     raise DtypeError(
                         f"{type(self).__name__}.to: weights in {array.kind} stay on the CPU as they are. "
                         "Load the model without weights= to move or convert it."
@@ -404,7 +404,8 @@ class Module(CheckedArguments):
             return there.astype(dtype or there.dtype, copy=True)
 
         own = list(self.parameters())
-        if all(device in (None, device_of(p.data)) and dtype in (None, p.dtype) for p in own):
+        # `is None`: to NumPy, the dtype float64 equals None
+        if all(device in (None, device_of(p.data)) and (dtype is None or p.dtype == dtype) for p in own):
             return self
         new = [(moved(p.data), None if p.grad is None else moved(p.grad)) for p in own]
         for parameter, (data, grad) in zip(own, new, strict=True):
