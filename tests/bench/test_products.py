@@ -121,6 +121,3 @@ def test_mkl_is_called_with_rows_and_strides(monkeypatch: pytest.MonkeyPatch) ->
         [101, 112, 111, 3, 5, 7],
     ]
     assert [(call[8], call[10], call[13]) for call in calls] == [(5, 5, 3), (3, 5, 5), (3, 5, 5)]
-    narrow = mkl.narrowed(round_to_bfloat16(given().x))
-    assert narrow.dtype == np.uint16
-    np.testing.assert_array_equal((narrow.astype(np.uint32) << 16).view(np.float32), round_to_bfloat16(given().x))

@@ -61,7 +61,7 @@ def test_attention_of_a_gpu(cupy: Any, no_waiting: list[str], capsys: pytest.Cap
 def test_attention_alone_of_a_gpu(cupy: Any, no_waiting: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "has_torch", lambda: False)
     report = attention.Report("", attention.survey("cuda")[0], "ms")
-    attention._race_ops(report, 9, ("fused", "parallel"), ["float32"], 1, False, "cuda")
+    attention._time_ops(report, 9, ("fused", "parallel"), ["float32"], 1, False, "cuda")
     assert no_waiting == ["compyute fused", "compyute parallel"]
     assert report.results
 

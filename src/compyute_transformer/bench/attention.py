@@ -84,7 +84,7 @@ def bench_attention(
         report.notes.append(NO_TORCH)
     precisions: list[Precision] = ["float32", "bfloat16"] if bfloat16 else ["float32"]
     for length in lengths:
-        _race_ops(report, length, chosen, precisions, rounds, memory, device)
+        _time_ops(report, length, chosen, precisions, rounds, memory, device)
     return report
 
 
@@ -148,7 +148,7 @@ OPS: dict[str, tuple[Any, Any]] = {
 }
 
 
-def _race_ops(
+def _time_ops(
     report: Report,
     length: int,
     algorithms: Sequence[Implementation],

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..arrays import Array
 
-__all__ = ["has_bfloat16", "library", "multiply", "narrowed"]
+__all__ = ["has_bfloat16", "library", "multiply"]
 
 ROW_MAJOR, AS_IT_IS, TRANSPOSED = 101, 111, 112  # of cblas.h
 
@@ -35,15 +35,10 @@ def has_bfloat16() -> bool:
     return hasattr(library(), "cblas_gemm_bf16bf16f32")
 
 
-def narrowed(array: Array) -> Array:
-    """Return float32 numbers that are rounded to bfloat16 as the upper halves of their bits, uint16."""
-    return (array.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
-
-
 def multiply(a: Array, b: Array, out: Array, turned: tuple[bool, bool] = (False, False)) -> Array:
     """Write a b into `out`, float32, and return it. turned: which of the two is transposed first.
 
-    a, b: float32, or bfloat16 as `narrowed` returns it.
+    a, b: float32, or bfloat16 as `ops.quantized.to_bfloat16` returns it.
     """
     rows, columns = out.shape
     inner = a.shape[0] if turned[0] else a.shape[1]

@@ -16,7 +16,8 @@ import numpy as np
 from ..arrays import Array
 from ..environment.conditions import NO_TORCH, has_torch, survey, use_threads_of
 from ..ops.linear import LinearSaved, linear_backward, linear_forward
-from ..precision import Precision, operands
+from ..ops.quantized import to_bfloat16
+from ..precision import Precision
 from . import mkl
 from .candidates import Candidate, Report, Result, Spread, alternate, check_arrays
 from .step import computing_in
@@ -195,7 +196,7 @@ def _numkongs(given: Operands, threads: ThreadPoolExecutor, count: int) -> Produ
 
 
 def _mkls(given: Operands, chosen: Precision) -> Products:
-    x, weight, dy = given if chosen == "float32" else map(mkl.narrowed, operands(chosen, *given))
+    x, weight, dy = given if chosen == "float32" else map(to_bfloat16, given)
     y, dx, dweight = (np.empty(array.shape, np.float32) for array in (given.dy, given.x, given.weight))
     multiply = mkl.multiply
     return (
