@@ -94,6 +94,10 @@ def test_padding_moves_a_row_without_any_effect() -> None:
     assert relative_error(logits[:, 3:], made(ids)) <= 1e-12
 
 
+def test_a_cap_may_be_a_number_of_numpy() -> None:
+    assert replace(SMALL, soft_cap=np.float32(30)).soft_cap == 30
+
+
 def test_alibi_needs_no_even_width_and_reads_a_part_of_a_text_wherever_it_stands() -> None:
     made, ids = model(LlamaConfig(11, 8, 15, 3, 1, positions="alibi")).eval(), draw_ids(1, 8)
     assert dict(made.named_modules())["blocks.0.attention"].rotary is None

@@ -1,7 +1,7 @@
 """The check that every configuration of a model makes once, when it is created."""
 
 from collections.abc import Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, get_args
 
 from ..errors import ConfigError
@@ -13,7 +13,7 @@ __all__ = ["check_config"]
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_config(config: Any, sizes: Sequence[str], optional: Sequence[str] = ()) -> None:

@@ -33,7 +33,7 @@ def save_classifier(
     dtype: str | None = None,
     tokenizer: Tokenizer | None = None,
 ) -> None:
-    """Write a classifier with its labels as a directory that Transformers opens. LoRA is merged into the weights.
+    """Write a classifier with its labels as a directory that Transformers opens. LoRA is merged into the model itself.
 
     Transformers finds the last token of a padded row by the `pad_token_id` of config.json, which a model that was
     published with one keeps; without one it takes a text at a time.
