@@ -40,6 +40,7 @@ class TextClassifier(Module):
         C = trunk.config.embed_dim
         # without a bias behind a decoder, as in Transformers, so that its files hold the model
         head = Linear(C, num_labels, bias=self.takes_mean, generator=Generator(seed, INITIALIZATION))
+        head.to(trunk.device, trunk.dtype)
         self.trunk = trunk
         if self.takes_mean:
             self.head = head
