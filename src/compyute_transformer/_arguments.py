@@ -85,6 +85,8 @@ class CheckedArguments:
 
         def __getattr__(self, name: str) -> Any:
             """Raise an AttributeError with our name for that of others."""
+            if hasattr(type(self), name):  # a property, whose own error says more
+                return object.__getattribute__(self, name)
             ours = OTHER_NAMES.get(name, "")
             ours = ours if ours and hasattr(self, ours) else OTHER_ATTRIBUTES.get(name, "")
             hint = f". Ours is {ours}." if ours else ""

@@ -5,6 +5,9 @@ This file is the only one outside `gpu/` that imports CuPy.
 
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -26,16 +29,20 @@ __all__ = [
     "Device",
     "array_module",
     "byte_bounds",
+    "constant",
     "device_of",
     "erf",
     "gpu_fault",
     "is_captured",
+    "kept_constants",
     "memory_fault",
     "to_device",
     "to_numpy",
 ]
 
 Device = Literal["cpu", "cuda"]
+
+_constants: ContextVar[dict[Any, tuple[Array, Array]] | None] = ContextVar("constants", default=None)
 
 
 def _is_cupy(array: object) -> bool:
@@ -121,6 +128,34 @@ def to_device(array: Array, device: Device) -> Array:
         raise BackendError(f"to_device: no array can be moved to 'cuda'. {fault}.")
     converted: Array = sys.modules["cupy"].asarray(array)
     return converted
+
+
+def constant(array: Array, like: Array) -> Array:
+    """Return an array of NumPy's whose values never change, on the device of another array."""
+    if not _is_cupy(like):
+        return array
+    kept, upload = _constants.get(), sys.modules["cupy"].asarray
+    if kept is None:
+        moved: Array = upload(array)
+        return moved
+    key = array.ctypes.data, array.shape, array.strides, array.dtype.str
+    if key not in kept:
+        kept[key] = array, upload(array)  # both: while the first lives, no other array has its address
+    return kept[key][1]
+
+
+@contextmanager
+def kept_constants() -> Iterator[dict[Any, tuple[Array, Array]]]:
+    """Let `constant` move each array once within a `with` block, and keep it in the dictionary that is yielded.
+
+    A CUDA graph copies nothing from the CPU: what it reads was moved before its capture, and lives as long as it does.
+    """
+    kept: dict[Any, tuple[Array, Array]] = {}
+    token = _constants.set(kept)
+    try:
+        yield kept
+    finally:
+        _constants.reset(token)
 
 
 def to_numpy(array: Array) -> Array:

@@ -13,7 +13,7 @@ from compyute_transformer.bench import generate
 from compyute_transformer.bench.candidates import alternate
 from compyute_transformer.bench.generate import NO_GGUF, NO_LLAMA, NO_TRANSFORMERS, ONE_TEXT, Texts, bench_generate
 from compyute_transformer.bench.writers import Writer, check_writers, llama_writer, our_writer
-from compyute_transformer.errors import ParityError, RangeError
+from compyute_transformer.errors import ConfigError, ParityError, RangeError
 from compyute_transformer.exchange import save_gguf, save_pretrained
 from compyute_transformer.models.gpt import GPT, GPTConfig
 from compyute_transformer.models.llama import Llama, LlamaConfig
@@ -90,6 +90,12 @@ def test_other_logits_are_refused(mode: str, error: float, refused: bool) -> Non
 def test_what_does_not_fit_the_context_is_refused() -> None:
     with pytest.raises(RangeError, match="the context of 12 tokens, got 10 and 3"):
         bench_generate("nano", TINY, Texts(prompt_tokens=10, new_tokens=3))
+
+
+def test_sizes_of_a_published_model_are_refused() -> None:
+    for size, sizes, given in (("nano", None, "--preset"), (None, {"embed_dim": 8, "num_heads": 2}, "--embed-dim, ")):
+        with pytest.raises(ConfigError, match=f"a published model has its own sizes, got {given}"):
+            bench_generate(size, sizes, path="anywhere")
 
 
 LLAMA = LlamaConfig(11, 12, 32, 2, num_layers=1, mlp_dim=32)

@@ -262,6 +262,16 @@ def test_attributes_of_others_say_what_is_here_in_their_place(name: str, ours: s
         _ = ct.GPT(CONFIG).nonsense
 
 
+def test_the_error_within_a_property_is_shown() -> None:
+    class Own(ct.nn.Module):
+        @property
+        def width(self) -> int:
+            return len(self.weigth)  # type: ignore[arg-type]
+
+    with pytest.raises(AttributeError, match="'Own' object has no attribute 'weigth'"):
+        _ = Own().width
+
+
 def test_a_configuration_says_our_name_of_a_size() -> None:
     with pytest.raises(AttributeError, match="Ours is embed_dim"):
         _ = CONFIG.hidden_size

@@ -326,7 +326,8 @@ def test_the_tokenizer_and_the_template_go_along(digits: bool, tmp_path: Path) -
     Llama(LlamaConfig(tokenizer.vocab_size, L, C, H, 1)).save_pretrained(first, tokenizer=tokenizer)
     (first / "chat_template.jinja").write_text("{{ messages }}")
     end = tokenizer.vocab_size - 2
-    (first / "generation_config.json").write_text(json.dumps({"eos_token_id": [end, 3], "bos_token_id": 1}))
+    special = {"eos_token_id": [end, 3], "bos_token_id": 1, "pad_token_id": -1}  # -1: there is none
+    (first / "generation_config.json").write_text(json.dumps(special))
     Pretrained(first).save(tmp_path / "model.gguf")
     opened = Pretrained(tmp_path / "model.gguf")
     text = words + "<|end|><tool> 1985"
@@ -335,6 +336,7 @@ def test_the_tokenizer_and_the_template_go_along(digits: bool, tmp_path: Path) -
     assert opened.template_source == "{{ messages }}"
     assert opened.defaults.stop_ids == (end, 3)
     assert opened.special_texts["eos_token"] == "<|end|>"
+    assert "pad_token" not in opened.special_texts
     opened.save(tmp_path / "second")
     again = Pretrained(tmp_path / "second")
     assert again.encode(text) == tokenizer.encode(text).tolist()

@@ -144,6 +144,7 @@ def test_what_does_not_fit_is_refused_at_once(tmp_path: Path) -> None:
         ({"modules_to_save": ["lm_head"]}, r"modules_to_save \['lm_head'\]"),
         ({"r": 0}, "r is a whole number"),
         ({"lora_alpha": "x"}, "lora_alpha is a number"),
+        ({"lora_alpha": 10**400}, "lora_alpha is a number"),
     ],
 )
 def test_options_of_peft_that_change_the_function_are_refused(values: Any, message: str, tmp_path: Path) -> None:

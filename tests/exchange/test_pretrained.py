@@ -392,7 +392,7 @@ def test_options_change_the_configuration(tmp_path: Path) -> None:
         AutoModel.from_pretrained(tmp_path, drop=0.1)
     with pytest.raises(ConfigError, match=r"got device_map, torch_dtype. Ours for device_map .*to\(device\).*bfloat16"):
         AutoModel.from_pretrained(tmp_path, device_map="auto", torch_dtype="auto")
-    for dtype in ("bfloat16", np.int32):
+    for dtype in ("bfloat16", np.int32, "float16", np.longdouble, ">f4", "f4,,"):
         with pytest.raises(ConfigError, match=r"float32 or float64, got dtype .*weights='bfloat16'"):
             AutoModel.from_pretrained(tmp_path, dtype=dtype)
     assert AutoModel.from_pretrained(tmp_path, dtype="auto").dtype == np.float32

@@ -90,6 +90,19 @@ def test_shards_are_written_with_an_index_and_read_back(tmp_path: Path) -> None:
         assert np.array_equal(tensors[name], array)
 
 
+def test_the_files_of_an_earlier_model_are_not_read_again(tmp_path: Path) -> None:
+    """Whole, in two shards, in three, and whole again: what was written last is read, and nothing else is left."""
+    (tmp_path / "model.gguf").write_text("of somebody else")
+    for number, (shard_bytes, files) in enumerate(((10**9, 1), (64, 3), (28, 4), (10**9, 1))):
+        later = {name: array + number for name, array in ARRAYS.items()}
+        write_tensors(tmp_path, later, shard_bytes=shard_bytes)
+        assert len(list(tmp_path.iterdir())) == files + 1
+        tensors = read_tensors(tmp_path)
+        assert all(np.array_equal(tensors[name], array) for name, array in later.items())
+    write_tensors(tmp_path, ARRAYS, whole="adapter_model.safetensors")
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_a_tensor_is_mapped_and_what_is_written_to_it_leaves_the_file(tmp_path: Path) -> None:
     write_tensors(tmp_path, ARRAYS)
     array = read_tensors(tmp_path)["matrix"]

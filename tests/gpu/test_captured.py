@@ -15,12 +15,15 @@ from training_helpers import TEXT, Listener
 from compyute_transformer import GPT, AdamW, GPTConfig
 from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.errors import NonFiniteError
+from compyute_transformer.models import BertConfig, LlamaConfig
+from compyute_transformer.models.registry import MODELS, build_model
 from compyute_transformer.ops.loss import cross_entropy_backward, cross_entropy_forward
 from compyute_transformer.optim import clip_grad_norm_, decay_groups
 from compyute_transformer.precision import use_precision
 from compyute_transformer.training import Settings, resume_run, start_run, trainer
 from compyute_transformer.training.captured import CapturedSteps, capture_fault
 from compyute_transformer.training.reporting.events import Advanced
+from compyute_transformer.training.tasks.classifier import TextClassifier
 
 CONFIG = GPTConfig(11, context_length=8, embed_dim=16, num_heads=2, num_layers=2, dropout=0.2)
 
@@ -88,6 +91,69 @@ def test_captured_steps_are_eager_steps(cupy: Any, dropout: float) -> None:
             assert np.abs(mine - theirs).max() <= 1e-2 * np.abs(theirs).max() + 1e-9
 
 
+def all_models() -> dict[str, Any]:
+    """Return each model of the library, and classifiers of texts, with what they are given in a step."""
+    rng, found = np.random.default_rng(0), {}
+    for name, record in MODELS.items():
+        config = next(iter(record.small_configs().values()))
+        config = replace(config, embed_dim=8 * config.num_heads)  # which cuDNN attends to
+        inputs, targets = record.batch(config, rng, 3)
+        found[name] = lambda config=config: build_model(config, 1), (*inputs, targets)
+    texts = rng.integers(0, 11, (3, 8)), np.array([8, 3, 5]), np.array([0, 2, 1])
+    sizes: Any = {"context_length": 8, "embed_dim": 16, "num_heads": 2, "num_layers": 1}
+    bert = BertConfig(11, **sizes, masked_head=False)
+    for config in (GPTConfig(11, **sizes), LlamaConfig(11, **sizes), bert):
+        made = lambda config=config: TextClassifier(build_model(config, 1), 3)  # noqa: E731
+        found[f"a classifier with a {type(config).__name__}"] = made, texts
+    return found
+
+
+@pytest.mark.parametrize("name", all_models())
+def test_steps_of_every_model_are_captured(simulated: Any, name: str) -> None:
+    """During a capture nothing is read from the GPU and nothing copied to it, as tables of positions were."""
+    build, arrays = all_models()[name]
+    batch, losses = [simulated.asarray(array) for array in arrays], []
+    for is_captured in (False, True):
+        model = build().to("cuda")
+        optimizer = AdamW(model.parameters(), lr=1e-2)
+        assert capture_fault(model, optimizer) is None
+        steps, found, taken = CapturedSteps(model, optimizer), [], []
+        for _ in range(3):
+            result = steps.take(batch, 1e-2) if is_captured else None
+            taken.append(result is not None)
+            if result is None:
+                optimizer.zero_grad()
+                loss, saved = cross_entropy_forward(model(*batch[:-1]), batch[-1])
+                model.backward(cross_entropy_backward(1.0, saved, overwrite=True))
+                optimizer.step()
+                result = float(loss), 0.0
+            found.append(result[0])
+        assert taken == [False, is_captured, is_captured]
+        losses.append(found)
+    assert np.allclose(*losses, rtol=1e-5)
+    assert len(set(losses[0])) == 3
+
+
+def test_what_turns_out_not_to_be_captured_is_taken_eagerly_and_said(
+    simulated: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Heads of 4 columns are none of cuDNN's, so that CuPy multiplies, which it refuses in a capture."""
+    losses = []
+    for tries in (False, True):
+        model = GPT(replace(CONFIG, num_heads=4), seed=1).to("cuda")
+        optimizer = AdamW(decay_groups(model, 0.1), lr=1e-2)
+        steps = CapturedSteps(model, optimizer) if tries else None
+        losses.append([])
+        for step in range(3):
+            arrays = batch(simulated, step)
+            assert steps is None or steps.take(arrays, rate(step)) is None
+            losses[-1].append(eager_plain(model, optimizer, arrays, rate(step))[0])
+    assert np.allclose(*losses, rtol=1e-5)
+    [said] = caplog.messages
+    assert "launch by launch" in said
+    assert "cuBLAS" in said
+
+
 def test_eager_steps_and_draws_between_captured_ones_change_nothing(cupy: Any) -> None:
     losses = []
     for order in ("eager", "mixed"):
@@ -149,6 +215,11 @@ def test_what_cannot_be_captured_is_said(simulated: Any) -> None:
     for mask in (plain._replace(soft_cap=2.0), plain._replace(slopes=np.ones(2))):
         model.mask = mask
         assert "a soft cap or slopes" in str(capture_fault(model, optimizer))
+    wrapped = TextClassifier(model, 3).to("cuda")
+    assert "a soft cap or slopes" in str(capture_fault(wrapped, AdamW(wrapped.parameters())))
+    model, optimizer = made()
+    model.mask = np.ones(3)  # of a model of one's own, which calls something else so
+    assert capture_fault(model, optimizer) is None
     model.mask = plain
     next(iter(model.parameters())).requires_grad = False
     assert "frozen" in str(capture_fault(model, optimizer))

@@ -30,7 +30,7 @@ from .writers import Writer, check_writers, has_llama, has_transformers, llama_w
 
 __all__ = ["WEIGHTS", "Texts", "bench_generate"]
 
-WEIGHTS = ("float32", "bfloat16", "int8")
+PRESET, WEIGHTS = "shakespeare", ("float32", "bfloat16", "int8")
 NO_TRANSFORMERS = (
     "Hugging Face's transformers is not installed, so it was left out: pip install transformers, beside torch"
 )
@@ -57,7 +57,7 @@ class Texts:
 
 
 def bench_generate(
-    size: str = "shakespeare",
+    size: str | None = None,
     overrides: Mapping[str, object] | None = None,
     texts: Texts | None = None,
     rounds: int = 5,
@@ -66,19 +66,19 @@ def bench_generate(
     """Write texts of random ids, with each kind of weights, and by other libraries where they are installed.
 
     path: a published model in place of a preset: a directory of Hugging Face Transformers, a GGUF file, or a package
-    with one inside.
+    with one inside. size and overrides are of a preset.
+
+    Raises ConfigError for unknown weights and for sizes of a published model, RangeError for a text beyond the context.
     """
     texts = texts or Texts()
-    for name in texts.weights:
-        if name not in WEIGHTS:
-            raise ConfigError(f"bench generate: weights are some of {', '.join(WEIGHTS)}, got {name!r}.")
+    _check(texts, path, {**({} if size is None else {"preset": size}), **(overrides or {})})
     if has_transformers():
         import torch  # noqa: F401  first, so that its threads begin with its own settings, not with ours
     environment, warnings = survey(texts.device)
     if has_transformers():
         use_threads_of(environment)
-    report = Report(f"Generation, {path or size}", environment, "tokens/s", warnings=warnings)
-    load = _published(path) if path is not None else _random(size, overrides)
+    report = Report(f"Generation, {path or size or PRESET}", environment, "tokens/s", warnings=warnings)
+    load = _published(path) if path is not None else _random(size or PRESET, overrides)
     models = {kind: load(kind) for kind in _kinds(texts, report)}
     config = models["float32"].config
     prompt, new = _lengths(texts, config.context_length)
@@ -100,6 +100,18 @@ def bench_generate(
             )
             _time(report, shape, writers, (prompt, new, batch_size), rounds)
     return report
+
+
+def _check(texts: Texts, path: str | Path | None, sizes: Mapping[str, object]) -> None:
+    """Raise ConfigError for unknown weights, and for sizes that a published model would not heed."""
+    if path is not None and sizes:
+        given = ", ".join(f"--{name.replace('_', '-')}" for name in sizes)
+        raise ConfigError(
+            f"bench generate: a published model has its own sizes, got {given}. Leave out one of the two."
+        )
+    for name in texts.weights:
+        if name not in WEIGHTS:
+            raise ConfigError(f"bench generate: weights are some of {', '.join(WEIGHTS)}, got {name!r}.")
 
 
 def _time(report: Report, shape: str, writers: list[Writer], sizes: tuple[int, int, int], rounds: int) -> None:

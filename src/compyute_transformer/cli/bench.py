@@ -243,7 +243,7 @@ def generate(
             "Without MODEL, a preset with random weights.",
         ),
     ] = None,
-    preset: Annotated[Size, shape("Size of the model that generates.")] = "shakespeare",
+    preset: Annotated[Size | None, shape("Size of the model that generates. Default: shakespeare.")] = None,
     *,
     sizes: GeneratorSizes,
     texts: TextSizes,

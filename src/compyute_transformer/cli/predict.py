@@ -50,6 +50,9 @@ def predict(
 
     with use_kernels(kernels):
         if is_classifier(run):
+            if checkpoint != "best":
+                raise typer.BadParameter(f"--checkpoint chooses between those of a run, and {run} is none.")
+            refuse_beam(beam, run)
             for number, prediction in enumerate(of_directory(run, lines(files or ["-"]), device)):
                 show(prediction, json, header=number == 0)
             return
@@ -63,6 +66,8 @@ def predict(
             raise typer.BadParameter(
                 f"{run} learned to predict hidden tokens of texts. Evaluate it: compyute eval {run}"
             )
+        if kind in ("images", "labels"):
+            refuse_beam(beam, run)
         if kind == "images":
             given = (path for name in files or ["-"] for path in (lines([name]) if name == "-" else [name]))
             found = predict_images(loaded, given)
@@ -72,6 +77,12 @@ def predict(
             found = predict_texts(loaded, lines(files or ["-"]), beam)
         for number, prediction in enumerate(found):
             show(prediction, json, header=number == 0)
+
+
+def refuse_beam(beam: int, source: str) -> None:
+    """Refuse hypotheses of a model that writes no text."""
+    if beam != 1:
+        raise typer.BadParameter(f"--beam is for runs that learned pairs of texts; {source} chooses among labels.")
 
 
 def of_directory(folder: str, texts: Iterable[str], device: Any) -> Iterator[Any]:

@@ -232,13 +232,14 @@ class Pretrained:
         ends = generation.get("eos_token_id")
         special = dict(zip(("eos", "eot"), ends if isinstance(ends, list) else [ends], strict=False))
         special |= {"bos": generation.get("bos_token_id"), "padding": generation.get("pad_token_id")}
+        known = range(self.model.config.vocab_size)  # a padding token of −1 says that there is none
         save_gguf(
             self.model,
             path,
             dtype=dtype or "float16",
             tokenizer=self.tokenizer if self.has_tokenizer else None,
             chat_template=self.template_source,
-            special_ids={name: token for name, token in special.items() if isinstance(token, int)},
+            special_ids={name: token for name, token in special.items() if type(token) is int and token in known},
         )
 
     def _write_beside(self, folder: Path) -> None:

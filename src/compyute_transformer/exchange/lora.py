@@ -12,7 +12,7 @@ Source: Hu et al. 2021, "LoRA: low-rank adaptation of large language models"; th
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from math import isfinite, sqrt
+from math import sqrt
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ ALL = "all-linear"  # PEFT's word for every matrix of the blocks
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 STREAM = 5  # of the random numbers of the factors, beside those of the weights
-MOST_FAULTS = 20
+MOST_FAULTS, MOST = 20, 1e300
 # Fields of adapter_config.json that change what is computed, and the values with which they change nothing.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "bias": ("none", None),
@@ -284,7 +284,7 @@ def _read_config(folder: Path) -> tuple[int, float]:
     rank, alpha = values.get("r"), values.get("lora_alpha")
     if type(rank) is not int or not 1 <= rank <= 1 << 16:
         raise DataError(f"load_adapter: r is a whole number from 1 on, got {str(rank)[:40]}.")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not isfinite(alpha):
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) <= MOST:
         raise DataError(f"load_adapter: lora_alpha is a number, got {str(alpha)[:40]}.")
     return rank, float(alpha) / (sqrt(rank) if values.get("use_rslora") else rank)
 

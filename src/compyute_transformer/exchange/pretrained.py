@@ -103,9 +103,9 @@ def _checked_dtype(dtype: Any) -> Any:
         return None
     try:
         found = np.dtype(dtype)
-    except TypeError:  # NumPy has no bfloat16
+    except (TypeError, ValueError, SyntaxError):  # NumPy has no bfloat16
         found = None
-    if found is None or found.kind != "f":
+    if found not in (np.float32, np.float64):
         raise ConfigError(
             f"from_pretrained: a model computes in float32 or float64, got dtype {dtype}. Give weights='bfloat16' for "
             "matrices that are held in bfloat16."
@@ -167,6 +167,7 @@ def _opened(folder: Path) -> tuple[dict[str, Any], Callable[[], Any]]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
+    """Return the values of config.json. Raises DataError."""
     try:
         values = _io.read_json(folder / CONFIG)
     except (OSError, ValueError) as error:

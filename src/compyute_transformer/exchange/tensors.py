@@ -13,6 +13,7 @@ Source: the format's description in the safetensors library.
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
@@ -28,6 +29,7 @@ from ..ops.quantized import QuantizedWeight, from_bfloat16, to_bfloat16
 __all__ = ["Tensors", "as_floats", "mapped_or_copied", "read_tensors", "write_tensors"]
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+OURS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")  # names of what is written
 LONGEST_HEADER = 100_000_000  # bytes, as in the safetensors library
 MOST_AXES = 16
 DTYPES: dict[str, Any] = {
@@ -243,9 +245,8 @@ def write_tensors(
 ) -> None:
     """Write model.safetensors into a folder, or shards of at most `shard_bytes` and their index.
 
-    whole: another name of the one file.
-
-    dtype: "float64", "float32", "float16" or "bfloat16".
+    dtype: "float64", "float32", "float16" or "bfloat16". whole: another name of the one file. Without one, the files of
+    an earlier model that would be read in place of these, or beside them, are deleted once these are there.
 
     Raises:
         DataError: an unknown dtype. OSError: the files cannot be written.
@@ -276,6 +277,11 @@ def write_tensors(
         places = {name: file for file, names in zip(files, shards, strict=True) for name in names}
         index = {"metadata": {"total_size": total}, "weight_map": places}
         _io.replace_text(folder / INDEX, json.dumps(index, indent=2) + "\n")
+        files.append(INDEX)
+    if whole == WHOLE:
+        for path in folder.iterdir():
+            if OURS.fullmatch(path.name) and path.name not in files:
+                path.unlink()
 
 
 def _file_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]]) -> bytes:

@@ -9,7 +9,7 @@ from math import sqrt
 from typing import Any
 
 from .._arguments import CheckedArguments
-from ..arrays import Array
+from ..arrays import Array, is_captured
 from ..errors import DtypeError, RangeError, ShapeError
 from ..nn import init
 from ..nn.attention import Implementation, MultiHeadAttention
@@ -231,7 +231,7 @@ def check_lengths(name: str, lengths: Array, rows: int, longest: int) -> None:
         raise ShapeError(f"Transformer: {name}_lengths are an array of shape ({rows},), one a row, got {came}.")
     if lengths.dtype.kind not in "iu":
         raise DtypeError(f"Transformer: {name}_lengths are integers, got {lengths.dtype}.")
-    if ((lengths < 1) | (lengths > longest)).any():
+    if not is_captured(lengths) and ((lengths < 1) | (lengths > longest)).any():
         raise RangeError(
             f"Transformer: {name}_lengths lie in [1, {longest}], the width of {name}, got {lengths}. A text has at "
             "least one token: give an empty one its end."

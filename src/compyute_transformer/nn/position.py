@@ -3,7 +3,7 @@
 from functools import lru_cache
 from typing import Any
 
-from ..arrays import Array, array_module
+from ..arrays import Array, array_module, constant
 from ..errors import ConfigError
 from ..ops.embedding import embedding
 from ..ops.position import (
@@ -129,7 +129,7 @@ class RotaryPosition(Module):
                 f"every position, got positions {start} to {end} behind a cache. Read the whole text without a cache."
             )
         tables = _rotary_tables(self.dim, self.theta, self.scaling, end if longer else 0, _room(end), x.dtype)
-        cos, sin = (array_module(x).asarray(table[start:end]) for table in tables)
+        cos, sin = (constant(table[start:end], x) for table in tables)
         y, saved = rotary_position_forward(x, cos, sin, self.interleaved)
         self.save_for_backward(saved)
         return y

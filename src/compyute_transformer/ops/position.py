@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ..arrays import Array, array_module
+from ..arrays import Array, array_module, constant
 from ..dispatch import dispatched, output_of
 from ..errors import RangeError
 from ._checks import check_bool, check_floats, check_gradient, check_integer, check_saved, check_shape
@@ -163,7 +163,7 @@ def sinusoidal_position_forward(
         Vaswani et al. 2017, section 3.5.
     """
     _, T, C = x.shape
-    table = array_module(x).asarray(_rows(start, start + T, C).astype(x.dtype))
+    table = constant(_rows(start, start + T, C), x).astype(x.dtype)
     return x + table, SinusoidalPositionSaved(x.shape)
 
 

@@ -12,6 +12,7 @@ loss. Nothing inside waits for the CPU, so everything that changes from step to 
 The memory of the graph is a pool of its own, which nobody else is given parts of as long as the graph lives.
 """
 
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from math import isfinite
@@ -19,10 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..arrays import Array, array_module
+from ..arrays import Array, array_module, kept_constants
 from ..dispatch import kernels_of
 from ..nn.module import Module
-from ..ops.attention import NO_MASK
+from ..ops.attention import Mask
 from ..ops.linear import linear_forward
 from ..optim import AdamW
 from ..optim.optimizer import Optimizer
@@ -55,8 +56,8 @@ def capture_fault(model: Module, optimizer: object) -> str | None:
         return "kernels are off"
     if type(optimizer) is not AdamW:
         return "the optimizer is not AdamW"
-    mask = getattr(model, "mask", NO_MASK)
-    if mask.soft_cap is not None or mask.slopes is not None:
+    masks = [mask for module in model.modules() if isinstance(mask := getattr(module, "mask", None), Mask)]
+    if any(mask.soft_cap is not None or mask.slopes is not None for mask in masks):
         return "attention with a soft cap or slopes is not captured"
     if precision() != "bfloat16":
         return "products in float32 with attention are not captured; choose the precision bfloat16"
@@ -82,7 +83,7 @@ class CapturedSteps:
         self.advance = self.cupy.zeros((), np.uint32)
         self.adamw = self._adamw(max_norm)
         self.captured: dict[Any, Captured | None] = {}
-        self.off = False  # where a parameter gets no gradient, which only the optimizer itself passes over
+        self.off = False  # where a step cannot be captured
 
     def _adamw(self, max_norm: float | None) -> Any:
         """Return an AdamW whose numbers are on the device, and let the optimizer's moments be its arrays."""
@@ -116,8 +117,9 @@ class CapturedSteps:
     def take(self, batch: Sequence[Array], learning_rate: float) -> tuple[float, float] | None:
         """Take a step on a batch, the targets last, and return the loss and the norm of the gradient before clipping.
 
-        Returns None for a shape that comes for the first time, which is left to the caller, and for one too many. Where
-        loss or norm are not finite, the step is not taken: weights, moments and the number of steps are as before.
+        Returns None for a shape that comes for the first time, which is left to the caller, for one too many, and where
+        the step cannot be captured. Where loss or norm are not finite, the step is not taken: weights, moments and the
+        number of steps are as before.
         """
         if self.off or self.model.flat.data is not self.adamw.weight:  # a parameter was replaced or moved
             self.off = True
@@ -130,9 +132,8 @@ class CapturedSteps:
         if captured is None:
             if sum(each is not None for each in self.captured.values()) >= MOST_GRAPHS:
                 return None
-            captured = self._capture(batch)
-            self.off = any(parameter.grad is None for parameter in self.model.parameters())
-            if self.off:
+            captured = self._tried(batch)
+            if captured is None:
                 return None
             self.captured[shape] = captured
         for array, given in zip(captured.arrays, batch, strict=True):
@@ -149,6 +150,22 @@ class CapturedSteps:
                 slot.steps += 1
         return loss, norm
 
+    def _tried(self, batch: Sequence[Array]) -> Captured | None:
+        """Return a captured step; None, and no further attempt, where it cannot be captured, which is said."""
+        generator = self.model.generator
+        first = generator.offset
+        try:
+            captured = self._capture(batch)
+        except Exception as error:  # an eager step does without a capture, or raises the same
+            self.off, generator.offset = True, first
+            self.model.clear_saved()
+            message = "Steps are taken launch by launch, which is slower, and not as one CUDA graph: %s"
+            logging.getLogger("compyute_transformer").warning(message, error)
+            return None
+        # the optimizer passes over a parameter without a gradient, and the graph cannot
+        self.off = any(parameter.grad is None for parameter in self.model.parameters())
+        return None if self.off else captured
+
     def _capture(self, batch: Sequence[Array]) -> Captured:
         cupy, flat, generator = self.cupy, self.model.flat, self.model.generator
         pool, stream = cupy.cuda.MemoryPool(), cupy.cuda.Stream(non_blocking=True)
@@ -163,6 +180,7 @@ class CapturedSteps:
             held.enter_context(cupy.cuda.using_allocator(pool.malloc))
             advance = kernels_of("cuda", "_kernel").ADVANCE
             held.callback(advance.reset, advance.set(self.advance))
+            constants = held.enter_context(kept_constants())
             self._gradient(arrays)  # plans the products, builds the graphs of attention, loads the kernels
             self.model.zero_grad()
             generator.offset = first
@@ -176,7 +194,7 @@ class CapturedSteps:
                 graph = stream.end_capture()
         generator.offset = first
         graph.upload(stream)
-        return Captured(graph, arrays, loss, first, keys, (pool, stream, gradient))
+        return Captured(graph, arrays, loss, first, keys, (pool, stream, gradient, constants))
 
     def _gradient(self, arrays: tuple[Array, ...]) -> Array:
         """Compute loss and gradient, and return the loss; during a capture, nothing is computed."""

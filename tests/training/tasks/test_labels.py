@@ -20,6 +20,7 @@ from compyute_transformer.data.text.labels import (
 )
 from compyute_transformer.errors import ConfigError, CorpusError, DataError, RangeError, RunError, ShapeError
 from compyute_transformer.exchange import add_lora
+from compyute_transformer.exchange.tensors import read_tensors, write_tensors
 from compyute_transformer.models import GPT, Bert, BertConfig, GPTConfig, Llama, LlamaConfig
 from compyute_transformer.training import (
     evaluate_run,
@@ -37,6 +38,7 @@ from compyute_transformer.training.tasks.classifier import TextClassifier
 from compyute_transformer.verify import check_module
 from compyute_transformer.verify.function import randomize
 
+UNNAMED_TWICE = {"0": "LABEL_0", "1": "LABEL_0"}
 TOKENIZER = CharacterTokenizer(" abcdefghijklmnopqrstuvwxyz")
 SIZES: dict[str, Any] = {"context_length": 16, "embed_dim": 12, "num_heads": 2, "num_layers": 2}
 BASES: dict[str, Any] = {
@@ -128,6 +130,11 @@ def test_each_text_comes_once_an_epoch_in_padded_rows() -> None:
 
 
 # --- the head ---
+
+
+def test_a_head_has_the_dtype_of_its_model() -> None:
+    made = TextClassifier(Llama(LlamaConfig(9, **SIZES)).to(dtype=np.float64), 3)
+    assert {parameter.dtype for parameter in made.parameters()} == {np.dtype(np.float64)}
 
 
 @pytest.mark.parametrize("trunk", ["gpt", "llama", "bert"])
@@ -241,6 +248,9 @@ def test_the_command_trains_evaluates_and_predicts(
     for arguments, words in (
         (("generate", tmp_path / "run"), "learned labels and generates no text"),
         (("convert", tmp_path / "run", tmp_path / "out.gguf"), "whose head has no place in the files of a .gguf file"),
+        (("predict", tmp_path / "run", "--beam", 2), "--beam is for runs that learned pairs"),
+        (("predict", tmp_path / "published", "--beam", 2), "--beam is for runs that learned pairs"),
+        (("predict", tmp_path / "published", "--checkpoint", "last"), "--checkpoint chooses between those of a run"),
         (("explain", tmp_path / "run", "--prompt", "a"), "got one of labels"),
         (("verify", tmp_path / "run"), "cannot be verified by its folder"),
         (("train", data, "--task", "labels", "--runs", tmp_path), "--from MODEL"),
@@ -261,10 +271,35 @@ def test_a_directory_that_is_no_classifier_of_a_decoder_is_refused(tmp_path: Pat
         load_classifier(saved("llama", tmp_path))
     save_classifier(TextClassifier(Llama(LlamaConfig(27, **SIZES)), 2), tmp_path / "new", labels)
     values = json.loads((tmp_path / "new" / "config.json").read_text())
-    for wrong in ({"0": "bad"}, {"0": "bad", "2": "good"}, ["bad", "good"], None):
+    for wrong in ({"0": "bad"}, {"0": "bad", "2": "good"}, ["bad", "good"], None, 5, {"0": 1, "1": 2}, UNNAMED_TWICE):
         (tmp_path / "new" / "config.json").write_text(json.dumps(values | {"id2label": wrong}))
-        with pytest.raises(DataError, match=r"a label for each row of score\.weight, got \d and 2 rows"):
+        with pytest.raises(DataError, match=r"a label of its own for each of the 2 rows of score\.weight, got"):
             load_classifier(tmp_path / "new")
+    (tmp_path / "new" / "config.json").write_text(json.dumps(values | {"problem_type": "multi_label_classification"}))
+    with pytest.raises(ConfigError, match=r"one label of several, .*got 'multi_label_classification'"):
+        load_classifier(tmp_path / "new")
+    for others in (("bad",), ("bad", "bad"), ("bad", "so so", "good"), (1, 2)):
+        with pytest.raises(ConfigError, match="each of the 2 rows of the head has a label of its own"):
+            save_classifier(TextClassifier(Llama(LlamaConfig(27, **SIZES)), 2), tmp_path / "none", others)  # type: ignore[arg-type]
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_head_of_another_shape_is_refused(tmp_path: Path) -> None:
+    save_classifier(TextClassifier(Llama(LlamaConfig(27, **SIZES)), 2), tmp_path, ("bad", "good"))
+    tensors = {name: np.array(array) for name, array in read_tensors(tmp_path).items()}
+    C = tensors["score.weight"].shape[1]
+    for shape in ((), (2,), (2, C + 1), (1, C)):
+        write_tensors(tmp_path, tensors | {"score.weight": np.zeros(shape, np.float32)})
+        with pytest.raises(DataError, match=rf"score\.weight has shape \(labels, {C}\)"):
+            load_classifier(tmp_path)
+
+
+def test_labels_that_transformers_leaves_out_have_its_names(tmp_path: Path) -> None:
+    """Of two labels without names it writes none."""
+    save_classifier(TextClassifier(Llama(LlamaConfig(27, **SIZES)), 2), tmp_path, ("LABEL_0", "LABEL_1"))
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in values.items() if "label" not in k}))
+    assert load_classifier(tmp_path)[1] == ("LABEL_0", "LABEL_1")
 
 
 def test_a_classifier_with_lora_is_written_with_its_changes_merged(tmp_path: Path) -> None:

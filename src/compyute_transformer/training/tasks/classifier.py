@@ -9,7 +9,7 @@ position: the mean over the tokens counts, which is the score of their mean vect
 from dataclasses import replace
 from typing import Any
 
-from ...arrays import Array, array_module
+from ...arrays import Array, array_module, is_captured
 from ...errors import RangeError, ShapeError
 from ...models.bert import Bert
 from ...nn.linear import Linear
@@ -40,6 +40,7 @@ class TextClassifier(Module):
         C = trunk.config.embed_dim
         # without a bias behind a decoder, as in Transformers, so that its files hold the model
         head = Linear(C, num_labels, bias=self.takes_mean, generator=Generator(seed, INITIALIZATION))
+        head.to(trunk.device, trunk.dtype)
         self.trunk = trunk
         if self.takes_mean:
             self.head = head
@@ -51,7 +52,7 @@ class TextClassifier(Module):
         xp, (B, T) = array_module(ids), ids.shape
         if lengths.shape != (B,):
             raise ShapeError(f"TextClassifier: lengths have shape ({B},), one for each text, got {lengths.shape}.")
-        if lengths.min() < 1 or lengths.max() > T:
+        if not is_captured(lengths) and (lengths.min() < 1 or lengths.max() > T):
             raise RangeError(f"TextClassifier: lengths lie in [1, {T}], the width of the ids, got {lengths}.")
         if self.takes_mean:
             scores = self.head(self.trunk(ids, lengths))
