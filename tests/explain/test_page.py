@@ -93,12 +93,11 @@ def test_the_sums_of_a_page_give_the_arrays_they_claim_to_make(record: Any, conf
     [
         ({"soft_cap": 0.5}, {"scores", "dq", "dk"}),
         ({"positions": "alibi"}, {"scores"}),
-        ({"dropout": 0.3}, {"y", "dv", "dweights"}),
         ({}, set()),
     ],
 )
 def test_what_is_no_sum_of_products_is_not_shown_as_one(options: dict[str, Any], left_out: set[str]) -> None:
-    """A cap and slopes change the scores, the cap their gradients too, and dropout the weights."""
+    """A cap and slopes change the scores, and the cap their gradients too."""
     model = Llama(LlamaConfig(9, context_length=9, embed_dim=8, num_heads=2, num_layers=1, **options))
     data = Data(explain.page(model, np.array([[1, 4, 2]]), targets=np.array([[4, 2, 7]])))
     (shown,) = (node["sums"] for node in data.about["nodes"] if node.get("op") == "attention")

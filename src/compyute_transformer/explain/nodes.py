@@ -323,13 +323,11 @@ def _not_sums(options: dict[str, Any]) -> set[str]:
     mask, found = options.get("mask") or Mask(), set()
     if options.get("dropout"):
         found |= {"y", "dv", "dweights"}
-    if (
-        mask.soft_cap is not None
-        or mask.slopes is not None
-        or (mask.array is not None and mask.array.dtype.kind == "f")
-    ):
+    if mask.soft_cap is not None:
+        found |= {"scores", "dq", "dk"}
+    if mask.slopes is not None or (mask.array is not None and mask.array.dtype.kind == "f"):
         found.add("scores")
-    return found | ({"dq", "dk"} if mask.soft_cap is not None else set())
+    return found
 
 
 def _of_op(node: Node, numbers: dict[str, int]) -> dict[str, Any]:
