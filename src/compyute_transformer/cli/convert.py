@@ -73,6 +73,8 @@ def convert(
         options: dict[str, Any] = {} if num_heads is None else {"num_heads": num_heads}
         Pretrained(source, **options).save(target, dtype)
     else:
+        if num_heads is not None:
+            raise typer.BadParameter(f"--num-heads is of files that do not say it, and {source} is a run.")
         save_run(source, load_run(source, checkpoint), target, dtype, adapter)
     files = [target, *target.rglob("*")]
     size = sum(file.stat().st_size for file in files if file.is_file())
@@ -94,7 +96,7 @@ def dtype_of(weights: str | None, dtype: Any, target: Path) -> Any:
 
 def save_run(source: str, run: "LoadedRun", target: Path, dtype: Any, adapter: bool) -> None:
     """Write the model of a run as a directory or as a .gguf file, or its LoRA alone."""
-    from ..exchange import copy_beside, merge_lora, save_adapter, save_gguf, save_pretrained
+    from ..exchange import Pretrained, copy_beside, merge_lora, save_adapter, save_gguf, save_pretrained
     from ..training.run.start import PUBLISHED
 
     if run.settings.data.kind == "labels":
@@ -104,12 +106,17 @@ def save_run(source: str, run: "LoadedRun", target: Path, dtype: Any, adapter: b
         save_adapter(run.model, target, base=run.config.start.get("source", ""), dtype=dtype or "float32")
         return
     model, tokenizer = merge_lora(run.model), None if run.settings.data.kind == "images" else run.tokenizer
-    if target.suffix == ".gguf":
+    beside = Path(source) / PUBLISHED
+    if target.suffix == ".gguf" and beside.is_dir():  # its end tokens and its chat template go inside
+        opened = Pretrained(beside)
+        opened.model, opened.tokenizer = model, tokenizer
+        opened.save(target, dtype)
+    elif target.suffix == ".gguf":
         save_gguf(model, target, dtype=dtype or "float16", tokenizer=tokenizer)
-        return
-    save_pretrained(model, target, dtype=dtype, tokenizer=tokenizer)
-    if (Path(source) / PUBLISHED).is_dir():
-        copy_beside(Path(source) / PUBLISHED, target)
+    else:
+        save_pretrained(model, target, dtype=dtype, tokenizer=tokenizer)
+        if beside.is_dir():
+            copy_beside(beside, target)
 
 
 def save_labels(source: str, run: "LoadedRun", target: Path, dtype: Any, adapter: bool) -> None:
