@@ -139,8 +139,6 @@ def use_kernels(kernels: Kernels) -> Iterator[None]:
 
 def _device_of_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Device:
     """Return where the arrays of a call live. Those a forward saved count too: a loss's dy may be a plain number."""
-    if "cupy" not in sys.modules:
-        return "cpu"
     for value in (*args, *kwargs.values()):
         for array in value if isinstance(value, tuple) else (value,):
             if device_of(array) == "cuda":
@@ -294,17 +292,23 @@ class Dispatched(Generic[P, R]):
 
     def kernel_of(self, *args: P.args, **kwargs: P.kwargs) -> Callable[P, R] | None:
         """Return the kernel that a call with these valid arguments runs; None where it runs the reference."""
-        choice = _choice.get()
-        if choice == "reference":
-            return None
-        if _fork_fault is not None and choice == "auto":
-            raise BackendError(
-                f"{self.__name__}: {_fork_fault}. Or compute without kernels: with use_kernels('reference')."
-            )
-        kernel = self.kernel(_device_of_call(args, kwargs) if choice == "auto" else choice)
+        kernel = self._kernel_for(args, kwargs)
         if kernel is None or not kernel.supports(*args, **kwargs):  # type: ignore[attr-defined]
             return None
         return kernel
+
+    def _kernel_for(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[P, R] | None:
+        """Return the kernel for the device of a call, whatever it supports, if `use_kernels` lets it run."""
+        choice = _choice.get()
+        if choice == "reference":
+            return None
+        if choice == "auto":
+            if _fork_fault is not None:
+                raise BackendError(
+                    f"{self.__name__}: {_fork_fault}. Or compute without kernels: with use_kernels('reference')."
+                )
+            choice = "cpu" if "cupy" not in sys.modules else _device_of_call(args, kwargs)
+        return self.kernel(choice)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Validate the arguments, then run the kernel or the reference, as `use_kernels` says."""
@@ -317,22 +321,25 @@ class Dispatched(Generic[P, R]):
     def run(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Compute a call that nobody intercepts: see `intercept`."""
         self._check(args, kwargs)
-        kernel = self.kernel_of(*args, **kwargs)
+        kernel = self._kernel_for(args, kwargs)
         if kernel is not None:
-            return kernel(*args, **kwargs)
-        choice = _choice.get()
-        if choice != "reference" and not self._in_place:
-            again = tuple(_behaved(value, self._overwritten) for value in args)
-            if any(one is not other for one, other in zip(args, again, strict=True)):
-                kernel = self.kernel_of(*again, **kwargs)
-                if kernel is not None:
-                    return kernel(*again, **kwargs)
-        if choice in ("auto", "reference"):
-            return self._trusted(*args, **kwargs)
-        missing = package_fault(choice) or "the op has no kernel there"
-        reason = "the op has a kernel that does not support these arguments" if self.kernel(choice) else missing
-        raise BackendError(
-            f"{self.__name__}: the kernel for {choice!r} was asked for by use_kernels({choice!r}), but {reason}. "
+            supports: Callable[..., bool] = kernel.supports  # type: ignore[attr-defined]
+            if supports(*args, **kwargs):
+                return kernel(*args, **kwargs)
+            again = args if self._in_place else tuple(_behaved(value, self._overwritten) for value in args)
+            changed = any(one is not other for one, other in zip(args, again, strict=True))
+            if changed and supports(*again, **kwargs):
+                return kernel(*again, **kwargs)
+        if (choice := _choice.get()) in PACKAGES:
+            raise self._no_kernel(choice)
+        return self._trusted(*args, **kwargs)
+
+    def _no_kernel(self, device: str) -> BackendError:
+        """Return the error of a call whose kernel was asked for, where there is none that computes it."""
+        missing = package_fault(device) or "the op has no kernel there"
+        reason = "the op has a kernel that does not support these arguments" if self.kernel(device) else missing
+        return BackendError(
+            f"{self.__name__}: the kernel for {device!r} was asked for by use_kernels({device!r}), but {reason}. "
             "Use use_kernels('auto') to fall back on the reference."
         )
 

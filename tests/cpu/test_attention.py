@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from compyute_transformer.cpu import attention
-from compyute_transformer.cpu._tiles import KEYS
+from compyute_transformer.cpu._tiles import KEYS, OPTIONS
 from compyute_transformer.cpu.attention import FEW, LONG, QUERIES, QUERIES_OF_LONG, QUERIES_OF_SHORT, queries_of_tile
 from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.ops.attention import Mask, fused_attention_backward, fused_attention_forward
+from compyute_transformer.ops.multi_head import split_heads
+from compyute_transformer.random import RandomKey
 from compyute_transformer.verify.record import cast
 from compyute_transformer.verify.records.attention import attention_arguments
 from compyute_transformer.verify.result import relative_error
@@ -76,3 +78,24 @@ def check(T: int, S: int, mask: Mask, dropout: float) -> None:
         error = float(relative_error(got, expected))
         assert not error > limit("kernel", np.float32), f"{name}: {error:.2g}"
         assert np.isfinite(got).all()
+
+
+def test_the_record_of_options_is_what_the_kernels_read() -> None:
+    assert attention.RECORD.size == OPTIONS.itemsize
+    rng = np.random.default_rng(3)
+    packed, array = rng.normal(size=(2, 5, 20)).astype(np.float32), rng.normal(size=(2, 1, 5, 5)).astype(np.float32)
+    q, k, v = (split_heads(packed[..., part], 4) for part in (slice(0, 12), slice(12, 16), slice(16, 20)))
+    mask, key = Mask(window=3, soft_cap=2.5, array=array, slopes=np.arange(3.0)), RandomKey(5 << 32 | 7, 1, 9, 2)
+    options, lengths, bias = attention.arguments(q, k, v, mask, 0.25, key, rounds=True)
+    found = dict(zip(OPTIONS.names or (), options[0].tolist(), strict=True))
+    assert [found[name] for name in ("q_at", "k_at", "v_at")] == [x.ctypes.data for x in (q, k, v)]
+    assert [found[f"k_{name}"] for name in ("batch", "head", "time")] == [100, 4, 20]
+    assert [found[name] for name in "BHKTSD"] == [2, 3, 1, 5, 5, 4]
+    assert [found[f"bias_{name}"] for name in ("batch", "head", "time")] == [25, 0, 5]
+    names = ("causal", "window", "changes", "slopes_from", "has_bias", "seed_low", "seed_high", "offset", "stream_head")
+    assert [found[name] for name in names] == [0, 3, 1, 50, 1, 7, 5, 9, (1 << 16) + 2]
+    names = ("threshold", "rounds", "scale", "keep_scale", "cap")
+    assert [found[name] for name in names] == [1 << 30, 1, 0.5, np.float32(4 / 3), 2.5]
+    assert lengths.tolist() == [5, 5]
+    np.testing.assert_array_equal(bias, [*array.reshape(-1), 0, 1, 2])
+    assert not bias.flags.writeable

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from compyute_transformer.cpu import _kernel
+from compyute_transformer.cpu._kernel import in_one_piece
 from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.ops.activation import gelu_forward, softmax_forward
 from compyute_transformer.ops.norm import layer_norm_forward
@@ -56,6 +57,18 @@ def test_a_nan_is_never_swallowed() -> None:
         arguments[name].fill(np.nan)
         y, _ = op.forward(*arguments.values())
         assert np.isnan(y).any(), op.name
+
+
+def test_what_lies_in_one_piece_is_taken_as_it_is() -> None:
+    ids = np.arange(6)
+    assert in_one_piece(ids, np.int64) is ids
+    fixed = ids.copy()
+    fixed.flags.writeable = False
+    for other in (ids.astype(np.int32), ids.astype(">i8"), np.repeat(ids, 2)[::2], fixed):
+        taken = in_one_piece(other, np.int64)
+        assert taken.dtype == np.int64
+        assert taken.flags.carray
+        np.testing.assert_array_equal(taken, ids)
 
 
 WEIGHT = np.random.default_rng(4).standard_normal(301, dtype=np.float32)

@@ -26,8 +26,20 @@ def test_columns_in_order_are_the_array(heads: tuple[int, ...]) -> None:
     packed = whole(*heads)
     joined = side_by_side(*parts_of(packed, *heads))
     assert joined is not None
-    assert np.shares_memory(joined, packed)
+    assert joined is packed
     np.testing.assert_array_equal(joined, packed)
+
+
+def test_what_lies_in_an_array_of_another_shape_or_dtype_is_a_view_of_it() -> None:
+    packed = whole(2, 1, 1)
+    for memory in (packed.view(np.int32).copy(), packed.reshape(-1).copy(), np.concatenate([packed, packed])):
+        around = memory[:B] if memory.ndim == 3 else memory
+        viewed = around.view(np.float32).reshape(packed.shape)
+        joined = side_by_side(*parts_of(viewed, 2, 1, 1))
+        assert joined is not None
+        assert joined.dtype == np.float32
+        assert np.shares_memory(joined, viewed)
+        np.testing.assert_array_equal(joined, packed)
 
 
 def test_anything_else_is_not() -> None:

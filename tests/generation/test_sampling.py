@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from compyute_transformer.errors import NonFiniteError, RangeError, ShapeError
-from compyute_transformer.generation.sampling import Sampling, probabilities, sample
+from compyute_transformer.generation.sampling import Sampling, choose, probabilities, sample
 from compyute_transformer.random import SAMPLING, RandomKey
 
 LOGITS = arrays(np.float32, st.integers(1, 40), elements=st.floats(-30, 30, width=32))
@@ -171,6 +171,18 @@ def test_what_is_drawn_was_kept(
     assert sample(logits, Sampling(temperature=temperature, top_k=k, top_p=p), key=key) == (token, log_probability)
 
 
+@given(LOGITS, st.just(0.0) | TEMPERATURES, st.none() | st.integers(1, 50), st.sampled_from([1.0, 1.3]), DRAWS)
+def test_choose_takes_the_token_of_sample(
+    logits: np.ndarray, temperature: float, k: int | None, penalty: float, key: RandomKey
+) -> None:
+    sampling, seen = Sampling(temperature=temperature, top_k=k, repetition_penalty=penalty), [0, int(logits.argmax())]
+    before = logits.copy()
+    token = choose(logits, sampling, seen, key=key)
+    assert isinstance(token, int)
+    assert token == sample(logits, sampling, seen, key=key)[0]
+    np.testing.assert_array_equal(logits, before)
+
+
 @pytest.mark.parametrize(
     ("temperature", "k", "p"), [(1.0, None, None), (0.7, 4, None), (1.5, None, 0.8), (1.0, 5, 0.9)]
 )
@@ -236,14 +248,17 @@ def test_options_outside_their_range_are_refused(options: tuple[Any, ...], messa
 
 @pytest.mark.parametrize("shape", [(), (0,), (2, 3)])
 def test_logits_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ShapeError, match=r"logits have shape \(V,\)"):
-        sample(np.zeros(shape), key=draws(1)[0])
+    for each in (sample, choose):
+        with pytest.raises(ShapeError, match=r"logits have shape \(V,\)"):
+            each(np.zeros(shape), key=draws(1)[0])
 
 
-@pytest.mark.parametrize("logits", [[0.0, np.nan, 1.0], [0.0, np.inf], [-np.inf, -np.inf]])
-def test_logits_that_say_nothing_are_refused(logits: list[float]) -> None:
-    with pytest.raises(NonFiniteError, match="The model has diverged"):
-        sample(np.array(logits), key=draws(1)[0])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("logits", [[0.0, np.nan, 1.0], [0.0, np.inf], [np.inf, np.nan], [-np.inf, -np.inf]])
+def test_logits_that_say_nothing_are_refused(logits: list[float], temperature: float) -> None:
+    for each in (sample, choose):
+        with pytest.raises(NonFiniteError, match="The model has diverged"):
+            each(np.array(logits), Sampling(temperature=temperature), key=draws(1)[0])
 
 
 @pytest.mark.parametrize("options", [{"top_k": 700}, {"top_p": 0.9}, {"top_k": 900, "top_p": 0.5}, {"top_p": 0.001}])

@@ -43,7 +43,7 @@ class _Borrowed(np.ndarray):
 
 def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
     """An array of arbitrary contents, of recycled memory where it is large."""
-    size = prod(shape) * np.dtype(dtype).itemsize
+    size = prod(shape) * (4 if dtype is np.float32 else np.dtype(dtype).itemsize)
     if size < SMALLEST:
         return np.empty(shape, dtype)
     step = 1 << (size.bit_length() - 4)

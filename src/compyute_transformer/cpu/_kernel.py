@@ -51,8 +51,10 @@ __all__ = [
     "compile_parallel",
     "compile_part",
     "digest_of_kernels",
+    "in_one_piece",
     "is_float32",
     "is_ready",
+    "num_threads",
     "of_one_shape",
     "pool_for",
     "sum_of_partials",
@@ -63,6 +65,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # Sums may be reordered and products contracted, so that loops vectorize; NaN and infinity keep their meaning.
 FASTMATH = {"reassoc", "contract", "arcp", "nsz", "afn"}
+
+FLOAT32 = np.dtype(np.float32)
 
 # What `numpy.require` calls an array that kernels take; it copies others.
 IN_ONE_PIECE: Any = ("C_CONTIGUOUS", "ALIGNED", "WRITEABLE")
@@ -197,6 +201,11 @@ def _thread_counts() -> tuple[Callable[[], int], Callable[[int], object]]:
     return getattr(parallel, "_get_num_threads", own[0]), getattr(parallel, "_set_num_threads", own[1])
 
 
+def num_threads() -> int:
+    """Return how many threads kernels run on when the calling thread starts them now."""
+    return _thread_counts()[0]()
+
+
 class _Alone:
     """Within a `with` block, kernels run on the calling thread."""
 
@@ -221,7 +230,7 @@ def worth_threads(work: int) -> bool:
 
 def pool_for(work: int) -> AbstractContextManager[None]:
     """Within a `with` block, kernels run on as many threads as their work, in elements of a sweep, is worth."""
-    return _all_threads if worth_threads(work) else _Alone()
+    return _all_threads if work >= WORTH_THREADS else _Alone()
 
 
 class _Announcement(event.Listener):  # type: ignore[misc]
@@ -251,9 +260,16 @@ def is_ready(*arrays: Array | None) -> bool:
     for array in arrays:
         if array is None:
             continue
-        if array.dtype != np.float32 or not array.flags.carray:
+        if array.dtype != FLOAT32 or not array.flags.carray:
             return False
     return True
+
+
+def in_one_piece(array: Array, dtype: Any) -> Array:
+    """Return an array as kernels take it, of a dtype: a copy, unless it is so already."""
+    if array.dtype == dtype and array.flags.carray:
+        return array  # to ask NumPy takes ten times as long
+    return np.require(array, dtype, IN_ONE_PIECE)
 
 
 def of_one_shape(*arrays: Array | None) -> bool:
@@ -261,12 +277,18 @@ def of_one_shape(*arrays: Array | None) -> bool:
 
     Validation sees dy alone: what was saved is as the forward made it, unless somebody replaced a part of it.
     """
-    return all(array is None or array.shape == arrays[0].shape for array in arrays)  # type: ignore[union-attr]
+    shape = arrays[0].shape  # type: ignore[union-attr]
+    for array in arrays:
+        if array is None:
+            continue
+        if array.shape != shape:
+            return False
+    return True
 
 
 def is_float32(array: Array) -> bool:
     """Float32, however it lies in memory: for kernels that copy what is not in one piece."""
-    return bool(array.dtype == np.float32 and array.flags.behaved)
+    return array.dtype == FLOAT32 and array.flags.behaved
 
 
 def sum_of_partials(sums: Array) -> Array:

@@ -38,6 +38,7 @@ The 96 heads of 4. then take 14.3 and 30.7 ms, and with dropout 18.7 and 36.4 (2
 """
 
 from math import sqrt
+from struct import Struct
 
 import numpy as np
 
@@ -70,6 +71,8 @@ QUERIES_OF_SHORT, QUERIES_OF_LONG, LONG = 64, 128, 1024  # of a tile where the B
 WITHOUT_SMALL_PRODUCTS = ("Haswell", "Zen")  # the kernels of OpenBLAS that were measured
 FEW = 8  # queries, as in generation: plain loops, no tiles
 LARGEST_MATRIX = 1 << 30  # bytes
+NO_BIAS = np.zeros(1, np.float32)
+RECORD = Struct("".join(OPTIONS[name].char for name in OPTIONS.names or ()))  # all options at once, not one by one
 PRODUCTS = 8  # of q, k and D, in the time of one element of a sweep
 
 
@@ -97,38 +100,48 @@ def arguments(
 ) -> tuple[Array, Array, Array]:
     """What the kernels of `_tiles` take first: options, lengths, bias. rounds: whether products are in bfloat16."""
     B, H, T, D = q.shape
-    K, S = k.shape[1:3]
-    # the mask may have been changed since it was validated, in the forward
-    lengths = np.full(B, S) if mask.key_lengths is None else np.clip(np.array(mask.key_lengths, np.int64), 0, S)
-    bias, bias_steps = np.zeros(1, np.float32), [0, 0, 0]
-    if mask.array is not None:  # laid out as one row of floats, so that the kernel is compiled for nothing else
-        bias = mask.array if mask.array.dtype.kind == "f" else np.where(mask.array, ZERO, LOWEST)
-        bias = bias if bias.ndim == 4 else bias[None, None]
-        np.broadcast_to(bias, (B, H, T, S))  # a ValueError, unless it fits
-        bias = np.ascontiguousarray(np.broadcast_to(bias, (*bias.shape[:3], S)), np.float32)
-        bias_steps = [s // 4 if n > 1 else 0 for n, s in zip(bias.shape[:3], bias.strides[:3], strict=True)]
-    bias, slopes_from = bias.reshape(-1), -1
+    _, K, S, _ = k.shape
+    if mask.key_lengths is None:
+        lengths = np.empty(B, np.int64)
+        lengths.fill(S)
+    else:  # the mask may have been changed since it was validated, in the forward
+        lengths = np.clip(np.array(mask.key_lengths, np.int64), 0, S)
+    bias, slopes_from = NO_BIAS, -1
+    bias_steps: tuple[int, ...] = (0, 0, 0)
+    if mask.array is not None:
+        bias, bias_steps = _bias_of(mask.array, (B, H, T, S))
     if mask.slopes is not None:
         if mask.slopes.shape != (H,):
             raise ValueError(f"slopes {mask.slopes.shape} of {H} heads")
         bias, slopes_from = np.concatenate([bias, np.asarray(mask.slopes, np.float32)]), bias.size
-    changes = any(each is not None for each in (mask.array, mask.soft_cap, mask.slopes))
-    key = key or RandomKey(0, 0, 0)
-    options = np.zeros(1, OPTIONS)
-    options[0] = (
+    has_bias = mask.array is not None
+    options = RECORD.pack(
         sgemm_address(),
-        *(x.ctypes.data for x in (q, k, v)),
-        *(stride // 4 for x in (q, k, v) for stride in x.strides[:3]),
+        *(q.ctypes.data, k.ctypes.data, v.ctypes.data),
+        *[stride // 4 for stride in q.strides[:3] + k.strides[:3] + v.strides[:3]],
         *(B, H, K, T, S, D),
         *(mask.causal, mask.window or 0),
-        *(changes, slopes_from, mask.array is not None, *bias_steps),
-        *(dropout_threshold(dropout), *key.words, queries_of_tile(T), rounds),
+        *(has_bias or mask.soft_cap is not None or slopes_from >= 0, slopes_from, has_bias, *bias_steps),
+        *(dropout_threshold(dropout), *(key.words if key else (0, 0, 0, 0)), queries_of_tile(T), rounds),
         1.0 / sqrt(D),
         1.0 / (1.0 - dropout),
         mask.soft_cap or 0.0,
     )
     bias.flags.writeable = False  # as a view of the caller's may be: it is part of what a kernel is compiled for
-    return options, lengths, bias
+    return np.frombuffer(bytearray(options), OPTIONS), lengths, bias
+
+
+def _bias_of(array: Array, shape: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
+    """Return what a mask's array adds to scores (B, H, T, S) as one row of floats, and the steps in it along B, H, T.
+
+    One row, so that the kernel is compiled for nothing else.
+    """
+    bias = array if array.dtype.kind == "f" else np.where(array, ZERO, LOWEST)
+    bias = bias if bias.ndim == 4 else bias[None, None]
+    np.broadcast_to(bias, shape)  # a ValueError, unless it fits
+    bias = np.ascontiguousarray(np.broadcast_to(bias, (*bias.shape[:3], shape[3])), np.float32)
+    steps = tuple(s // 4 if n > 1 else 0 for n, s in zip(bias.shape[:3], bias.strides[:3], strict=True))
+    return bias.reshape(-1), steps
 
 
 def supports_mask(mask: Mask) -> bool:

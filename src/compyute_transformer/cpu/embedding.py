@@ -10,13 +10,13 @@ part to them, so that no two threads write to one place and the order of a sum i
 """
 
 import numpy as np
-from numba import get_num_threads, prange
+from numba import prange
 
 from ..arrays import Array
 from ..dispatch import kernel_for
 from ..ops.embedding import EmbeddingSaved, embedding_backward
 from ._buffers import empty
-from ._kernel import IN_ONE_PIECE, compile_parallel, is_ready, of_one_shape, pool_for
+from ._kernel import compile_parallel, in_one_piece, is_ready, num_threads, of_one_shape, pool_for
 
 __all__ = ["embedding_backward_kernel"]
 
@@ -59,5 +59,5 @@ def embedding_backward_kernel(dy: Array, saved: EmbeddingSaved) -> Array:
     dweight = empty((num_embeddings, C))
     with pool_for(dy.size + dweight.size):
         run = _backward_in_cache if dweight.nbytes <= IN_CACHE else _backward
-        run(np.require(ids, np.int64, IN_ONE_PIECE).reshape(-1), dy.reshape(-1, C), dweight, get_num_threads())
+        run(in_one_piece(ids, np.int64).reshape(-1), dy.reshape(-1, C), dweight, num_threads())
     return dweight

@@ -10,7 +10,7 @@ Optimization history:
 from collections.abc import Sequence
 
 import numpy as np
-from numba import carray, get_num_threads, prange
+from numba import carray, prange
 
 from ..arrays import Array
 from ..dispatch import kernel_for
@@ -20,7 +20,7 @@ from ..ops.block import FixedWeights
 from ..ops.gated_block import GatedBlockWeights, RotaryTables, gated_blocks_step, gated_shapes
 from ..precision import precision
 from ._blas import pointer
-from ._kernel import compile_parallel, compile_part, is_float32, is_ready, pool_for
+from ._kernel import compile_parallel, compile_part, is_float32, is_ready, num_threads, pool_for
 from ._tiles import few_task
 from .activation import GATE_CODES, gated_part
 from .attention import arguments, is_strided, supports_mask
@@ -96,21 +96,22 @@ def _gated_step(places, scales, eps, F, packed, cos, sin, options, lengths, bias
             add_product(held[4, 1], gate, at[10], held[4, 0], b_down, stream, x, first, last)
 
 
-def _noted(weights: Sequence[GatedBlockWeights], most: int) -> tuple[Array, Array, Array]:
-    """Return where the arrays of each block lie, (blocks, 12), scales and kinds of its matrices, and zeros.
+def _noted(weights: Sequence[GatedBlockWeights], most: int) -> tuple[Array, ...]:
+    """Return where the arrays of each block lie, (blocks, 12), scales and kinds of its matrices, eps, and zeros.
 
     To ask every array takes as long as a tenth of a token. most: the length of the longest bias.
     """
-    known: tuple[Array, Array, Array] | None = getattr(weights, "noted", None)
+    known: tuple[Array, ...] | None = getattr(weights, "noted", None)
     if known is not None:
         return known
     zeros = np.zeros(most, np.float32)  # in place of biases that there are not
     found = [[addresses_of(zeros if array is None else array) for array in w[:-1]] for w in weights]
     places = np.array([[each[0] for each in block] for block in found], np.int64)
     scales = np.array([[block[matrix][1:] for matrix in MATRICES] for block in found], np.int64)
+    eps = np.array([w.eps for w in weights], np.float32)
     if isinstance(weights, FixedWeights):
-        weights.noted = places, scales, zeros
-    return places, scales, zeros
+        weights.noted = places, scales, eps, zeros
+    return places, scales, eps, zeros
 
 
 def _supports(
@@ -162,22 +163,21 @@ def gated_blocks_step_kernel(
 ) -> Array:
     (B, T, C), rows, D, F = x.shape, len(weights[0].in_weight), keys[0].shape[3], len(weights[0].up_weight)
     y, packed, places = x.copy(), np.empty((B, T, rows), np.float32), np.empty((len(weights), 14), np.int64)
-    noted, scales, _zeros = _noted(weights, max(C, rows, F))
+    noted, scales, eps, _zeros = _noted(weights, max(C, rows, F))
     places[:, :12] = noted
-    for at, k, v in zip(places, keys, values, strict=True):
-        at[12:] = k.ctypes.data, v.ctypes.data
+    places[:, 12], places[:, 13] = [k.ctypes.data for k in keys], [v.ctypes.data for v in values]
     q = packed[..., : num_heads * D].reshape(B, T, num_heads, D).swapaxes(1, 2)
     with pool_for(B * T * C * (rows + 3 * F)):
         _gated_step(
             places,
             scales,
-            np.array([w.eps for w in weights], np.float32),
+            eps,
             F,
             packed.reshape(B * T, rows),
             *tables,
             *arguments(q, keys[0], values[0], mask, 0.0, None),
             GATE_CODES[activation],
             y.reshape(B * T, C),
-            get_num_threads(),
+            num_threads(),
         )
     return y

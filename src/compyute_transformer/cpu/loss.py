@@ -14,7 +14,7 @@ from ..arrays import Array
 from ..dispatch import kernel_for
 from ..ops.loss import IGNORE_INDEX, CrossEntropySaved, cross_entropy_backward, cross_entropy_forward
 from ._buffers import empty
-from ._kernel import IN_ONE_PIECE, compile_parallel, is_ready, of_one_shape, pool_for
+from ._kernel import compile_parallel, in_one_piece, is_ready, of_one_shape, pool_for
 from ._vector import difference, exp
 from ._vector import highest as maximum
 
@@ -78,11 +78,11 @@ def cross_entropy_forward_kernel(
     V = logits.shape[-1]
     nll = np.empty(targets.size, np.float32)
     highest, log_total = np.empty(targets.shape, np.float32), np.empty(targets.shape, np.float32)
-    flat = np.require(targets, np.int64, IN_ONE_PIECE).reshape(-1)
+    flat = in_one_piece(targets, np.int64).reshape(-1)
     given = logits.reshape(-1, V), flat, ignore_index, np.float32(label_smoothing)
     with pool_for(logits.size):
         _forward(*given, nll, highest.reshape(-1), log_total.reshape(-1))
-    num_scored = int((flat != ignore_index).sum())
+    num_scored = int(np.count_nonzero(flat != ignore_index))
     loss = nll.sum() / np.float32(max(num_scored, 1))
     return loss, CrossEntropySaved(logits, targets, highest, log_total, num_scored, ignore_index, label_smoothing)
 
@@ -102,7 +102,7 @@ def cross_entropy_backward_kernel(dloss: Array | float, saved: CrossEntropySaved
     with pool_for(logits.size):
         _backward(
             logits.reshape(-1, V),
-            np.require(targets, np.int64, IN_ONE_PIECE).reshape(-1),
+            in_one_piece(targets, np.int64).reshape(-1),
             highest.reshape(-1),
             log_total.reshape(-1),
             ignore_index,

@@ -13,20 +13,23 @@ from ..arrays import Array
 from ..dispatch import kernel_for
 from ..ops.linear import linear_backward
 from ..ops.multi_head import ALL, Needs, ProjectionSaved, project_backward
+from ._kernel import is_ready
 
 __all__ = ["project_backward_kernel", "side_by_side"]
 
 
 def side_by_side(*parts: Array) -> Array | None:
     """The array (B, T, W) of which these, (B, heads, T, D) each, are the columns in this order, or None."""
-    B, _, T, D = parts[0].shape
-    row = 4 * D * sum(x.shape[1] for x in parts)
+    (B, _, T, D), whole = parts[0].shape, parts[0].base
+    row = 4 * D * sum([x.shape[1] for x in parts])
     at = parts[0].__array_interface__["data"][0]
     for x in parts:
-        beside = x.base is not None and x.base is parts[0].base and x.__array_interface__["data"][0] == at
+        beside = whole is not None and x.base is whole and x.__array_interface__["data"][0] == at
         if not beside or x.dtype != np.float32 or x.shape[2:] != (T, D) or x.strides != (T * row, 4 * D, row, 4):
             return None
         at += 4 * D * x.shape[1]
+    if whole is not None and whole.shape == (B, T, row // 4) and is_ready(whole):
+        return whole
     return np.lib.stride_tricks.as_strided(parts[0], (B, T, row // 4), (T * row, row, 4))
 
 

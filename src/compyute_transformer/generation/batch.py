@@ -12,7 +12,7 @@ from ..models.language import LanguageModel
 from ..random import SAMPLING, Generator
 from .decode import Reader
 from .detokenize import StopTexts, WholeCharacters
-from .sampling import Sampling, sample, with_options
+from .sampling import Sampling, choose, with_options
 from .text import DEFAULT_SAMPLING, check_generation, start_of
 
 __all__ = ["generate_batch"]
@@ -58,7 +58,7 @@ def generate_batch(
             break
         logits = reader.read([row.ids for row in writing])[:, : tokenizer.vocab_size]
         for row, row_logits in zip(writing, logits, strict=True):
-            row.take(sample(row_logits, sampling, row.ids, key=row.keys.next())[0], sampling.stop_ids)
+            row.take(choose(row_logits, sampling, row.ids, key=row.keys.next()), sampling.stop_ids)
     return [row.finish() for row in rows]
 
 

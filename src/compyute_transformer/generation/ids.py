@@ -10,7 +10,7 @@ from ..errors import DtypeError, RangeError, ShapeError
 from ..models.language import LanguageModel
 from ..random import SAMPLING, Generator
 from .decode import Reader
-from .sampling import Sampling, check_count, sample, with_options
+from .sampling import Sampling, check_count, choose, with_options
 from .speculative import SpeculativeReader, reader_of
 
 __all__ = ["generate_ids"]
@@ -74,7 +74,7 @@ def _extend(
     for _ in range(count):
         logits = reader.read([texts[row] for row in writing])
         for row, row_logits in zip(writing, logits, strict=True):
-            texts[row].append(sample(row_logits, sampling, texts[row], key=keys[row].next())[0])
+            texts[row].append(choose(row_logits, sampling, texts[row], key=keys[row].next()))
         writing = [row for row in writing if texts[row][-1] not in sampling.stop_ids]
         if not writing:
             return

@@ -28,6 +28,7 @@ __all__ = [
     "MODEL_PROBABILITIES",
     "Sampling",
     "check_count",
+    "choose",
     "probabilities",
     "sample",
     "where_highest",
@@ -212,18 +213,35 @@ def sample(
     plain = _below_zero(logits)
     penalty = sampling.repetition_penalty
     scores = plain if penalty == 1.0 else _below_zero(logits, penalty, seen)
-    if sampling.temperature == 0.0:
-        token = int(scores.argmax())
-    else:
-        cumulative = np.cumsum(_mass(scores, sampling))
-        u = uniform(key, (), np.float64)
-        # The first id whose cumulative mass exceeds u: u is below 1, so there is one, and its own mass is not zero.
-        token = int(np.searchsorted(cumulative, u * cumulative[-1], side="right"))
+    token = int(scores.argmax()) if sampling.temperature == 0.0 else _draw(scores, sampling, key)
     return token, float(plain[token] - np.log(np.exp(plain).sum()))
+
+
+def choose(logits: Array, sampling: Sampling = MODEL_PROBABILITIES, seen: Sequence[int] = (), *, key: RandomKey) -> int:
+    """Return the token that `sample` returns, without its log-probability: an exponential of every logit less."""
+    scores, most_probable = _scores(logits, sampling.repetition_penalty, seen)
+    if sampling.temperature == 0.0:
+        return most_probable
+    scores -= scores[most_probable]
+    return _draw(scores, sampling, key)
+
+
+def _draw(scores: NDArray[np.float64], sampling: Sampling, key: RandomKey) -> int:
+    cumulative = np.cumsum(_mass(scores, sampling))
+    u = uniform(key, (), np.float64)
+    # The first id whose cumulative mass exceeds u: u is below 1, so there is one, and its own mass is not zero.
+    return int(np.searchsorted(cumulative, u * cumulative[-1], side="right"))
 
 
 def _below_zero(logits: Array, penalty: float = 1.0, seen: Sequence[int] = ()) -> NDArray[np.float64]:
     """Return the logits in float64, penalized, then shifted so that the highest is 0: no exponential can overflow."""
+    scores, most_probable = _scores(logits, penalty, seen)
+    scores -= scores[most_probable]
+    return scores
+
+
+def _scores(logits: Array, penalty: float, seen: Sequence[int]) -> tuple[NDArray[np.float64], int]:
+    """Return the logits in float64, penalized, and the id of the highest, the first of equals."""
     given = to_numpy(logits)
     if given.dtype.kind not in "fiu":
         raise DtypeError(f"sample: logits are numbers, got {given.dtype}.")
@@ -239,10 +257,11 @@ def _below_zero(logits: Array, penalty: float = 1.0, seen: Sequence[int] = ()) -
         if ids[0] < 0 or ids[-1] >= scores.size:
             raise RangeError(f"sample: seen tokens lie in [0, {scores.size}), got {ids[0]} to {ids[-1]}.")
         scores[ids] = np.where(scores[ids] > 0, scores[ids] / penalty, scores[ids] * penalty)
-    highest = scores.max()
-    if not np.isfinite(highest):  # NaN too: the maximum of an array with a NaN is NaN
+    most_probable = int(scores.argmax())
+    highest = scores[most_probable]
+    if not np.isfinite(highest):  # NaN too: where there is one, it counts as the highest
         raise NonFiniteError(
             f"sample: logits are finite, or −∞ for a token that never comes, got {highest} for the highest. "
             "The model has diverged: generate from an earlier checkpoint."
         )
-    return scores - highest
+    return scores, most_probable

@@ -24,7 +24,7 @@ from ..errors import ConfigError
 from ..models.language import LanguageModel
 from ..random import Generator
 from .decode import Reader
-from .sampling import Sampling, sample
+from .sampling import Sampling, choose
 
 __all__ = ["SpeculativeReader", "reader_of"]
 
@@ -85,7 +85,7 @@ class SpeculativeReader:
         keys, guessed = replace(self._keys), list(text)
         for _ in range(min(self._count, self._reader.room(text), self._longest - len(text) - 1)):
             logits = self._drafter.read_ahead(guessed, 1)[0, : self._vocab_size]
-            token, _ = sample(logits, self._sampling, guessed, key=keys.next())
+            token = choose(logits, self._sampling, guessed, key=keys.next())
             guessed.append(token)
             if token in self._sampling.stop_ids:
                 break

@@ -5,6 +5,7 @@ prompt -> ids -> prefill -> logits -> sample -> id -> text, once it is whole and
 """
 
 from collections.abc import Iterator, Sequence
+from math import nan
 from time import perf_counter
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..errors import ConfigError, RangeError, VocabularyError
 from ..models.language import LanguageModel
 from ..random import SAMPLING, Generator
 from .detokenize import StopTexts, WholeCharacters
-from .sampling import Sampling, check_count, sample, with_options
+from .sampling import Sampling, check_count, choose, sample, with_options
 from .speculative import SpeculativeReader, reader_of
 
 __all__ = ["DEFAULT_SAMPLING", "TextStream", "check_generation", "context_of", "generate", "start_of", "stream"]
@@ -39,7 +40,9 @@ def generate(
     if "cached" in options:
         more["cached"] = options.pop("cached")
     sampling = with_options("generate", sampling, options)
-    return "".join(stream(model, tokenizer, prompt, sampling=sampling, **more))
+    pieces = stream(model, tokenizer, prompt, sampling=sampling, **more)
+    pieces._rates = False
+    return "".join(pieces)
 
 
 def stream(
@@ -82,12 +85,13 @@ def stream(
     def tokens() -> Iterator[tuple[int, float]]:
         for _ in range(max_new_tokens):
             logits = reader.read([context])[0, : tokenizer.vocab_size]
-            token, log_probability = sample(logits, sampling, context, key=keys.next())
+            given: Any = (logits, sampling, context)
+            token, rating = sample(*given, key=keys.next()) if pieces._rates else (choose(*given, key=keys.next()), nan)
             if token in sampling.stop_ids:
                 pieces.ended = True
                 return
             context.append(token)
-            yield token, log_probability
+            yield token, rating
 
     pieces = TextStream(tokens(), WholeCharacters(tokenizer, context), stops, reader)
     return pieces
@@ -99,6 +103,8 @@ class TextStream(Iterator[str]):
     ids: the tokens sampled so far. log_probabilities: of each token, see `sample`. times: when each was sampled, in
     seconds. ended: whether the model wrote an end token, which is not among the ids.
     """
+
+    _rates: bool = True  # whether the log-probabilities are computed; `generate` returns none
 
     def __init__(
         self,

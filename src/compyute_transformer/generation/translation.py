@@ -26,7 +26,7 @@ from ..random import SAMPLING, Generator
 from .beam import Beam, BeamOptions, Hypothesis, log_softmax
 from .cache import KeyValueCache
 from .detokenize import StopTexts, WholeCharacters
-from .sampling import Sampling, check_count, sample, with_options
+from .sampling import Sampling, check_count, choose, with_options
 from .text import DEFAULT_SAMPLING, TextStream
 
 __all__ = ["Translation", "stream_translation", "translate"]
@@ -122,7 +122,7 @@ def stream_translation(
         for _ in range(longest):
             logits = reader.logits([written])
             [log_p] = log_softmax(logits)
-            token, _ = sample(reader.possible(logits)[0], sampling, written.ids, key=keys.next())
+            token = choose(reader.possible(logits)[0], sampling, written.ids, key=keys.next())
             if token == special.end or token in sampling.stop_ids:
                 pieces.ended = True
                 return

@@ -25,9 +25,12 @@ __all__ = ["backward_at_once", "forward_at_once", "fused_kernels", "normalized",
 
 def normalized(norm: Module, x: Array, reader: Module) -> Array:
     """Return norm(x), on a GPU already rounded where products of the reader alone read it; see `precision`."""
-    wanted = precision() == "bfloat16" and reader.training and getattr(reader, "reads_rounded", False)
-    with rounded_results(wanted):
-        y: Array = norm(x)
+    y: Array
+    if precision() != "bfloat16":
+        y = norm(x)
+        return y
+    with rounded_results(reader.training and getattr(reader, "reads_rounded", False)):
+        y = norm(x)
     return y
 
 

@@ -23,7 +23,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -45,21 +45,32 @@ __all__ = ["IncompatibleKeys", "Module", "ModuleList", "Observer", "Parameter", 
 
 MAX_FORWARDS = 16  # of a model in training mode that no backward followed
 
-_thread = threading.local()  # whether this thread evaluates
+
+class _Thread(threading.local):
+    """Whether the calling thread evaluates, whatever mode a module is in."""
+
+    evaluates = False
 
 
-@contextmanager
-def evaluating() -> Iterator[None]:
+_thread = _Thread()
+
+
+class _Evaluating:
+    """What `evaluating` returns: a generator would take twice as long, and every token that is generated needs one."""
+
+    def __enter__(self) -> None:
+        self.before, _thread.evaluates = _thread.evaluates, True
+
+    def __exit__(self, *_: object) -> None:
+        _thread.evaluates = self.before
+
+
+def evaluating() -> AbstractContextManager[None]:
     """Let all modules behave as in `eval()` within a `with` block, for the calling thread only.
 
     Several threads can generate from one model this way, whatever mode it is in.
     """
-    before = getattr(_thread, "evaluates", False)
-    _thread.evaluates = True
-    try:
-        yield
-    finally:
-        _thread.evaluates = before
+    return _Evaluating()
 
 
 class IncompatibleKeys(NamedTuple):
@@ -175,7 +186,9 @@ class Module(CheckedArguments):
                     if not name.startswith("_"):
                         module._refuse_hidden(name, value)
         here = threading.get_ident()
-        if not any(module._saved for module in self.modules()):
+        if self._waiting == 0 and self._trainer == here:
+            pass  # the usual case, without a walk: what this thread saved, its backwards took
+        elif not any(module._saved for module in self.modules()):
             self._waiting, self._trainer = 0, here
         elif self._trainer not in (None, here):
             raise StateError(
@@ -321,7 +334,7 @@ class Module(CheckedArguments):
     @property
     def training(self) -> bool:
         """Whether forwards save for a backward, and dropout drops; see `train`, `eval` and `evaluating`."""
-        return self._training and not getattr(_thread, "evaluates", False)
+        return self._training and not _thread.evaluates
 
     @training.setter
     def training(self, training: bool) -> None:

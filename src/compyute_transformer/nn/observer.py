@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..precision import precision, use_precision
@@ -57,25 +57,28 @@ def observed(function: Callable[..., Any], phase: Phase) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def wrapped(self: "Module", *args: Any, **kwargs: Any) -> Any:
-        if phase == "forward" and self._parent is None and self._modules and self.training:
-            self._count_forward()
-        elif phase == "backward" and self._parent is None and self._waiting:
-            self._waiting -= 1
-        own = self._precision
-        if own is not None and phase == "forward" and own != precision():
-            with use_precision(own):
-                return run(self, *args, **kwargs)
-        return run(self, *args, **kwargs)
-
-    def run(self: "Module", *args: Any, **kwargs: Any) -> Any:
-        if not self._observers:  # the usual case costs one attribute
+        if self._parent is None:  # the outermost module counts the forwards whose backward is due
+            if phase == "forward" and self._modules and self.training:
+                self._count_forward()
+            elif phase == "backward" and self._waiting:
+                self._waiting -= 1
+        if self._precision is None and not self._observers:  # the usual case costs two attributes
             return function(self, *args, **kwargs)
-        observers = self._observers
-        for path, observer in observers:
-            observer.before(path, self, phase, args, kwargs)
-        output = function(self, *args, **kwargs)
-        for path, observer in observers:
-            observer.after(path, self, phase, args, output, kwargs)
-        return output
+        chosen = self._precision if phase == "forward" else None  # a backward has the one of its forward
+        with nullcontext() if chosen in (None, precision()) else use_precision(chosen):
+            return _run(function, phase, self, args, kwargs)
 
     return wrapped
+
+
+def _run(
+    function: Callable[..., Any], phase: Phase, module: "Module", args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Run a forward or backward, and tell the observers before and after it."""
+    observers = module._observers
+    for path, observer in observers:
+        observer.before(path, module, phase, args, kwargs)
+    output = function(module, *args, **kwargs)
+    for path, observer in observers:
+        observer.after(path, module, phase, args, output, kwargs)
+    return output

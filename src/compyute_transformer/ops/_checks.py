@@ -53,7 +53,7 @@ def is_array(value: object) -> TypeGuard[Array]:
 
 def check_array(op: str, name: str, value: object) -> None:
     """Raise a DtypeError unless the value is an array."""
-    if not is_array(value):
+    if type(value) is not np.ndarray and not is_array(value):
         came = type(value).__name__
         raise DtypeError(
             f"{op}: {name} is a NumPy or CuPy array, got {came}. "
@@ -70,9 +70,11 @@ def check_floats(op: str, optional: dict[str, Array | None] | None = None, /, **
         arrays |= {name: array for name, array in optional.items() if array is not None}
     first = None
     for name, array in arrays.items():
-        if not is_array(array):
+        if type(array) is not np.ndarray:
             check_array(op, name, array)
         dtype = array.dtype
+        if dtype is first:  # the usual case: NumPy keeps one object for each of its dtypes
+            continue
         if first is None:
             first, one = dtype, array
         differs = dtype != first and not (precision() == "bfloat16" and mixes(array, one))
@@ -87,13 +89,11 @@ def check_floats(op: str, optional: dict[str, Array | None] | None = None, /, **
 def check_shape(op: str, name: str, array: Array, shape: tuple[int | None, ...], why: str) -> None:
     """Raise a ShapeError unless the array has this shape, where None is any length. `why`: where it comes from."""
     came = array.shape
-    if came != shape and (len(came) != len(shape) or any(map(_differ, shape, came))):
+    if came == shape:
+        return
+    if len(came) != len(shape) or came != tuple([n if n is not None else m for n, m in zip(shape, came, strict=True)]):
         wanted = "(" + ", ".join("any" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "") + ")"
         raise ShapeError(f"{op}: {name} must have shape {wanted}, {why}, got {tuple(came)}.")
-
-
-def _differ(want: int | None, got: int) -> bool:
-    return want is not None and want != got
 
 
 def check_last_axis(op: str, name: str, array: Array) -> None:
@@ -170,7 +170,7 @@ def check_ids(op: str, name: str, ids: Array, size: int, ignore: int | None = No
     if is_captured(ids):  # the CPU reads nothing then: the ids were looked at in the step before the capture
         return
     # as unsigned numbers, negative ids lie above all others: one comparison finds both kinds
-    if not (ids.astype(np.int64, copy=False).view(np.uint64) >= size).any():
+    if not array_module(ids).count_nonzero(ids.astype(np.int64, copy=False).view(np.uint64) >= size):
         return
     outside = (ids < 0) | (ids >= size)
     if ignore is not None:

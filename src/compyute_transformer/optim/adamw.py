@@ -26,7 +26,7 @@ def check_options(options: Any) -> None:
     for name in ("lr", "eps", "weight_decay"):
         check_not_negative("AdamW", name, getattr(options, name))
     betas = options.betas
-    if not isinstance(betas, Sequence) or len(betas) != 2:
+    if not isinstance(betas, (tuple, Sequence)) or len(betas) != 2:
         raise ConfigError(f"AdamW: betas are two numbers in [0, 1), such as (0.9, 0.999), got {betas!r}.")
     for index, beta in enumerate(betas):
         check_fraction("AdamW", f"betas[{index}]", beta)
@@ -40,7 +40,7 @@ def check_adamw_update(
     if shapes.count(shapes[0]) < len(shapes) or isinstance(shapes[0], str):
         came = ", ".join(map(str, shapes))
         raise ShapeError(f"adamw_update: weight, gradient and both moments are arrays of one shape, got {came}.")
-    if not isinstance(step, Integral) or step < 1:
+    if not isinstance(step, (int, Integral)) or step < 1:
         raise RangeError(f"adamw_update: step is a whole number of at least 1, counted from 1, got {step!r}.")
     if not isinstance(options, AdamWOptions):
         raise InputError(
@@ -110,4 +110,4 @@ class AdamW(Optimizer):
 
 
 def _options_of(group: Mapping[str, Any]) -> AdamWOptions:
-    return AdamWOptions(*(group[name] for name in AdamWOptions._fields))
+    return AdamWOptions._make(map(group.__getitem__, AdamWOptions._fields))

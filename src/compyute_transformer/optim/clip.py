@@ -11,7 +11,7 @@ import numpy as np
 from ..arrays import Array, array_module
 from ..dispatch import kernels_of
 from ..errors import DtypeError, RangeError
-from .flat import Shard, contiguous_ranges
+from .flat import FlatBuffer, Shard, contiguous_ranges
 
 __all__ = ["clip_grad_norm_", "get_total_norm", "global_norm", "gradients_of"]
 
@@ -36,13 +36,16 @@ class _Part(NamedTuple):
         """Return it cut where PIECE divides the index in the buffer; a piece of another process is left empty."""
         gradient = self.gradient.reshape(-1)
         edges = [0, *range(PIECE - self.start % PIECE, gradient.size, PIECE), gradient.size]
-        return [gradient[a:b] if self._is_own(a) else gradient[:0] for a, b in pairwise(edges)]
-
-    def _is_own(self, index: int) -> bool:
         if self.shard is None:
-            return True
-        before = bisect_right(self.shard.slices, (self.start + index, inf)) - 1
-        return before >= 0 and self.start + index < self.shard.slices[before][1]
+            return [gradient[a:b] for a, b in pairwise(edges)]
+        slices = self.shard.slices
+        return [gradient[a:b] if _is_within(self.start + a, slices) else gradient[:0] for a, b in pairwise(edges)]
+
+
+def _is_within(index: int, slices: list[tuple[int, int]]) -> bool:
+    """Return whether an index lies in one of the slices (start, stop), which rise."""
+    before = bisect_right(slices, (index, inf)) - 1
+    return before >= 0 and index < slices[before][1]
 
 
 def global_norm(*gradients: Array) -> float:
@@ -78,7 +81,7 @@ def _norm(part: _Part) -> float:
     pieces = part.pieces()
 
     def whole(values: list[Any]) -> Array:
-        return xp.stack(values) if part.shard is None else part.shard.whole(xp.stack(values))
+        return np.array(values) if part.shard is None else part.shard.whole(xp.stack(values))
 
     norm = float(xp.sqrt(whole([piece @ piece for piece in pieces]).sum(dtype=xp.float64)))
     if (1e-12 < norm < inf and part.gradient.dtype.itemsize >= 4) or norm != norm:
@@ -140,11 +143,7 @@ def gradients_of(parameters: Iterable[Any]) -> list[Array]:
 def _parts_of(parameters: Iterable[Any]) -> list[_Part]:
     given: list[Any] = [parameters] if hasattr(parameters, "requires_grad") else list(parameters)
     buffer = given[0].place.buffer if given and given[0].place is not None else None
-    if (
-        buffer is not None
-        and len(set(map(id, given))) == len(given) == len(buffer.parameters)  # the usual case, a whole model, fast
-        and all((place := p.place) is not None and place.buffer is buffer and p.grad is place.grad for p in given)
-    ):
+    if buffer is not None and _are_whole(given, buffer):  # the usual case, a whole model, fast
         return [_Part(buffer.array_of_gradients(0, buffer.data.size), 0, buffer.shard)]
     with_gradient = list({id(p): p for p in given if p.grad is not None}.values())
     placed = [p for p in with_gradient if p.place is not None and p.grad is p.place.grad]
@@ -153,3 +152,14 @@ def _parts_of(parameters: Iterable[Any]) -> list[_Part]:
     return [
         _Part(buffer.array_of_gradients(start, stop), start, buffer.shard) for buffer, start, stop in ranges
     ] + others
+
+
+def _are_whole(given: list[Any], buffer: FlatBuffer) -> bool:
+    """Return whether these are all parameters of a buffer, each once, with their gradients in their places."""
+    if not len(set(map(id, given))) == len(given) == len(buffer.parameters):
+        return False
+    for parameter in given:
+        place = parameter.place
+        if place is None or place.buffer is not buffer or parameter.grad is not place.grad:
+            return False
+    return True

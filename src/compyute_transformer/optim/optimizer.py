@@ -401,6 +401,8 @@ def _moment_dtype(dtype: Any) -> Any:
 
 def check_not_negative(optimizer: str, name: str, value: Any) -> None:
     """Raise a ConfigError unless an option is a finite number of at least 0, in words that fit what came."""
+    if type(value) is float and 0 <= value < inf:  # the usual case, at every step
+        return
     rule = f"{optimizer}: {name} is a number of at least 0"
     if not isinstance(value, Real) or isinstance(value, bool):
         remedy = f" Give float({value!r})." if isinstance(value, str) else ""
@@ -417,6 +419,8 @@ def check_not_negative(optimizer: str, name: str, value: Any) -> None:
 
 def check_fraction(optimizer: str, name: str, value: Any) -> None:
     """Raise a ConfigError unless an option is a number in [0, 1)."""
+    if type(value) is float and 0 <= value < 1:
+        return
     if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) < 1:
         raise ConfigError(f"{optimizer}: {name} is a number in [0, 1), got {value!r}.")
 
