@@ -57,13 +57,7 @@ def convert(
         from ..exchange import Pretrained, is_pretrained, model_path
         from ..training import load_run
 
-    if target.suffix == ".gguf":
-        if target.exists():
-            raise typer.BadParameter(f"OUT is a new file, got {target}, which there is.")
-    elif target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise typer.BadParameter(f"OUT is a new or an empty folder, lest files of two models mix, got {target}.")
-    if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(source)):
-        raise typer.BadParameter("OUT lies inside IN: choose another folder.")
+    check_target(source, target)
     dtype = dtype_of(weights, dtype, target)
     if is_pretrained(model_path(source)):
         if checkpoint != "best":
@@ -79,6 +73,17 @@ def convert(
     files = [target, *target.rglob("*")]
     size = sum(file.stat().st_size for file in files if file.is_file())
     terminal.show(f"{target}: {size / 1e6:,.1f} MB\n")
+
+
+def check_target(source: str, target: Path) -> None:
+    """Refuse a target that is there already, or inside the source."""
+    if target.suffix == ".gguf":
+        if target.exists():
+            raise typer.BadParameter(f"OUT is a new file, got {target}, which there is.")
+    elif target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise typer.BadParameter(f"OUT is a new or an empty folder, lest files of two models mix, got {target}.")
+    if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(source)):
+        raise typer.BadParameter("OUT lies inside IN: choose another folder.")
 
 
 def dtype_of(weights: str | None, dtype: Any, target: Path) -> Any:
@@ -99,15 +104,18 @@ def save_run(source: str, run: "LoadedRun", target: Path, dtype: Any, adapter: b
     from ..exchange import Pretrained, copy_beside, merge_lora, save_adapter, save_gguf, save_pretrained
     from ..training.run.start import PUBLISHED
 
+    beside = Path(source) / PUBLISHED
     if run.settings.data.kind == "labels":
         save_labels(source, run, target, dtype, adapter)
+        if beside.is_dir():
+            copy_beside(beside, target)
         return
     if adapter:
         save_adapter(run.model, target, base=run.config.start.get("source", ""), dtype=dtype or "float32")
         return
     model, tokenizer = merge_lora(run.model), None if run.settings.data.kind == "images" else run.tokenizer
-    beside = Path(source) / PUBLISHED
-    if target.suffix == ".gguf" and beside.is_dir():  # its end tokens and its chat template go inside
+    if target.suffix == ".gguf" and tokenizer is not None and beside.is_dir():
+        # with the end tokens and the chat template of the model that it began with
         opened = Pretrained(beside)
         opened.model, opened.tokenizer = model, tokenizer
         opened.save(target, dtype)
