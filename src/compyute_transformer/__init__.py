@@ -22,7 +22,7 @@ TYPE_CHECKING = False  # importing `typing` would take nine tenths of the time t
 if TYPE_CHECKING:
     from typing import Any
 
-    from . import data, errors, exchange, explain, generation, models, nn, ops, optim, training, verify
+    from . import data, errors, exchange, explain, generation, models, nn, ops, optim, parallel, training, verify
     from .dispatch import use_kernels
     from .exchange import AutoModel
     from .generation import generate
@@ -76,6 +76,7 @@ __all__ = [
     "nn",
     "ops",
     "optim",
+    "parallel",
     "seed",
     "training",
     "use_kernels",

@@ -55,7 +55,7 @@ OTHER_NAMES = {
 OTHER_ATTRIBUTES = {
     **dict.fromkeys(
         ("half", "bfloat16"),
-        'precision.use_precision("bfloat16") for products, nn.quantize.quantize_weights for weights',
+        'model.precision = "bfloat16" for products, nn.quantize_weights(model, "bfloat16") for weights',
     ),
     **dict.fromkeys(("named_buffers", "buffers", "register_buffer"), "a plain array, assigned to a name"),
     **dict.fromkeys(("register_forward_hook", "register_full_backward_hook"), "with nn.observe(model, Observer())"),

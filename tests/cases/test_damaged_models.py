@@ -10,7 +10,8 @@ from model_fuzz import FORMATS, fuzz_models
 
 from compyute_transformer.errors import MOST_CHARACTERS, ConfigError, StateError
 from compyute_transformer.exchange import AutoModel, save_pretrained
-from compyute_transformer.exchange.configurations import from_hugging_face, to_hugging_face
+from compyute_transformer.exchange.configurations import from_hugging_face
+from compyute_transformer.exchange.configurations_write import to_hugging_face
 from compyute_transformer.models import Llama, LlamaConfig
 
 

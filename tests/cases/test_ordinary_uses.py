@@ -17,6 +17,7 @@ import pytest
 
 import compyute_transformer as ct
 from compyute_transformer import data, generation, nn, ops, optim, training
+from compyute_transformer._arguments import OTHER_ATTRIBUTES, OTHER_NAMES
 from compyute_transformer.errors import CompyuteError
 from compyute_transformer.training.run import checkpoint
 from compyute_transformer.training.tasks.registry import name_for
@@ -243,6 +244,27 @@ def test_what_is_not_taken_is_said_in_one_sentence(call: Callable[[], Any], word
 def test_names_of_others_say_what_is_here_in_their_place(module: ModuleType, name: str) -> None:
     with pytest.raises(AttributeError, match=f"no attribute '{name}'. Here it is"):
         getattr(module, name)
+
+
+PATHS = re.compile(r"\b(?:data|exchange|generation|models|nn|ops|optim|parallel|precision)(?:\.\w+)+")
+
+
+def test_what_is_here_in_the_place_of_other_names_can_be_pasted() -> None:
+    """Each path in a message leads from the package to something, without a further import."""
+    told = [*OTHER_NAMES.values(), *OTHER_ATTRIBUTES.values()]
+    for module, names in ((ct, ("AutoTokenizer",)), (nn, ("Transformer", "DataParallel", "utils"))):
+        for name in names:
+            with pytest.raises(AttributeError) as caught:
+                getattr(module, name)
+            told.append(str(caught.value).partition("Here it is ")[2])
+    paths = {path for message in told for path in PATHS.findall(message)}
+    assert {"nn.quantize_weights", "parallel.DataParallel", "exchange.Pretrained"} <= paths
+    for path in paths:
+        first, *rest = path.split(".")
+        assert first in ct.__all__, path
+        found: object = getattr(ct, first)
+        for part in rest:
+            found = getattr(found, part)
 
 
 @pytest.mark.parametrize(

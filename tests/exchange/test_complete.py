@@ -234,6 +234,10 @@ def test_a_run_is_converted_with_its_characters_and_without_biases(
     run("convert", tmp_path / "run", tmp_path / "out")
     assert is_pretrained(tmp_path / "out")
     assert not is_pretrained(tmp_path / "run")
+    with pytest.raises(SystemExit) as left:
+        cli.main(["convert", str(tmp_path / "run"), str(tmp_path / "more"), "--num-heads", "2"])
+    assert left.value.code
+    assert "--num-heads is of files that do not say it" in capsys.readouterr().err
     trained, opened = load_run(tmp_path / "run"), Pretrained(tmp_path / "out")
     assert not trained.model.config.bias
     ids = trained.tokenizer.encode("a beautiful boat")

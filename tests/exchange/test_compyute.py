@@ -278,6 +278,7 @@ def test_a_file_is_what_compyute_would_have_written(mask: bool, compyute: Any, t
         ({"num_kv_heads": 1}, "num_kv_heads None, got 1"),
         ({"activation": "gelu"}, "activation gelu_tanh, got gelu"),
         ({"window": 3}, "window None, got 3"),
+        ({"soft_cap": 2.0}, "soft_cap None, got 2"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings True, got False"),
         ({"norm_eps": 1e-3}, "norm_eps 1e-05, got 0.001"),
     ],

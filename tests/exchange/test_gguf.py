@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from compyute_transformer import cli
 from compyute_transformer.data import BytePairTokenizer, train_tokenizer
+from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.errors import ConfigError, DataError
 from compyute_transformer.exchange import AutoModel, Pretrained, read_gguf, save_gguf, tokenizer_of, write_tensors
 from compyute_transformer.exchange.gguf import OUTSIDE, PARTS
 from compyute_transformer.exchange.quantized import quantize_q8_0
 from compyute_transformer.models import GPT, GPTConfig, Llama, LlamaConfig
+from compyute_transformer.training import start_from, start_run
 from compyute_transformer.verify.function import randomize
 
 RNG = np.random.default_rng(0)
@@ -309,6 +312,30 @@ def test_the_blocks_of_q8_0_are_those_of_the_published_rounding() -> None:
     block = np.frombuffer(quantize_q8_0(x), np.uint8)
     assert block[:2].view("<f2")[0] == 1
     assert block[2:7].view(np.int8).tolist() == [127, 1, -1, 2, -3]
+
+
+@pytest.mark.parametrize("ends", ["generation_config.json", "config.json"])
+def test_a_run_that_went_on_from_a_model_ends_its_texts_as_that_does(ends: str, tmp_path: Path) -> None:
+    """In a GGUF file as in a directory; before there was a generation_config.json, config.json had the values."""
+    words, base, run = "a text of a few words, words of a text. " * 9, tmp_path / "base", tmp_path / "run"
+    tokenizer = train_tokenizer("bpe", words, 280)
+    Llama(LlamaConfig(tokenizer.vocab_size, L, C, H, 1)).save_pretrained(base, tokenizer=tokenizer)
+    known = json.loads((base / ends).read_text()) if (base / ends).exists() else {}
+    (base / ends).write_text(json.dumps({**known, "eos_token_id": 3}))
+    (base / "chat_template.jinja").write_text("{{ messages }}")
+    (tmp_path / "text.txt").write_text(words)
+    start = start_from(base)
+    few = {"steps": 1, "batch_size": 1, "eval_every": 0, "sample_every": 0, "precision": "float32"}
+    with use_kernels("reference"):
+        start_run([str(tmp_path / "text.txt")], start.resolve("finetune", None, few), run, model=start)
+    for target in ("out.gguf", "out"):
+        with pytest.raises(SystemExit) as left:
+            cli.main(["convert", str(run), str(tmp_path / target)])
+        assert not left.value.code
+        opened = Pretrained(tmp_path / target)
+        assert opened.defaults.stop_ids == (3,)
+        assert opened.template_source == "{{ messages }}"
+        assert opened.encode("a few words") == tokenizer.encode("a few words").tolist()
 
 
 @pytest.mark.parametrize("digits", [False, True])

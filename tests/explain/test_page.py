@@ -15,6 +15,7 @@ from compyute_transformer.explain.nodes import nodes_of
 from compyute_transformer.explain.page import MOST_BYTES
 from compyute_transformer.explain.planes import CUT, Planes, Product, decode, letters_of
 from compyute_transformer.models.gpt import GPT, GPTConfig
+from compyute_transformer.models.llama import Llama, LlamaConfig
 from compyute_transformer.models.registry import MODELS
 
 HOSTILE = (
@@ -85,6 +86,22 @@ def test_the_sums_of_a_page_give_the_arrays_they_claim_to_make(record: Any, conf
     wanted = {("linear", name) for name in ("y", "dx", "dweight")}
     wanted |= {("attention", name) for name in ("scores", "y", "dq", "dk", "dv", "dweights")}
     assert wanted <= checked
+
+
+@pytest.mark.parametrize(
+    ("options", "left_out"),
+    [
+        ({"soft_cap": 0.5}, {"scores", "dq", "dk"}),
+        ({"positions": "alibi"}, {"scores"}),
+        ({}, set()),
+    ],
+)
+def test_what_is_no_sum_of_products_is_not_shown_as_one(options: dict[str, Any], left_out: set[str]) -> None:
+    """A cap and slopes change the scores, and the cap their gradients too."""
+    model = Llama(LlamaConfig(9, context_length=9, embed_dim=8, num_heads=2, num_layers=1, **options))
+    data = Data(explain.page(model, np.array([[1, 4, 2]]), targets=np.array([[4, 2, 7]])))
+    (shown,) = (node["sums"] for node in data.about["nodes"] if node.get("op") == "attention")
+    assert {entry["names"][0] for entry in shown} == {"scores", "y", "dv", "dweights", "dq", "dk"} - left_out
 
 
 def evaluate(axes: str, shape: tuple[int, ...], left: np.ndarray, right: np.ndarray | None) -> np.ndarray:

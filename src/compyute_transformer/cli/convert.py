@@ -57,13 +57,7 @@ def convert(
         from ..exchange import Pretrained, is_pretrained, model_path
         from ..training import load_run
 
-    if target.suffix == ".gguf":
-        if target.exists():
-            raise typer.BadParameter(f"OUT is a new file, got {target}, which there is.")
-    elif target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise typer.BadParameter(f"OUT is a new or an empty folder, lest files of two models mix, got {target}.")
-    if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(source)):
-        raise typer.BadParameter("OUT lies inside IN: choose another folder.")
+    check_target(source, target)
     dtype = dtype_of(weights, dtype, target)
     if is_pretrained(model_path(source)):
         if checkpoint != "best":
@@ -73,10 +67,23 @@ def convert(
         options: dict[str, Any] = {} if num_heads is None else {"num_heads": num_heads}
         Pretrained(source, **options).save(target, dtype)
     else:
+        if num_heads is not None:
+            raise typer.BadParameter(f"--num-heads is of files that do not say it, and {source} is a run.")
         save_run(source, load_run(source, checkpoint), target, dtype, adapter)
     files = [target, *target.rglob("*")]
     size = sum(file.stat().st_size for file in files if file.is_file())
     terminal.show(f"{target}: {size / 1e6:,.1f} MB\n")
+
+
+def check_target(source: str, target: Path) -> None:
+    """Refuse a target that is there already, or inside the source."""
+    if target.suffix == ".gguf":
+        if target.exists():
+            raise typer.BadParameter(f"OUT is a new file, got {target}, which there is.")
+    elif target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise typer.BadParameter(f"OUT is a new or an empty folder, lest files of two models mix, got {target}.")
+    if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(source)):
+        raise typer.BadParameter("OUT lies inside IN: choose another folder.")
 
 
 def dtype_of(weights: str | None, dtype: Any, target: Path) -> Any:
@@ -94,22 +101,30 @@ def dtype_of(weights: str | None, dtype: Any, target: Path) -> Any:
 
 def save_run(source: str, run: "LoadedRun", target: Path, dtype: Any, adapter: bool) -> None:
     """Write the model of a run as a directory or as a .gguf file, or its LoRA alone."""
-    from ..exchange import copy_beside, merge_lora, save_adapter, save_gguf, save_pretrained
+    from ..exchange import Pretrained, copy_beside, merge_lora, save_adapter, save_gguf, save_pretrained
     from ..training.run.start import PUBLISHED
 
+    beside = Path(source) / PUBLISHED
     if run.settings.data.kind == "labels":
         save_labels(source, run, target, dtype, adapter)
+        if beside.is_dir():
+            copy_beside(beside, target)
         return
     if adapter:
         save_adapter(run.model, target, base=run.config.start.get("source", ""), dtype=dtype or "float32")
         return
     model, tokenizer = merge_lora(run.model), None if run.settings.data.kind == "images" else run.tokenizer
-    if target.suffix == ".gguf":
+    if target.suffix == ".gguf" and tokenizer is not None and beside.is_dir():
+        # with the end tokens and the chat template of the model that it began with
+        opened = Pretrained(beside)
+        opened.model, opened.tokenizer = model, tokenizer
+        opened.save(target, dtype)
+    elif target.suffix == ".gguf":
         save_gguf(model, target, dtype=dtype or "float16", tokenizer=tokenizer)
-        return
-    save_pretrained(model, target, dtype=dtype, tokenizer=tokenizer)
-    if (Path(source) / PUBLISHED).is_dir():
-        copy_beside(Path(source) / PUBLISHED, target)
+    else:
+        save_pretrained(model, target, dtype=dtype, tokenizer=tokenizer)
+        if beside.is_dir():
+            copy_beside(beside, target)
 
 
 def save_labels(source: str, run: "LoadedRun", target: Path, dtype: Any, adapter: bool) -> None:

@@ -11,7 +11,7 @@ from .models import ModelPath, OpenedModel, open_model
 from .options import Checkpoint, HeldWeights, Json, Kernels, OnDevice, with_options
 
 if TYPE_CHECKING:
-    from ..training.run.folder import Evaluation
+    from ..training.run.load import Evaluation
 
 __all__ = ["evaluate"]
 

@@ -44,39 +44,41 @@ def predict(
     """
     with terminal.loading():
         from ..dispatch import use_kernels
-        from ..training import load_run
         from ..training.classifiers import is_classifier
-        from ..training.prediction import predict_images, predict_labels, predict_texts
 
     with use_kernels(kernels):
-        if is_classifier(run):
-            if checkpoint != "best":
-                raise typer.BadParameter(f"--checkpoint chooses between those of a run, and {run} is none.")
-            refuse_beam(beam, run)
-            for number, prediction in enumerate(of_directory(run, lines(files or ["-"]), device)):
-                show(prediction, json, header=number == 0)
-            return
-        loaded = load_run(run, checkpoint, device)
-        kind = loaded.settings.data.kind
-        if kind == "language":
-            raise typer.BadParameter(
-                f"{run} learned to continue texts, which has no single answer. Continue one: compyute generate {run}"
-            )
-        if kind == "masked":
-            raise typer.BadParameter(
-                f"{run} learned to predict hidden tokens of texts. Evaluate it: compyute eval {run}"
-            )
-        if kind in ("images", "labels"):
-            refuse_beam(beam, run)
-        if kind == "images":
-            given = (path for name in files or ["-"] for path in (lines([name]) if name == "-" else [name]))
-            found = predict_images(loaded, given)
-        elif kind == "labels":
-            found = predict_labels(loaded, lines(files or ["-"]))
+        if not is_classifier(run):
+            found = of_run(run, files or ["-"], checkpoint, device, beam)
+        elif checkpoint != "best":
+            raise typer.BadParameter(f"--checkpoint chooses between those of a run, and {run} is none.")
         else:
-            found = predict_texts(loaded, lines(files or ["-"]), beam)
+            refuse_beam(beam, run)
+            found = of_directory(run, lines(files or ["-"]), device)
         for number, prediction in enumerate(found):
             show(prediction, json, header=number == 0)
+
+
+def of_run(folder: str, files: "list[str]", checkpoint: Any, device: Any, beam: int) -> Iterator[Any]:
+    """Return what a run predicts, one after the other. Refuses a run that learned something without a single answer."""
+    from ..training import load_run
+    from ..training.prediction import predict_images, predict_labels, predict_texts
+
+    loaded = load_run(folder, checkpoint, device)
+    kind = loaded.settings.data.kind
+    if kind == "language":
+        raise typer.BadParameter(
+            f"{folder} learned to continue texts, which has no single answer. Continue one: compyute generate {folder}"
+        )
+    if kind == "masked":
+        raise typer.BadParameter(
+            f"{folder} learned to predict hidden tokens of texts. Evaluate it: compyute eval {folder}"
+        )
+    if kind in ("images", "labels"):
+        refuse_beam(beam, folder)
+    if kind == "images":
+        given = (path for name in files for path in (lines([name]) if name == "-" else [name]))
+        return predict_images(loaded, given)
+    return predict_labels(loaded, lines(files)) if kind == "labels" else predict_texts(loaded, lines(files), beam)
 
 
 def refuse_beam(beam: int, source: str) -> None:

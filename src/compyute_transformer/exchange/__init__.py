@@ -1,7 +1,7 @@
 """Other people's models: directories of Hugging Face Transformers, read and written without PyTorch.
 
 tensors        safetensors files, whole or in shards: checked, mapped into memory, read as float32 or float64
-configurations config.json and the configurations of `models`, both ways
+configurations config.json as configurations of `models`; configurations_write, the other way
 names          the names and layouts of their tensors and of our parameters, both ways
 pretrained     the models of whole directories in and out; `AutoModel`
 gguf           the one-file format of llama.cpp, read; gguf_write, written; quantized, its types of tensors

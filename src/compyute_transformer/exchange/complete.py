@@ -132,7 +132,7 @@ class Pretrained:
         if self.is_gguf:
             values = self._gguf_generation()
         else:  # before there was a generation_config.json, config.json had its values
-            values = self._json(GENERATION) or {"eos_token_id": self._json(CONFIG).get("eos_token_id")}
+            values = self._json(GENERATION) or {"eos_token_id": self._config_values.get("eos_token_id")}
         return generation_defaults(values, self.model.config.vocab_size)
 
     @cached_property
@@ -228,7 +228,7 @@ class Pretrained:
 
     def _save_gguf(self, path: Path, dtype: str | None) -> None:
         """Write a GGUF file with the tokenizer, the end tokens and the chat template inside."""
-        generation = self._gguf_generation() if self.is_gguf else self._json(GENERATION) or self._json(CONFIG)
+        generation = self._gguf_generation() if self.is_gguf else self._json(GENERATION) or self._config_values
         ends = generation.get("eos_token_id")
         special = dict(zip(("eos", "eot"), ends if isinstance(ends, list) else [ends], strict=False))
         special |= {"bos": generation.get("bos_token_id"), "padding": generation.get("pad_token_id")}
@@ -254,6 +254,12 @@ class Pretrained:
     @cached_property
     def _metadata(self) -> dict[str, Any]:
         return read_gguf(self.path).metadata
+
+    @property
+    def _config_values(self) -> Mapping[str, Any]:
+        """The values of the config.json that the model was read with, if it was."""
+        values: Mapping[str, Any] = getattr(self.model, "hugging_face", {})
+        return values
 
     def _gguf_generation(self) -> dict[str, Any]:
         names = {"bos_token_id": ("bos",), "eos_token_id": ("eos", "eot", "eom"), "pad_token_id": ("padding",)}

@@ -185,6 +185,7 @@ def _require_expressible(model: Any) -> None:
         "bias": (True,),
         "activation": ("gelu_tanh",),
         "window": (None,),
+        "soft_cap": (None,),
         "tie_word_embeddings": (True,),
         "norm_eps": (defaults.norm_eps,),
     }

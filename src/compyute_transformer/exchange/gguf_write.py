@@ -16,7 +16,7 @@ from .. import _io
 from ..arrays import Array, to_numpy
 from ..data.text.bpe import BytePairTokenizer
 from ..errors import ConfigError, DataError
-from .configurations import to_hugging_face
+from .configurations_write import to_hugging_face
 from .gguf import ADDED, CONTROL, CUTS, LIST, NORMAL, NUMBERS, OUTSIDE, PARTS, TEXT, UNUSED
 from .names import family_of
 from .quantized import BLOCK, KINDS, quantize_q8_0

@@ -26,7 +26,8 @@ from ..models.registry import record_of
 from ..nn import init
 from ..nn.quantize import matrices_of, replace_data
 from ..ops.quantized import QuantizedWeight, Weights, check_weights, is_quantized, quantize
-from .configurations import from_hugging_face, to_hugging_face
+from .configurations import from_hugging_face
+from .configurations_write import to_hugging_face
 from .gguf import HuggingFaceView, hugging_face_values, read_gguf
 from .hub import fetch, is_hub_name
 from .names import Family, Piece, family_of

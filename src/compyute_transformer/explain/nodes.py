@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..nn import Module
+from ..ops.attention import Mask
 from .axes import letters, sizes_of, spec_of
 from .planes import Planes, Product
 from .sources import Sources, formula_of
@@ -317,10 +318,22 @@ def _is_product(node: Node, dweight: np.ndarray) -> bool:
     return bool(np.abs(made - dweight).max() <= 1e-5 * max(float(np.abs(made).max()), 1e-30))
 
 
+def _not_sums(options: dict[str, Any]) -> set[str]:
+    """Return the arrays of an attention that are no plain sums of products, by its dropout and its mask."""
+    mask, found = options.get("mask") or Mask(), set()
+    if options.get("dropout"):
+        found |= {"y", "dv", "dweights"}
+    if mask.soft_cap is not None:
+        found |= {"scores", "dq", "dk"}
+    if mask.slopes is not None or (mask.array is not None and mask.array.dtype.kind == "f"):
+        found.add("scores")
+    return found
+
+
 def _of_op(node: Node, numbers: dict[str, int]) -> dict[str, Any]:
     op = node.op
     assert op is not None
-    dropped = bool(op.options.get("dropout"))
+    left_out = _not_sums(op.options) if op.name == "attention" else set()
     sums = [
         {
             **entry._asdict(),
@@ -330,7 +343,7 @@ def _of_op(node: Node, numbers: dict[str, int]) -> dict[str, Any]:
         }
         for entry in SUMS.get(op.name, ())
         if {entry.result, entry.left} <= numbers.keys() and (not entry.right or entry.right in numbers)
-        if not (dropped and "weights" in f"{entry.left} {entry.result}")
+        if entry.result not in left_out
     ]
     points = [
         {"result": numbers[p.result], "name": p.result, "formula": p.formula, "operands": p.operands}

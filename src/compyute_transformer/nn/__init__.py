@@ -14,6 +14,7 @@ from .norm import LayerNorm, RMSNorm
 from .observer import Observer, observe
 from .parameter import Parameter
 from .position import LearnedPosition, RotaryPosition, SinusoidalPosition
+from .quantize import quantize_weights
 from .recompute import Block, recompute_blocks
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "SinusoidalPosition",
     "evaluating",
     "observe",
+    "quantize_weights",
     "recompute_blocks",
     "share_generator",
 ]

@@ -19,7 +19,8 @@ from .reporting.events import RunResult
 from .reporting.reporters import JsonReporter, LineReporter, Reporter, Reporters
 from .run.checkpoint import resume_command
 from .run.config import RunConfig, load_config
-from .run.folder import Evaluation, LoadedRun, evaluate_run, load_run, resume_run, start_from, start_run, unused_name
+from .run.folder import resume_run, start_from, start_run, unused_name
+from .run.load import Evaluation, LoadedRun, evaluate_run, load_run
 from .run.start import Start
 from .settings.settings import DataSettings, ModelSettings, Settings, TrainingSettings
 from .tasks.language import LanguageTask

@@ -14,7 +14,8 @@ from typing import Any
 from ..arrays import to_numpy
 from ..data.text.tokenizer import Tokenizer
 from ..errors import ConfigError, DataError
-from ..exchange.configurations import from_hugging_face, to_hugging_face
+from ..exchange.configurations import from_hugging_face
+from ..exchange.configurations_write import to_hugging_face
 from ..exchange.lora import merge_lora
 from ..exchange.names import family_of
 from ..exchange.pretrained import assembled, described, read_config, write_directory

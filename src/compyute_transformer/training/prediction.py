@@ -15,7 +15,7 @@ from ..data.images.files import look_at, read_image
 from ..errors import DataError, RunError
 from ..nn.module import evaluating
 from ..ops.activation import softmax
-from .run.folder import LoadedRun
+from .run.load import LoadedRun
 
 __all__ = ["Prediction", "predict_images", "predict_labels", "predict_texts"]
 

@@ -20,7 +20,7 @@ from ..errors import RunError
 from ..models.registry import record_of
 from ..training.run.checkpoint import Which
 from ..training.run.config import CONFIG, reload_data
-from ..training.run.folder import LoadedRun, load_run
+from ..training.run.load import LoadedRun, load_run
 from ..training.tasks.images import IMAGES
 from ..training.tasks.masked import mask_of
 from .models import STEP, ModelSubject

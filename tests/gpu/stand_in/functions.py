@@ -18,7 +18,19 @@ OTHERS = (
     *("sum", "max", "min", "mean", "prod", "any", "all", "argmax", "argmin", "argsort", "sort", "cumsum", "clip"),
     *("swapaxes", "moveaxis", "transpose", "reshape", "expand_dims", "squeeze", "ravel", "pad", "flip", "outer"),
     *("ascontiguousarray", "zeros_like", "ones_like", "full_like", "tril", "triu", "einsum", "linspace", "take"),
-    *("array_equal", "allclose", "dot", "tensordot", "rint", "round", "amax", "amin", "vstack", "hstack"),
+    *(
+        "array_equal",
+        "allclose",
+        "count_nonzero",
+        "dot",
+        "tensordot",
+        "rint",
+        "round",
+        "amax",
+        "amin",
+        "vstack",
+        "hstack",
+    ),
 )
 MADE = ("arange", "zeros", "ones", "full", "eye", "identity")
 SYNCHRONIZING = ("unique", "flatnonzero", "nonzero", "argwhere")
