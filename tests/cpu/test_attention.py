@@ -1,11 +1,25 @@
 """Fused attention past the edges of its tiles: more queries than one tile, more keys than one block."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from compyute_transformer.cpu import attention
-from compyute_transformer.cpu._tiles import KEYS, OPTIONS
-from compyute_transformer.cpu.attention import FEW, LONG, QUERIES, QUERIES_OF_LONG, QUERIES_OF_SHORT, queries_of_tile
+from compyute_transformer.cpu._tiles import OPTIONS
+from compyute_transformer.cpu.attention import (
+    FEW,
+    FEWEST,
+    KEYS,
+    LONG,
+    QUERIES,
+    QUERIES_OF_LONG,
+    QUERIES_OF_OURS,
+    QUERIES_OF_SHORT,
+    SHORT,
+    multiplies_by_ours,
+    tile_of,
+)
 from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.ops.attention import Mask, fused_attention_backward, fused_attention_forward
 from compyute_transformer.ops.multi_head import split_heads
@@ -29,21 +43,38 @@ MASKS = {
 }
 
 
-@pytest.mark.parametrize("queries", [QUERIES, QUERIES_OF_SHORT, QUERIES_OF_LONG])
+TILES = [
+    (QUERIES, False),
+    (QUERIES_OF_SHORT, False),
+    (QUERIES_OF_LONG, False),
+    (QUERIES, True),
+    (QUERIES_OF_OURS, True),
+]
+
+
+@pytest.mark.parametrize(("queries", "ours"), TILES)
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 def test_many_tiles_and_blocks_equal_the_reference(
-    mask: Mask, dropout: float, queries: int, monkeypatch: pytest.MonkeyPatch
+    mask: Mask, dropout: float, queries: int, ours: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "queries_of_tile", lambda T: queries)
+    monkeypatch.setattr(attention, "tile_of", lambda T, _: (queries, KEYS, ours))
     check(2 * QUERIES + 3, 2 * KEYS + 5, mask, dropout)
+
+
+@pytest.mark.parametrize("D", [16, 24, 64, 72])
+@pytest.mark.parametrize("T", [QUERIES_OF_OURS, 3 * QUERIES_OF_OURS + 6])
+def test_widths_of_whole_and_partial_panels(D: int, T: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "tile_of", lambda T, _: (QUERIES_OF_OURS, KEYS, True))
+    check(T, T + KEYS, Mask(causal=True), 0.0, D)
 
 
 @pytest.mark.parametrize("T", [1, FEW, FEW + 1, QUERIES, QUERIES + 1])
 @pytest.mark.parametrize("S", [KEYS - 1, KEYS, KEYS + 1])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_at_the_edges(T: int, S: int, dropout: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "queries_of_tile", lambda T: QUERIES)
+@pytest.mark.parametrize("ours", [False, True])
+def test_at_the_edges(T: int, S: int, dropout: float, ours: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "tile_of", lambda T, _: (QUERIES, KEYS, ours))
     check(T, S, Mask(causal=True), dropout)
 
 
@@ -54,7 +85,7 @@ def test_few_queries_of_many_keys_equal_the_reference(mask: Mask) -> None:
 
 
 def test_many_more_queries_than_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "queries_of_tile", lambda T: QUERIES_OF_LONG)
+    monkeypatch.setattr(attention, "tile_of", lambda T, ours: (QUERIES_OF_LONG, KEYS, ours))
     check(3 * KEYS, KEYS + 9, Mask(causal=True), 0.0)
 
 
@@ -62,13 +93,40 @@ def test_a_tile_is_larger_where_the_blas_has_no_kernel_for_small_products(monkey
     lengths = (FEW + 1, LONG - 1, LONG)
     for core, expected in (("SkylakeX", (32, 32, 32)), (None, (32, 32, 32)), ("Haswell", (64, 64, 128))):
         monkeypatch.setattr(attention, "core_of_blas", lambda package, core=core: core)
-        assert tuple(queries_of_tile(T) for T in lengths) == expected
+        assert tuple(tile_of(T, False)[0] for T in lengths) == expected
+        assert [tile_of(T, True) for T in (SHORT, SHORT + 1)] == [(QUERIES, KEYS, True), (QUERIES_OF_OURS, KEYS, True)]
 
 
-def check(T: int, S: int, mask: Mask, dropout: float) -> None:
+@pytest.mark.parametrize("seconds", [{"BLAS": 1.0, "ours": 0.9}, {"BLAS": 0.9, "ours": 1.0}])
+def test_the_products_that_were_measured_to_be_faster_are_taken(
+    seconds: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seconds_of(file: object, products: dict[str, Any]) -> dict[str, float]:
+        assert [products[name].args[0]["ours"].item() for name in seconds] == [0, 1]
+        for product in products.values():
+            product()
+        return seconds
+
+    monkeypatch.setattr(attention._measured, "seconds_of", seconds_of)
+    assert multiplies_by_ours.__wrapped__() == (seconds["ours"] < seconds["BLAS"])
+    monkeypatch.setenv("COMPYUTE_FLOAT32", "0")
+    assert not multiplies_by_ours.__wrapped__()
+
+
+def test_the_choice_reaches_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    q = np.zeros((1, 1, FEWEST + 1, 4), np.float32)
+    for ours in (False, True):
+        monkeypatch.setattr(attention, "multiplies_by_ours", lambda ours=ours: ours)
+        assert attention.arguments(q, q, q, Mask(), 0.0, None)[0]["ours"] == ours
+    monkeypatch.setattr(attention, "multiplies_by_ours", lambda: pytest.fail("measured for a few queries"))
+    few = q[:, :, :FEWEST]
+    assert attention.arguments(few, few, few, Mask(), 0.0, None)[0]["ours"] == 0
+
+
+def check(T: int, S: int, mask: Mask, dropout: float, D: int = 5) -> None:
     rng = np.random.default_rng(T * S)
-    arguments = cast(attention_arguments(rng, H=4, K=2, T=T, S=S, D=5, mask=mask, dropout=dropout), np.float32)
-    dy = rng.standard_normal((2, 4, T, 5), dtype=np.float32)
+    arguments = cast(attention_arguments(rng, H=4, K=2, T=T, S=S, D=D, mask=mask, dropout=dropout), np.float32)
+    dy = rng.standard_normal((2, 4, T, D), dtype=np.float32)
     results = []
     for which in ("reference", "cpu"):
         with use_kernels(which):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from compyute_transformer import use_kernels
 from compyute_transformer.arrays import Array
-from compyute_transformer.cpu import _amx, _avx512, _products
+from compyute_transformer.cpu import _amx, _avx512, _measured, _products
 from compyute_transformer.cpu._packing import pack_gradient, pack_panels, pack_rows
 from compyute_transformer.cpu._quantized_products import multiply_quantized
 from compyute_transformer.errors import ShapeError
@@ -224,7 +225,7 @@ class Machine:
         kernels = {name: kernel._replace(fault=lambda: None) for name, kernel in _products.KERNELS.items()}
         monkeypatch.setattr(_products, "KERNELS", kernels)
         monkeypatch.setattr(_products, "_is_right", lambda kernel: kernel.name not in self.wrong)
-        monkeypatch.setattr(_products, "_time", self.time)
+        monkeypatch.setattr(_measured, "time_of", self.time)
         monkeypatch.setattr(_products, "_file", lambda: file)
 
     def time(self, product: Any) -> float:
@@ -317,15 +318,15 @@ def test_times_lie_beside_the_compiled_kernels(monkeypatch: pytest.MonkeyPatch) 
     assert file.parent == Path(_products._multiply.kernel._cache.cache_path)  # type: ignore[attr-defined]
     monkeypatch.setattr(_products, "_file", lambda: file.with_name(f"test-{file.name}"))
     try:
-        measured = _products._kept_or_measured([])
-        assert 1e-4 < measured["float32"] < 1
-        assert _products._kept([]) == measured
-        assert _products._kept(["tiles"]) is None
+        measured = _measured.seconds_of(_products._file(), {"float32": lambda: sleep(1e-3)})
+        assert 1e-3 < measured["float32"] < 1
+        assert _measured.kept(_products._file(), ["float32"]) == measured
+        assert _measured.kept(_products._file(), ["float32", "tiles"]) is None
     finally:
         _products._file().unlink()  # type: ignore[union-attr]
 
 
 def test_a_product_is_timed_at_least_twice_and_for_a_moment_only() -> None:
     products: list[Any] = []
-    assert _products._time(lambda: products.append(1)) < 0.02
-    assert 2 <= len(products) <= _products.TRIALS
+    assert _measured.time_of(lambda: products.append(1)) < 0.02
+    assert 2 <= len(products) <= _measured.TRIALS

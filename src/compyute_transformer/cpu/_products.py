@@ -11,26 +11,17 @@ A task computes 128 rows, which each panel of B meets while it is in the nearest
 K alone, so that neither the number of threads nor the rows beside it change its bits.
 
 That a processor has the instructions is not enough to use them: `chosen` computes a product by each kernel and compares
-results and times, on one thread. The times are kept beside the compiled kernels, so that the next start chooses the
-same; a kernel with a wrong result is never chosen, whatever is kept.
+results and times (`_measured`). A kernel with a wrong result is never chosen, whatever its time.
 """
 
-import json
-import platform
 from collections.abc import Callable
-from contextlib import suppress
 from functools import cache, partial
-from hashlib import sha256
-from math import isfinite
 from pathlib import Path
-from time import perf_counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from llvmlite import binding
 from numba import carray, prange
 
-from .._io import read_json, replace_text
 from ..arrays import Array
 from ..precision import round_to_bfloat16
 from . import _amx, _avx512
@@ -38,8 +29,9 @@ from ._amx import LAYOUT, lay_out, release_tiles
 from ._amx import add_square as add_tiles
 from ._avx512 import ROWS as AT_ONCE
 from ._avx512 import add_rows
-from ._blas import pointer, single_threaded
-from ._kernel import compile_parallel, compile_part, digest_of_kernels, pool_for
+from ._blas import pointer
+from ._kernel import compile_parallel, compile_part, pool_for
+from ._measured import file_beside, kept, seconds_of
 from ._packing import SQUARE, pack_panels, pack_rows
 from ._vector import upper_half
 from .activation import gelu_part, gelu_slope_part
@@ -49,7 +41,7 @@ __all__ = ["KERNELS", "Kernel", "add_square", "begin", "chosen", "describe", "en
 ROWS = 128  # of a task
 ZERO = np.float32(0.0)
 WORK = 64  # multiplications in the time of one element of a sweep
-PROBE, TRIALS, BUDGET = 512, 5, 0.02  # a product of 512³; seconds for each kernel
+PROBE = 512  # a product of 512³
 TILES, VECTORS = 0, 1
 FLOAT32 = "float32"
 
@@ -202,7 +194,12 @@ def chosen(times: int = 1) -> Kernel | None:
     right = [kernel for kernel in KERNELS.values() if kernel.fault() is None and _is_right(kernel)]
     if not right:
         return None
-    seconds = _kept_or_measured([kernel.name for kernel in right])
+    from scipy.linalg.blas import sgemm  # takes a while to load
+
+    x, w = np.random.default_rng(0).standard_normal((2, PROBE, PROBE), np.float32)
+    products = {FLOAT32: partial(sgemm, 1.0, w.T, x.T, trans_a=True)}
+    products |= {kernel.name: partial(_product, kernel, x, w) for kernel in right}
+    seconds = seconds_of(_file(), products)
     fastest = min(right, key=lambda kernel: seconds[kernel.name])
     return fastest if times * seconds[fastest.name] < seconds[FLOAT32] else None
 
@@ -212,7 +209,7 @@ def describe(measure: bool) -> str:
     possible = [kernel.name for kernel in KERNELS.values() if kernel.fault() is None]
     if not possible:
         return f"in float32, of rounded operands: {', '.join(filter(None, (k.fault() for k in KERNELS.values())))}"
-    if not measure and _kept(possible) is None:
+    if not measure and kept(_file(), [FLOAT32, *possible]) is None:
         titles = " or ".join(KERNELS[name].title for name in possible)
         return f"by {titles}, if the first of them is measured to be right and faster than float32"
     kernel = chosen()
@@ -233,64 +230,5 @@ def _product(kernel: Kernel, x: Array, w: Array) -> Array:
     return y
 
 
-# --- times, measured once on each machine ---
-
-
-def _kept_or_measured(names: list[str]) -> dict[str, float]:
-    kept = _kept(names)
-    if kept is not None:
-        return kept
-    from scipy.linalg.blas import sgemm  # takes a while to load, and is needed once on a machine
-
-    rng = np.random.default_rng(0)
-    x, w = (rng.standard_normal((PROBE, PROBE), np.float32) for _ in range(2))
-    seconds = {FLOAT32: _time(partial(sgemm, 1.0, w.T, x.T, trans_a=True))}
-    seconds |= {name: _time(partial(_product, KERNELS[name], x, w)) for name in names}
-    file = _file()
-    if file is not None:
-        with suppress(OSError):
-            replace_text(file, json.dumps({"machine": _machine(), "seconds": seconds}))
-    return seconds
-
-
-def _time(product: Callable[[], Any]) -> float:
-    """Return the seconds of the fastest of a few products on one thread, so that threads do not change the choice."""
-    times: list[float] = []
-    start = perf_counter()
-    with single_threaded, pool_for(0):
-        while len(times) < 2 or (len(times) < TRIALS and perf_counter() - start < BUDGET):
-            before = perf_counter()
-            product()
-            times.append(perf_counter() - before)
-    return min(times)
-
-
-def _kept(names: list[str]) -> dict[str, float] | None:
-    """Return the times that an earlier process measured on this machine; None where one is missing or damaged."""
-    file = _file()
-    if file is None:
-        return None
-    try:
-        found = read_json(file)
-        seconds = {name: found["seconds"][name] for name in (FLOAT32, *names)}
-        is_ours = found["machine"] == _machine()
-        are_times = all(type(time) is float and isfinite(time) and time > 0 for time in seconds.values())
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
-    return seconds if is_ours and are_times else None
-
-
-@cache
-def _machine() -> str:
-    """Return what the times depend on: the processor, its abilities, and the kernels."""
-    model = ""
-    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    enabled = ",".join(sorted(name for name, has in _amx.features().items() if has))
-    return f"{model} {platform.machine()} {binding.get_host_cpu_name()} {enabled} {digest_of_kernels()}"
-
-
 def _file() -> Path | None:
-    """Return where the times of this machine are kept: beside the compiled kernels, or None where these are not."""
-    folder = _multiply.kernel._cache.cache_path  # type: ignore[attr-defined]
-    return Path(folder) / f"products-{sha256(_machine().encode()).hexdigest()[:16]}.json" if folder else None
+    return file_beside(_multiply, "products")

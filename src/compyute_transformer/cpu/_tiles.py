@@ -8,11 +8,11 @@ from numba import carray, prange
 
 from ._blas import AS_IT_IS, TRANSPOSED, pointer, prefetch, sgemm
 from ._compiler import part_compiler
+from ._float32 import add_packed_product, add_product, columns_of_panels, pack, scratch_of
 from ._kernel import compile_parallel, compile_part
 from ._vector import difference, exp, highest, random_row, rounded, tanh
 
 __all__ = [
-    "KEYS",
     "LINE",
     "LOWEST",
     "ONE",
@@ -27,8 +27,7 @@ __all__ = [
     "visible",
 ]
 
-KEYS = 256  # of a tile
-PAD = 16  # floats after a row of transposed keys, so that the rows do not share cache lines' places
+PAD = 16  # floats after a row of a tile, so that the rows do not share cache lines' places
 LINE, AHEAD = 16, 32  # floats in a line of the cache; rows of keys
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 LOWEST = np.float32(-np.inf)
@@ -44,7 +43,8 @@ INTEGERS = [
     "slopes_from",  # where the slopes of the heads begin, behind the bias; −1 where there are none
     *("has_bias", "bias_batch", "bias_head", "bias_time"),
     *("threshold", "seed_low", "seed_high", "offset", "stream_head"),
-    "queries",  # of a tile
+    *("queries", "keys"),  # of a tile
+    "ours",  # whether products are those of `_float32`, not the BLAS's
     "rounds",  # whether weights and their gradients are rounded to bfloat16 before a product; q, k, v and dy come so
 ]
 FLOATS = ["scale", "keep_scale", "cap"]  # cap: 0 where scores are not capped
@@ -69,12 +69,12 @@ def visible(t, T, S, causal, window, length):
 
 
 @compile_flags
-def _columns(block, start, rows, T, S, causal, window, length):
+def _columns(block, keys, start, rows, T, S, causal, window, length):
     """Of a block of keys, what some of a tile's queries see: the first, and how many, 0 where there are none."""
     first, _ = visible(start, T, S, causal, window, length)
     _, last = visible(start + rows - 1, T, S, causal, window, length)
     first = max(block, first // 4 * 4)  # four random numbers come at a time
-    return first, max(0, min(block + KEYS, last) - first)
+    return first, max(0, min(block + keys, last) - first)
 
 
 @compile_part
@@ -87,6 +87,43 @@ def _transpose(at, rows, ld, columns, turned):
         row = matrix[r]
         for c in range(columns):
             turned[c, r] = row[c]
+
+
+@compile_part
+def _keep(o, at, ld, rows, columns, own, own_rows):
+    """Copy rows of numbers at an address, which lie ld floats apart, as the second factor of `_multiply_kept`."""
+    if o.ours:
+        pack(at, 4 * ld, rows, columns, own.ctypes.data, own_rows)
+    else:
+        matrix, copy = carray(pointer(at), (rows, ld)), carray(pointer(own.ctypes.data), (rows, columns))
+        for r in range(rows):
+            source, target = matrix[r], copy[r]
+            for c in range(target.size):
+                target[c] = source[c]
+
+
+@compile_part
+def _multiply_kept(o, a, a_ld, is_turned, own, own_rows, first, rows, columns, depth, c, c_ld, scratch):
+    """C += A B, of rows of B that `_keep` has copied, from the row `first` on."""
+    if o.ours:
+        a_row, a_k = (np.int64(4), 4 * a_ld) if is_turned else (4 * a_ld, np.int64(4))
+        add_packed_product(
+            a, a_row, a_k, own.ctypes.data, own_rows, first, rows, columns, depth, c, 4 * c_ld, c, 4 * c_ld, scratch
+        )
+    else:
+        op = TRANSPOSED if is_turned else AS_IT_IS
+        b = own.ctypes.data + 4 * columns * first
+        sgemm(o.address, AS_IT_IS, op, columns, rows, depth, ONE, b, columns, a, a_ld, ONE, c, c_ld)
+
+
+@compile_part
+def _multiply(o, a, a_ld, b, b_ld, rows, columns, depth, c, c_ld, zeros, scratch):
+    """C = A B, of matrices at addresses whose rows lie ld floats apart. zeros: as many as C has columns."""
+    if o.ours:
+        s, four = zeros.ctypes.data, np.int64(4)
+        add_product(a, 4 * a_ld, four, b, 4 * b_ld, rows, columns, depth, s, np.int64(0), c, 4 * c_ld, scratch)
+    else:
+        sgemm(o.address, AS_IT_IS, AS_IT_IS, columns, rows, depth, ONE, b, b_ld, a, a_ld, ZERO, c, c_ld)
 
 
 @compile_part
@@ -114,16 +151,18 @@ def change_scores(options, bias, b, h, t, key, seen):
 @compile_part
 def _forward_task(task, options, lengths, bias, y, highest_score, sums, wild):
     o = options[0]
-    address, H, K, T, S, D, scale, keep_scale = o.address, o.H, o.K, o.T, o.S, o.D, o.scale, o.keep_scale
+    H, K, T, S, D, scale, keep_scale, keys = o.H, o.K, o.T, o.S, o.D, o.scale, o.keep_scale, o.keys
     causal, window, changes, threshold = o.causal, o.window, o.changes, o.threshold
     seed_low, seed_high, offset, stream_head = o.seed_low, o.seed_high, o.offset, o.stream_head
     q_ld, k_ld, v_ld = o.q_time, o.k_time, o.v_time
     group, row_step, rounds, queries = H // K, y.shape[2] * D, o.rounds, o.queries
     b, h = task // H, task % H
     length = lengths[b]
-    scores, k_turned = np.empty((o.queries, KEYS), np.float32), np.empty((D, KEYS + PAD), np.float32)
-    tops, total = np.empty(T, np.float32), np.empty(T, np.float32)
-    bits = np.empty(KEYS, np.uint32)
+    ld = keys + PAD
+    scores, k_turned = np.empty((queries, ld), np.float32), np.empty((D, ld), np.float32)
+    v_own = np.empty(keys * columns_of_panels(D), np.float32)
+    tops, total, zeros = np.empty(T, np.float32), np.empty(T, np.float32), np.zeros(max(keys, D), np.float32)
+    bits, scratch = np.empty(keys, np.uint32), scratch_of(max(keys, D))
     scores_at, k_turned_at, y_at = scores.ctypes.data, k_turned.ctypes.data, y.ctypes.data + 4 * D * (b * T * H + h)
     q_head = o.q_at + 4 * (b * o.q_batch + h * o.q_head)
     k_head = o.k_at + 4 * (b * o.k_batch + h // group * o.k_head)
@@ -133,17 +172,17 @@ def _forward_task(task, options, lengths, bias, y, highest_score, sums, wild):
         y[b, t, h] = ZERO
     # weights are rounded once they are known, that is the maximum and the sum over all keys: a first pass finds these
     for is_last in range(0 if rounds else 1, 2):
-        for block in range(0, S, KEYS):
-            _transpose(k_head + 4 * block * k_ld, min(KEYS, S - block), k_ld, D, k_turned)
+        for block in range(0, S, keys):
+            _transpose(k_head + 4 * block * k_ld, min(keys, S - block), k_ld, D, k_turned)
+            _keep(o, v_head + 4 * block * v_ld, v_ld, min(keys, S - block), D, v_own, keys)
             for start in range(0, T, queries):
                 rows = min(queries, T - start)
-                key, columns = _columns(block, start, rows, T, S, causal, window, length)
+                key, columns = _columns(block, keys, start, rows, T, S, causal, window, length)
                 if columns == 0:
                     continue
-                sgemm(
-                    address, AS_IT_IS, AS_IT_IS, columns, rows, D,
-                    scale, k_turned_at + 4 * (key - block), KEYS + PAD, q_head + 4 * start * q_ld, q_ld,
-                    ZERO, scores_at, KEYS,
+                _multiply(
+                    o, q_head + 4 * start * q_ld, q_ld, k_turned_at + 4 * (key - block), ld,
+                    rows, columns, D, scores_at, ld, zeros, scratch,
                 )  # fmt: skip
                 for r in range(rows):
                     t = start + r
@@ -151,6 +190,8 @@ def _forward_task(task, options, lengths, bias, y, highest_score, sums, wild):
                     lo, hi = max(lo - key, 0), min(hi - key, columns)
                     hi = max(lo, hi)
                     seen = scores[r, lo:hi]
+                    for c in range(seen.size):
+                        seen[c] *= scale
                     if changes:
                         change_scores(options, bias, b, h, t, key + lo, seen)
                     top = highest(seen, tops[t])
@@ -185,10 +226,9 @@ def _forward_task(task, options, lengths, bias, y, highest_score, sums, wild):
                         for c in range(seen.size):
                             seen[c] = rounded(seen[c])
                 if is_last:
-                    sgemm(
-                        address, AS_IT_IS, AS_IT_IS, D, rows, columns,
-                        ONE, v_head + 4 * key * v_ld, v_ld, scores_at, KEYS,
-                        ONE, y_at + 4 * start * row_step, row_step,
+                    _multiply_kept(
+                        o, scores_at, ld, False, v_own, keys, key - block,
+                        rows, D, columns, y_at + 4 * start * row_step, row_step, scratch,
                     )  # fmt: skip
     nothing = ZERO
     for t in range(T):
@@ -307,23 +347,24 @@ def gradient_rows(
 @compile_part
 def _backward_task(task, options, lengths, bias, y, highest_score, sums, dy, dq, dk, dv, starts, wild):
     o = options[0]
-    address, H, K, T, S, D, scale, causal, window = o.address, o.H, o.K, o.T, o.S, o.D, o.scale, o.causal, o.window
-    q_ld, k_ld, v_ld, group, queries = o.q_time, o.k_time, o.v_time, H // K, o.queries
-    q_row, k_row, v_row, dy_row = dq.shape[2], dk.shape[2], dv.shape[2], H * D
+    H, K, T, S, D, scale, causal, window = o.H, o.K, o.T, o.S, o.D, o.scale, o.causal, o.window
+    q_ld, k_ld, v_ld, group, queries, keys = o.q_time, o.k_time, o.v_time, H // K, o.queries, o.keys
+    q_row, dy_row = dq.shape[2], H * D
     b, g = task // K, task % K
-    length, turned_ld = lengths[b], KEYS + PAD
-    scores, dscores = np.empty((queries, KEYS), np.float32), np.empty((queries, KEYS), np.float32)
-    k_turned, v_turned = np.empty((D, turned_ld), np.float32), np.empty((D, turned_ld), np.float32)
-    delta, bits = np.empty((group, T), np.float32), np.empty(KEYS, np.uint32)
+    length, ld = lengths[b], keys + PAD
+    scores, dscores = np.empty((queries, ld), np.float32), np.empty((queries, ld), np.float32)
+    k_turned, v_turned = np.empty((D, ld), np.float32), np.empty((D, ld), np.float32)
+    across = columns_of_panels(D)
+    k_own, dy_own = np.empty(keys * across, np.float32), np.empty(queries * across, np.float32)
+    q_own = np.empty(queries * across, np.float32)
+    dk_own, dv_own = np.empty((keys, D), np.float32), np.empty((keys, D), np.float32)
+    delta, bits = np.empty((group, T), np.float32), np.empty(keys, np.uint32)
+    zeros, scratch = np.zeros(max(keys, D), np.float32), scratch_of(max(keys, queries, D))
     scores_at, dscores_at = scores.ctypes.data, dscores.ctypes.data
     k_turned_at, v_turned_at = k_turned.ctypes.data, v_turned.ctypes.data
     k_head = o.k_at + 4 * (b * o.k_batch + g * o.k_head)
     v_head = o.v_at + 4 * (b * o.v_batch + g * o.v_head)
     q_from, k_from, v_from = starts[0], starts[1] + g * D, starts[2] + g * D
-    dk_head, dv_head = dk.ctypes.data + 4 * (b * S * k_row + k_from), dv.ctypes.data + 4 * (b * S * v_row + v_from)
-    for s in range(S):
-        dk[b, s, k_from : k_from + D] = ZERO
-        dv[b, s, v_from : v_from + D] = ZERO
     for member in range(group):
         h = g * group + member
         for t in range(T):
@@ -332,9 +373,12 @@ def _backward_task(task, options, lengths, bias, y, highest_score, sums, dy, dq,
                 product += dy_part[d] * y_part[d]
             delta[member, t] = product
             dq[b, t, q_from + h * D : q_from + (h + 1) * D] = ZERO
-    for block in range(0, S, KEYS):
-        _transpose(k_head + 4 * block * k_ld, min(KEYS, S - block), k_ld, D, k_turned)
-        _transpose(v_head + 4 * block * v_ld, min(KEYS, S - block), v_ld, D, v_turned)
+    for block in range(0, S, keys):
+        height = min(keys, S - block)
+        _transpose(k_head + 4 * block * k_ld, height, k_ld, D, k_turned)
+        _transpose(v_head + 4 * block * v_ld, height, v_ld, D, v_turned)
+        _keep(o, k_head + 4 * block * k_ld, k_ld, height, D, k_own, keys)
+        dk_own[:], dv_own[:] = ZERO, ZERO
         for member in range(group):
             h = g * group + member
             q_head = o.q_at + 4 * (b * o.q_batch + h * o.q_head)
@@ -343,34 +387,41 @@ def _backward_task(task, options, lengths, bias, y, highest_score, sums, dy, dq,
             for tile in range((T + queries - 1) // queries):
                 start = queries * tile
                 rows = min(queries, T - start)
-                key, columns = _columns(block, start, rows, T, S, causal, window, length)
+                key, columns = _columns(block, keys, start, rows, T, S, causal, window, length)
                 if columns == 0:
                     continue
-                q_tile, dy_tile = q_head + 4 * start * q_ld, dy_head + 4 * start * dy_row
-                sgemm(
-                    address, AS_IT_IS, AS_IT_IS, columns, rows, D,
-                    scale, k_turned_at + 4 * (key - block), turned_ld, q_tile, q_ld, ZERO, scores_at, KEYS,
+                at, q_tile, dy_tile = key - block, q_head + 4 * start * q_ld, dy_head + 4 * start * dy_row
+                _keep(o, q_tile, q_ld, rows, D, q_own, queries)
+                _keep(o, dy_tile, dy_row, rows, D, dy_own, queries)
+                _multiply(
+                    o, q_tile, q_ld, k_turned_at + 4 * at, ld, rows, columns, D, scores_at, ld, zeros, scratch
                 )  # fmt: skip
-                sgemm(
-                    address, AS_IT_IS, AS_IT_IS, columns, rows, D,
-                    ONE, v_turned_at + 4 * (key - block), turned_ld, dy_tile, dy_row, ZERO, dscores_at, KEYS,
+                _multiply(
+                    o, dy_tile, dy_row, v_turned_at + 4 * at, ld, rows, columns, D, dscores_at, ld, zeros, scratch
                 )  # fmt: skip
+                for r in range(rows):
+                    row = scores[r, :columns]
+                    for c in range(row.size):
+                        row[c] *= scale
                 gradient_rows(
                     options, bias, b, h, start, rows, key, columns, length,
                     highest_score[b, h], sums[b, h], delta[member], bits, scores, dscores,
                 )  # fmt: skip
-                sgemm(
-                    address, AS_IT_IS, TRANSPOSED, D, columns, rows,
-                    ONE, dy_tile, dy_row, scores_at, KEYS, ONE, dv_head + 4 * key * v_row, v_row,
+                _multiply_kept(
+                    o, scores_at, ld, True, dy_own, queries, np.int64(0),
+                    columns, D, rows, dv_own.ctypes.data + 4 * at * D, D, scratch,
                 )  # fmt: skip
-                sgemm(
-                    address, AS_IT_IS, TRANSPOSED, D, columns, rows,
-                    ONE, q_tile, q_ld, dscores_at, KEYS, ONE, dk_head + 4 * key * k_row, k_row,
+                _multiply_kept(
+                    o, dscores_at, ld, True, q_own, queries, np.int64(0),
+                    columns, D, rows, dk_own.ctypes.data + 4 * at * D, D, scratch,
                 )  # fmt: skip
-                sgemm(
-                    address, AS_IT_IS, AS_IT_IS, D, rows, columns,
-                    ONE, k_head + 4 * key * k_ld, k_ld, dscores_at, KEYS, ONE, dq_head + 4 * start * q_row, q_row,
+                _multiply_kept(
+                    o, dscores_at, ld, False, k_own, keys, at,
+                    rows, D, columns, dq_head + 4 * start * q_row, q_row, scratch,
                 )  # fmt: skip
+        for s in range(height):
+            dk[b, block + s, k_from : k_from + D] = dk_own[s]
+            dv[b, block + s, v_from : v_from + D] = dv_own[s]
 
     nothing = ZERO
     for s in range(S):

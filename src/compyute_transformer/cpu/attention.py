@@ -33,10 +33,16 @@ Optimization history:
     of (4, 8, T, 64), causal, 2 cores of a Zen 3, 2026-11-28, in turns with PyTorch's: T = 512 77 -> 69 ms (PyTorch's
     101), T = 1024 286 -> 222 (260; with 64 queries 240), of (1, 8, 4096, 64) 1002 -> 748 (745). In another run T = 2048
     1101 -> 810 (864; with 64 queries 885).
+15. What a product reads again and again is copied once for each block or tile, so that it lies in the caches' places
+    side by side: values, and in the backward keys, queries and dy; dk and dv are summed up in cache. Then the products
+    of `_float32`, which pack nothing, where they were measured to be faster. Same machine, 2026-11-29, in one run,
+    before, now, PyTorch's: (16, 6, 256, 64) 65, 47, 80 ms; (4, 8, T, 64) T = 512 81, 54, 107, T = 1024 225, 188, 265;
+    (2, 8, 2048, 64) 409, 343, 441; (1, 8, 4096, 64) 764, 640, 782; (12, 4, 64, 32) 4.7, 2.0, 4.7.
 
 The 96 heads of 4. then take 14.3 and 30.7 ms, and with dropout 18.7 and 36.4 (2026-11-24).
 """
 
+from functools import cache, partial
 from math import sqrt
 from struct import Struct
 
@@ -47,7 +53,7 @@ from ..dispatch import kernel_for
 from ..ops.attention import NO_MASK, FusedAttentionSaved, Mask, fused_attention_backward, fused_attention_forward
 from ..precision import Precision, precision
 from ..random import RandomKey, dropout_threshold
-from . import _bfloat16_attention, _products, _tiles
+from . import _bfloat16_attention, _float32, _measured, _products, _tiles
 from ._amx import LAYOUT
 from ._blas import sgemm_address, single_threaded
 from ._buffers import empty
@@ -66,8 +72,10 @@ __all__ = [
 ]
 
 KNOWN = Mask._fields.index("slopes") + 1  # fields of a mask
-QUERIES = 32  # of a tile; of 256 keys, its scores are 32 kB
+QUERIES, KEYS = 32, 256  # of a tile; its scores are 32 kB
 QUERIES_OF_SHORT, QUERIES_OF_LONG, LONG = 64, 128, 1024  # of a tile where the BLAS has no kernel for small products
+QUERIES_OF_OURS, SHORT = 64, 256  # of a tile of our own products, and up to which T it has fewer
+FEWEST, PROBE, PROBE_MASK = 16, 512, Mask(causal=True)  # queries that are worth a measurement; what is measured
 WITHOUT_SMALL_PRODUCTS = ("Haswell", "Zen")  # the kernels of OpenBLAS that were measured
 FEW = 8  # queries, as in generation: plain loops, no tiles
 LARGEST_MATRIX = 1 << 30  # bytes
@@ -88,17 +96,44 @@ def is_strided(x: Array) -> bool:
     )
 
 
-def queries_of_tile(T: int) -> int:
-    """Return how many queries a tile has: as many as are multiplied fastest, by the kernels that the BLAS runs."""
+def tile_of(T: int, ours: bool) -> tuple[int, int, bool]:
+    """Return how many queries and keys a tile has, as many as are multiplied fastest, and by whose products."""
+    if ours:
+        return QUERIES if T <= SHORT else QUERIES_OF_OURS, KEYS, True
     if core_of_blas("scipy") not in WITHOUT_SMALL_PRODUCTS:
-        return QUERIES
-    return QUERIES_OF_LONG if T >= LONG else QUERIES_OF_SHORT
+        return QUERIES, KEYS, False
+    return QUERIES_OF_LONG if T >= LONG else QUERIES_OF_SHORT, KEYS, False
+
+
+@cache
+def multiplies_by_ours() -> bool:
+    """Return whether the products of tiles are those of `_float32`: where they were measured to be faster."""
+    if _float32.fault() is not None:
+        return False
+    q, k, v = np.random.default_rng(0).standard_normal((3, 1, 2, PROBE, 64), np.float32)
+    written = np.empty((1, PROBE, 2, 64), np.float32), *np.empty((2, 1, 2, PROBE), np.float32), np.zeros(2, np.bool_)
+    seconds = _measured.seconds_of(
+        _measured.file_beside(_tiles.forward, "attention"),
+        {
+            name: partial(_tiles.forward, *_arguments(q, k, v, PROBE_MASK, 0.0, None, False, ours), *written)
+            for name, ours in (("BLAS", False), ("ours", True))
+        },
+    )
+    return seconds["ours"] < seconds["BLAS"]
 
 
 def arguments(
     q: Array, k: Array, v: Array, mask: Mask, dropout: float, key: RandomKey | None, rounds: bool = False
 ) -> tuple[Array, Array, Array]:
     """What the kernels of `_tiles` take first: options, lengths, bias. rounds: whether products are in bfloat16."""
+    ours = q.shape[2] > FEWEST and multiplies_by_ours()
+    return _arguments(q, k, v, mask, dropout, key, rounds, ours)
+
+
+def _arguments(
+    q: Array, k: Array, v: Array, mask: Mask, dropout: float, key: RandomKey | None, rounds: bool, ours: bool
+) -> tuple[Array, Array, Array]:
+    """As `arguments`. ours: whether products are those of `_float32`."""
     B, H, T, D = q.shape
     _, K, S, _ = k.shape
     if mask.key_lengths is None:
@@ -122,7 +157,7 @@ def arguments(
         *(B, H, K, T, S, D),
         *(mask.causal, mask.window or 0),
         *(has_bias or mask.soft_cap is not None or slopes_from >= 0, slopes_from, has_bias, *bias_steps),
-        *(dropout_threshold(dropout), *(key.words if key else (0, 0, 0, 0)), queries_of_tile(T), rounds),
+        *(dropout_threshold(dropout), *(key.words if key else (0, 0, 0, 0)), *tile_of(T, ours), rounds),
         1.0 / sqrt(D),
         1.0 / (1.0 - dropout),
         mask.soft_cap or 0.0,

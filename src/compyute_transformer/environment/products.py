@@ -4,7 +4,7 @@ from ..arrays import Device
 from ..dispatch import kernels_of, package_fault, runs_kernels
 from ..precision import Precision
 
-__all__ = ["bfloat16_kernel", "bfloat16_products", "fastest_precision"]
+__all__ = ["attention_products", "bfloat16_kernel", "bfloat16_products", "fastest_precision"]
 
 
 def bfloat16_products(measure: bool = False) -> str:
@@ -37,3 +37,13 @@ def bfloat16_kernel() -> str:
     """
     kernel = kernels_of("cpu", "_products").chosen() if runs_kernels("cpu") else None
     return "float32" if kernel is None else str(kernel.name)
+
+
+def attention_products() -> str:
+    """Return whose products in float32 attention on this CPU is made of: "ours", the "BLAS", or the "reference".
+
+    The last bits of a result depend on it.
+    """
+    if not runs_kernels("cpu"):
+        return "reference"
+    return "ours" if kernels_of("cpu", "attention").multiplies_by_ours() else "BLAS"

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..arrays import to_numpy
 from ..environment.numerics import numerics
-from ..environment.products import bfloat16_kernel, bfloat16_products
+from ..environment.products import attention_products, bfloat16_kernel, bfloat16_products
 from ..errors import CheckpointError, NonFiniteError, StateError
 from ..nn.module import Module
 from ..nn.recompute import Block, recompute_blocks
@@ -336,6 +336,8 @@ class Trainer:
     def _numerics(self) -> dict[str, str]:
         """Return what the last bits of the run depend on."""
         found = {**numerics(), "kernels": linear_forward.runs(self.model.device)}
+        if self.model.device == "cpu":
+            found["products of attention"] = attention_products()
         return {**found, "products": self.products()} if self._rounds_on_cpu else found
 
     @property
