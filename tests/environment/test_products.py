@@ -5,9 +5,14 @@ from typing import Any
 import pytest
 
 from compyute_transformer import use_kernels
-from compyute_transformer.cpu import _products
+from compyute_transformer.cpu import _products, attention
 from compyute_transformer.environment.machine import examine
-from compyute_transformer.environment.products import bfloat16_kernel, bfloat16_products, fastest_precision
+from compyute_transformer.environment.products import (
+    attention_products,
+    bfloat16_kernel,
+    bfloat16_products,
+    fastest_precision,
+)
 from compyute_transformer.models import GPT, GPTConfig
 
 TILES = _products.KERNELS["tiles"]
@@ -35,11 +40,11 @@ def test_auto_is_bfloat16_where_it_is_faster(chosen: Any) -> None:
 def test_a_sentence_says_which_kernel_it_is(chosen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     kernels = {name: kernel._replace(fault=lambda: None) for name, kernel in _products.KERNELS.items()}
     monkeypatch.setattr(_products, "KERNELS", kernels)
-    monkeypatch.setattr(_products, "_kept", lambda names: None)
+    monkeypatch.setattr(_products, "kept", lambda file, names: None)
     assert bfloat16_products().startswith("by AMX tiles or AVX-512 (vdpbf16ps), if ")
     expected = "in float32, of rounded operands, which is the fastest here" if chosen is None else "by AMX tiles"
     assert bfloat16_products(measure=True) == expected
-    monkeypatch.setattr(_products, "_kept", lambda names: {"float32": 1.0, "tiles": 0.5, "vdpbf16ps": 2.0})
+    monkeypatch.setattr(_products, "kept", lambda file, names: {"float32": 1.0, "tiles": 0.5, "vdpbf16ps": 2.0})
     assert bfloat16_products() == expected
     with use_kernels("reference"):
         assert "references" in bfloat16_products()
@@ -57,3 +62,11 @@ def test_without_the_instructions_the_sentence_says_why(monkeypatch: pytest.Monk
     assert _products.chosen.__wrapped__() is None
     monkeypatch.setattr("compyute_transformer.environment.products.package_fault", lambda device: "no Numba")
     assert bfloat16_products() == "in float32, of rounded operands: no Numba"
+
+
+def test_whose_products_attention_is_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    for ours, name in ((True, "ours"), (False, "BLAS")):
+        monkeypatch.setattr(attention, "multiplies_by_ours", lambda ours=ours: ours)
+        assert attention_products() == name
+    with use_kernels("reference"):
+        assert attention_products() == "reference"
