@@ -184,6 +184,14 @@ def test_choose_takes_the_token_of_sample(
 
 
 @pytest.mark.parametrize(
+    "logits", [np.array([2**53, 2**53 + 1]), np.array([0.5, 2.0, 2.0]), np.array([1.0, 3.0, 2.0], np.float16)]
+)
+def test_choose_orders_numbers_of_any_dtype_as_sample_does(logits: np.ndarray) -> None:
+    greedy, key = Sampling(temperature=0.0), draws(1)[0]
+    assert choose(logits, greedy, key=key) == sample(logits, greedy, key=key)[0]
+
+
+@pytest.mark.parametrize(
     ("temperature", "k", "p"), [(1.0, None, None), (0.7, 4, None), (1.5, None, 0.8), (1.0, 5, 0.9)]
 )
 def test_frequencies_are_the_probabilities(temperature: float, k: int | None, p: float | None) -> None:

@@ -219,11 +219,11 @@ def sample(
 
 def choose(logits: Array, sampling: Sampling = MODEL_PROBABILITIES, seen: Sequence[int] = (), *, key: RandomKey) -> int:
     """Return the token that `sample` returns, without its log-probability: an exponential of every logit less."""
-    scores, most_probable = _scores(logits, sampling.repetition_penalty, seen)
-    if sampling.temperature == 0.0:
-        return most_probable
-    scores -= scores[most_probable]
-    return _draw(scores, sampling, key)
+    given, penalty = _checked(logits), sampling.repetition_penalty
+    if sampling.temperature > 0.0:
+        return _draw(_below_zero(given, penalty, seen), sampling, key)
+    # float32 has the same order as float64, so that it need not be copied
+    return _most_probable(given if penalty == 1.0 and given.dtype == np.float32 else _scores(given, penalty, seen))
 
 
 def _draw(scores: NDArray[np.float64], sampling: Sampling, key: RandomKey) -> int:
@@ -235,21 +235,26 @@ def _draw(scores: NDArray[np.float64], sampling: Sampling, key: RandomKey) -> in
 
 def _below_zero(logits: Array, penalty: float = 1.0, seen: Sequence[int] = ()) -> NDArray[np.float64]:
     """Return the logits in float64, penalized, then shifted so that the highest is 0: no exponential can overflow."""
-    scores, most_probable = _scores(logits, penalty, seen)
-    scores -= scores[most_probable]
+    scores = _scores(_checked(logits), penalty, seen)
+    scores -= scores[_most_probable(scores)]
     return scores
 
 
-def _scores(logits: Array, penalty: float, seen: Sequence[int]) -> tuple[NDArray[np.float64], int]:
-    """Return the logits in float64, penalized, and the id of the highest, the first of equals."""
+def _checked(logits: Array) -> Array:
+    """Return the logits on the CPU, which are numbers (V,)."""
     given = to_numpy(logits)
     if given.dtype.kind not in "fiu":
         raise DtypeError(f"sample: logits are numbers, got {given.dtype}.")
-    scores = given.astype(np.float64)
-    if scores.ndim != 1 or scores.size == 0:
+    if given.ndim != 1 or given.size == 0:
         raise ShapeError(
-            f"sample: logits have shape (V,) with V at least 1, got {scores.shape}. Give those of one position."
+            f"sample: logits have shape (V,) with V at least 1, got {given.shape}. Give those of one position."
         )
+    return given
+
+
+def _scores(logits: Array, penalty: float, seen: Sequence[int]) -> NDArray[np.float64]:
+    """Return a copy of the logits in float64, penalized."""
+    scores = logits.astype(np.float64)
     if penalty != 1.0 and len(seen):
         ids = np.unique(np.asarray(seen))
         if ids.dtype.kind not in "iu":
@@ -257,11 +262,16 @@ def _scores(logits: Array, penalty: float, seen: Sequence[int]) -> tuple[NDArray
         if ids[0] < 0 or ids[-1] >= scores.size:
             raise RangeError(f"sample: seen tokens lie in [0, {scores.size}), got {ids[0]} to {ids[-1]}.")
         scores[ids] = np.where(scores[ids] > 0, scores[ids] / penalty, scores[ids] * penalty)
-    most_probable = int(scores.argmax())
-    highest = scores[most_probable]
+    return scores
+
+
+def _most_probable(scores: Array) -> int:
+    """Return the id of the highest score, the first of equals, which is finite."""
+    token = int(scores.argmax())
+    highest = scores[token]
     if not np.isfinite(highest):  # NaN too: where there is one, it counts as the highest
         raise NonFiniteError(
             f"sample: logits are finite, or −∞ for a token that never comes, got {highest} for the highest. "
             "The model has diverged: generate from an earlier checkpoint."
         )
-    return scores, most_probable
+    return token
