@@ -262,7 +262,7 @@ def add_packed_product(a, a_row, a_k, packed, packed_rows, first, rows, columns,
 
 @compile_part
 def pack(b, b_row, rows, columns, packed, packed_rows):
-    """Write rows of B to panels of packed_rows rows, one after the other. What is behind the last column is not used."""
+    """Write rows of B to panels of packed_rows rows, one after the other. What is behind its last column is unused."""
     wide, narrow = panels_of(columns)
     for k in range(rows):
         for panel in range(wide + narrow):
