@@ -95,7 +95,7 @@ def test_json_csv_and_chart_come_out(
             ["--preset", "gpt2", "--prompt-tokens", 7, "--batch-sizes", "1,16", "--weights", "int8", "--no-anew"],
             ("gpt2", {}, Texts(7, None, (1, 16), ("int8",), False), 5, None),
         ),
-        ("generate", ["model.gguf", "--rounds", 2], ("shakespeare", {}, Texts(), 2, "model.gguf")),
+        ("generate", ["model.gguf", "--rounds", 2], (None, {}, Texts(), 2, "model.gguf")),
         ("ops", ["linear", "--preset", "cpu"], (["linear"], "cpu", {}, 10)),
         ("startup", ["--rounds", 2], ("cpu", 2)),
     ],

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("validation_only")
 
 # without a backward of their own
 HOLDERS = {"Module", "ModuleList", "Block", "Observer", "Parameter", "evaluating", "observe", "share_generator"}
-HOLDERS |= {"recompute_blocks"}  # which tests/nn/test_recompute.py holds to the bits
+HOLDERS |= {"recompute_blocks", "quantize_weights"}  # of tests/nn/test_recompute.py and test_quantize.py
 LOSSES = {"CrossEntropyLoss"}  # whose backward is that of an op, and takes no dy
 
 
