@@ -671,3 +671,14 @@ def test_a_parameter_holds_floats() -> None:
     for wrong in ([1.0], np.arange(3), None):
         with pytest.raises(DtypeError, match="an array of floats"):
             Parameter(wrong)  # type: ignore[arg-type]
+
+
+def test_a_function_is_decorated_with_evaluating_and_calls_itself() -> None:
+    layer = Linear(2, 2)
+
+    @evaluating()
+    def modes(depth: int) -> list[bool]:
+        return [layer.training, *(modes(depth - 1) if depth else []), layer.training]
+
+    assert not any(modes(2))
+    assert layer.training

@@ -23,7 +23,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import ContextDecorator
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -55,8 +55,11 @@ class _Thread(threading.local):
 _thread = _Thread()
 
 
-class _Evaluating:
+class _Evaluating(ContextDecorator):
     """What `evaluating` returns: a generator would take twice as long, and every token that is generated needs one."""
+
+    def _recreate_cm(self) -> Self:
+        return type(self)()  # of a decorated function, each call has one of its own, in its own thread
 
     def __enter__(self) -> None:
         self.before, _thread.evaluates = _thread.evaluates, True
@@ -65,8 +68,8 @@ class _Evaluating:
         _thread.evaluates = self.before
 
 
-def evaluating() -> AbstractContextManager[None]:
-    """Let all modules behave as in `eval()` within a `with` block, for the calling thread only.
+def evaluating() -> _Evaluating:
+    """Let all modules behave as in `eval()` within a `with` block, or a function it decorates, for this thread only.
 
     Several threads can generate from one model this way, whatever mode it is in.
     """
