@@ -21,6 +21,7 @@ from ._threads import of_blas
 __all__ = [
     "AS_IT_IS",
     "TRANSPOSED",
+    "build_prefetch",
     "bytes_at",
     "pointer",
     "prefetch",
@@ -55,16 +56,21 @@ def _pointer(element: Any) -> Any:
 pointer, shorts_at, bytes_at = (_pointer(element) for element in (types.float32, types.uint16, types.int8))
 
 
+def build_prefetch(builder: Any, address: Any) -> None:
+    """Ask for the cache line at an address, in code that is written for the compiler."""
+    byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    read, keep, data = flag(0), flag(3), flag(1)
+    builder.call(function, [builder.inttoptr(address, byte), read, keep, data])
+
+
 @intrinsic
 def prefetch(typingctx: Any, address: Any) -> Any:
     """Ask for the cache line at an address in bytes; any address will do."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        read, keep, data = flag(0), flag(3), flag(1)
-        builder.call(function, [builder.inttoptr(args[0], byte), read, keep, data])
+        build_prefetch(builder, args[0])
         return context.get_dummy_value()
 
     return types.void(types.int64), codegen

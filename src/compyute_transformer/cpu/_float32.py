@@ -35,7 +35,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ._amx import features
-from ._blas import pointer
+from ._blas import build_prefetch, pointer
 from ._kernel import compile_part
 
 __all__ = ["add_packed_product", "add_product", "columns_of_panels", "fault", "pack", "scratch_of"]
@@ -99,7 +99,7 @@ def _tile(rows: int, vectors: int) -> Any:
             sums = {place: cgutils.alloca_once_value(builder, zeros) for place in places}
             for row in range(rows):  # C is written at the end: by then its lines are there
                 for part in (0, 4 * LANES * vectors - 1):
-                    _prefetch(builder, builder.add(after(c, c_row, row), LONG(part)))
+                    build_prefetch(builder, builder.add(after(c, c_row, row), LONG(part)))
             with cgutils.for_range(builder, depth) as loop:
                 here = builder.add(b, builder.mul(loop.index, b_row))
                 wide = [loaded(builder.add(here, LONG(4 * LANES * vector)), VECTOR) for vector in range(vectors)]
@@ -121,34 +121,20 @@ def _tile(rows: int, vectors: int) -> Any:
     return tile
 
 
-def _prefetch(builder: Any, address: Any) -> None:
-    byte = ir.IntType(8).as_pointer()
-    kind = ir.FunctionType(ir.VoidType(), [byte, WORD, WORD, WORD])
-    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    builder.call(function, [builder.inttoptr(address, byte), WORD(0), WORD(3), WORD(1)])
-
-
 _wide_tile, _narrow_tile, _tall_tile = _tile(ROWS, 3), _tile(ROWS, 2), _tile(TALL, 2)
 
 
-def _move(numbers: int) -> Any:
-    """Return a function that copies so many numbers from one address to another."""
+@intrinsic
+def move_lanes(typingctx: Any, source: Any, target: Any) -> Any:
+    """Copy as many numbers as a register holds from one address to another."""
 
-    @intrinsic
-    def move(typingctx: Any, source: Any, target: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            kind = ir.VectorType(FLOAT, numbers).as_pointer()
-            value = builder.load(builder.inttoptr(args[0], kind))
-            value.align = 4
-            builder.store(value, builder.inttoptr(args[1], kind)).align = 4
-            return context.get_dummy_value()
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value = builder.load(builder.inttoptr(args[0], VECTOR.as_pointer()))
+        value.align = 4
+        builder.store(value, builder.inttoptr(args[1], VECTOR.as_pointer())).align = 4
+        return context.get_dummy_value()
 
-        return types.void(types.int64, types.int64), codegen
-
-    return move
-
-
-move_lanes = _move(LANES)
+    return types.void(types.int64, types.int64), codegen
 
 
 @compile_part

@@ -31,7 +31,17 @@ from ..arrays import Array
 from ..dispatch import kernel_for
 from ..ops.quantized import GROUP, QuantizedWeight, quantized_linear
 from . import _products
-from ._blas import AS_IT_IS, TRANSPOSED, bytes_at, pointer, sgemm, sgemm_address, shorts_at, single_threaded
+from ._blas import (
+    AS_IT_IS,
+    TRANSPOSED,
+    build_prefetch,
+    bytes_at,
+    pointer,
+    sgemm,
+    sgemm_address,
+    shorts_at,
+    single_threaded,
+)
 from ._buffers import empty
 from ._kernel import compile_kernel, compile_parallel, compile_part, is_float32, is_ready, pool_for
 from ._quantized_products import PARTS, multiply_quantized
@@ -73,12 +83,6 @@ def _spread(builder: Any, number: Any) -> Any:
 def _call(builder: Any, name: str, result: Any, *arguments: Any, flags: tuple[str, ...] = ()) -> Any:
     kind = ir.FunctionType(result, [argument.type for argument in arguments])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments, fastmath=flags)
-
-
-def _prefetch(builder: Any, address: Any) -> None:
-    flag = ir.IntType(32)
-    place = builder.inttoptr(address, ir.IntType(8).as_pointer())
-    _call(builder, "llvm.prefetch.p0", ir.VoidType(), place, flag(0), flag(3), flag(1))
 
 
 def _group(builder: Any, kind: int, values: Any, scale: Any, x: list[Any], sums: list[Any]) -> None:
@@ -123,7 +127,7 @@ def _row_products(rows: int, kind: int) -> Any:
             sums = [cgutils.alloca_once_value(builder, zeros) for _ in range(rows)]
             with cgutils.for_range(builder, groups) as loop:
                 here = builder.add(values, builder.mul(loop.index, LONG(GROUP * size)))
-                _prefetch(builder, builder.add(here, LONG(AHEAD)))
+                build_prefetch(builder, builder.add(here, LONG(AHEAD)))
                 scale = None
                 if kind == INT8:
                     place = builder.add(scales, builder.mul(loop.index, LONG(4)))
