@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 from time import sleep
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from compyute_transformer.errors import ShapeError
 from compyute_transformer.models import GPT, GPTConfig
 from compyute_transformer.nn import CrossEntropyLoss, FeedForward
 from compyute_transformer.nn.fused import fused_kernels
+from compyute_transformer.ops.activation import Activation
 from compyute_transformer.ops.linear import linear_backward, linear_forward
 from compyute_transformer.ops.quantized import QuantizedWeight, quantize, quantized_linear
 from compyute_transformer.precision import round_to_bfloat16, use_precision
@@ -68,7 +69,8 @@ def test_a_gradient_is_packed_for_both_products_and_summed_at_once(shape: tuple[
     rows, turned, sums = pack_gradient(dy)
     np.testing.assert_array_equal(rows, pack_rows(dy))
     np.testing.assert_array_equal(turned, pack_rows(dy, turned=True))
-    np.testing.assert_allclose(sums.sum(0, dtype=np.float64), dy.sum(0, dtype=np.float64), rtol=0, atol=1e-5)
+    # float32 sums of some 32 numbers each: over 300 draws the greatest error was 1.5e-5
+    np.testing.assert_allclose(sums.sum(0, dtype=np.float64), dy.sum(0, dtype=np.float64), rtol=0, atol=4e-5)
 
 
 def test_operands_are_rounded_as_the_references_round_them() -> None:
@@ -106,10 +108,11 @@ def test_linear_runs_forward_and_backward(packed: Any, has_bias: bool, needs: tu
 
 @pytest.mark.parametrize("has_bias", [False, True])
 @pytest.mark.parametrize("rows", [(3, 19), (64,)])
-def test_a_feed_forward_network_computes_gelu_on_squares_in_cache(
-    packed: Any, rows: tuple[int, ...], has_bias: bool
+@pytest.mark.parametrize("activation", get_args(Activation))
+def test_a_feed_forward_network_computes_its_activation_on_squares_in_cache(
+    packed: Any, activation: Activation, rows: tuple[int, ...], has_bias: bool
 ) -> None:
-    module = FeedForward(37, 70, bias=has_bias)
+    module = FeedForward(37, 70, bias=has_bias, activation=activation)
     randomize(module)
     x, dy, found = draw(*rows, 37), draw(*rows, 37), []
     for kernels in ("auto", "reference"):
@@ -135,7 +138,6 @@ def test_a_feed_forward_network_runs_its_lines_where_it_must(packed: Any) -> Non
     assert fused_kernels(FeedForward(8, 16), x[:3]) is None, "few rows"
     assert fused_kernels(FeedForward(8, 16), draw(40, 9)) is None, "the width does not fit, which the ops refuse"
     assert fused_kernels(FeedForward(8, 16), x.astype(np.float64)) is None
-    assert fused_kernels(FeedForward(8, 16, activation="relu"), x) is None
     assert fused_kernels(FeedForward(8, 16).eval(), x) is None
     with use_precision("float32"):
         assert fused_kernels(FeedForward(8, 16), x) is None

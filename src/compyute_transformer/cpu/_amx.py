@@ -37,17 +37,17 @@ LAYOUT = np.zeros(64, np.uint8)
 LAYOUT[0], LAYOUT[16:32:2], LAYOUT[48:56] = 1, 64, 16
 
 STEPS = """
-tileloadd ($8,$12,1), %tmm0
-tileloadd 64($8,$12,1), %tmm1
-tileloadd ($9,$12,1), %tmm2
-tileloadd 64($9,$12,1), %tmm3
+tileloadd ($8,$14,1), %tmm0
+tileloadd 64($8,$14,1), %tmm1
+tileloadd ($9,$14,1), %tmm2
+tileloadd 64($9,$14,1), %tmm3
 2:
-tileloadd ($0,$10,1), %tmm4
-tileloadd ($2,$11,1), %tmm6
+tileloadd ($0,$12,1), %tmm4
+tileloadd ($2,$13,1), %tmm6
 tdpbf16ps %tmm6, %tmm4, %tmm0
-tileloadd 64($2,$11,1), %tmm7
+tileloadd 64($2,$13,1), %tmm7
 tdpbf16ps %tmm7, %tmm4, %tmm1
-tileloadd ($1,$10,1), %tmm5
+tileloadd ($1,$12,1), %tmm5
 tdpbf16ps %tmm6, %tmm5, %tmm2
 tdpbf16ps %tmm7, %tmm5, %tmm3
 add $$64, $0
@@ -55,13 +55,13 @@ add $$64, $1
 add $$2048, $2
 dec $3
 jnz 2b
-tilestored %tmm0, ($8,$12,1)
-tilestored %tmm1, 64($8,$12,1)
-tilestored %tmm2, ($9,$12,1)
-tilestored %tmm3, 64($9,$12,1)
+tilestored %tmm0, ($10,$15,1)
+tilestored %tmm1, 64($10,$15,1)
+tilestored %tmm2, ($11,$15,1)
+tilestored %tmm3, 64($11,$15,1)
 """
 # The first four operands are read and written: two rows of A, a panel of B, the steps that are left.
-OPERANDS = "=&r,=&r,=&r,=&r,0,1,2,3,r,r,r,r,r,~{memory},~{dirflag},~{fpsr},~{flags}"
+OPERANDS = "=&r,=&r,=&r,=&r,0,1,2,3,r,r,r,r,r,r,r,r,~{memory},~{dirflag},~{fpsr},~{flags}"
 
 with suppress(AttributeError):
     binding.initialize_native_asmparser()
@@ -69,17 +69,32 @@ with suppress(AttributeError):
 
 @intrinsic
 def add_square(
-    typingctx: Any, a: Any, a_16: Any, b: Any, steps: Any, c: Any, c_16: Any, lda: Any, ldb: Any, ldc: Any
+    typingctx: Any,
+    a: Any,
+    a_16: Any,
+    b: Any,
+    steps: Any,
+    start: Any,
+    start_16: Any,
+    c: Any,
+    c_16: Any,
+    lda: Any,
+    ldb: Any,
+    ldstart: Any,
+    ldc: Any,
 ) -> Any:
-    """Add to the square of 32 by 32 at c. Addresses and distances are in bytes; *_16: of the row that is 16 further."""
+    """Write a square of 32 by 32 to c: that at start, which may be c or one row 32 times, and the product.
+
+    Addresses and distances are in bytes; *_16: of the row that is 16 further.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         word = ir.IntType(64)
-        kind = ir.FunctionType(ir.LiteralStructType([word] * 4), [word] * 9)
+        kind = ir.FunctionType(ir.LiteralStructType([word] * 4), [word] * 12)
         builder.asm(kind, STEPS, OPERANDS, list(args), True)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 9), codegen
+    return types.void(*[types.int64] * 12), codegen
 
 
 @intrinsic

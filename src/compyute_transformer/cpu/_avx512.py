@@ -11,8 +11,8 @@ how A and B lie in memory, the same as for AMX, and `_products` computes whole p
 
 The instruction rounds to the nearest after each of the two additions and takes what is below the normal numbers for 0.
 
-Numba has no function for it, so it is inline assembly. Not yet timed on such a processor: the tests run every
-instruction by a handler for illegal ones. That is why all of them name a 512-bit register or none at all.
+Numba has no function for it, so it is inline assembly. Where a processor has no such instruction, the tests run it by a
+handler for illegal ones. That is why all of them name a 512-bit register or none at all.
 
 Source: Intel 64 and IA-32 architectures software developer's manual, volume 2, VDPBF16PS.
 """
@@ -34,28 +34,31 @@ __all__ = ["ROWS", "add_rows", "fault"]
 ROWS = 8
 FIRST = 16  # register of C
 
-# Eight rows of A, lda ($12) bytes apart, of which the operands 0, 1 and 2 are the first, the fourth and the seventh.
-PLACES = "($0)", "($0,$12)", "($0,$12,2)", "($1)", "($0,$12,4)", "($1,$12,2)", "($2)", "($1,$12,4)"
+# Eight rows of A, lda ($14) bytes apart, of which the operands 0, 1 and 2 are the first, the fourth and the seventh.
+PLACES = "($0)", "($0,$14)", "($0,$14,2)", "($1)", "($0,$14,4)", "($1,$14,2)", "($2)", "($1,$14,4)"
 
 
 def _steps() -> str:
-    """Return the assembly: C is read, a loop over the pairs of K adds to it, C is written."""
+    """Return the assembly: the start is read, a loop over the pairs of K adds to it, C is written."""
     rows = [(f"%zmm{FIRST + 2 * row}", f"%zmm{FIRST + 2 * row + 1}") for row in range(ROWS)]
     lines = []
     for left, right in rows:
-        lines += [f"vmovups ($5), {left}", f"vmovups 64($5), {right}", "add $13, $5"]
+        lines += [f"vmovups ($5), {left}", f"vmovups 64($5), {right}", "add $15, $5"]
+    # C's lines are asked for now, to be written at the end: rows of a large result are far apart, and in no cache
+    lines += ["prefetchw ($6)", "prefetchw 64($6)", "add $16, $6"] * ROWS + ["sub $16, $6"] * ROWS
     lines += ["2:", "vmovups ($3), %zmm0", "vmovups 64($3), %zmm1"]
     for place, (left, right) in zip(PLACES, rows, strict=True):
         lines += [f"vdpbf16ps {place}{{1to16}}, %zmm0, {left}", f"vdpbf16ps {place}{{1to16}}, %zmm1, {right}"]
     lines += ["add $$4, $0", "add $$4, $1", "add $$4, $2", "add $$128, $3", "dec $4", "jnz 2b"]
-    for left, right in reversed(rows):
-        lines += ["sub $13, $5", f"vmovups {left}, ($5)", f"vmovups {right}, 64($5)"]
+    for left, right in rows:
+        lines += [f"vmovups {left}, ($6)", f"vmovups {right}, 64($6)", "add $16, $6"]
     return "\n".join(lines)
 
 
 STEPS = _steps()
-# The first six operands are read and written: three rows of A, a panel of B, the pairs that are left, a row of C.
-OPERANDS = "=&r,=&r,=&r,=&r,=&r,=&r,0,1,2,3,4,5,r,r,~{memory},~{dirflag},~{fpsr},~{flags},~{ymm0},~{ymm1}"
+# The first seven operands are read and written: three rows of A, a panel of B, the pairs that are left, rows of the
+# start and of C.
+OPERANDS = "=&r,=&r,=&r,=&r,=&r,=&r,=&r,0,1,2,3,4,5,6,r,r,r,~{memory},~{dirflag},~{fpsr},~{flags},~{ymm0},~{ymm1}"
 OPERANDS += "".join(f",~{{zmm{FIRST + index}}}" for index in range(2 * ROWS))
 
 with suppress(AttributeError):
@@ -63,16 +66,21 @@ with suppress(AttributeError):
 
 
 @intrinsic
-def add_rows(typingctx: Any, a: Any, a_3: Any, a_6: Any, b: Any, pairs: Any, c: Any, lda: Any, ldc: Any) -> Any:
-    """Add to 8 rows of 32 columns at c. Addresses and distances are in bytes; a_3, a_6: of the rows 3 and 6 further."""
+def add_rows(
+    typingctx: Any, a: Any, a_3: Any, a_6: Any, b: Any, pairs: Any, start: Any, c: Any, lda: Any, ldstart: Any, ldc: Any
+) -> Any:
+    """Write 8 rows of 32 columns to c: those at start, which may be c or one row 8 times, and the product.
+
+    Addresses and distances are in bytes; a_3, a_6: of the rows 3 and 6 further.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         word = ir.IntType(64)
-        kind = ir.FunctionType(ir.LiteralStructType([word] * 6), [word] * 8)
+        kind = ir.FunctionType(ir.LiteralStructType([word] * 7), [word] * 10)
         builder.asm(kind, STEPS, OPERANDS, list(args), True)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 8), codegen
+    return types.void(*[types.int64] * 10), codegen
 
 
 @cache

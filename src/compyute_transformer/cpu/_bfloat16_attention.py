@@ -120,6 +120,20 @@ def _pack_panels(at, ld, rows, columns, packed):
 @compile_part
 def _add_product(number, a, b, c):
     """C += A B of rows, panels and float32 numbers, each some rows or columns of an array, all in whole squares."""
+    _product(number, a, b, c, c.ctypes.data, c.strides[0], 4 * SQUARE)
+
+
+@compile_part
+def _write_product(number, a, b, zeros, c):
+    """C = A B, as above. zeros: as many as a square is wide."""
+    if a.shape[1] == 0:
+        c[:] = ZERO
+    _product(number, a, b, c, zeros.ctypes.data, np.int64(0), 0)
+
+
+@compile_part
+def _product(number, a, b, c, start_at, ldstart, next_square):
+    """C = start + A B. next_square: bytes from a square of the start to the one beside it."""
     steps = np.int64(a.shape[1] * a.itemsize // (2 * SQUARE))
     if steps == 0:  # the loop over the steps ends when they are counted down to 0
         return
@@ -129,7 +143,8 @@ def _add_product(number, a, b, c):
         b_panel = b_at + b.strides[0] * panel
         for block in range(a.shape[0] // SQUARE):
             a_rows, square = a_at + lda * SQUARE * block, c_at + ldc * SQUARE * block + 4 * SQUARE * panel
-            add_square(number, a_rows, lda, b_panel, steps, square, ldc)
+            start = start_at + ldstart * SQUARE * block + next_square * panel
+            add_square(number, a_rows, lda, b_panel, steps, start, ldstart, square, ldc)
 
 
 @compile_part
@@ -186,7 +201,7 @@ def _forward_task(task, number, layout_at, options, lengths, bias, y, highest_sc
     v = np.empty((width // SQUARE, keys // 2, SQUARE), np.uint32)
     q, weights = np.empty((SQUARE, width), np.uint16), np.empty((SQUARE, keys + 2 * LINE), np.uint16)
     scores, out = np.empty((SQUARE, keys + LINE), np.float32), np.empty((SQUARE, width), np.float32)
-    bits, nothing = np.empty(keys + 8, np.uint32), ZERO
+    bits, nothing, zeros = np.empty(keys + 8, np.uint32), ZERO, np.zeros(SQUARE, np.float32)
     _pack_columns(o.k_at + 4 * (b * o.k_batch + g * o.k_head), o.k_time, S, D, k)
     _pack_panels(o.v_at + 4 * (b * o.v_batch + g * o.v_head), o.v_time, S, D, v)
     q_head = o.q_at + 4 * (b * o.q_batch + h * o.q_head)
@@ -196,8 +211,7 @@ def _forward_task(task, number, layout_at, options, lengths, bias, y, highest_sc
         key, columns = _squares(0, keys, start, rows, T, S, causal, window, length)
         last = key + columns
         _pack_rows(q_head + 4 * start * o.q_time, o.q_time, rows, D, q)
-        scores[:, key:last] = ZERO
-        _add_product(number, q, k[key // SQUARE : last // SQUARE], scores[:, key:last])
+        _write_product(number, q, k[key // SQUARE : last // SQUARE], zeros, scores[:, key:last])
         for r in range(rows):
             lo, hi = visible(start + r, T, S, causal, window, length)
             lo, hi = min(lo, last), min(hi, last)
@@ -206,8 +220,7 @@ def _forward_task(task, number, layout_at, options, lengths, bias, y, highest_sc
             highest_score[b, h, start + r], sums[b, h, start + r] = _weigh(
                 options, bias, b, h, start + r, lo, hi, scores[r], bits, weights[r]
             )
-        out[:] = ZERO
-        _add_product(number, weights[:, key:last], v[:, key // 2 : last // 2], out)
+        _write_product(number, weights[:, key:last], v[:, key // 2 : last // 2], zeros, out)
         for r in range(rows):
             row, part = out[r], y[b, start + r, h]
             for d in range(part.size):
@@ -260,7 +273,7 @@ def _backward_head(
     _pack_turned(q_at, o.q_time, T, D, q_turned)
     _pack_rows(dy_at, dy.strides[1] // 4, T, D, dy_rows)
     _pack_turned(dy_at, dy.strides[1] // 4, T, D, dy_turned)
-    delta = np.empty(T, np.float32)
+    delta, zeros = np.empty(T, np.float32), np.zeros(SQUARE, np.float32)
     for t in range(T):
         product, dy_part, y_part = ZERO, dy[b, t, h], y[b, t, h]
         for d in range(D):
@@ -282,10 +295,8 @@ def _backward_head(
                 if columns == 0:
                     continue
                 first, last, panel = key // SQUARE, (key + columns) // SQUARE, (key - block) // SQUARE
-                scores[:, :columns] = ZERO
-                dscores[:, :columns] = ZERO
-                _add_product(number, q[start : start + SQUARE], k[first:last], scores[:, :columns])
-                _add_product(number, dy_rows[start : start + SQUARE], v[first:last], dscores[:, :columns])
+                _write_product(number, q[start : start + SQUARE], k[first:last], zeros, scores[:, :columns])
+                _write_product(number, dy_rows[start : start + SQUARE], v[first:last], zeros, dscores[:, :columns])
                 for r in range(rows):
                     row = scores[r, :columns]
                     for c in range(row.size):

@@ -20,26 +20,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numba import carray, prange
+from numba import prange
 
 from ..arrays import Array
+from ..ops.activation import Activation
 from ..precision import round_to_bfloat16
 from . import _amx, _avx512
 from ._amx import LAYOUT, lay_out, release_tiles
 from ._amx import add_square as add_tiles
 from ._avx512 import ROWS as AT_ONCE
 from ._avx512 import add_rows
-from ._blas import pointer
 from ._kernel import compile_parallel, compile_part, pool_for
 from ._measured import file_beside, kept, seconds_of
 from ._packing import SQUARE, pack_panels, pack_rows
 from ._vector import upper_half
-from .activation import gelu_part, gelu_slope_part
+from .activation import CODES, activated_part, slope_part
 
 __all__ = ["KERNELS", "Kernel", "add_square", "begin", "chosen", "describe", "end", "multiply"]
 
 ROWS = 128  # of a task
-ZERO = np.float32(0.0)
 WORK = 64  # multiplications in the time of one element of a sweep
 PROBE = 512  # a product of 512³
 TILES, VECTORS = 0, 1
@@ -82,63 +81,57 @@ def end(number):
 
 
 @compile_part
-def add_square(number, a, lda, b, steps, c, ldc):
-    """Add A B to a square of 32 by 32 float32 by the kernel of a number, between `begin` and `end`.
+def add_square(number, a, lda, b, steps, start, ldstart, c, ldc):
+    """Write start + A B, a square of 32 by 32 float32, by the kernel of a number, between `begin` and `end`.
 
     Addresses and distances from row to row are in bytes. a: 32 rows of 32 · steps numbers. b: a panel of as many rows.
+    start: what is added to: the square at c itself, or, with ldstart 0, one row for all, such as a bias.
     """
     if number == TILES:
-        add_tiles(a, a + 16 * lda, b, steps, c, c + 16 * ldc, lda, np.int64(4 * SQUARE), ldc)
+        add_tiles(
+            a, a + 16 * lda, b, steps, start, start + 16 * ldstart, c, c + 16 * ldc,
+            lda, np.int64(4 * SQUARE), ldstart, ldc,
+        )  # fmt: skip
     else:
         for row in range(0, SQUARE, AT_ONCE):
             first = a + row * lda
-            add_rows(first, first + 3 * lda, first + 6 * lda, b, steps * (SQUARE // 2), c + row * ldc, lda, ldc)
+            add_rows(
+                first, first + 3 * lda, first + 6 * lda, b, steps * (SQUARE // 2),
+                start + row * ldstart, c + row * ldc, lda, ldstart, ldc,
+            )  # fmt: skip
 
 
 @compile_part
-def _fill(at, ld, rows, bias, first, columns):
-    """Write the bias, or zeros, to rows of a matrix at an address, from where the products are added."""
-    square = carray(pointer(at), (rows, ld))
-    for r in range(rows):
-        part = square[r, :columns]
-        if bias.size > 0:
-            added = bias[first : first + columns]
-            for c in range(part.size):
-                part[c] = added[c]
-        else:
-            part[:] = ZERO
-
-
-@compile_part
-def _write_gelu(y, m, height, first, last, activated):
-    """Write GELU of a square of the result, which is in cache, as rows of A."""
+def _write_activated(y, m, height, first, last, code, activated):
+    """Write the activation of a square of the result, which is in cache, as rows of A."""
     changed = np.empty(last - first, np.float32)
     for r in range(m, m + height):
-        gelu_part(y[r, first:last], True, changed)
+        activated_part(y[r, first:last], code, changed)
         target = activated[r, first:last]
         for c in range(changed.size):
             target[c] = upper_half(changed[c])
 
 
 @compile_part
-def _multiply_by_slope(y, m, height, first, last, hidden):
-    """Multiply a square of the result, which is in cache, by the slope of GELU."""
+def _multiply_by_slope(y, m, height, first, last, code, hidden):
+    """Multiply a square of the result, which is in cache, by the slope of the activation."""
     slope = np.empty(last - first, np.float32)
     for r in range(m, m + height):
-        gelu_slope_part(hidden[r, first:last], True, slope)
+        slope_part(hidden[r, first:last], code, slope)
         target = y[r, first:last]
         for c in range(slope.size):
             target[c] *= slope[c]
 
 
 @compile_parallel
-def _multiply(number, layout_at, a, b, bias, y, groups, activated, hidden):
+def _multiply(number, layout_at, a, b, start, y, groups, code, activated, hidden):
+    """Compute y. start: for each column of the panels, what its sums start from."""
     (rows, columns), depth = y.shape, a.shape[1]
     blocks, panels = (rows + ROWS - 1) // ROWS, b.shape[0]
-    a_at, b_at, y_at, lda = a.ctypes.data, b.ctypes.data, y.ctypes.data, 2 * depth
+    a_at, b_at, y_at, lda, start_at = a.ctypes.data, b.ctypes.data, y.ctypes.data, 2 * depth, start.ctypes.data
     for task in prange(blocks * groups):
         block, group = task // groups, task % groups
-        edge = np.zeros((SQUARE, SQUARE), np.float32)  # where the result ends within a square
+        edge = np.empty((SQUARE, SQUARE), np.float32)  # where the result ends within a square
         begin(number, layout_at)
         for panel in range(panels * group // groups, panels * (group + 1) // groups):
             b_panel, first = b_at + 64 * depth * panel, SQUARE * panel
@@ -147,15 +140,17 @@ def _multiply(number, layout_at, a, b, bias, y, groups, activated, hidden):
                 height = min(SQUARE, rows - m)
                 is_whole = height == SQUARE and width == SQUARE
                 c_at, ldc = (y_at + 4 * (m * columns + first), columns) if is_whole else (edge.ctypes.data, SQUARE)
-                _fill(c_at, ldc, height, bias, first, width)
-                add_square(number, a_at + lda * m, lda, b_panel, np.int64(depth // SQUARE), c_at, 4 * ldc)
+                add_square(
+                    number, a_at + lda * m, lda, b_panel, np.int64(depth // SQUARE),
+                    start_at + 4 * first, np.int64(0), c_at, 4 * ldc,
+                )  # fmt: skip
                 if not is_whole:
                     for r in range(height):
                         y[m + r, first : first + width] = edge[r, :width]
                 if activated.shape[0] > 0:
-                    _write_gelu(y, m, height, first, first + width, activated)
+                    _write_activated(y, m, height, first, first + width, code, activated)
                 if hidden.shape[0] > 0:
-                    _multiply_by_slope(y, m, height, first, first + width, hidden)
+                    _multiply_by_slope(y, m, height, first, first + width, code, hidden)
         end(number)
 
 
@@ -166,19 +161,22 @@ def multiply(
     y: Array,
     bias: Array | None = None,
     *,
+    activation: Activation = "gelu_tanh",
     activated: Array | None = None,
     hidden: Array | None = None,
 ) -> None:
     """Compute y = A B + bias of what `pack_rows` and `pack_panels` returned. y (rows, columns) lies in one piece.
 
-    activated: GELU of y is written there too, as rows of A; what is beyond y is not written. hidden: y is multiplied by
-    the slope of GELU at these numbers. Either is computed on each square while it is in cache; GELU in its tanh form.
+    activated: activation(y) is written there too, as rows of A; what is beyond y is not written. hidden: y is
+    multiplied by the slope of the activation at these numbers. Either is computed on each square while it is in cache.
     """
-    given = np.zeros(0, np.float32) if bias is None else bias
+    start = np.zeros(SQUARE * len(b), np.float32)
+    if bias is not None:
+        start[: len(bias)] = bias
     groups = 1 << max(0, (8 * ROWS // max(1, len(y))).bit_length() - 1)  # few rows: their columns are shared out too
     with pool_for(y.size * a.shape[1] // WORK):
         _multiply(
-            kernel.number, LAYOUT.ctypes.data, a, b, given, y, min(groups, len(b)),
+            kernel.number, LAYOUT.ctypes.data, a, b, start, y, min(groups, len(b)), CODES[activation],
             np.zeros((0, 0), np.uint16) if activated is None else activated,
             np.zeros((0, 0), np.float32) if hidden is None else hidden,
         )  # fmt: skip

@@ -137,11 +137,12 @@ def _pack_weight(values_at, outputs, inputs, is_int8, b):
 @compile_part
 def _add_groups(number, a_at, lda, distance, b_panel, scales, total, group_sum):
     """Add to a square the sums of each group, multiplied by the scales (groups, 32) of the outputs."""
+    at, ld = group_sum.ctypes.data, np.int64(BLOCK)
     for group in range(scales.shape[0]):
         group_sum[:] = ZERO
         for part in range(PARTS):
             place = a_at + distance * part + ROW * group
-            add_square(number, place, lda, b_panel + STEP * group, np.int64(1), group_sum.ctypes.data, np.int64(BLOCK))
+            add_square(number, place, lda, b_panel + STEP * group, np.int64(1), at, ld, at, ld)
         own = scales[group]
         for r in range(SQUARE):
             target, source = total[r], group_sum[r]
@@ -170,7 +171,8 @@ def _multiply(number, layout_at, a, b, scales, bias, y, groups):
                 else:
                     for part in range(PARTS):
                         place, steps = a_at + lda * m + distance * part, np.int64(depth // SQUARE)
-                        add_square(number, place, lda, b_panel, steps, total.ctypes.data, np.int64(BLOCK))
+                        at, ld = total.ctypes.data, np.int64(BLOCK)
+                        add_square(number, place, lda, b_panel, steps, at, ld, at, ld)
                 for r in range(min(SQUARE, rows - m)):
                     y[m + r, first : first + width] = total[r, :width]
         end(number)

@@ -20,6 +20,7 @@ from ..dispatch import kernel_for
 from ..ops.activation import (
     CUBIC,
     SQRT_2_OVER_PI,
+    Activation,
     Approximation,
     Gate,
     GatedActivationSaved,
@@ -40,14 +41,16 @@ from ._kernel import compile_kernel, compile_parallel, compile_part, is_ready, o
 from ._vector import exp, highest, logistic, normal_cdf_and_pdf
 
 __all__ = [
+    "CODES",
+    "activated_part",
     "gated_activation_backward_kernel",
     "gated_activation_forward_kernel",
     "gelu_backward_kernel",
     "gelu_forward_kernel",
     "gelu_part",
-    "gelu_slope_part",
     "silu_backward_kernel",
     "silu_forward_kernel",
+    "slope_part",
     "softmax_backward_kernel",
     "softmax_forward_kernel",
 ]
@@ -55,6 +58,10 @@ __all__ = [
 ZERO, ONE, THREE = np.float32(0.0), np.float32(1.0), np.float32(3.0)
 TWICE_SCALE, CUBE = np.float32(2.0 * SQRT_2_OVER_PI), np.float32(CUBIC)
 CHUNK = 4096  # elements a task: 16 kB, half of a first-level cache
+
+
+GELU_TANH, GELU, RELU = range(3)
+CODES: dict[Activation, int] = {"gelu_tanh": GELU_TANH, "gelu": GELU, "relu": RELU}
 
 
 @compile_kernel
@@ -76,7 +83,7 @@ def _gelu_forward(x, use_tanh, y):
 
 
 @compile_part
-def gelu_slope_part(a, use_tanh, da):
+def _gelu_slope_part(a, use_tanh, da):
     if use_tanh:
         for i in range(a.size):
             u = TWICE_SCALE * a[i] * (ONE + CUBE * a[i] * a[i])
@@ -95,9 +102,29 @@ def _gelu_backward(dy, x, use_tanh, dx):
     for chunk in prange((x.size + CHUNK - 1) // CHUNK):
         start, stop = chunk * CHUNK, min(x.size, (chunk + 1) * CHUNK)
         a, da, db = x[start:stop], dx[start:stop], dy[start:stop]
-        gelu_slope_part(a, use_tanh, da)
+        _gelu_slope_part(a, use_tanh, da)
         for i in range(a.size):
             da[i] *= db[i]
+
+
+@compile_part
+def activated_part(a, code, b):
+    """Write b = activation(a), which may be a itself."""
+    if code == RELU:
+        for i in range(a.size):
+            b[i] = ZERO if a[i] < ZERO else a[i]
+    else:
+        gelu_part(a, code == GELU_TANH, b)
+
+
+@compile_part
+def slope_part(a, code, da):
+    """Write da = activation′(a)."""
+    if code == RELU:
+        for i in range(a.size):
+            da[i] = ONE if a[i] > ZERO else ZERO
+    else:
+        _gelu_slope_part(a, code == GELU_TANH, da)
 
 
 @kernel_for(gelu_forward, supports=lambda x, approximate="none": is_ready(x))
@@ -194,7 +221,7 @@ def _gated_backward(dy, gate, up, code, dgate, dup):
             _silu_slope_part(a, da)
         else:
             gelu_part(a, code == 2, dactivated)
-            gelu_slope_part(a, code == 2, da)
+            _gelu_slope_part(a, code == 2, da)
         for i in range(a.size):
             da[i] *= db[i] * b[i]
             dactivated[i] *= db[i]

@@ -25,7 +25,7 @@ from ..precision import precision
 from ._blas import pointer
 from ._kernel import compile_parallel, compile_part, is_float32, num_threads, pool_for
 from ._tiles import few_task
-from .activation import gelu_part
+from .activation import CODES, activated_part
 from .attention import arguments, is_strided, supports_mask
 from .linear import FEW_ROWS, columns_of
 from .norm import norm_rows
@@ -34,9 +34,7 @@ from .quantized import addresses_of, any_columns, is_held
 __all__ = ["blocks_step_kernel"]
 
 ZERO = np.float32(0.0)
-GELU_TANH, GELU, RELU = range(3)
 MATRICES = (2, 4, 8, 10)  # among the arrays of a block: those that may be quantized
-CODES: dict[Activation, int] = {"gelu_tanh": GELU_TANH, "gelu": GELU, "relu": RELU}
 
 
 @compile_part
@@ -71,11 +69,7 @@ def _activated_product(kind, x, weight, scales, bias, activation, y, first, last
     any_columns(kind, x, weight, scales, bias, y, first, last)
     for n in range(y.shape[0]):
         part = y[n, first:last]
-        if activation == RELU:
-            for i in range(part.size):
-                part[i] = ZERO if part[i] < ZERO else part[i]
-        else:
-            gelu_part(part, activation == GELU_TANH, part)
+        activated_part(part, activation, part)
 
 
 @compile_parallel

@@ -1,11 +1,11 @@
-"""Feed-forward on a CPU in bfloat16: GELU and its slope on each square of a product while it is in cache.
+"""Feed-forward on a CPU in bfloat16: the activation and its slope on each square of a product while it is in cache.
 
-    hidden = x upᵀ + up_bias, and activated = gelu(hidden), rounded and packed;   y = activated downᵀ + down_bias
-    dhidden = (dy down) · gelu′(hidden);   the other gradients as those of two linear layers
+    hidden = x upᵀ + up_bias, and activated = activation(hidden), rounded and packed;   y = activated downᵀ + down_bias
+    dhidden = (dy down) · activation′(hidden);   the other gradients as those of two linear layers
 
 It is no op: modules call it in training, where products are in bfloat16 and a kernel of `_products` computes them.
-Against two linear layers with GELU between them, hidden is not read again to compute GELU, GELU is not written in
-float32 and read again to be rounded, and it and x are kept in half of the memory. Not yet timed on such a processor.
+Against two linear layers with an activation between them, hidden is not read again to compute it, what it gives is not
+written in float32 and read again to be rounded, and that and x are kept in half of the memory.
 """
 
 from typing import NamedTuple
@@ -14,6 +14,7 @@ import numpy as np
 
 from ..arrays import Array
 from ..errors import ShapeError
+from ..ops.activation import Activation
 from ..ops.quantized import is_quantized
 from ..precision import precision
 from ._buffers import empty
@@ -28,7 +29,7 @@ __all__ = ["FeedForwardSaved", "feed_forward_backward", "feed_forward_forward", 
 class FeedForwardSaved(NamedTuple):
     """shape: of x. x, activated: what the products read, as rows of A; see `_packing`. up, down: as given.
 
-    hidden: (rows, F), before GELU. has_bias: of up and of down. kernel: of the products.
+    hidden: (rows, F), before the activation. has_bias: of up and of down. kernel: of the products.
     """
 
     shape: tuple[int, ...]
@@ -39,9 +40,10 @@ class FeedForwardSaved(NamedTuple):
     activated: Array
     has_bias: tuple[bool, bool]
     kernel: Kernel
+    activation: Activation
 
 
-def supports(x: Array, up: Array, down: Array) -> bool:
+def supports(x: Array, up: Array, down: Array, activation: Activation) -> bool:
     """Return whether the products are computed by a kernel of `_products`."""
     if precision() != "bfloat16" or is_quantized(up) or is_quantized(down):
         return False
@@ -52,9 +54,9 @@ def supports(x: Array, up: Array, down: Array) -> bool:
 
 
 def feed_forward_forward(
-    x: Array, up: Array, up_bias: Array | None, down: Array, down_bias: Array | None
+    x: Array, up: Array, up_bias: Array | None, down: Array, down_bias: Array | None, activation: Activation
 ) -> tuple[Array, FeedForwardSaved]:
-    """Return down(gelu_tanh(up(x))) and what the backward needs. x (*rows, C); up (F, C); down (C, F)."""
+    """Return down(activation(up(x))) and what the backward needs. x (*rows, C); up (F, C); down (C, F)."""
     for bias, weight in ((up_bias, up), (down_bias, down)):
         if bias is not None and not (is_ready(bias) and bias.shape == weight.shape[:1]):
             raise ShapeError(
@@ -67,16 +69,16 @@ def feed_forward_forward(
     assert kernel is not None, "supports said so"
     hidden, activated, y = empty((len(rows), F)), empty_rows(len(rows), F), empty((*x.shape[:-1], len(down)))
     packed, has_bias = pack_rows(rows), (up_bias is not None, down_bias is not None)
-    multiply(kernel, packed, pack_panels(up), hidden, up_bias, activated=activated)
+    multiply(kernel, packed, pack_panels(up), hidden, up_bias, activation=activation, activated=activated)
     multiply(kernel, activated, pack_panels(down), y.reshape(len(rows), -1), down_bias)
-    return y, FeedForwardSaved(x.shape, packed, up, down, hidden, activated, has_bias, kernel)
+    return y, FeedForwardSaved(x.shape, packed, up, down, hidden, activated, has_bias, kernel, activation)
 
 
 def feed_forward_backward(
     dy: Array, saved: FeedForwardSaved, needs: tuple[bool, bool, bool, bool]
 ) -> tuple[Array, Array | None, Array | None, Array | None, Array | None]:
     """Return the gradients of x, up, up_bias, down and down_bias; None for parameters that need none."""
-    shape, x, up, down, hidden, activated, has_bias, kernel = saved
+    shape, x, up, down, hidden, activated, has_bias, kernel, activation = saved
     if dy.shape != (*shape[:-1], len(down)):
         raise ShapeError(
             f"feed_forward: dy must have the shape of y, {(*shape[:-1], len(down))}, got {dy.shape}. "
@@ -84,7 +86,7 @@ def feed_forward_backward(
         )
     dhidden, dx = empty(hidden.shape), empty(shape)
     rows, turned, sums = pack_gradient(np.ascontiguousarray(dy, np.float32).reshape(-1, len(down)))
-    multiply(kernel, rows, pack_panels(down, turned=True), dhidden, hidden=hidden)
+    multiply(kernel, rows, pack_panels(down, turned=True), dhidden, activation=activation, hidden=hidden)
     ddown = _product(kernel, turned, panels_of_rows(activated, len(up)), down) if needs[2] else None
     ddown_bias = sum_of_partials(sums) if needs[3] and has_bias[1] else None
     rows, turned, sums = pack_gradient(dhidden)

@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from ..arrays import Array
+from ..ops.activation import Activation
 from ..precision import Precision, precision, use_precision
 from ._products import TYPES, multiply, operands, vector_of
 
@@ -34,9 +35,9 @@ class FeedForwardSaved(NamedTuple):
     precision: Precision
 
 
-def supports(x: Array, up: Array, down: Array) -> bool:
-    """Return whether cuBLASLt multiplies numbers of these dtypes."""
-    return all(array.dtype.name in TYPES and array.size > 0 for array in (x, up, down))
+def supports(x: Array, up: Array, down: Array, activation: Activation) -> bool:
+    """Return whether cuBLASLt knows the activation and multiplies numbers of these dtypes."""
+    return activation == "gelu_tanh" and all(array.dtype.name in TYPES and array.size > 0 for array in (x, up, down))
 
 
 def _empty(rows: int, columns: int, dtype: Any) -> Array:
@@ -45,9 +46,12 @@ def _empty(rows: int, columns: int, dtype: Any) -> Array:
 
 
 def feed_forward_forward(
-    x: Array, up: Array, up_bias: Array | None, down: Array, down_bias: Array | None
+    x: Array, up: Array, up_bias: Array | None, down: Array, down_bias: Array | None, activation: Activation
 ) -> tuple[Array, FeedForwardSaved]:
-    """Return down(gelu_tanh(up(x))) and what the backward needs. x (*rows, C); up (F, C); down (C, F)."""
+    """Return down(activation(up(x))) and what the backward needs. x (*rows, C); up (F, C); down (C, F).
+
+    activation: "gelu_tanh", the one that `supports` lets through.
+    """
     rows, matrix = operands(x.reshape(-1, x.shape[-1]), up)
     hidden, activated = (_empty(len(rows), len(up), rows.dtype) for _ in range(2))
     epilogue: Any = "gelu" if up_bias is None else "gelu_bias"

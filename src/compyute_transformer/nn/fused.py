@@ -1,7 +1,7 @@
 """Fused: what modules do at once by kernels in place of the lines of their forward and backward.
 
     normalized    a norm whose result products alone read writes it as they round it, on a GPU
-    or_at_once    GELU along with the products of a feed-forward network, on a GPU or in bfloat16 on a CPU
+    or_at_once    an activation along with the products of a feed-forward network, on a GPU or in bfloat16 on a CPU
 
 Elsewhere, and where a module is none of ours or is observed, the lines run as they are written. `tests/gpu` plants
 mistakes here and in the kernels behind it.
@@ -61,7 +61,7 @@ def fused_kernels(module: Any, x: Array) -> Any:
     They leave out `up` and `down`, so these must be plain linear layers that nobody observes.
     """
     parts, device = (module.up, module.down), device_of(x)
-    if not module.training or module.activation != "gelu_tanh" or is_intercepted():
+    if not module.training or is_intercepted():
         return None
     if device == "cpu" and precision() != "bfloat16":
         return None
@@ -69,7 +69,8 @@ def fused_kernels(module: Any, x: Array) -> Any:
     if not plain or any(op.runs(device) != device for op in (linear_forward, gelu_forward)):
         return None
     kernels = kernels_of(device, "feed_forward")
-    return kernels if kernels.supports(x, module.up.weight.data, module.down.weight.data) else None
+    given = x, module.up.weight.data, module.down.weight.data, module.activation
+    return kernels if kernels.supports(*given) else None
 
 
 def forward_at_once(module: Any, x: Array) -> Array | None:
@@ -80,7 +81,7 @@ def forward_at_once(module: Any, x: Array) -> Array | None:
     weights = ((part.weight.data, part.bias.data if part.bias else None) for part in (module.up, module.down))
     (up, up_bias), (down, down_bias) = weights
     y: Array
-    y, saved = kernels.feed_forward_forward(x, up, up_bias, down, down_bias)
+    y, saved = kernels.feed_forward_forward(x, up, up_bias, down, down_bias, module.activation)
     module.save_for_backward(Fused(kernels, saved))
     return y
 
