@@ -9,7 +9,7 @@ and B is read once and used twice. `_packing` says how A and B lie in memory, `_
 
 Numba has no function for tiles: they are inline assembly. The system must be asked for the tile registers once.
 
-Not yet timed on such a processor: the tests run every instruction by a handler for illegal ones.
+Not yet timed on a processor with tiles: the tests run every instruction by a handler for illegal ones.
 
 Source: Intel 64 and IA-32 architectures software developer's manual, chapter 18 of volume 1.
 """

@@ -14,6 +14,15 @@ The instruction rounds to the nearest after each of the two additions and takes 
 Numba has no function for it, so it is inline assembly. Where a processor has no such instruction, the tests run it by a
 handler for illegal ones. That is why all of them name a 512-bit register or none at all.
 
+Optimization history, GFLOP/s on two cores of a Zen 4 (2026-11-29), operands packed, one run; (rows, K, columns) of
+(4096, 384, 1152) and (4096, 384, 384):
+
+1. C filled with the bias, read, added to, written: 400 and 374 within a model's product.
+2. Sums start from one row of the bias, so that C is written only: 417 and 412.
+3. The lines of C are asked for before the loop, in time to be written: 438 and 420.
+
+No better: A spread over registers of its own, 12 rows at once, a panel asked for ahead, writing past the caches.
+
 Source: Intel 64 and IA-32 architectures software developer's manual, volume 2, VDPBF16PS.
 """
 

@@ -172,7 +172,8 @@ def multiply(
     """Compute y = A B + bias of what `pack_rows` and `pack_panels` returned. y (rows, columns) lies in one piece.
 
     activated: activation(y) is written there too, as rows of A; what is beyond y is not written. hidden: y is
-    multiplied by the slope of the activation at these numbers. Either is computed on the rows of a task while they are in cache.
+    multiplied by the slope of the activation at these numbers. Either is computed on the rows of a task while they are
+    in cache.
     """
     start = np.zeros(SQUARE * len(b), np.float32)
     if bias is not None:

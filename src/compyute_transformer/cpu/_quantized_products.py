@@ -11,7 +11,7 @@ of 32 outputs and added. Weights in bfloat16 have no scales, and sum over all of
     A    (rows, 3, K): the parts of a row one after the other
     B    panels as `_packing` has them, of numbers that are not rounded
 
-Not yet timed on such a processor: the tests run every instruction by a handler for illegal ones.
+Not yet timed on tiles: the tests run every instruction by a handler for illegal ones.
 """
 
 from typing import Any
