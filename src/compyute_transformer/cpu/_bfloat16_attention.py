@@ -18,8 +18,8 @@ are added to dkᵀ and dvᵀ at once, which are read and written that much less 
 Squares in which no query sees a key are left out of all products. The squares of an operand that ends within one are
 filled up with zeros. A task is a head, in the backward a key/value head: the number of threads changes no bit.
 
-Where a processor has no such instructions, the tests run every one by a handler for illegal ones. Times of a Zen 4 are in
-docs/kernels.md; on tiles it is not yet timed.
+Where a processor has no such instructions, the tests run every one by a handler for illegal ones. Timed on a Zen 4, not
+yet on tiles.
 """
 
 import numpy as np

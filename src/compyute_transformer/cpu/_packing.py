@@ -16,7 +16,7 @@ panels of x and of its transpose):
 1. A loop for each layout that writes each half where it belongs: 0.5, 6.6 to 10, 1.3 to 2.0, 2.9 to 3.5.
 2. As above, in vectors of 32 numbers: 0.5, 1.1, 0.7, 0.6.
 3. Blocks of 32 by 32 read one after the other, not rows: 3.2, 2.5, 3.9, 1.3. The processor fetches ahead along rows.
-4. Rows of A a multiple of 2 KB apart would share a few places of the first cache, so they get 64 bytes more. Not timed alone.
+4. Rows of A a multiple of 2 KB apart would share a few places of the first cache, so they get 64 bytes more.
 5. A gradient packed for its two products and summed for the bias: 1.6 to 1.7 read three times, 1.0 to 1.1 read once.
 """
 
