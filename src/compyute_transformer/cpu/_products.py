@@ -149,7 +149,7 @@ def _multiply(number, layout_at, a, b, start, y, groups, code, activated, hidden
                     for r in range(height):
                         y[m + r, first : first + width] = edge[r, :width]
         end(number)
-        # along whole rows: 32 numbers at a time, as squares are made, took four times as long
+        # along whole rows: 32 numbers at a time, as squares are made, a step of 1.04 s took 1.12
         top, bottom = ROWS * block, min(rows, ROWS * block + ROWS)
         left, right = SQUARE * first_panel, min(columns, SQUARE * last_panel)
         if activated.shape[0] > 0:
