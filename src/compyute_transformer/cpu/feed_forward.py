@@ -1,4 +1,4 @@
-"""Feed-forward on a CPU in bfloat16: the activation and its slope on each square of a product while it is in cache.
+"""Feed-forward on a CPU in bfloat16: the activation and its slope on rows of a product while they are in cache.
 
     hidden = x upᵀ + up_bias, and activated = activation(hidden), rounded and packed;   y = activated downᵀ + down_bias
     dhidden = (dy down) · activation′(hidden);   the other gradients as those of two linear layers
