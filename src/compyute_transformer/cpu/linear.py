@@ -23,7 +23,7 @@ Optimization history:
    the threads, each pair in one run, same machine: four slices 32.4 ms to 29.6, these 25.7 to 26.5.
 
 8. In bfloat16 on a processor with instructions for it: `_products`, whose kernels read operands that were rounded and
-   packed. 4096 rows on two cores of a Zen 4 (2026-11-29), with packing: 384 to 1536 in 13.5 ms, in float32 in 25.
+   packed. 4096 rows on two cores of a Zen 4 (2026-11-29), with packing: 384 to 1536 in 13.5 ms, in float32 in 24.4.
 
 A core of a Zen 4 (2026-11-24) then gives 100 to 105 GFLOP/s in y and dx and 84 to 95 in dW, whose two operands are
 both packed anew for each 4096 rows. Tried for dW and no better: computing its transpose, dividing it by columns.
