@@ -27,7 +27,7 @@ Optimization history:
 12. In bfloat16: rounded copies of q, k, v and dy, and weights rounded in the tile. The forward passes over the keys
     twice, since a weight is known, and can be rounded, only when the sum over all keys is.
 13. In bfloat16 on a processor with instructions for it: `_bfloat16_attention`, on the squares of `_products`. The
-    scores of 32 queries and all keys stay in cache, so that one pass does. Times of a Zen 4: docs/kernels.md.
+    scores of 32 queries and all keys stay in cache, so that one pass does. A share of a step: docs/kernels.md.
 14. The kernels that OpenBLAS has for processors without AVX-512 know no small products: each call packs its operands
     first, and 32 queries are too few for that. There a tile has 64, and 128 where there are many. Forward and backward
     of (4, 8, T, 64), causal, 2 cores of a Zen 3, 2026-11-28, in turns with PyTorch's: T = 512 77 -> 69 ms (PyTorch's
