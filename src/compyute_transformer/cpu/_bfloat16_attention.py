@@ -27,7 +27,7 @@ from numba import carray, prange
 
 from ._blas import pointer
 from ._kernel import compile_parallel, compile_part
-from ._packing import SQUARE
+from ._packing import LANES, SQUARE, pack_strip, transpose
 from ._products import add_square, begin, end
 from ._tiles import LINE, LOWEST, ONE, ZERO, change_scores, gradient_rows, visible
 from ._vector import difference, exp, highest, random_row, rounded, upper_half
@@ -48,51 +48,18 @@ def _whole(length):
 
 
 @compile_part
-def _row(at, r, ld, columns):
-    """Return row r of float32 numbers at an address, whose rows lie ld floats apart."""
-    return carray(pointer(at + 4 * r * ld), (columns,))
+def _pack(matrix, strip, turned, is_rows, packed, depth):
+    """Pack 32 rows of a matrix: the address, floats from row to row, rows, columns.
+
+    depth: how many numbers a row or panel of the operand has.
+    """
+    at, ld, rows, columns = matrix
+    pack_strip(at, 4 * ld, rows, columns, strip, turned, is_rows, packed.ctypes.data, depth)
 
 
 @compile_part
 def _pair(first, second):
     return np.uint32(upper_half(first)) | (np.uint32(upper_half(second)) << HALF)
-
-
-@compile_part
-def _pack_rows(at, ld, rows, columns, packed):
-    """Write packed[r, c] = x[r, c] of a matrix at an address, and zeros beside it."""
-    packed[:] = 0
-    for r in range(rows):
-        source, part = _row(at, r, ld, columns), packed[r]
-        for c in range(source.size):
-            part[c] = upper_half(source[c])
-
-
-@compile_part
-def _pack_turned(at, ld, rows, columns, packed):
-    """Write the rows of xᵀ: packed[c, r // 2] = the pair x[r, c], x[r + 1, c]; zeros beside it."""
-    packed[:] = 0
-    for pair in range((rows + 1) // 2):
-        first = _row(at, 2 * pair, ld, columns)
-        if 2 * pair + 1 < rows:
-            second = _row(at, 2 * pair + 1, ld, columns)
-            for c in range(first.size):
-                packed[c, pair] = _pair(first[c], second[c])
-        else:
-            for c in range(first.size):
-                packed[c, pair] = _pair(first[c], ZERO)
-
-
-@compile_part
-def _pack_columns(at, ld, rows, columns, packed):
-    """Write the panels of xᵀ: packed[r // 32, c // 2, r % 32] = the pair x[r, c], x[r, c + 1]; zeros beside them."""
-    packed[:] = 0
-    for r in range(rows):
-        source, panel, place = _row(at, r, ld, columns), packed[r // SQUARE], r % SQUARE
-        for pair in range(columns // 2):
-            panel[pair, place] = _pair(source[2 * pair], source[2 * pair + 1])
-        if columns % 2 == 1:
-            panel[columns // 2, place] = _pair(source[columns - 1], ZERO)
 
 
 @compile_part
@@ -106,16 +73,26 @@ def _pack_two_rows(first, second, panels, panel, pair):
 
 
 @compile_part
-def _pack_panels(at, ld, rows, columns, packed):
-    """Write the panels of x: packed[c // 32, r // 2, c % 32] = the pair x[r, c], x[r + 1, c]; zeros beside them."""
-    packed[:] = 0
-    nothing = np.zeros(columns, np.float32)
-    for pair in range((rows + 1) // 2):
-        first = _row(at, 2 * pair, ld, columns)
-        if 2 * pair + 1 < rows:
-            _pack_two_rows(first, _row(at, 2 * pair + 1, ld, columns), packed, 0, pair)
-        else:
-            _pack_two_rows(first, nothing, packed, 0, pair)
+def _write(x, matrix, first, rows):
+    """Write rows of a result, those from `first` on; return 0, or NaN where a number is not finite."""
+    at, ld, _, columns = matrix
+    nothing = ZERO
+    for r in range(rows):
+        source, target = x[r], carray(pointer(at + 4 * (first + r) * ld), (columns,))
+        for c in range(target.size):
+            target[c] = source[c]
+            nothing += source[c] * ZERO
+    return nothing
+
+
+@compile_part
+def _turn(x, start, turned):
+    """Write 32 columns of x, those from `start` on, as rows."""
+    x_at, line, turned_at, turned_line = x.ctypes.data + 4 * start, x.strides[0], turned.ctypes.data, turned.strides[0]
+    for r in range(0, turned.shape[1], LANES):
+        for part in range(SQUARE // LANES):
+            c = LANES * part
+            transpose(x_at + line * r + 4 * c, line, turned_at + turned_line * c + 4 * r, turned_line)
 
 
 @compile_part
@@ -161,34 +138,39 @@ def _squares(block, most, start, rows, T, S, causal, window, length):
 
 
 @compile_part
-def _weigh(options, bias, b, h, t, lo, hi, scores, bits, weights):
-    """Write query t's rounded weights of the keys [lo, hi) that it sees; return its highest score, and the sum."""
+def _weigh(options, bias, b, h, t, key, lo, hi, last, scores, bits, weights):
+    """Write query t's rounded weights of the keys [key, last), of which it sees [lo, hi).
+
+    Return the highest score and the sum. All loops run over whole squares, so that no number is left to a loop that is
+    not vectorized.
+    """
     o = options[0]
-    seen, part, scale = scores[lo:hi], weights[lo:hi], o.scale
-    for c in range(seen.size):
-        seen[c] *= scale
+    scale, threshold, keep_scale = o.scale, o.threshold, o.keep_scale
+    scores[key:lo] = LOWEST
+    scores[hi:last] = LOWEST
     if o.changes:
+        seen = scores[lo:hi]
+        for c in range(seen.size):
+            seen[c] *= scale
         change_scores(options, bias, b, h, t, lo, seen)
-    top = highest(seen, LOWEST)
+        scale = ONE
+    row, written = scores[key:last], weights[key:last]
+    top = scale * highest(row, LOWEST)
     top = ZERO if top == LOWEST else top  # where all is −inf, so that it comes out as 0
     total = ZERO
-    for c in range(seen.size):
-        e = exp(difference(seen[c], top))
-        seen[c] = e
+    for c in range(row.size):
+        e = exp(difference(scale * row[c], top))
+        row[c] = e
         total += e
     inverse = ONE / total if total != ZERO else ZERO
-    if o.threshold > 0:
-        start, threshold, keep_scale = lo // 4, o.threshold, o.keep_scale  # four random numbers come at a time
-        random_row(
-            bits, start, (hi + 3) // 4 - start, b * o.T + t, o.seed_low, o.seed_high, o.offset, o.stream_head + h
-        )
-        drawn = bits[lo - 4 * start : hi - 4 * start]
-        for c in range(seen.size):
-            kept = (seen[c] * inverse) * keep_scale
-            part[c] = upper_half(kept if drawn[c] >= threshold else ZERO)
+    if threshold > 0:
+        random_row(bits, key // 4, (last - key) // 4, b * o.T + t, o.seed_low, o.seed_high, o.offset, o.stream_head + h)
+        for c in range(row.size):
+            kept = (row[c] * inverse) * keep_scale
+            written[c] = upper_half(kept if bits[c] >= threshold else ZERO)
     else:
-        for c in range(seen.size):
-            part[c] = upper_half(seen[c] * inverse)
+        for c in range(row.size):
+            written[c] = upper_half(row[c] * inverse)
     return top, total
 
 
@@ -202,31 +184,29 @@ def _forward_task(task, number, layout_at, options, lengths, bias, y, highest_sc
     v = np.empty((width // SQUARE, keys // 2, SQUARE), np.uint32)
     q, weights = np.empty((SQUARE, width), np.uint16), np.empty((SQUARE, keys + 2 * LINE), np.uint16)
     scores, out = np.empty((SQUARE, keys + LINE), np.float32), np.empty((SQUARE, width), np.float32)
-    bits, nothing, zeros = np.empty(keys + 8, np.uint32), ZERO, np.zeros(SQUARE, np.float32)
-    _pack_columns(o.k_at + 4 * (b * o.k_batch + g * o.k_head), o.k_time, S, D, k)
-    _pack_panels(o.v_at + 4 * (b * o.v_batch + g * o.v_head), o.v_time, S, D, v)
+    bits, nothing, zeros = np.empty(keys, np.uint32), ZERO, np.zeros(SQUARE, np.float32)
     q_head = o.q_at + 4 * (b * o.q_batch + h * o.q_head)
+    y_matrix = y.ctypes.data + y.strides[0] * b + y.strides[2] * h, y.strides[1] // 4, T, D
+    k_matrix = o.k_at + 4 * (b * o.k_batch + g * o.k_head), o.k_time, S, D
+    v_matrix = o.v_at + 4 * (b * o.v_batch + g * o.v_head), o.v_time, S, D
+    for strip in range(keys // SQUARE):
+        _pack(k_matrix, strip, False, False, k, width)
+        _pack(v_matrix, strip, True, False, v, keys)
     begin(number, layout_at)
     for start in range(0, T, SQUARE):
         rows = min(SQUARE, T - start)
         key, columns = _squares(0, keys, start, rows, T, S, causal, window, length)
         last = key + columns
-        _pack_rows(q_head + 4 * start * o.q_time, o.q_time, rows, D, q)
+        _pack((q_head + 4 * start * o.q_time, o.q_time, rows, D), 0, False, True, q, width)
         _write_product(number, q, k[key // SQUARE : last // SQUARE], zeros, scores[:, key:last])
         for r in range(rows):
             lo, hi = visible(start + r, T, S, causal, window, length)
             lo, hi = min(lo, last), min(hi, last)
-            weights[r, key:lo] = 0
-            weights[r, hi:last] = 0
             highest_score[b, h, start + r], sums[b, h, start + r] = _weigh(
-                options, bias, b, h, start + r, lo, hi, scores[r], bits, weights[r]
+                options, bias, b, h, start + r, key, lo, hi, last, scores[r], bits, weights[r]
             )
         _write_product(number, weights[:, key:last], v[:, key // 2 : last // 2], zeros, out)
-        for r in range(rows):
-            row, part = out[r], y[b, start + r, h]
-            for d in range(part.size):
-                part[d] = row[d]
-                nothing += row[d] * ZERO
+        nothing += _write(out, y_matrix, start, rows)
     end(number)
     wild[task] = nothing != ZERO
 
@@ -269,17 +249,19 @@ def _backward_head(
     q, dy_rows = np.empty((queries, width), np.uint16), np.empty((queries, width), np.uint16)
     q_turned = np.empty((width, queries // 2 + LINE), np.uint32)
     dy_turned = np.empty((width, queries // 2 + LINE), np.uint32)
-    q_at, dy_at = o.q_at + 4 * (b * o.q_batch + h * o.q_head), dy.ctypes.data + dy.strides[0] * b + dy.strides[2] * h
-    _pack_rows(q_at, o.q_time, T, D, q)
-    _pack_turned(q_at, o.q_time, T, D, q_turned)
-    _pack_rows(dy_at, dy.strides[1] // 4, T, D, dy_rows)
-    _pack_turned(dy_at, dy.strides[1] // 4, T, D, dy_turned)
-    delta, zeros = np.empty(T, np.float32), np.zeros(SQUARE, np.float32)
-    for t in range(T):
-        product, dy_part, y_part = ZERO, dy[b, t, h], y[b, t, h]
-        for d in range(D):
-            product += rounded(dy_part[d]) * y_part[d]
-        delta[t] = product
+    delta, zeros, at = np.empty(T, np.float32), np.zeros(SQUARE, np.float32), dy.strides[0] * b + dy.strides[2] * h
+    q_matrix = o.q_at + 4 * (b * o.q_batch + h * o.q_head), o.q_time, T, D
+    dy_matrix = dy.ctypes.data + at, dy.strides[1] // 4, T, D
+    for strip in range(queries // SQUARE):
+        _pack(q_matrix, strip, False, True, q, width)
+        _pack(q_matrix, strip, True, True, q_turned, 2 * q_turned.shape[1])
+        _pack(dy_matrix, strip, False, True, dy_rows, width)
+        _pack(dy_matrix, strip, True, True, dy_turned, 2 * dy_turned.shape[1])
+        for t in range(SQUARE * strip, min(T, SQUARE * strip + SQUARE)):
+            product, dy_part, y_part = ZERO, dy[b, t, h], y[b, t, h]
+            for d in range(D):
+                product += rounded(dy_part[d]) * y_part[d]
+            delta[t] = product
     dq_rows = np.zeros((queries, width), np.float32)
     scores, dscores = np.empty((SQUARE, KEYS + LINE), np.float32), np.empty((SQUARE, KEYS + LINE), np.float32)
     gradients, bits = np.empty((SQUARE, KEYS + 2 * LINE), np.uint16), np.empty(KEYS, np.uint32)
@@ -324,13 +306,7 @@ def _backward_head(
                     _add_product(
                         number, q_turned[:, start + first : start + last], dpairs[p : p + 1, first:last], columns_of_dk
                     )
-    nothing = ZERO
-    for t in range(T):
-        row, part = dq_rows[t], dq[b, t, dq_from : dq_from + D]
-        for d in range(part.size):
-            part[d] = row[d]
-            nothing += row[d] * ZERO
-    return nothing
+    return _write(dq_rows, (dq.ctypes.data + dq.strides[0] * b + 4 * dq_from, dq.strides[1] // 4, T, D), 0, T)
 
 
 @compile_part
@@ -341,14 +317,16 @@ def _backward_task(
     H, K, S, D = o.H, o.K, o.S, o.D
     b, g = task // K, task % K
     group, width, keys, nothing = H // K, _whole(D), _whole(S), ZERO
-    k_at, v_at = o.k_at + 4 * (b * o.k_batch + g * o.k_head), o.v_at + 4 * (b * o.v_batch + g * o.v_head)
+    k_matrix = o.k_at + 4 * (b * o.k_batch + g * o.k_head), o.k_time, S, D
+    v_matrix = o.v_at + 4 * (b * o.v_batch + g * o.v_head), o.v_time, S, D
     k = np.empty((keys // SQUARE, width // 2, SQUARE), np.uint32)
     v = np.empty((keys // SQUARE, width // 2, SQUARE), np.uint32)
     k_panels = np.empty((width // SQUARE, keys // 2, SQUARE), np.uint32)
     dk_turned, dv_turned = np.zeros((width, keys + LINE), np.float32), np.zeros((width, keys + LINE), np.float32)
-    _pack_columns(k_at, o.k_time, S, D, k)
-    _pack_columns(v_at, o.v_time, S, D, v)
-    _pack_panels(k_at, o.k_time, S, D, k_panels)
+    for strip in range(keys // SQUARE):
+        _pack(k_matrix, strip, False, False, k, width)
+        _pack(k_matrix, strip, True, False, k_panels, keys)
+        _pack(v_matrix, strip, False, False, v, width)
     begin(number, layout_at)
     for member in range(group):
         h = g * group + member
@@ -358,11 +336,16 @@ def _backward_task(
         )  # fmt: skip
     end(number)
     k_from, v_from = starts[1] + g * D, starts[2] + g * D
-    for s in range(S):
-        dk_part, dv_part = dk[b, s, k_from : k_from + D], dv[b, s, v_from : v_from + D]
-        for d in range(D):
-            dk_part[d], dv_part[d] = dk_turned[d, s], dv_turned[d, s]
-            nothing += dk_part[d] * ZERO + dv_part[d] * ZERO
+    dk_rows, dv_rows = np.empty((SQUARE, width), np.float32), np.empty((SQUARE, width), np.float32)
+    dk_matrix = dk.ctypes.data + dk.strides[0] * b + 4 * k_from, dk.strides[1] // 4, S, D
+    dv_matrix = dv.ctypes.data + dv.strides[0] * b + 4 * v_from, dv.strides[1] // 4, S, D
+    for square in range(keys // SQUARE):
+        start = SQUARE * square
+        rows = min(SQUARE, S - start)
+        _turn(dk_turned, start, dk_rows)
+        _turn(dv_turned, start, dv_rows)
+        nothing += _write(dk_rows, dk_matrix, start, rows)
+        nothing += _write(dv_rows, dv_matrix, start, rows)
     wild[task] = nothing != ZERO
 
 

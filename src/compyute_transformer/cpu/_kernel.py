@@ -54,6 +54,7 @@ __all__ = [
     "in_one_piece",
     "is_float32",
     "is_ready",
+    "keep",
     "num_threads",
     "of_one_shape",
     "pool_for",
@@ -134,6 +135,13 @@ def _constants(function: Any, seen: set[str]) -> list[str]:
 
 
 compile_part = part_compiler(fastmath=FASTMATH)
+
+
+@compile_part
+def keep(*arrays):
+    """Hold arrays until here: Numba frees one after its last use, and its address in an integer is none."""
+
+
 compile_kernel = compiler(fastmath=FASTMATH, error_model="numpy", nogil=True)
 _compile_parallel = compiler(fastmath=FASTMATH, error_model="numpy", nogil=True, parallel=True)
 _compile_exact = compiler(fastmath=False, error_model="numpy", nogil=True, parallel=True)

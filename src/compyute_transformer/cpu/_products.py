@@ -30,7 +30,7 @@ from ._amx import LAYOUT, lay_out, release_tiles
 from ._amx import add_square as add_tiles
 from ._avx512 import ROWS as AT_ONCE
 from ._avx512 import add_rows
-from ._kernel import compile_parallel, compile_part, pool_for
+from ._kernel import compile_parallel, compile_part, keep, pool_for
 from ._measured import file_beside, kept, seconds_of
 from ._packing import SQUARE, pack_panels, pack_rows
 from ._vector import upper_half
@@ -149,6 +149,7 @@ def _multiply(number, layout_at, a, b, start, y, groups, code, activated, hidden
                     for r in range(height):
                         y[m + r, first : first + width] = edge[r, :width]
         end(number)
+        keep(edge)
         # along whole rows: 32 numbers at a time, as squares are made, a step of 1.04 s took 1.12
         top, bottom = ROWS * block, min(rows, ROWS * block + ROWS)
         left, right = SQUARE * first_panel, min(columns, SQUARE * last_panel)

@@ -26,7 +26,7 @@ from ..ops.quantized import GROUP, QuantizedWeight
 from ._amx import LAYOUT
 from ._blas import shorts_at
 from ._buffers import empty
-from ._kernel import compile_parallel, compile_part, pool_for
+from ._kernel import compile_parallel, compile_part, keep, pool_for
 from ._packing import (
     BLOCK,
     FLOATS,
@@ -107,6 +107,7 @@ def _pack_parts(x, a):
                     for k in range(columns - first):
                         edge[k] = x[n, first + k]
                 _split(edge.ctypes.data, target, distance)
+        keep(edge)
 
 
 @compile_parallel
@@ -132,6 +133,7 @@ def _pack_weight(values_at, outputs, inputs, is_int8, b):
                 for j in range(SQUARE // 2 // LANES):
                     source_at = rows_at + line * LANES * i + ROW * step + 4 * LANES * j
                     transpose(source_at, line, target + PAIRS * LANES * j + 4 * LANES * i, PAIRS)
+        keep(rows)
 
 
 @compile_part
@@ -176,6 +178,7 @@ def _multiply(number, layout_at, a, b, scales, bias, y, groups):
                 for r in range(min(SQUARE, rows - m)):
                     y[m + r, first : first + width] = total[r, :width]
         end(number)
+        keep(total)
 
 
 def multiply_quantized(kernel: Kernel, x: Array, weight: QuantizedWeight, bias: Array, y: Array) -> None:
