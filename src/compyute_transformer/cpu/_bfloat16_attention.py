@@ -25,9 +25,9 @@ yet on tiles.
 import numpy as np
 from numba import carray, prange
 
-from ._blas import pointer
+from ._blas import pointer, prefetch
 from ._kernel import compile_parallel, compile_part
-from ._packing import LANES, SQUARE, pack_strip, transpose
+from ._packing import AHEAD, LANES, SQUARE, pack_strip, transpose
 from ._products import add_square, begin, end
 from ._tiles import LINE, LOWEST, ONE, ZERO, change_scores, gradient_rows, visible
 from ._vector import difference, exp, highest, random_row, rounded, upper_half
@@ -259,6 +259,8 @@ def _backward_head(
         _pack(dy_matrix, strip, True, True, dy_turned, 2 * dy_turned.shape[1])
         for t in range(SQUARE * strip, min(T, SQUARE * strip + SQUARE)):
             product, dy_part, y_part = ZERO, dy[b, t, h], y[b, t, h]
+            for line in range(D // LINE):
+                prefetch(y_part.ctypes.data + AHEAD * y.strides[1] + 4 * LINE * line)
             for d in range(D):
                 product += rounded(dy_part[d]) * y_part[d]
             delta[t] = product
