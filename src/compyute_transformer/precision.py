@@ -11,6 +11,9 @@ float32 master weights. Products of float64 arrays are computed in float64, what
 A precision is part of what an op computes: the references round their operands by `round_to_bfloat16`, so that they
 give the same as a kernel on any machine, and a backward computes in the precision of its forward.
 
+On a CPU whose products are in bfloat16, a feed-forward network keeps for its backward what it has rounded: its input,
+its hidden numbers after the activation, and the slopes of the activation, which are rounded for this alone.
+
 What lies in the memory of a GPU as bfloat16 in training, where kernels compute in that precision:
 
     weights        a copy of all of them, made anew at the beginning of each step; see `gpu._rounded`

@@ -32,6 +32,13 @@ def test_memory_is_handed_out_again() -> None:
     assert address(empty(LARGE[::-1])) == where, "the same number of bytes, whatever the shape"
 
 
+def test_memory_begins_with_a_line_of_the_cache() -> None:
+    held = [empty((SMALLEST // 4 + extra, 1)) for extra in (0, 1, 7, 1000)]
+    assert [address(array) % 64 for array in held] == [0] * 4
+    del held
+    assert address(empty(LARGE)) % 64 == 0, "handed out again"
+
+
 def test_memory_is_not_handed_out_while_a_view_lives() -> None:
     first = empty(LARGE)
     first.fill(7)

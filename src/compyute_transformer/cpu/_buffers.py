@@ -5,6 +5,10 @@ is first touched: several milliseconds for 25 MB, more than it takes to fill it.
 returns here when the last view of it is gone, and is handed out again for an array of about the same size: sizes are
 rounded up to an eighth of a power of two, and what is not used is never touched, so it takes no memory.
 
+Each begins with a line of the cache, where the C library's begin 16 bytes into one, and every vector of 64 bytes lies
+in two. GFLOP/s of products in bfloat16, two cores of a Zen 4, 2026-11-29, in turns: (4096, 384, 1536) 411 to 415
+-> 440, (4096, 1536, 384) 437 to 448 -> 447.
+
 Batches of ever other lengths would fill this with sizes that do not come again. So when none fits and more lies here
 than is in use, all that lies here goes back to the system first.
 
@@ -21,6 +25,7 @@ from ..arrays import Array
 
 __all__ = ["bytes_in_use", "empty", "empty_like", "release"]
 
+LINE = 64  # bytes
 SMALLEST = 1 << 18  # bytes; below, the C library recycles well enough by itself
 _free: dict[int, list[Array]] = {}
 _in_use: dict[int, int] = {}  # bytes of borrowed memory, by its id
@@ -54,9 +59,16 @@ def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
     except IndexError:
         if _idle() > bytes_in_use():
             release()
-        memory = _Memory(room, np.uint8)
+        memory = _aligned(room)
     _in_use[id(memory)] = room
     return np.ndarray(shape, dtype, memory.view(_Borrowed))
+
+
+def _aligned(size: int) -> Array:
+    """Return memory that begins with a line of the cache."""
+    memory = _Memory(size + LINE, np.uint8)
+    start = -memory.ctypes.data % LINE
+    return memory[start : start + size]
 
 
 def empty_like(array: Array) -> Array:

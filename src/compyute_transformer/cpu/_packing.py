@@ -37,9 +37,12 @@ from ._kernel import compile_parallel, compile_part, keep, pool_for
 
 __all__ = [
     "MOST_PARTIALS",
+    "ROW",
     "SQUARE",
     "empty_rows",
+    "gradient_operands",
     "pack_gradient",
+    "pack_gradient_strip",
     "pack_panels",
     "pack_rows",
     "pack_strip",
@@ -243,32 +246,63 @@ def _join_rows(rows, panels):
         keep(nothing)
 
 
+@compile_part
+def pack_gradient_strip(
+    at,
+    line,
+    height,
+    columns,
+    rows_at,
+    lines,
+    across,
+    turned_at,
+    turned_lines,
+    turned_across,
+    total,
+    edge_at,
+    rounded_at,
+):
+    """Pack up to 32 rows of a matrix at an address as rows of A and as a part of its transpose's; add up its columns.
+
+    height: how many rows there are; zeros stand for the others. rows_at: 0, and these are not written. across: how many
+    blocks of 32 columns are. edge_at, rounded_at: memory as `pack_strip` has it.
+    """
+    for row in range(SQUARE):
+        if rows_at > 0:
+            _round_row(at, line, height, columns, row, False, edge_at, rows_at + lines * row, ROW, across)
+        if row % 2 == 0:
+            target = rounded_at + PAIRS * turned_across * (row // 2)
+            _round_row(at, line, height, columns, row, True, edge_at, target, PAIRS, turned_across)
+        if row < height:
+            source = carray(pointer(at + line * row), (columns,))
+            for column in range(total.size):
+                total[column] += source[column]
+    _transpose_strip(rounded_at, True, turned_at, turned_lines, SQUARE * turned_lines, turned_across)
+
+
 @compile_parallel
 def _pack_gradient(dy, rows, turned, sums):
     """Write dy and its transpose as rows of A, and the sums of the columns over some strips of 32 rows each."""
     N, O = dy.shape  # noqa: E741
-    across, across_turned = rows.shape[1] // SQUARE, (O + SQUARE - 1) // SQUARE
-    strips, tasks, line, lines = turned.shape[1] // SQUARE, sums.shape[0], 2 * rows.shape[1], 2 * turned.shape[1]
+    across, turned_across = rows.shape[1] // SQUARE, (O + SQUARE - 1) // SQUARE
+    strips, tasks, lines, turned_lines = (
+        turned.shape[1] // SQUARE,
+        sums.shape[0],
+        2 * rows.shape[1],
+        2 * turned.shape[1],
+    )
     dy_at, rows_at, turned_at = dy.ctypes.data, rows.ctypes.data, turned.ctypes.data
     for task in prange(tasks):
         edge, total = np.empty((2, SQUARE), np.float32), sums[task]
-        rounded = np.empty(SQUARE * SQUARE * across_turned, np.uint16)
-        edge_at, rounded_at = edge.ctypes.data, rounded.ctypes.data
+        rounded = np.empty(SQUARE * SQUARE * turned_across, np.uint16)
         total[:] = 0
         for strip in range(strips * task // tasks, strips * (task + 1) // tasks):
-            for row in range(SQUARE):
-                n = SQUARE * strip + row
-                if n < rows.shape[0]:
-                    _round_row(dy_at, 4 * O, N, O, n, False, edge_at, rows_at + line * n, ROW, across)
-                if row % 2 == 0:
-                    target = rounded_at + PAIRS * across_turned * (row // 2)
-                    _round_row(dy_at, 4 * O, N, O, n, True, edge_at, target, PAIRS, across_turned)
-                if n < N:
-                    source = dy[n]
-                    for o in range(source.size):
-                        total[o] += source[o]
-            start = turned_at + ROW * strip
-            _transpose_strip(rounded_at, True, start, lines, SQUARE * lines, across_turned)
+            n = SQUARE * strip
+            pack_gradient_strip(
+                dy_at + 4 * O * n, 4 * O, max(0, min(SQUARE, N - n)), O,
+                rows_at + lines * n if n < rows.shape[0] else 0, lines, across,
+                turned_at + ROW * strip, turned_lines, turned_across, total, edge.ctypes.data, rounded.ctypes.data,
+            )  # fmt: skip
         keep(edge, rounded)
 
 
@@ -301,11 +335,15 @@ def pack_panels(w: Array, turned: bool = False) -> Array:
     return _packed(w, turned, is_rows=False)
 
 
+def gradient_operands(rows: int, columns: int) -> tuple[Array, Array]:
+    """Return memory for a matrix and its transpose as rows of A."""
+    return empty((whole(rows), _depth(columns)), np.uint16), empty((whole(columns), _depth(rows)), np.uint16)
+
+
 def pack_gradient(dy: Array) -> tuple[Array, Array, Array]:
     """Return `pack_rows(dy)`, `pack_rows(dy, turned=True)` and partial sums of the rows, of which dy is read once."""
-    N, O = dy.shape  # noqa: E741
-    rows, turned = empty((whole(N), _depth(O)), np.uint16), empty((whole(O), _depth(N)), np.uint16)
-    sums = np.empty((min(MOST_PARTIALS, turned.shape[1] // SQUARE), O), np.float32)
+    rows, turned = gradient_operands(*dy.shape)
+    sums = np.empty((min(MOST_PARTIALS, turned.shape[1] // SQUARE), dy.shape[1]), np.float32)
     with pool_for(2 * dy.size):
         _pack_gradient(dy, rows, turned, sums)
     return rows, turned, sums

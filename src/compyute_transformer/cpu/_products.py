@@ -23,7 +23,6 @@ import numpy as np
 from numba import prange
 
 from ..arrays import Array
-from ..ops.activation import Activation
 from ..precision import round_to_bfloat16
 from . import _amx, _avx512
 from ._amx import LAYOUT, lay_out, release_tiles
@@ -33,10 +32,22 @@ from ._avx512 import add_rows
 from ._kernel import compile_parallel, compile_part, keep, pool_for
 from ._measured import file_beside, kept, seconds_of
 from ._packing import SQUARE, pack_panels, pack_rows
-from ._vector import upper_half
-from .activation import CODES, activated_part, slope_part
 
-__all__ = ["KERNELS", "Kernel", "add_square", "begin", "chosen", "describe", "end", "multiply"]
+__all__ = [
+    "KERNELS",
+    "ROWS",
+    "WORK",
+    "Kernel",
+    "add_panels",
+    "add_square",
+    "begin",
+    "chosen",
+    "describe",
+    "end",
+    "groups_of",
+    "multiply",
+    "start_of",
+]
 
 ROWS = 128  # of a task
 WORK = 64  # multiplications in the time of one element of a sweep
@@ -102,29 +113,21 @@ def add_square(number, a, lda, b, steps, start, ldstart, c, ldc):
 
 
 @compile_part
-def _write_activated(y, start, stop, first, last, code, activated):
-    """Write the activation of a part of the result, which is in cache, as rows of A."""
-    changed = np.empty(last - first, np.float32)
-    for r in range(start, stop):
-        activated_part(y[r, first:last], code, changed)
-        target = activated[r, first:last]
-        for c in range(changed.size):
-            target[c] = upper_half(changed[c])
+def add_panels(number, a, lda, squares, b, panels, steps, start, c, ldc):
+    """Write start + A B, as `add_square`, of rows in whole squares and of panels that follow each other.
 
-
-@compile_part
-def _multiply_by_slope(y, start, stop, first, last, code, hidden):
-    """Multiply a part of the result, which is in cache, by the slope of the activation."""
-    slope = np.empty(last - first, np.float32)
-    for r in range(start, stop):
-        slope_part(hidden[r, first:last], code, slope)
-        target = y[r, first:last]
-        for c in range(slope.size):
-            target[c] *= slope[c]
+    start: one row for all, which has a number for each column.
+    """
+    for panel in range(panels):
+        for square in range(squares):
+            add_square(
+                number, a + lda * SQUARE * square, lda, b + 2 * SQUARE * SQUARE * steps * panel, steps,
+                start + 4 * SQUARE * panel, np.int64(0), c + ldc * SQUARE * square + 4 * SQUARE * panel, ldc,
+            )  # fmt: skip
 
 
 @compile_parallel
-def _multiply(number, layout_at, a, b, start, y, groups, code, activated, hidden):
+def _multiply(number, layout_at, a, b, start, y, groups):
     """Compute y. start: for each column of the panels, what its sums start from."""
     (rows, columns), depth = y.shape, a.shape[1]
     blocks, panels = (rows + ROWS - 1) // ROWS, b.shape[0]
@@ -150,42 +153,26 @@ def _multiply(number, layout_at, a, b, start, y, groups, code, activated, hidden
                         y[m + r, first : first + width] = edge[r, :width]
         end(number)
         keep(edge)
-        # along whole rows: 32 numbers at a time, as squares are made, a step of 1.04 s took 1.12
-        top, bottom = ROWS * block, min(rows, ROWS * block + ROWS)
-        left, right = SQUARE * first_panel, min(columns, SQUARE * last_panel)
-        if activated.shape[0] > 0:
-            _write_activated(y, top, bottom, left, right, code, activated)
-        if hidden.shape[0] > 0:
-            _multiply_by_slope(y, top, bottom, left, right, code, hidden)
 
 
-def multiply(
-    kernel: Kernel,
-    a: Array,
-    b: Array,
-    y: Array,
-    bias: Array | None = None,
-    *,
-    activation: Activation = "gelu_tanh",
-    activated: Array | None = None,
-    hidden: Array | None = None,
-) -> None:
-    """Compute y = A B + bias of what `pack_rows` and `pack_panels` returned. y (rows, columns) lies in one piece.
+def multiply(kernel: Kernel, a: Array, b: Array, y: Array, bias: Array | None = None) -> None:
+    """Compute y = A B + bias of what `pack_rows` and `pack_panels` returned. y (rows, columns) lies in one piece."""
+    with pool_for(y.size * a.shape[1] // WORK):
+        groups = min(groups_of(len(y)), len(b))
+        _multiply(kernel.number, LAYOUT.ctypes.data, a, b, start_of(b, bias), y, groups)
 
-    activated: activation(y) is written there too, as rows of A; what is beyond y is not written. hidden: y is
-    multiplied by the slope of the activation at these numbers. Either is computed on the rows of a task while they are
-    in cache.
-    """
+
+def groups_of(rows: int) -> int:
+    """Return into how many groups the columns of a result are shared out: where there are few rows, several."""
+    return 1 << max(0, (8 * ROWS // max(1, rows)).bit_length() - 1)
+
+
+def start_of(b: Array, bias: Array | None) -> Array:
+    """Return, for each column of the panels, what its sums start from."""
     start = np.zeros(SQUARE * len(b), np.float32)
     if bias is not None:
         start[: len(bias)] = bias
-    groups = 1 << max(0, (8 * ROWS // max(1, len(y))).bit_length() - 1)  # few rows: their columns are shared out too
-    with pool_for(y.size * a.shape[1] // WORK):
-        _multiply(
-            kernel.number, LAYOUT.ctypes.data, a, b, start, y, min(groups, len(b)), CODES[activation],
-            np.zeros((0, 0), np.uint16) if activated is None else activated,
-            np.zeros((0, 0), np.float32) if hidden is None else hidden,
-        )  # fmt: skip
+    return start
 
 
 @cache

@@ -38,7 +38,7 @@ from ..ops.activation import (
 )
 from ._buffers import empty
 from ._kernel import compile_kernel, compile_parallel, compile_part, is_ready, of_one_shape, pool_for, worth_threads
-from ._vector import exp, highest, logistic, normal_cdf_and_pdf
+from ._vector import exp, highest, logistic, normal_cdf_and_pdf, upper_half
 
 __all__ = [
     "CODES",
@@ -48,9 +48,9 @@ __all__ = [
     "gelu_backward_kernel",
     "gelu_forward_kernel",
     "gelu_part",
+    "rounded_with_slope_part",
     "silu_backward_kernel",
     "silu_forward_kernel",
-    "slope_part",
     "softmax_backward_kernel",
     "softmax_forward_kernel",
 ]
@@ -83,14 +83,21 @@ def _gelu_forward(x, use_tanh, y):
 
 
 @compile_part
+def _tanh_parts(a):
+    """Return ½ (1 + tanh u) and ½ (1 − tanh u) of GELU's u, and the slope of 2u.
+
+    1 − the first would lose what is small of the second.
+    """
+    u = TWICE_SCALE * a * (ONE + CUBE * a * a)
+    return logistic(u), logistic(-u), TWICE_SCALE * (ONE + THREE * CUBE * a * a)
+
+
+@compile_part
 def _gelu_slope_part(a, use_tanh, da):
     if use_tanh:
         for i in range(a.size):
-            u = TWICE_SCALE * a[i] * (ONE + CUBE * a[i] * a[i])
-            below, above = logistic(u), logistic(-u)  # 1 − logistic(u) would lose what is small
-            slope = TWICE_SCALE * (ONE + THREE * CUBE * a[i] * a[i])
-            product = a[i] * below * above * slope if above > ZERO and below > ZERO else ZERO
-            da[i] = below + product
+            below, above, steep = _tanh_parts(a[i])
+            da[i] = below + (a[i] * below * above * steep if above > ZERO and below > ZERO else ZERO)
     else:
         for i in range(a.size):
             below, density = normal_cdf_and_pdf(a[i])
@@ -118,13 +125,22 @@ def activated_part(a, code, b):
 
 
 @compile_part
-def slope_part(a, code, da):
-    """Write da = activation′(a)."""
+def rounded_with_slope_part(a, code, b, slope):
+    """Write activation(a) and activation′(a), rounded, as the upper halves of float32: one exponential gives both."""
     if code == RELU:
         for i in range(a.size):
-            da[i] = ONE if a[i] > ZERO else ZERO
+            b[i] = upper_half(ZERO if a[i] < ZERO else a[i])
+            slope[i] = upper_half(ONE if a[i] > ZERO else ZERO)
+    elif code == GELU_TANH:
+        for i in range(a.size):
+            below, above, steep = _tanh_parts(a[i])
+            b[i] = upper_half(a[i] * below)
+            slope[i] = upper_half(below + (a[i] * below * above * steep if above > ZERO and below > ZERO else ZERO))
     else:
-        _gelu_slope_part(a, code == GELU_TANH, da)
+        for i in range(a.size):
+            below, density = normal_cdf_and_pdf(a[i])
+            b[i] = upper_half(a[i] * below)
+            slope[i] = upper_half(below + a[i] * density)
 
 
 @kernel_for(gelu_forward, supports=lambda x, approximate="none": is_ready(x))
