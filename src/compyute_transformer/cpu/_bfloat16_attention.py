@@ -26,16 +26,16 @@ import numpy as np
 from numba import carray, prange
 
 from ._blas import pointer, prefetch
+from ._halves import LANES, halves, pairs, transpose
 from ._kernel import compile_parallel, compile_part
-from ._packing import AHEAD, LANES, SQUARE, pack_strip, transpose
+from ._packing import AHEAD, PAIRS, ROW, SQUARE, pack_strip
 from ._products import add_square, begin, end
 from ._tiles import LINE, LOWEST, ONE, ZERO, change_scores, gradient_rows, visible
-from ._vector import difference, exp, highest, random_row, rounded, upper_half
+from ._vector import difference, exp, highest, random_row, rounded
 
 __all__ = ["KEYS", "QUERIES", "backward", "forward"]
 
 QUERIES, KEYS = 128, 256  # of a tile in the backward
-HALF = np.uint32(16)
 
 
 # --- operands --------------------------------------------------------------------------------------------------------
@@ -55,21 +55,6 @@ def _pack(matrix, strip, turned, is_rows, packed, depth):
     """
     at, ld, rows, columns = matrix
     pack_strip(at, 4 * ld, rows, columns, strip, turned, is_rows, packed.ctypes.data, depth)
-
-
-@compile_part
-def _pair(first, second):
-    return np.uint32(upper_half(first)) | (np.uint32(upper_half(second)) << HALF)
-
-
-@compile_part
-def _pack_two_rows(first, second, panels, panel, pair):
-    """Write panels[panel + c // 32, pair, c % 32] = the pair first[c], second[c]."""
-    for index in range((first.size + SQUARE - 1) // SQUARE):
-        start = SQUARE * index
-        a, b, part = first[start : start + SQUARE], second[start : start + SQUARE], panels[panel + index, pair]
-        for c in range(a.size):
-            part[c] = _pair(a[c], b[c])
 
 
 @compile_part
@@ -154,7 +139,7 @@ def _weigh(options, bias, b, h, t, key, lo, hi, last, scores, bits, weights):
             seen[c] *= scale
         change_scores(options, bias, b, h, t, lo, seen)
         scale = ONE
-    row, written = scores[key:last], weights[key:last]
+    row = scores[key:last]
     top = scale * highest(row, LOWEST)
     top = ZERO if top == LOWEST else top  # where all is −inf, so that it comes out as 0
     total = ZERO
@@ -167,10 +152,12 @@ def _weigh(options, bias, b, h, t, key, lo, hi, last, scores, bits, weights):
         random_row(bits, key // 4, (last - key) // 4, b * o.T + t, o.seed_low, o.seed_high, o.offset, o.stream_head + h)
         for c in range(row.size):
             kept = (row[c] * inverse) * keep_scale
-            written[c] = upper_half(kept if bits[c] >= threshold else ZERO)
+            row[c] = kept if bits[c] >= threshold else ZERO
     else:
         for c in range(row.size):
-            written[c] = upper_half(row[c] * inverse)
+            row[c] *= inverse
+    for square in range(row.size // SQUARE):
+        halves(row.ctypes.data + 4 * SQUARE * square, weights.ctypes.data + 2 * key + ROW * square)
     return top, total
 
 
@@ -223,19 +210,23 @@ def forward(number, layout_at, options, lengths, bias, y, highest_score, sums, w
 
 
 @compile_part
-def _pack_gradients(columns, scores, dscores, strip, panel, gradients, pairs, dpairs):
+def _pack_gradients(columns, scores, dscores, strip, panel, gradients, pair_panels, d_pair_panels):
     """Pack a strip of 32 queries: dS as rows; P and dS as panels from `panel` on, at the depth of the strip.
 
     Rows behind the last query are products of zeros.
     """
+    at, d_at, line, squares = scores.ctypes.data, dscores.ctypes.data, scores.strides[0], columns // SQUARE
     for r in range(SQUARE):
-        row, part = dscores[r, :columns], gradients[r, :columns]
-        for c in range(row.size):
-            part[c] = upper_half(row[c])
+        for square in range(squares):
+            halves(
+                d_at + line * r + 4 * SQUARE * square, gradients.ctypes.data + gradients.strides[0] * r + ROW * square
+            )
     for two in range(SQUARE // 2):
-        r, pair = 2 * two, SQUARE // 2 * strip + two
-        _pack_two_rows(scores[r, :columns], scores[r + 1, :columns], pairs, panel, pair)
-        _pack_two_rows(dscores[r, :columns], dscores[r + 1, :columns], dpairs, panel, pair)
+        row, target = 2 * line * two, PAIRS * (SQUARE // 2 * strip + two) + pair_panels.strides[0] * panel
+        for square in range(squares):
+            first, place = row + 4 * SQUARE * square, target + pair_panels.strides[0] * square
+            pairs(at + first, at + first + line, pair_panels.ctypes.data + place)
+            pairs(d_at + first, d_at + first + line, d_pair_panels.ctypes.data + place)
 
 
 @compile_part
@@ -267,8 +258,8 @@ def _backward_head(
     dq_rows = np.zeros((queries, width), np.float32)
     scores, dscores = np.empty((SQUARE, KEYS + LINE), np.float32), np.empty((SQUARE, KEYS + LINE), np.float32)
     gradients, bits = np.empty((SQUARE, KEYS + 2 * LINE), np.uint16), np.empty(KEYS, np.uint32)
-    pairs = np.empty((KEYS // SQUARE, QUERIES // 2, SQUARE), np.uint32)
-    dpairs = np.empty((KEYS // SQUARE, QUERIES // 2, SQUARE), np.uint32)
+    pair_panels = np.empty((KEYS // SQUARE, QUERIES // 2, SQUARE), np.uint32)
+    d_pair_panels = np.empty((KEYS // SQUARE, QUERIES // 2, SQUARE), np.uint32)
     depths = np.empty((KEYS // SQUARE, 2), np.int64)  # of a panel: which queries of the tile see some of its keys
     for block in range(0, keys, KEYS):
         for tile in range(0, T, QUERIES):
@@ -290,7 +281,7 @@ def _backward_head(
                     options, bias, b, h, start, rows, key, columns, length,
                     highest_score[b, h], sums[b, h], delta, bits, scores, dscores,
                 )  # fmt: skip
-                _pack_gradients(columns, scores, dscores, strip, panel, gradients, pairs, dpairs)
+                _pack_gradients(columns, scores, dscores, strip, panel, gradients, pair_panels, d_pair_panels)
                 dq_part = dq_rows[start : start + SQUARE]
                 _add_product(number, gradients[:, :columns], k_panels[:, key // 2 : (key + columns) // 2], dq_part)
                 for p in range(last - first):
@@ -303,10 +294,16 @@ def _backward_head(
                     start = tile // 2
                     columns_of_dv, columns_of_dk = dv_turned[:, key : key + SQUARE], dk_turned[:, key : key + SQUARE]
                     _add_product(
-                        number, dy_turned[:, start + first : start + last], pairs[p : p + 1, first:last], columns_of_dv
+                        number,
+                        dy_turned[:, start + first : start + last],
+                        pair_panels[p : p + 1, first:last],
+                        columns_of_dv,
                     )
                     _add_product(
-                        number, q_turned[:, start + first : start + last], dpairs[p : p + 1, first:last], columns_of_dk
+                        number,
+                        q_turned[:, start + first : start + last],
+                        d_pair_panels[p : p + 1, first:last],
+                        columns_of_dk,
                     )
     return _write(dq_rows, (dq.ctypes.data + dq.strides[0] * b + 4 * dq_from, dq.strides[1] // 4, T, D), 0, T)
 

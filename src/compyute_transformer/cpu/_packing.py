@@ -23,16 +23,13 @@ panels of x and of its transpose):
    by row costs an atomic count of its references each time: its address instead took these from 1.7 and 1.8.
 """
 
-from typing import Any
-
 import numpy as np
-from llvmlite import ir
-from numba import carray, prange, types
-from numba.extending import intrinsic
+from numba import carray, prange
 
 from ..arrays import Array
 from ._blas import pointer, prefetch
 from ._buffers import empty
+from ._halves import LANES, halves, join, pairs, transpose
 from ._kernel import compile_parallel, compile_part, keep, pool_for
 
 __all__ = [
@@ -52,98 +49,9 @@ __all__ = [
 
 SQUARE = 32  # rows and columns of the result that are computed at once, and how far a step goes along K
 AHEAD, CACHE_LINE = 8, 64  # rows that are asked for before their turn; bytes
-NUMBERS, LANES = 32, 8  # in a vector that is rounded, and in one that is transposed
 CROWDED = 1024  # numbers of a row of A
 MOST_PARTIALS = 128  # sums of db: one running sum over 16,384 rows has an error of 2.6e-6, 128 partial ones of 2.0e-7
 BLOCK, ROW, PAIRS, STEP = 128, 64, 128, 2048  # bytes of 32 numbers of x, of 32 halves, of 32 pairs, of 16 rows of them
-
-WORD, LONG = ir.IntType(32), ir.IntType(64)
-WORDS, WORDS_8 = ir.VectorType(WORD, NUMBERS), ir.VectorType(WORD, LANES)
-FLOATS, HALVES = ir.VectorType(ir.FloatType(), NUMBERS), ir.VectorType(ir.IntType(16), NUMBERS)
-
-
-def many(number: int) -> Any:
-    return ir.Constant(WORDS, [number] * NUMBERS)
-
-
-def loaded(builder: Any, address: Any, kind: Any) -> Any:
-    vector = builder.load(builder.inttoptr(address, kind.as_pointer()))
-    vector.align = 4
-    return vector
-
-
-def stored(builder: Any, vector: Any, address: Any) -> None:
-    builder.store(vector, builder.inttoptr(address, vector.type.as_pointer())).align = 4
-
-
-def _rounded(builder: Any, address: Any) -> Any:
-    """Return the bits of 32 float32 at an address, rounded as `_vector.upper_half` does; lower halves are left over."""
-    x = loaded(builder, address, FLOATS)
-    bits = builder.bitcast(x, WORDS)
-    odd = builder.and_(builder.lshr(bits, many(16)), many(1))
-    nearest = builder.add(builder.add(bits, many(0x7FFF)), odd)
-    return builder.select(builder.fcmp_unordered("uno", x, x), builder.or_(bits, many(0x00400000)), nearest)
-
-
-@intrinsic
-def _halves(typingctx: Any, source: Any, target: Any) -> Any:
-    """Write 32 numbers, rounded, side by side."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        source, target = args
-        stored(builder, builder.trunc(builder.lshr(_rounded(builder, source), many(16)), HALVES), target)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), codegen
-
-
-@intrinsic
-def _pairs(typingctx: Any, first: Any, second: Any, target: Any) -> Any:
-    """Write 32 pairs of a number of the first row and one of the second, rounded."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        first, second, target = args
-        lower = builder.lshr(_rounded(builder, first), many(16))
-        upper = builder.and_(_rounded(builder, second), many(-0x10000))
-        stored(builder, builder.or_(lower, upper), target)
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 3), codegen
-
-
-@intrinsic
-def _join(typingctx: Any, first: Any, second: Any, target: Any) -> Any:
-    """Write 32 pairs of a half of the first row and one of the second."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        lower, upper = (builder.zext(loaded(builder, address, HALVES), WORDS) for address in args[:2])
-        stored(builder, builder.or_(lower, builder.shl(upper, many(16))), args[2])
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 3), codegen
-
-
-@intrinsic
-def transpose(typingctx: Any, source: Any, source_step: Any, target: Any, target_step: Any) -> Any:
-    """Transpose 8 by 8 words of 4 bytes. The steps from row to row are in bytes."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        source, source_step, target, target_step = args
-        rows = [
-            loaded(builder, builder.add(source, builder.mul(source_step, LONG(row))), WORDS_8) for row in range(LANES)
-        ]
-        for bit in (4, 2, 1):  # squares of this size beside the diagonal change places
-            for upper in (row for row in range(LANES) if not row & bit):
-                pair = rows[upper], rows[upper | bit]
-                left = [lane if not lane & bit else LANES + (lane ^ bit) for lane in range(LANES)]
-                right = [lane | bit if not lane & bit else LANES + lane for lane in range(LANES)]
-                rows[upper] = builder.shuffle_vector(*pair, ir.Constant(WORDS_8, left))
-                rows[upper | bit] = builder.shuffle_vector(*pair, ir.Constant(WORDS_8, right))
-        for row, words in enumerate(rows):
-            stored(builder, words, builder.add(target, builder.mul(target_step, LONG(row))))
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 4), codegen
 
 
 @compile_part
@@ -159,10 +67,10 @@ def _round_row(at, line, rows, columns, n, turned, edge_at, target, step, blocks
             prefetch(row_at + (AHEAD + row) * line + CACHE_LINE * line_of_row)
     if turned:
         for block in range(full):
-            _pairs(row_at + BLOCK * block, row_at + line + BLOCK * block, target + step * block)
+            pairs(row_at + BLOCK * block, row_at + line + BLOCK * block, target + step * block)
     else:
         for block in range(full):
-            _halves(row_at + BLOCK * block, target + step * block)
+            halves(row_at + BLOCK * block, target + step * block)
     for block in range(full, blocks):
         edge = carray(pointer(edge_at), (2, SQUARE))
         edge[:] = 0
@@ -172,9 +80,9 @@ def _round_row(at, line, rows, columns, n, turned, edge_at, target, step, blocks
             for column in range(width):
                 edge[row, column] = source[column]
         if turned:
-            _pairs(edge_at, edge_at + BLOCK, target + step * block)
+            pairs(edge_at, edge_at + BLOCK, target + step * block)
         else:
-            _halves(edge_at, target + step * block)
+            halves(edge_at, target + step * block)
 
 
 @compile_part
@@ -240,9 +148,9 @@ def _join_rows(rows, panels):
             for block in range(blocks):
                 target = panels_at + 2 * SQUARE * depth * block + STEP * strip + PAIRS * pair
                 if is_there:
-                    _join(first + ROW * block, first + line + ROW * block, target)
+                    join(first + ROW * block, first + line + ROW * block, target)
                 else:
-                    _join(nothing.ctypes.data, nothing.ctypes.data, target)
+                    join(nothing.ctypes.data, nothing.ctypes.data, target)
         keep(nothing)
 
 

@@ -26,24 +26,9 @@ from ..ops.quantized import GROUP, QuantizedWeight
 from ._amx import LAYOUT
 from ._blas import shorts_at
 from ._buffers import empty
+from ._halves import FLOATS, HALVES, LANES, NUMBERS, WORDS, loaded, many, stored, transpose
 from ._kernel import compile_parallel, compile_part, keep, pool_for
-from ._packing import (
-    BLOCK,
-    FLOATS,
-    HALVES,
-    LANES,
-    NUMBERS,
-    PAIRS,
-    ROW,
-    SQUARE,
-    STEP,
-    WORDS,
-    loaded,
-    many,
-    stored,
-    transpose,
-    whole,
-)
+from ._packing import BLOCK, PAIRS, ROW, SQUARE, STEP, whole
 from ._products import Kernel, add_square, begin, end
 
 __all__ = ["PARTS", "multiply_quantized"]
