@@ -15,7 +15,7 @@ from ..ops.attention import NO_MASK, Mask
 from .attention import AttentionCache, MultiHeadAttention, ProjectedMemory
 from .dropout import Dropout
 from .feed_forward import FeedForward, GatedFeedForward
-from .fused import normalized
+from .fused import added, normalized
 from .module import Module
 from .norm import LayerNorm
 from .recompute import Block
@@ -52,11 +52,11 @@ class PreNormBlock(Block):
         branch = normalized(self.attention_norm, x, self.attention)
         branch = self.attention(branch, None, mask, cache)
         branch = self.attention_dropout(branch)
-        x = x + branch
+        x = added(x, branch)
         branch = normalized(self.feed_forward_norm, x, self.feed_forward)
         branch = self.feed_forward(branch)
         branch = self.feed_forward_dropout(branch)
-        x = x + branch
+        x = added(x, branch)
         return x
 
     def backward(self, dx: Array) -> Array:
@@ -65,11 +65,11 @@ class PreNormBlock(Block):
         dbranch = self.feed_forward_dropout.backward(dx)
         dbranch = self.feed_forward.backward(dbranch)
         dbranch = self.feed_forward_norm.backward(dbranch)
-        dx = dx + dbranch
+        dx = added(dx, dbranch)
         dbranch = self.attention_dropout.backward(dx)
         dbranch, _ = self.attention.backward(dbranch)  # the second is the gradient of a memory: there is none
         dbranch = self.attention_norm.backward(dbranch)
-        dx = dx + dbranch
+        dx = added(dx, dbranch)
         return dx
 
 
@@ -99,17 +99,17 @@ class PostNormBlock(Block):
 
     def forward(self, x: Array, mask: Mask = NO_MASK, cache: AttentionCache | None = None) -> Array:
         """Return x (B, T, C) after the block. cache: see `MultiHeadAttention.forward`."""
-        x = self.attention_norm(x + self.attention_dropout(self.attention(x, None, mask, cache)))
-        x = self.feed_forward_norm(x + self.feed_forward_dropout(self.feed_forward(x)))
+        x = self.attention_norm(added(x, self.attention_dropout(self.attention(x, None, mask, cache))))
+        x = self.feed_forward_norm(added(x, self.feed_forward_dropout(self.feed_forward(x))))
         return x
 
     def backward(self, dx: Array) -> Array:
         """Return the gradient of x; a residual connection adds the gradient of the branch."""
         self.run_again()
         dx = self.feed_forward_norm.backward(dx)
-        dx = dx + self.feed_forward.backward(self.feed_forward_dropout.backward(dx))
+        dx = added(dx, self.feed_forward.backward(self.feed_forward_dropout.backward(dx)))
         dx = self.attention_norm.backward(dx)
-        dx = dx + self.attention.backward(self.attention_dropout.backward(dx))[0]
+        dx = added(dx, self.attention.backward(self.attention_dropout.backward(dx))[0])
         return dx
 
 
@@ -152,10 +152,12 @@ class CrossBlock(Block):
         `MultiHeadAttention.forward`; it also stores the keys and values of the memory at its first use, and from then
         on the memory is not read.
         """
-        x = self.attention_norm(x + self.attention_dropout(self.attention(x, None, mask, cache)))
+        x = self.attention_norm(added(x, self.attention_dropout(self.attention(x, None, mask, cache))))
         source = memory if cache is None else self._project_once(memory, cache)
-        x = self.cross_attention_norm(x + self.cross_attention_dropout(self.cross_attention(x, source, memory_mask)))
-        x = self.feed_forward_norm(x + self.feed_forward_dropout(self.feed_forward(x)))
+        x = self.cross_attention_norm(
+            added(x, self.cross_attention_dropout(self.cross_attention(x, source, memory_mask)))
+        )
+        x = self.feed_forward_norm(added(x, self.feed_forward_dropout(self.feed_forward(x))))
         return x
 
     def _project_once(self, memory: Array, cache: CrossCache) -> ProjectedMemory:
@@ -167,10 +169,10 @@ class CrossBlock(Block):
         """Return the gradients of x and of the memory."""
         self.run_again()
         dx = self.feed_forward_norm.backward(dx)
-        dx = dx + self.feed_forward.backward(self.feed_forward_dropout.backward(dx))
+        dx = added(dx, self.feed_forward.backward(self.feed_forward_dropout.backward(dx)))
         dx = self.cross_attention_norm.backward(dx)
         dcross, dmemory = self.cross_attention.backward(self.cross_attention_dropout.backward(dx))
         assert dmemory is not None  # forward was given a memory
-        dx = self.attention_norm.backward(dx + dcross)
-        dx = dx + self.attention.backward(self.attention_dropout.backward(dx))[0]
+        dx = self.attention_norm.backward(added(dx, dcross))
+        dx = added(dx, self.attention.backward(self.attention_dropout.backward(dx))[0])
         return dx, dmemory

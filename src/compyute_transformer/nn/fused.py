@@ -1,5 +1,6 @@
 """Fused: what modules do at once by kernels in place of the lines of their forward and backward.
 
+    added         a sum of two large arrays, by all threads of a CPU
     normalized    a norm whose result products alone read writes it as they round it, on a GPU
     or_at_once    an activation along with the products of a feed-forward network, on a GPU or in bfloat16 on a CPU
 
@@ -12,7 +13,7 @@ from functools import wraps
 from typing import Any, NamedTuple
 
 from ..arrays import Array, device_of
-from ..dispatch import is_intercepted, kernels_of
+from ..dispatch import is_intercepted, kernels_of, runs_kernels
 from ..ops.activation import gelu_forward
 from ..ops.linear import linear_forward
 from ..precision import precision, rounded_results
@@ -20,7 +21,18 @@ from .linear import Linear
 from .module import Module
 from .parameter import is_trained
 
-__all__ = ["backward_at_once", "forward_at_once", "fused_kernels", "normalized", "or_at_once"]
+__all__ = ["added", "backward_at_once", "forward_at_once", "fused_kernels", "normalized", "or_at_once"]
+
+
+def added(x: Array, branch: Array) -> Array:
+    """Return x + branch."""
+    if device_of(x) == device_of(branch) == "cpu" and runs_kernels("cpu"):
+        kernels = kernels_of("cpu", "addition")
+        if kernels.supports(x, branch):
+            total: Array = kernels.add(x, branch)
+            return total
+    total = x + branch
+    return total
 
 
 def normalized(norm: Module, x: Array, reader: Module) -> Array:
