@@ -1,6 +1,7 @@
 """Models with weights in int8 and bfloat16: the same function of rounded weights, for inference alone."""
 
 import copy
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from compyute_transformer.errors import DtypeError, RangeError, StateError
 from compyute_transformer.generation import KeyValueCache
 from compyute_transformer.generation.fused_decoder import FusedDecoder
 from compyute_transformer.nn.quantize import matrices_of, quantize_weights
-from compyute_transformer.ops.quantized import QuantizedWeight, quantize
+from compyute_transformer.ops.quantized import QuantizedWeight, Weights, quantize
 
 SIZES: dict[str, Any] = {"context_length": 12, "embed_dim": 32, "num_heads": 4, "num_layers": 2}
 MODELS = {
@@ -72,6 +73,32 @@ def test_it_is_not_trained_moved_or_converted() -> None:
     with pytest.raises(StateError, match=r"head\.weight: weights in int8 or bfloat16 are for inference"):
         AdamW(model.parameters(), lr=1e-3)
     assert all(isinstance(p.data, QuantizedWeight) for p in matrices_of(model))
+
+
+@pytest.mark.parametrize("weights", ["int8", "bfloat16"])
+def test_matrices_lie_in_one_piece_of_memory(weights: Weights) -> None:
+    model = MODELS["gpt"]()
+    before = {name: p.data.copy() for name, p in model.named_parameters()}
+    matrices = {id(parameter) for parameter in matrices_of(model)}
+    quantize_weights(model, weights)
+    places, memories = [], set()
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in matrices:
+            assert np.array_equal(parameter.data, before[name])
+            continue
+        weight: Any = parameter.data
+        expected: Any = quantize(before[name], weights)
+        assert np.array_equal(weight.values, expected.values)
+        assert (weight.scales is None) == (expected.scales is None)
+        for array, own in ((weight.values, expected.values), (weight.scales, expected.scales)):
+            if array is not None:
+                assert np.array_equal(array, own)
+                assert (array.ctypes.data % 64, array.flags.c_contiguous) == (0, True)
+                places.append((array.ctypes.data, array.nbytes))
+                memories.add(id(array.base))
+    assert len(memories) == 1
+    places.sort()
+    assert all(at + size <= after for (at, size), (after, _) in pairwise(places))
 
 
 def test_what_is_not_float32_or_not_known_is_refused() -> None:

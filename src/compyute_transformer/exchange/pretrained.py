@@ -24,7 +24,7 @@ from ..models.bert import Bert
 from ..models.output import Model
 from ..models.registry import record_of
 from ..nn import init
-from ..nn.quantize import matrices_of, replace_data
+from ..nn.quantize import lay_together, matrices_of, replace_data
 from ..ops.quantized import QuantizedWeight, Weights, check_weights, is_quantized, quantize
 from .configurations import from_hugging_face
 from .configurations_write import to_hugging_face
@@ -258,6 +258,7 @@ def _fill(
             replace_data(parameter, _floats(piece, own, tensors, dtype))
     for parameter in left.values():
         replace_data(parameter, parameter.data.astype(dtype))
+    lay_together(model)
 
 
 def _floats(piece: Piece, own: Mapping[str, str], tensors: Any, dtype: "np.dtype[Any]") -> Array:

