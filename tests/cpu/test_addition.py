@@ -5,6 +5,7 @@ import pytest
 
 from compyute_transformer import use_kernels
 from compyute_transformer.cpu import addition
+from compyute_transformer.dispatch import only_kernels_of
 from compyute_transformer.nn.fused import added
 
 LARGE = (5, 70_001)
@@ -38,7 +39,8 @@ def test_other_sums_are_those_of_numpy(x: np.ndarray, y: np.ndarray) -> None:
     assert (total == 2).all()
 
 
-def test_the_reference_is_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_kernels_do_not_run_it_is_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(addition, "add", lambda x, y: pytest.fail("a kernel ran"))
-    with use_kernels("reference"):
-        assert (added(np.ones(LARGE, np.float32), np.ones(LARGE, np.float32)) == 2).all()
+    for left_out in (use_kernels("reference"), only_kernels_of("norm")):
+        with left_out:
+            assert (added(np.ones(LARGE, np.float32), np.ones(LARGE, np.float32)) == 2).all()

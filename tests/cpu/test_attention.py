@@ -23,6 +23,7 @@ from compyute_transformer.cpu.attention import (
 from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.ops.attention import Mask, fused_attention_backward, fused_attention_forward
 from compyute_transformer.ops.multi_head import split_heads
+from compyute_transformer.precision import use_precision
 from compyute_transformer.random import RandomKey
 from compyute_transformer.verify.record import cast
 from compyute_transformer.verify.records.attention import attention_arguments
@@ -157,3 +158,12 @@ def test_the_record_of_options_is_what_the_kernels_read() -> None:
     assert lengths.tolist() == [5, 5]
     np.testing.assert_array_equal(bias, [*array.reshape(-1), 0, 1, 2])
     assert not bias.flags.writeable
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_query_that_sees_no_key_is_zero_whatever_lies_behind_the_hidden_ones(precision: Any) -> None:
+    q, k = np.ones((1, 1, 40, 8), np.float32), np.ones((1, 1, 20, 8), np.float32)
+    v = np.full((1, 1, 20, 8), np.nan, np.float32)
+    with use_precision(precision):
+        y, _ = fused_attention_forward(q, k, v, Mask(window=5, key_lengths=np.array([0])))
+    assert not y.any()

@@ -10,7 +10,7 @@ import pytest
 
 from compyute_transformer import cpu
 
-MAKERS = ("np.empty(", "np.zeros(", "scratch_of(")
+MAKERS = ("np.empty(", "np.zeros(", "np.ones(", "np.full(", "scratch_of(")
 FILES = sorted(Path(cpu.__file__).parent.glob("*.py"))
 
 # 80 MB, which go back to the system as soon as they are freed: to write there then ends the process
@@ -18,7 +18,7 @@ HELD = """
 import numpy as np
 from numba import carray
 from compyute_transformer.cpu._blas import pointer
-from compyute_transformer.cpu._kernel import keep
+from compyute_transformer.cpu._kernel import hold
 from numba import njit
 
 @njit
@@ -30,7 +30,7 @@ def ones(n):
         part = carray(pointer(address + 4 * start), (n - 3,))
         part[:] = 1
         total += part[n - 4]
-    keep(array)
+    hold(array)
     return total
 
 print(ones(20_000_000))
@@ -64,7 +64,7 @@ def freed_too_early(source: str) -> list[str]:
         held = {
             argument.id: node.lineno
             for node in ast.walk(function)
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "keep"
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "hold"
             for argument in node.args
             if isinstance(argument, ast.Name)
         }
@@ -86,9 +86,9 @@ def test_what_is_made_is_held_while_its_address_is_used(path: Path) -> None:
 def test_an_array_that_is_not_held_is_found() -> None:
     function = "@compile_part\ndef f(n):\n    a, b = np.empty(n), np.zeros(n)\n    at = a.ctypes.data\n    g(at)\n"
     assert freed_too_early(function) == ["f: a"]
-    assert freed_too_early(function + "    keep(b)\n") == ["f: a"]
-    assert freed_too_early(function + "    keep(a)\n") == []
-    assert freed_too_early(function + "    keep(a)\n    g(at)\n") == ["f: a"]
+    assert freed_too_early(function + "    hold(b)\n") == ["f: a"]
+    assert freed_too_early(function + "    hold(a)\n") == []
+    assert freed_too_early(function + "    hold(a)\n    g(at)\n") == ["f: a"]
 
 
 def test_held_memory_is_there() -> None:

@@ -138,7 +138,7 @@ def test_a_feed_forward_network_computes_its_activation_on_rows_in_cache(
             module.zero_grad()
             y, dx = module(x), module.backward(dy)
             found.append({"y": y, "dx": dx} | {name: p.grad.copy() for name, p in module.named_parameters()})
-    # a number beside a tie is rounded the other way, here or there, and moves a sum by 2⁻⁸ of what it adds to it
+    # a number beside a tie is rounded the other way, here or there, and moves a sum by up to 2⁻⁷ of what it adds to it
     for expected, bound in ((lines_of(module, x, dy), 0.005), (found[1], 0.01)):
         assert expected.keys() == found[0].keys()
         for name, array in found[0].items():

@@ -11,7 +11,7 @@ from compyute_transformer import GPT, AdamW, Bert, BertConfig, GPTConfig, Llama,
 from compyute_transformer.errors import DtypeError, RangeError, StateError
 from compyute_transformer.generation import KeyValueCache
 from compyute_transformer.generation.fused_decoder import FusedDecoder
-from compyute_transformer.nn.quantize import matrices_of, quantize_weights
+from compyute_transformer.nn.quantize import lay_together, matrices_of, quantize_weights, replace_data
 from compyute_transformer.ops.quantized import QuantizedWeight, Weights, quantize
 
 SIZES: dict[str, Any] = {"context_length": 12, "embed_dim": 32, "num_heads": 4, "num_layers": 2}
@@ -99,6 +99,29 @@ def test_matrices_lie_in_one_piece_of_memory(weights: Weights) -> None:
     assert len(memories) == 1
     places.sort()
     assert all(at + size <= after for (at, size), (after, _) in pairwise(places))
+
+
+def test_what_is_quantized_already_stays_where_it_is() -> None:
+    model = MODELS["gpt"]()
+    quantize_weights(model, "int8")
+    before = [parameter.data for parameter in matrices_of(model)]
+    same = copy.deepcopy(model)
+    for again in (model, same):
+        quantize_weights(again, "int8")
+    for other in (model, same):
+        assert all(p.data is data for p, data in zip(matrices_of(other), before, strict=True))
+
+
+def test_matrices_that_are_one_stay_one() -> None:
+    model: Any = MODELS["untied"]()
+    one, other, *_ = matrices_of(model)
+    shared: Any = quantize(one.data, "int8")
+    for parameter in (one, other):
+        replace_data(parameter, shared)
+    lay_together(model)
+    assert one.data is other.data
+    assert one.data is not shared
+    assert np.array_equal(np.asarray(one.data), np.asarray(shared))
 
 
 def test_what_is_not_float32_or_not_known_is_refused() -> None:

@@ -28,7 +28,7 @@ from numba import carray, prange
 from ._blas import pointer, prefetch
 from ._halves import LANES, halves, pairs, transpose
 from ._kernel import compile_parallel, compile_part
-from ._packing import AHEAD, PAIRS, ROW, SQUARE, pack_strip
+from ._packing import AHEAD, PAIRS, ROW, SQUARE, pack_strip, squares_of
 from ._products import add_square, begin, end
 from ._tiles import LINE, LOWEST, ONE, ZERO, change_scores, gradient_rows, visible
 from ._vector import difference, exp, highest, random_row, rounded
@@ -44,7 +44,7 @@ QUERIES, KEYS = 128, 256  # of a tile in the backward
 @compile_part
 def _whole(length):
     """Return the length in whole squares."""
-    return (length + SQUARE - 1) // SQUARE * SQUARE
+    return squares_of(length) * SQUARE
 
 
 @compile_part
@@ -264,7 +264,7 @@ def _backward_head(
     for block in range(0, keys, KEYS):
         for tile in range(0, T, QUERIES):
             depths[:] = 0
-            for strip in range((min(QUERIES, T - tile) + SQUARE - 1) // SQUARE):
+            for strip in range(squares_of(min(QUERIES, T - tile))):
                 start = tile + SQUARE * strip
                 rows = min(SQUARE, T - start)
                 key, columns = _squares(block, KEYS, start, rows, T, S, causal, window, length)

@@ -51,10 +51,10 @@ __all__ = [
     "compile_parallel",
     "compile_part",
     "digest_of_kernels",
+    "hold",
     "in_one_piece",
     "is_float32",
     "is_ready",
-    "keep",
     "num_threads",
     "of_one_shape",
     "pool_for",
@@ -138,8 +138,8 @@ compile_part = part_compiler(fastmath=FASTMATH)
 
 
 @compile_part
-def keep(*arrays):
-    """Hold arrays until here: Numba frees one after its last use, and its address in an integer is none."""
+def hold(*arrays):
+    """Hold arrays until here: Numba frees one after its last use, and to use its address does not count as one."""
 
 
 compile_kernel = compiler(fastmath=FASTMATH, error_model="numpy", nogil=True)

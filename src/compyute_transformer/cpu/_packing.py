@@ -18,9 +18,9 @@ panels of x and of its transpose):
 3. Blocks of 32 by 32 read one after the other, not rows: 3.2, 2.5, 3.9, 1.3. The processor fetches ahead along rows.
 4. Rows of A a multiple of 2 KB apart would share a few places of the first cache, so they get 64 bytes more.
 5. A gradient packed for its two products and summed for the bias: 1.6 to 1.7 read three times, 1.0 to 1.1 read once.
-6. Rows that lie pages apart, as those of a head (one core of a Zen 4, 2026-11-29, (24576, 64) 4608 bytes apart, from
-   memory; rows and panels of x): asked for eight rows ahead 1.3 -> 0.8 and 1.5 -> 0.7 ms. An array that is passed row
-   by row costs an atomic count of its references each time: its address instead took these from 1.7 and 1.8.
+6. Rows that lie pages apart, as those of a head: (24576, 64) 4608 bytes apart, from memory, rows and panels of x (ms,
+   one core of a Zen 4, 2026-11-29). An array passed to a part row by row, whose references are counted each time: 1.7
+   and 1.8. Its address instead: 1.3 and 1.5. Rows asked for eight ahead: 0.8 and 0.7.
 """
 
 import numpy as np
@@ -30,7 +30,7 @@ from ..arrays import Array
 from ._blas import pointer, prefetch
 from ._buffers import empty
 from ._halves import LANES, halves, join, pairs, transpose
-from ._kernel import compile_parallel, compile_part, keep, pool_for
+from ._kernel import compile_parallel, compile_part, hold, pool_for
 
 __all__ = [
     "MOST_PARTIALS",
@@ -43,6 +43,7 @@ __all__ = [
     "pack_panels",
     "pack_rows",
     "pack_strip",
+    "squares_of",
     "strips_of",
     "whole",
 ]
@@ -97,9 +98,15 @@ def _transpose_strip(rounded_at, turned, start, line, step, blocks):
 
 
 @compile_part
+def squares_of(length):
+    """Return how many squares a length takes."""
+    return (length + SQUARE - 1) // SQUARE
+
+
+@compile_part
 def strips_of(rows, turned, depth):
     """Return how many strips of 32 rows of a matrix fill an operand whose rows or panels have `depth` numbers of K."""
-    return depth // SQUARE if turned else (rows + SQUARE - 1) // SQUARE
+    return depth // SQUARE if turned else squares_of(rows)
 
 
 @compile_part
@@ -108,7 +115,7 @@ def pack_strip(at, line, rows, columns, strip, turned, is_rows, target, depth):
 
     target: the address of the operand, rows of A or panels of B; see `pack_rows` and `pack_panels`.
     """
-    across = (columns + SQUARE - 1) // SQUARE if turned else depth // SQUARE
+    across = squares_of(columns) if turned else depth // SQUARE
     below = 2 * depth if is_rows else PAIRS  # bytes from a row of the operand to the next
     along_k, along_n = ROW if is_rows else STEP, 2 * SQUARE * depth  # from a block of 32 by 32 to the next
     start, step = (target + along_k * strip, along_n) if turned else (target + along_n * strip, along_k)
@@ -124,7 +131,7 @@ def pack_strip(at, line, rows, columns, strip, turned, is_rows, target, depth):
             _round_row(at, line, rows, columns, n, turned, edge_at, place, width, across)
     if not is_direct:
         _transpose_strip(rounded_at, turned, start, below, step, across)
-    keep(edge, rounded)
+    hold(edge, rounded)
 
 
 @compile_parallel
@@ -151,7 +158,7 @@ def _join_rows(rows, panels):
                     join(first + ROW * block, first + line + ROW * block, target)
                 else:
                     join(nothing.ctypes.data, nothing.ctypes.data, target)
-        keep(nothing)
+        hold(nothing)
 
 
 @compile_part
@@ -192,7 +199,7 @@ def pack_gradient_strip(
 def _pack_gradient(dy, rows, turned, sums):
     """Write dy and its transpose as rows of A, and the sums of the columns over some strips of 32 rows each."""
     N, O = dy.shape  # noqa: E741
-    across, turned_across = rows.shape[1] // SQUARE, (O + SQUARE - 1) // SQUARE
+    across, turned_across = rows.shape[1] // SQUARE, squares_of(O)
     strips, tasks, lines, turned_lines = (
         turned.shape[1] // SQUARE,
         sums.shape[0],
@@ -211,7 +218,7 @@ def _pack_gradient(dy, rows, turned, sums):
                 rows_at + lines * n if n < rows.shape[0] else 0, lines, across,
                 turned_at + ROW * strip, turned_lines, turned_across, total, edge.ctypes.data, rounded.ctypes.data,
             )  # fmt: skip
-        keep(edge, rounded)
+        hold(edge, rounded)
 
 
 def whole(length: int) -> int:

@@ -29,7 +29,7 @@ from ._amx import LAYOUT, lay_out, release_tiles
 from ._amx import add_square as add_tiles
 from ._avx512 import ROWS as AT_ONCE
 from ._avx512 import add_rows
-from ._kernel import compile_parallel, compile_part, keep, pool_for
+from ._kernel import compile_parallel, compile_part, hold, pool_for
 from ._measured import file_beside, kept, seconds_of
 from ._packing import SQUARE, pack_panels, pack_rows
 
@@ -152,7 +152,7 @@ def _multiply(number, layout_at, a, b, start, y, groups):
                     for r in range(height):
                         y[m + r, first : first + width] = edge[r, :width]
         end(number)
-        keep(edge)
+        hold(edge)
 
 
 def multiply(kernel: Kernel, a: Array, b: Array, y: Array, bias: Array | None = None) -> None:

@@ -27,15 +27,14 @@ from ._amx import LAYOUT
 from ._blas import shorts_at
 from ._buffers import empty
 from ._halves import FLOATS, HALVES, LANES, NUMBERS, WORDS, loaded, many, stored, transpose
-from ._kernel import compile_parallel, compile_part, keep, pool_for
+from ._kernel import compile_parallel, compile_part, hold, pool_for
 from ._packing import BLOCK, PAIRS, ROW, SQUARE, STEP, whole
-from ._products import Kernel, add_square, begin, end
+from ._products import ROWS, Kernel, add_square, begin, end, groups_of
 
 __all__ = ["PARTS", "multiply_quantized"]
 
 PARTS = 3
 WORK = 20  # multiplications in the time of one element of a sweep
-ROWS = 128  # of a task
 ZERO = np.float32(0.0)
 
 
@@ -92,7 +91,7 @@ def _pack_parts(x, a):
                     for k in range(columns - first):
                         edge[k] = x[n, first + k]
                 _split(edge.ctypes.data, target, distance)
-        keep(edge)
+        hold(edge)
 
 
 @compile_parallel
@@ -118,7 +117,7 @@ def _pack_weight(values_at, outputs, inputs, is_int8, b):
                 for j in range(SQUARE // 2 // LANES):
                     source_at = rows_at + line * LANES * i + ROW * step + 4 * LANES * j
                     transpose(source_at, line, target + PAIRS * LANES * j + 4 * LANES * i, PAIRS)
-        keep(rows)
+        hold(rows)
 
 
 @compile_part
@@ -163,7 +162,7 @@ def _multiply(number, layout_at, a, b, scales, bias, y, groups):
                 for r in range(min(SQUARE, rows - m)):
                     y[m + r, first : first + width] = total[r, :width]
         end(number)
-        keep(total)
+        hold(total)
 
 
 def multiply_quantized(kernel: Kernel, x: Array, weight: QuantizedWeight, bias: Array, y: Array) -> None:
@@ -177,8 +176,7 @@ def multiply_quantized(kernel: Kernel, x: Array, weight: QuantizedWeight, bias: 
         padded = np.zeros((panels * SQUARE, depth // GROUP), np.float32)
         padded[:outputs] = scales
         by_group[:] = padded.reshape(panels, SQUARE, -1).transpose(0, 2, 1)
-    groups = 1 << max(0, (8 * ROWS // max(1, rows)).bit_length() - 1)
     with pool_for(rows * inputs * outputs // WORK):
         _pack_parts(x, a)
         _pack_weight(weight.values.ctypes.data, outputs, inputs, scales is not None, b)
-        _multiply(kernel.number, LAYOUT.ctypes.data, a, b, by_group, bias, y, min(groups, panels))
+        _multiply(kernel.number, LAYOUT.ctypes.data, a, b, by_group, bias, y, min(groups_of(rows), panels))

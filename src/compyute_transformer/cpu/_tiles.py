@@ -9,7 +9,7 @@ from numba import carray, prange
 from ._blas import AS_IT_IS, TRANSPOSED, pointer, prefetch, sgemm
 from ._compiler import part_compiler
 from ._float32 import add_packed_product, add_product, columns_of_panels, pack, scratch_of
-from ._kernel import compile_parallel, compile_part, keep
+from ._kernel import compile_parallel, compile_part, hold
 from ._vector import difference, exp, highest, random_row, rounded, tanh
 
 __all__ = [
@@ -238,8 +238,10 @@ def _forward_task(task, options, lengths, bias, y, highest_score, sums, wild):
             for d in range(part.size):
                 part[d] *= inverse
                 nothing += part[d] * ZERO
+        else:
+            y[b, t, h] = ZERO  # it met values all the same, where a tile has no key that any of its queries sees
     wild[task] = nothing != ZERO
-    keep(scores, k_turned)
+    hold(scores, k_turned)
 
 
 @compile_parallel
@@ -434,7 +436,7 @@ def _backward_task(task, options, lengths, bias, y, highest_score, sums, dy, dq,
         for d in range(dq_part.size):
             nothing += dq_part[d] * ZERO
     wild[task] = nothing != ZERO
-    keep(scores, dscores, k_turned, v_turned, dk_own, dv_own)
+    hold(scores, dscores, k_turned, v_turned, dk_own, dv_own)
 
 
 @compile_parallel

@@ -5,9 +5,9 @@
 
 It is no op: modules call it in training, where products are in bfloat16 and a kernel of `_products` computes them.
 Against two linear layers with an activation between them, hidden and dhidden lie in no memory but that of 128 rows by
-256 columns, which stays in the second-level cache: from there each is written once, as the next product reads it. What
-the backward needs, x, activated and slopes, is kept rounded. Rounding the slopes moves a number of dhidden by at most
-2⁻⁹ of itself, as rounding that product's result, which follows, does.
+256 columns, which stays in the second-level cache: from there what the next products read is written as they read it.
+What the backward needs, x, activated and slopes, is kept rounded. Rounding the slopes moves a number of dhidden by at
+most 2⁻⁸ of itself, as much as rounding dhidden itself, which follows.
 
 Optimization history, a step of the 384-wide GPT in bfloat16 on two cores of a Zen 4, 2026-11-29:
 
@@ -29,7 +29,7 @@ from ..ops.quantized import is_quantized
 from ..precision import precision
 from ._amx import LAYOUT
 from ._buffers import empty
-from ._kernel import compile_parallel, compile_part, is_float32, is_ready, keep, pool_for, sum_of_partials
+from ._kernel import compile_parallel, hold, is_float32, is_ready, pool_for, sum_of_partials
 from ._packing import (
     ROW,
     SQUARE,
@@ -40,6 +40,7 @@ from ._packing import (
     pack_panels,
     pack_rows,
     panels_of_rows,
+    squares_of,
 )
 from ._products import ROWS, WORK, Kernel, add_panels, begin, end, groups_of, multiply, start_of
 from ._vector import float_from_bits
@@ -65,15 +66,8 @@ class FeedForwardSaved(NamedTuple):
     kernel: Kernel
 
 
-CHUNK = (
-    256  # columns of hidden that are computed at once; memory has a line of the cache more, as rows 1 KB apart share
-)
-LINE = 16  # few places of it
-
-
-@compile_part
-def _squares(length):
-    return (length + SQUARE - 1) // SQUARE
+CHUNK = 256  # columns of hidden that are computed at once
+LINE = 16  # numbers between two of their rows, which would share few places of the cache if they lay 1 kB apart
 
 
 @compile_parallel
@@ -90,14 +84,15 @@ def _activate(number, layout_at, x, up, start, code, activated, slopes, groups):
             first = CHUNK * chunk
             width = min(CHUNK, F - first)
             add_panels(
-                number, x_at + 2 * depth * top, 2 * depth, _squares(height), up_at + 2 * depth * first, _squares(width),
-                np.int64(depth // SQUARE), start_at + 4 * first, hidden.ctypes.data, hidden.strides[0],
+                number, x_at + 2 * depth * top, 2 * depth, squares_of(height), up_at + 2 * depth * first,
+                squares_of(width), np.int64(depth // SQUARE), start_at + 4 * first,
+                hidden.ctypes.data, hidden.strides[0],
             )  # fmt: skip
             for r in range(height):
                 rounded, slope = activated[top + r, first : first + width], slopes[top + r, first : first + width]
                 rounded_with_slope_part(hidden[r, :width], code, rounded, slope)
         end(number)
-        keep(hidden)
+        hold(hidden)
 
 
 @compile_parallel
@@ -125,8 +120,8 @@ def _pack_hidden_gradient(number, layout_at, dy, down, start, slopes, rows, turn
             width = min(CHUNK, F - first)
             across = CHUNK // SQUARE if chunk < chunks - 1 else (rows.shape[1] - first) // SQUARE
             add_panels(
-                number, dy_at + 2 * depth * top, 2 * depth, _squares(height), down_at + 2 * depth * first,
-                _squares(width), np.int64(depth // SQUARE), start_at + 4 * first, dhidden.ctypes.data, line,
+                number, dy_at + 2 * depth * top, 2 * depth, squares_of(height), down_at + 2 * depth * first,
+                squares_of(width), np.int64(depth // SQUARE), start_at + 4 * first, dhidden.ctypes.data, line,
             )  # fmt: skip
             for r in range(height):
                 target, slope = dhidden[r, :width], slopes[top + r, first : first + width]
@@ -139,11 +134,11 @@ def _pack_hidden_gradient(number, layout_at, dy, down, start, slopes, rows, turn
                 pack_gradient_strip(
                     dhidden.ctypes.data + line * (n - top), line, max(0, min(SQUARE, N - n)), width,
                     rows_at + lines * n + 2 * first if n < rows.shape[0] else 0, lines, across,
-                    turned_at + turned_lines * first + ROW * strip, turned_lines, _squares(width),
+                    turned_at + turned_lines * first + ROW * strip, turned_lines, squares_of(width),
                     total, edge.ctypes.data, rounded.ctypes.data,
                 )  # fmt: skip
         end(number)
-        keep(dhidden, edge, rounded)
+        hold(dhidden, edge, rounded)
 
 
 def supports(x: Array, up: Array, down: Array, activation: Activation) -> bool:
@@ -161,7 +156,7 @@ def feed_forward_forward(
 ) -> tuple[Array, FeedForwardSaved]:
     """Return down(activation(up(x))) and what the backward needs. x (*rows, C); up (F, C); down (C, F)."""
     for bias, weight in ((up_bias, up), (down_bias, down)):
-        if bias is not None and not (is_ready(bias) and bias.shape == weight.shape[:1]):
+        if bias is not None and not (is_float32(bias) and bias.shape == weight.shape[:1]):
             raise ShapeError(
                 f"feed_forward: bias must have one float32 number for each of {len(weight)} outputs, got {bias.dtype} "
                 f"of shape {bias.shape}. Give each bias the length of its weight."

@@ -43,7 +43,7 @@ from ._blas import (
     single_threaded,
 )
 from ._buffers import empty
-from ._kernel import compile_kernel, compile_parallel, compile_part, is_float32, is_ready, keep, pool_for
+from ._kernel import compile_kernel, compile_parallel, compile_part, hold, is_float32, is_ready, pool_for
 from ._quantized_products import PARTS, multiply_quantized
 from ._vector import float_from_bits
 from .linear import FEW_ROWS, PRODUCTS, WORTH_THREADS, columns_of, few_rows_columns
@@ -236,7 +236,7 @@ def _many_rows(address, kind, x, values, scales, bias, y, tiles):
             address, TRANSPOSED, AS_IT_IS, last - first, N, I,
             ONE, wide.ctypes.data, I, x_at, I, ONE, y_at + 4 * first, O,
         )  # fmt: skip
-        keep(wide)
+        hold(wide)
 
 
 def addresses_of(weight: "Array | QuantizedWeight") -> tuple[int, int, int]:

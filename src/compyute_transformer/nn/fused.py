@@ -13,7 +13,7 @@ from functools import wraps
 from typing import Any, NamedTuple
 
 from ..arrays import Array, device_of
-from ..dispatch import is_intercepted, kernels_of, runs_kernels
+from ..dispatch import is_intercepted, kernels_of
 from ..ops.activation import gelu_forward
 from ..ops.linear import linear_forward
 from ..precision import precision, rounded_results
@@ -23,10 +23,12 @@ from .parameter import is_trained
 
 __all__ = ["added", "backward_at_once", "forward_at_once", "fused_kernels", "normalized", "or_at_once"]
 
+LARGE = 1 << 18  # numbers, whose addition all threads of a CPU may be worth
+
 
 def added(x: Array, branch: Array) -> Array:
     """Return x + branch."""
-    if device_of(x) == device_of(branch) == "cpu" and runs_kernels("cpu"):
+    if x.size >= LARGE and device_of(x) == device_of(branch) == "cpu" and linear_forward.runs("cpu") == "cpu":
         kernels = kernels_of("cpu", "addition")
         if kernels.supports(x, branch):
             total: Array = kernels.add(x, branch)
