@@ -69,6 +69,14 @@ def test_what_is_kept_is_what_stays_allocated_after_a_forward(record: Any, confi
     assert after - before <= kept * 1.02 + 60_000
 
 
+@pytest.mark.parametrize(("record", "config"), CASES)
+def test_the_total_is_the_same_at_every_depth(record: Any, config: Any) -> None:
+    model = record.model(config, 0)
+    totals = [model.summary(depth).total for depth in range(1, 6)]
+    assert totals == [totals[0]] * 5
+    assert totals[0].parameters == model.num_parameters
+
+
 def test_a_gpt_as_it_is_counted_by_hand() -> None:
     V, T, C, H, F = 11, 7, 12, 3, 48
     model = GPT(

@@ -21,7 +21,7 @@ __all__ = ["VERSIONS", "bench_kernels"]
 # large arrays instead of mapping and zeroing them anew.
 VERSIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("references", ()),
-    ("linear", ("linear",)),
+    ("linear, addition", ("linear", "addition")),
     ("attention", ("attention", "multi_head")),
     ("activation", ("activation",)),
     ("norm", ("norm",)),

@@ -92,20 +92,21 @@ def summarize(model: Any, depth: int = 1) -> Summary:
     counter = _observed(model, inputs)
     seen: set[int] = set()
     layers = []
-    for path, module in _lines(model, depth):
-        parts = dict(module.named_modules(path))
-        own = [p for p in module.parameters() if id(p) not in seen]
+    for path, module, is_whole in _lines(model, depth):
+        parts = dict(module.named_modules(path)) if is_whole else {path: module}
+        of_parts = set() if is_whole else {id(p) for part in module.children() for p in part.parameters()}
+        own = [p for p in module.parameters() if id(p) not in seen | of_parts]
         seen |= {id(p) for p in own}
-        layers.append(
-            Layer(
-                path or "(itself)",
-                type(module).__name__,
-                sum(p.size for p in own),
-                sum(p.data.nbytes for p in own),
-                sum(counter.flops.get(part, 0) for part in parts),
-                sum(counter.saved.get(part, 0) for part in parts),
-            )
+        layer = Layer(
+            path or "(itself)",
+            type(module).__name__ if is_whole else f"{type(module).__name__}, itself",
+            sum(p.size for p in own),
+            sum(p.data.nbytes for p in own),
+            sum(counter.flops.get(part, 0) for part in parts),
+            sum(counter.saved.get(part, 0) for part in parts),
         )
+        if is_whole or any(layer[2:]):
+            layers.append(layer)
     return Summary(type(model).__name__, tuple(layers), *_example(record.task, inputs, counter.positions))
 
 
@@ -119,8 +120,13 @@ def _example(task: str, inputs: tuple[Array, ...], positions: int) -> tuple[str,
     return f"an image of {positions} positions", positions
 
 
-def _lines(module: Module, depth: int, path: str = "") -> Iterator[tuple[str, Module]]:
-    """Yield the modules that have a line, with their paths. A list of modules is none, but its entries are."""
+def _lines(module: Module, depth: int, path: str = "") -> Iterator[tuple[str, Module, bool]]:
+    """Yield the modules that may have a line, with their paths, and whether their parts have none of their own.
+
+    A list of modules has no line, but its entries have. What a module itself computes and keeps has one beside those of
+    its parts.
+    """
+    yield path, module, False
     for name, child in module.named_children():
         inner = f"{path}.{name}" if path else name
         if isinstance(child, ModuleList):
@@ -128,7 +134,7 @@ def _lines(module: Module, depth: int, path: str = "") -> Iterator[tuple[str, Mo
         elif depth > 1 and list(child.children()):
             yield from _lines(child, depth - 1, inner)
         else:
-            yield inner, child
+            yield inner, child, True
 
 
 # --- the forward that is counted -----------------------------------------------------------------------------------

@@ -163,8 +163,10 @@ class Trainer:
                 "Restore it from a copy, or start a new run."
             ) from error
         self.step = state.step
-        now = self._numerics()
-        changes = ((name, old, now.get(name, "none")) for name, old in state.versions.items())
+        now, before = self._numerics(), dict(state.versions)
+        if self.model.device == "cpu":  # earlier versions wrote it of bfloat16 alone
+            before.setdefault("products", "float32")
+        changes = ((name, old, now.get(name, "none")) for name, old in before.items())
         self._changed = [f"{name} {old[:60]} is now {new}" for name, old, new in changes if old != new]
         if state.best_step:  # earlier versions could call step 0, the untrained model, the best
             self.best_step, self.best_loss = state.best_step, state.best_loss
@@ -337,8 +339,8 @@ class Trainer:
         """Return what the last bits of the run depend on."""
         found = {**numerics(), "kernels": linear_forward.runs(self.model.device)}
         if self.model.device == "cpu":
-            found["products of attention"] = attention_products()
-        return {**found, "products": self.products()} if self._rounds_on_cpu else found
+            found |= {"products of attention": attention_products(), "products": self.products()}
+        return found
 
     @property
     def _rounds_on_cpu(self) -> bool:

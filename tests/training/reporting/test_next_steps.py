@@ -64,7 +64,7 @@ def test_a_finished_run_says_that_nothing_is_left(tmp_path: Path) -> None:
     result = resume_run(run)
     assert result.taken == 0
     said = next_steps(result)
-    assert said.startswith("Nothing is left to do: all 2 steps were taken before. To continue, give a larger total")
+    assert said.startswith("Nothing is left to do: all 2 steps were taken before. No setting was changed. To continue,")
     assert said.endswith(f"compyute train --resume {run} --steps 4")
     assert resume_run(run, steps=5).taken == 3
 

@@ -28,6 +28,7 @@ from compyute_transformer.training import (
 )
 from compyute_transformer.training.reporting.events import Advanced, Evaluated, Event, Started
 from compyute_transformer.training.reporting.journal import read_log
+from compyute_transformer.training.reporting.next_steps import next_steps
 from compyute_transformer.training.run import checkpoint, folder, lock
 from compyute_transformer.training.tasks.language import LANGUAGE
 
@@ -332,6 +333,39 @@ def test_more_steps_extend_a_run(tmp_path: Path, corpus: str) -> None:
     assert rates[14] == schedule(13)
     with pytest.raises(ConfigError, match="got 19 for a run that has taken 20"):
         resume_run(run, steps=19)
+
+
+def test_a_resume_that_takes_no_step_changes_no_setting(tmp_path: Path, corpus: str) -> None:
+    run = tmp_path / "run"
+    start_run([corpus], tiny(), run)
+    before = load_config(run)
+    result = resume_run(run, overrides={"learning_rate": 1e-4, "min_learning_rate": 1e-5})
+    assert result.taken == 0
+    assert load_config(run) == before
+    assert "No setting was changed" in next_steps(result)
+
+
+@pytest.mark.parametrize("is_written", [True, False], ids=["now", "earlier"])
+def test_a_run_that_changes_its_precision_says_so(
+    tmp_path: Path, corpus: str, is_written: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numerics = trainer.Trainer._numerics
+
+    def of_an_earlier_version(self: trainer.Trainer) -> dict[str, str]:
+        return {name: value for name, value in numerics(self).items() if is_written or name != "products"}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "_numerics", of_an_earlier_version)
+        start_run([corpus], tiny(steps=2, precision="float32", decay="constant"), tmp_path)
+    written = checkpoint.load_state(checkpoint.latest(tmp_path)).versions
+    assert written.get("products") == ("float32" if is_written else None)
+    resume_run(tmp_path, listener := Listener(), 3, {"precision": "bfloat16"})
+    (said,) = [event.facts["last bits"] for event in listener.of(Started)]
+    assert said.startswith("not those of an uninterrupted run: products float32 is now bfloat16 by ")
+    resume_run(tmp_path, listener := Listener(), 4, {"precision": "float32"})
+    (said,) = [event.facts["last bits"] for event in listener.of(Started)]
+    assert said.startswith("not those of an uninterrupted run: products bfloat16 by ")
+    assert said.endswith(" is now float32")
 
 
 def test_a_resumed_run_says_what_its_last_bits_depend_on_and_has_changed(

@@ -24,8 +24,8 @@ def next_steps(result: RunResult) -> str:
     more = resume_command(result.folder, f"--steps {2 * result.step}")
     if result.taken == 0:
         return (
-            f"Nothing is left to do: all {result.step:,} steps were taken before. To continue, give a larger total "
-            f"number of steps:\n  {more}"
+            f"Nothing is left to do: all {result.step:,} steps were taken before. No setting was changed. To continue, "
+            f"give a larger total number of steps:\n  {more}"
         )
     commands = _uses(result)
     if result.validation_loss is not None:  # else there is no validation split

@@ -135,8 +135,8 @@ def resume_run(
     Without steps and overrides the run ends with the same bits as one that was never interrupted.
 
     steps: the total number of steps; the learning rate then decays over that many. overrides: other settings of
-    training, by name. Both are saved with the run. model, task: those that the run was started with, if it was started
-    with the caller's own. callbacks: see `Trainer`.
+    training, by name. Both are saved with the run, unless no step is left to take. model, task: those that the run was
+    started with, if it was started with the caller's own. callbacks: see `Trainer`.
 
     Raises RunError if there is no run or another process trains it, CheckpointError for a damaged checkpoint or data
     that have changed, ConfigError for settings that cannot change any more, and what `start_run` raises in training.
@@ -176,7 +176,7 @@ def resume_run(
             )
         _agree(communicator, changed, trainer)  # all processes have read the folder before one writes to it
         listeners = _listeners(reporter, settings, folder, trainer.step) if leads else Reporters([])
-        if changed != config and leads:
+        if changed != config and leads and trainer.step < settings.steps:  # else no step is taken with it
             save_config(folder, changed)
         return _train(trainer, listeners)
 
