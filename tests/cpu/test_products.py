@@ -231,12 +231,15 @@ def test_a_number_is_the_sum_of_its_parts(emulator: Any) -> None:
 # --- which kernel is chosen ---
 
 
+@pytest.mark.parametrize("value", ["0", "no", "Off", "false"])
 @pytest.mark.parametrize(("module", "variable"), [(_amx, "COMPYUTE_AMX"), (_avx512, "COMPYUTE_AVX512")])
 def test_a_variable_masks_each_kernel_and_a_sentence_says_so(
-    module: Any, variable: str, monkeypatch: pytest.MonkeyPatch
+    module: Any, variable: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(variable, "0")
-    assert module.fault.__wrapped__() == f"{variable} is 0"
+    monkeypatch.setenv(variable, value)
+    assert module.fault.__wrapped__() == f"{variable} is {value}"
+    monkeypatch.setenv(variable, "1")
+    assert module.fault.__wrapped__() != f"{variable} is 1"
 
 
 class Machine:

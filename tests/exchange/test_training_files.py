@@ -261,6 +261,15 @@ def nested(depth: int) -> bytes:
     return b"\x80\x02})" + b"q\x000h\x00h\x00\x86" * depth + b"K\x01s."
 
 
+def test_a_text_is_no_file_of_weights(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    for text in ("Once upon a time", "Peter"):
+        path.write_text(text)
+        for read in (read_pickle, read_torch):
+            with pytest.raises(DataError, match=r"text\.txt must be a file that torch\.save or pickle wrote"):
+                read(path)
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [

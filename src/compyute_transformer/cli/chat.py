@@ -79,8 +79,8 @@ def chat(request: Request, **sampling: Any) -> None:
         opened = Pretrained(request.model, weights=held, **length)
     elif length or not (Path(request.model) / PUBLISHED).is_dir():
         raise typer.BadParameter(
-            f"{request.model} is no directory with the config.json of a published model, and no .gguf file. "
-            "A run continues texts: compyute generate RUN"
+            f"{request.model} is no directory with the config.json of a published model, no .gguf file and no "
+            "installed package with one inside. Give one of these. A run continues texts: compyute generate RUN"
         )
     else:  # a run that went on from a model that chats
         opened = Pretrained(Path(request.model) / PUBLISHED)

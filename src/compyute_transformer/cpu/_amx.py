@@ -27,10 +27,11 @@ from llvmlite import binding, ir
 from numba import types
 from numba.extending import intrinsic
 
-__all__ = ["LAYOUT", "add_square", "fault", "features", "lay_out", "release_tiles"]
+__all__ = ["LAYOUT", "add_square", "fault", "features", "lay_out", "release_tiles", "switched_off"]
 
 ASK, TILES = 0x1023, 18  # arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)
 ARCH_PRCTL = 158
+OFF = ("0", "no", "off", "false")
 
 # Sixteen rows of 64 bytes for each of eight tiles.
 LAYOUT = np.zeros(64, np.uint8)
@@ -120,6 +121,12 @@ def release_tiles(typingctx: Any) -> Any:
     return types.void(), codegen
 
 
+def switched_off(variable: str) -> str | None:
+    """Return a sentence where a variable of the environment switches something off: "0", "no", "off" or "false"."""
+    value = os.environ.get(variable)
+    return f"{variable} is {value}" if value is not None and value.strip().lower() in OFF else None
+
+
 def features() -> dict[str, bool]:
     """Return the abilities of this processor that the system lets processes use, by LLVM's names."""
     try:
@@ -131,8 +138,8 @@ def features() -> dict[str, bool]:
 @cache
 def fault() -> str | None:
     """Return why there are no tiles here, in one sentence; None where there are."""
-    if os.environ.get("COMPYUTE_AMX") == "0":
-        return "COMPYUTE_AMX is 0"
+    if (off := switched_off("COMPYUTE_AMX")) is not None:
+        return off
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return "tiles are used on Linux and x86-64"
     if not features().get("amx-bf16"):

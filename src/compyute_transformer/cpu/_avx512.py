@@ -26,7 +26,6 @@ No better: A spread over registers of its own, 12 rows at once, a panel asked fo
 Source: Intel 64 and IA-32 architectures software developer's manual, volume 2, VDPBF16PS.
 """
 
-import os
 import platform
 from contextlib import suppress
 from functools import cache
@@ -36,7 +35,7 @@ from llvmlite import binding, ir
 from numba import types
 from numba.extending import intrinsic
 
-from ._amx import features
+from ._amx import features, switched_off
 
 __all__ = ["ROWS", "add_rows", "fault"]
 
@@ -95,8 +94,8 @@ def add_rows(
 @cache
 def fault() -> str | None:
     """Return why there are no such products here, in one sentence; None where there are."""
-    if os.environ.get("COMPYUTE_AVX512") == "0":
-        return "COMPYUTE_AVX512 is 0"
+    if (off := switched_off("COMPYUTE_AVX512")) is not None:
+        return off
     if platform.machine() not in ("x86_64", "AMD64"):
         return "AVX-512 is of x86-64"
     if not features().get("avx512bf16"):

@@ -25,7 +25,6 @@ backward 1.0 to 1.1 times. A training step gained nothing: 73.8 ms beside 72.1 w
 with 384, within the spread.
 """
 
-import os
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ from numba import carray, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ._amx import features
+from ._amx import features, switched_off
 from ._blas import build_prefetch, pointer
 from ._kernel import compile_part
 
@@ -51,8 +50,8 @@ VECTOR = ir.VectorType(FLOAT, LANES)
 
 def fault() -> str | None:
     """Return why these products are not for this processor, in one sentence; None where they are."""
-    if os.environ.get("COMPYUTE_FLOAT32") == "0":
-        return "COMPYUTE_FLOAT32 is 0"
+    if (off := switched_off("COMPYUTE_FLOAT32")) is not None:
+        return off
     found = features()
     return None if found.get("fma") or found.get("neon") else "this processor has no fused multiplication and addition"
 

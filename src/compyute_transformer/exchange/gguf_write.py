@@ -71,7 +71,10 @@ def _metadata(config: Any) -> dict[str, Any]:
     values = to_hugging_face(config)
     name = values["model_type"]
     if name not in ("llama", "qwen2", "qwen3"):
-        raise ConfigError(f"save_gguf: a GGUF file holds a Llama, Qwen 2 or Qwen 3 here, got {type(config).__name__}.")
+        raise ConfigError(
+            f"save_gguf: a GGUF file holds a Llama, Qwen 2 or Qwen 3 here, got {type(config).__name__}. "
+            "Train with --architecture llama, or write a directory: compyute convert IN DIR."
+        )
     faults = {
         "rope_scaling": config.rope_scaling != "none",
         "window": config.window is not None,
@@ -197,7 +200,7 @@ def _tokenizer(tokenizer: Any) -> dict[str, Any]:
     if rule is None:
         raise DataError(
             f"save_gguf: a tokenizer in a GGUF file has the byte pairs of the kinds {', '.join(CUTS)}, got another. "
-            "Leave the tokenizer out, and keep tokenizer.json beside the file."
+            "Train with --tokenizer bpe, or leave it out of save_gguf and keep tokenizer.json beside the file."
         )
     special = {token["content"]: token["special"] for token in state["added_tokens"]}
     by_id = {i: token for token, i in tokenizer._tokenizer.get_vocab(with_added_tokens=True).items()}

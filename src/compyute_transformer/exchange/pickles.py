@@ -11,6 +11,7 @@ Source: pickletools of the standard library, whose parser splits the instruction
 
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 from pickletools import genops
@@ -291,10 +292,24 @@ def read_torch(path: str | Path) -> Any:
 
 
 def _refused(operation: str, path: str | Path, error: Exception) -> DataError:
+    names_something = "names " in str(error)  # as only a pickle does, of version 0 or 1
+    if not isinstance(error, OSError) and not names_something and not _begins_with_weights(path):
+        return DataError(
+            f"{operation}: {path} must be a file that torch.save or pickle wrote; it begins as neither does. Give a "
+            "run, a directory of a published model, or a .gguf, .safetensors or .pt file."
+        )
     return DataError(
         f"{operation}: {path} must hold tensors and plain values; it cannot be read: {str(error)[:300]}. "
         "Fetch or copy it again, or save the weights as safetensors."
     )
+
+
+def _begins_with_weights(path: str | Path) -> bool:
+    """Return whether a file begins as a pickle since version 2 of the format or as an archive does."""
+    with suppress(OSError), open(path, "rb") as file:
+        start = file.read(2)
+        return start == b"PK" or start[:1] in (b"\x80", b"")
+    return True
 
 
 def _torch_value(archive: zipfile.ZipFile) -> Any:
