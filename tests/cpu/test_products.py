@@ -170,7 +170,14 @@ def test_a_feed_forward_network_runs_its_lines_where_it_must(packed: Any) -> Non
         module(x)
 
 
-def test_a_model_has_the_gradients_of_the_references(packed: Any) -> None:
+def test_a_model_has_the_gradients_of_the_references(packed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward, backward = ACTIVATIONS["gelu_tanh"]
+
+    def with_rounded_slopes(dy: Array, saved: Any) -> Array:
+        slopes: Array = dy * round_to_bfloat16(backward(np.ones_like(dy), saved))
+        return slopes
+
+    monkeypatch.setitem(ACTIVATIONS, "gelu_tanh", (forward, with_rounded_slopes))  # which the kernels do not run
     model = GPT(GPTConfig(31, context_length=20, embed_dim=24, num_heads=3, num_layers=1, dropout=0.0))
     randomize(model)
     ids, losses, gradients = RNG.integers(0, 31, (2, 21)), [], []
@@ -182,8 +189,8 @@ def test_a_model_has_the_gradients_of_the_references(packed: Any) -> None:
             model.backward(criterion.backward())
             gradients.append({name: parameter.grad.copy() for name, parameter in model.named_parameters()})
     assert abs(losses[0] - losses[1]) < 1e-4
-    for name, gradient in gradients[0].items():  # the worst of 60 models was 0.0103, and 0.0056 with slopes in float32
-        assert np.abs(gradient - gradients[1][name]).max() <= 0.015 * np.abs(gradients[1][name]).max(), name
+    for name, gradient in gradients[0].items():
+        assert np.abs(gradient - gradients[1][name]).max() <= 0.01 * np.abs(gradients[1][name]).max(), name
 
 
 @pytest.mark.parametrize(

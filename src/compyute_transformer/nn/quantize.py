@@ -55,11 +55,10 @@ def quantize_weights(model: Module, weights: Weights) -> None:
         )
     model.eval()
     matrices = {id(parameter) for parameter in matrices_of(model)}
-    anew = [p for p in model.parameters() if id(p) in matrices and not is_quantized(p.data)]
-    memory = _Memory(sum(_bytes(p.shape, weights) for p in anew))
-    anew_ids = {id(parameter) for parameter in anew}
+    matrices -= {id(parameter) for parameter in model.parameters() if is_quantized(parameter.data)}
+    memory = _Memory(sum(_bytes(p.shape, weights) for p in model.parameters() if id(p) in matrices))
     for parameter in model.parameters():
-        if id(parameter) in anew_ids:
+        if id(parameter) in matrices:
             replace_data(parameter, memory.hold(quantize(parameter.data, weights)))
         if parameter.place is not None:  # the others leave the buffer, whose memory is freed with the last of them
             replace_data(parameter, np.array(parameter.data))
