@@ -200,12 +200,8 @@ def _pack_gradient(dy, rows, turned, sums):
     """Write dy and its transpose as rows of A, and the sums of the columns over some strips of 32 rows each."""
     N, O = dy.shape  # noqa: E741
     across, turned_across = rows.shape[1] // SQUARE, squares_of(O)
-    strips, tasks, lines, turned_lines = (
-        turned.shape[1] // SQUARE,
-        sums.shape[0],
-        2 * rows.shape[1],
-        2 * turned.shape[1],
-    )
+    strips, tasks = turned.shape[1] // SQUARE, sums.shape[0]
+    lines, turned_lines = 2 * rows.shape[1], 2 * turned.shape[1]
     dy_at, rows_at, turned_at = dy.ctypes.data, rows.ctypes.data, turned.ctypes.data
     for task in prange(tasks):
         edge, total = np.empty((2, SQUARE), np.float32), sums[task]

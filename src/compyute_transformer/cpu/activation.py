@@ -126,7 +126,7 @@ def activated_part(a, code, b):
 
 @compile_part
 def rounded_with_slope_part(a, code, b, slope):
-    """Write activation(a) and activation′(a), rounded, as the upper halves of float32: one exponential gives both."""
+    """Write activation(a) and activation′(a), rounded, as the upper halves of float32."""
     if code == RELU:
         for i in range(a.size):
             b[i] = upper_half(ZERO if a[i] < ZERO else a[i])
