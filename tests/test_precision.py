@@ -15,6 +15,9 @@ from compyute_transformer import GPT, GPTConfig, TransformerConfig, ViTConfig
 from compyute_transformer.cpu import _rounding
 from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.errors import ConfigError
+from compyute_transformer.generation.cache import KeyValueCache
+from compyute_transformer.generation.fused_decoder import FusedDecoder
+from compyute_transformer.nn.quantize import quantize_weights
 from compyute_transformer.nn.recompute import recompute_blocks
 from compyute_transformer.ops.attention import (
     Mask,
@@ -25,9 +28,7 @@ from compyute_transformer.ops.attention import (
     fused_attention_forward,
     fused_attention_weights,
 )
-from compyute_transformer.ops.block import blocks_step
 from compyute_transformer.ops.embedding import patch_embedding_backward, patch_embedding_forward
-from compyute_transformer.ops.gated_block import gated_blocks_step
 from compyute_transformer.ops.linear import linear, linear_backward, linear_forward
 from compyute_transformer.precision import operands, precision, round_to_bfloat16, use_precision
 from compyute_transformer.random import Generator
@@ -225,7 +226,8 @@ def test_the_threads_change_no_bit() -> None:
 
 
 def gpt(**options: Any) -> GPT:
-    model = GPT(GPTConfig(11, context_length=12, embed_dim=16, num_heads=2, num_layers=2, **options), seed=0)
+    options = {"embed_dim": 16, "num_heads": 2, "num_layers": 2} | options
+    model = GPT(GPTConfig(11, context_length=12, **options), seed=0)
     rng = np.random.default_rng(5)
     for parameter in model.parameters():
         parameter.data += 0.1 * rng.normal(size=parameter.data.shape).astype(np.float32)
@@ -270,22 +272,30 @@ def test_a_precision_that_is_none_is_refused() -> None:
         gpt().precision = "bf16"  # type: ignore[assignment]
 
 
-def test_kernels_of_whole_stacks_leave_bfloat16_to_the_others() -> None:
-    """They multiply in float32, which was not asked for."""
-    from compyute_transformer.generation.fused_decoder import FusedDecoder
+@pytest.mark.parametrize("weights", [None, "bfloat16", "int8"])
+def test_a_token_is_computed_in_the_precision_of_the_model(weights: Any) -> None:
+    model = gpt(embed_dim=32).eval()
+    if weights is not None:
+        quantize_weights(model, weights)
+    ids = np.random.default_rng(1).integers(0, 11, (1, 12)).astype(np.int32)
+    found = {}
+    for chosen in ("float32", "bfloat16"):
+        model.precision = chosen  # type: ignore[assignment]
+        decoder, cache = FusedDecoder.from_model(model), KeyValueCache(model)
+        assert decoder is not None
+        logits = np.stack([decoder(ids[:, t : t + 1], cache)[0, 0] for t in range(12)])  # type: ignore[index]
+        with use_kernels("reference"):
+            model.precision = chosen  # type: ignore[assignment]
+            found[chosen] = model(ids)[0]
+        np.testing.assert_allclose(logits, found[chosen], rtol=0, atol=1e-4 * np.abs(found[chosen]).max())
+    assert np.abs(found["float32"] - found["bfloat16"]).max() > 1e-3 * np.abs(found["float32"]).max()
 
+
+def test_a_model_with_parts_in_precisions_of_their_own_runs_its_own_forward() -> None:
     model = gpt().eval()
-    decoder = FusedDecoder.from_model(model)
-    assert decoder is not None
-    for op in (blocks_step, gated_blocks_step):
-        kernel: Any = op.kernel("cpu")
-        with use_precision("bfloat16"):
-            assert not kernel.supports(*[np.zeros((1, 1, 4), np.float32)] * 8)
-    model.precision = "bfloat16"
+    assert FusedDecoder.from_model(model) is not None
+    model.blocks[1].feed_forward.down.precision = "bfloat16"
     assert FusedDecoder.from_model(model) is None
-    model.precision = None
-    with use_precision("bfloat16"):
-        assert FusedDecoder.from_model(model) is None
 
 
 # --- whole models beside PyTorch's autocast ---

@@ -11,6 +11,8 @@ from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.ops import Mask
 from compyute_transformer.ops.activation import Activation
 from compyute_transformer.ops.block import blocks_step
+from compyute_transformer.ops.quantized import quantize
+from compyute_transformer.precision import use_precision
 from compyute_transformer.threads import set_threads, threads
 from compyute_transformer.verify.result import relative_error
 from compyute_transformer.verify.tolerances import limit
@@ -29,15 +31,20 @@ MASKS = {
 }
 
 
-def check(given: dict[str, Any]) -> None:
-    """The kernel and the reference, each with keys and values of its own, agree in y and in what they wrote."""
-    results, x = [], given["x"].copy()
+def results(given: dict[str, Any]) -> list[Any]:
+    """Return what the reference and the kernel give, each with keys and values of its own, and what they wrote."""
+    found, x = [], given["x"].copy()
     for which in ("reference", "cpu"):
         held = {name: [x.copy() for x in given[name]] for name in ("keys", "values")}
         with use_kernels(which):  # or an error
-            results.append((blocks_step(**{**given, **held}), *held["keys"], *held["values"]))
+            found.append((blocks_step(**{**given, **held}), *held["keys"], *held["values"]))
         np.testing.assert_array_equal(given["x"], x)
-    for expected, got in zip(*results, strict=True):
+    return found
+
+
+def check(given: dict[str, Any]) -> None:
+    """The kernel and the reference agree in y and in what they wrote."""
+    for expected, got in zip(*results(given), strict=True):
         assert not float(relative_error(got, expected)) > limit("kernel", np.float32)
         assert np.isfinite(got).all()
         assert got.dtype == np.float32
@@ -51,6 +58,27 @@ def test_every_kind_of_block_equals_the_reference(
     mask: Mask, bias: bool, activation: Activation, norm_first: bool
 ) -> None:
     check(drawn(mask=mask, bias=bias, activation=activation, norm_first=norm_first, dtype=np.float32))
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("kind", [None, "bfloat16", "int8"])
+@pytest.mark.parametrize(("B", "T"), [(1, 1), (2, 3), (3, 5)])
+def test_in_bfloat16_it_rounds_what_the_reference_rounds(B: int, T: int, kind: Any, norm_first: bool) -> None:
+    """In most draws: where one of the two rounds a number up and the other down, the rest of a draw differs."""
+    errors, matrices = [], ("in_weight", "out_weight", "up_weight", "down_weight")
+    for seed in range(5):
+        shape: dict[str, Any] = {"B": B, "T": T, "H": 4, "K": 2, "D": 16, "C": 32, "F": 96, "blocks": 2}
+        given = drawn(**shape, norm_first=norm_first, dtype=np.float32, seed=seed)
+        if kind is not None:
+            given["weights"] = [
+                w._replace(**{name: quantize(getattr(w, name), kind) for name in matrices}) for w in given["weights"]
+            ]
+        with use_precision("bfloat16"):
+            expected, got = results(given)
+        errors.append(float(relative_error(got[0], expected[0])))
+        assert float(relative_error(results(given)[1][0], expected[0])) > 1e-3  # in float32
+    assert np.median(errors) <= limit("kernel", np.float32)
+    assert max(errors) < 1e-2
 
 
 @pytest.mark.parametrize(("B", "T"), [(1, 1), (5, 1), (1, 5), (3, 4), (FEW_ROWS, 1), (1, FEW_ROWS), (4, 4)])

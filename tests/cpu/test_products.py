@@ -217,11 +217,28 @@ def test_many_rows_and_a_quantized_weight_are_as_exact_as_in_float32(
 ) -> None:
     weight: Any = quantize(draw(45, inputs), kind)
     x, bias = draw(3, 13, inputs), draw(45) if has_bias else None
+    with use_precision("float32"):
+        y = quantized_linear(x, weight, bias)
+        exact = x.astype(np.float64) @ weight.widened().astype(np.float64).T + (0 if bias is None else bias)
+        assert np.abs(y - exact).max() <= 1e-6 * np.abs(exact).max()
+        x[0, 1, 0] = np.inf
+        np.testing.assert_array_equal(quantized_linear(x, weight, bias)[0, 0], y[0, 0], "what is infinite beside a row")
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize(("outputs", "rows"), [(45, 39), (320, 70), (64, 32)])
+@pytest.mark.parametrize(("kind", "inputs"), [("int8", 96), ("bfloat16", 64), ("bfloat16", 43), ("bfloat16", 1024)])
+def test_in_bfloat16_x_is_rounded_and_a_quantized_weight_is_not(
+    packed: Any, kind: Any, inputs: int, outputs: int, rows: int, has_bias: bool
+) -> None:
+    weight: Any = quantize(draw(outputs, inputs), kind)
+    x, bias = draw(rows, inputs), draw(outputs) if has_bias else None
+    exact = round_to_bfloat16(x).astype(np.float64) @ weight.widened().astype(np.float64).T
+    exact += 0 if bias is None else bias
     y = quantized_linear(x, weight, bias)
-    exact = x.astype(np.float64) @ weight.widened().astype(np.float64).T + (0 if bias is None else bias)
     assert np.abs(y - exact).max() <= 1e-6 * np.abs(exact).max()
-    x[0, 1, 0] = np.inf
-    np.testing.assert_array_equal(quantized_linear(x, weight, bias)[0, 0], y[0, 0], "what is infinite beside a row")
+    few = quantized_linear(x[:3], weight, bias)  # by another kernel
+    assert np.abs(few - exact[:3]).max() <= 1e-6 * np.abs(exact).max()
 
 
 def test_a_number_is_the_sum_of_its_parts(emulator: Any) -> None:

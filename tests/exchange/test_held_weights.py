@@ -171,6 +171,13 @@ def test_a_text_is_generated_with_products_of_the_precision_that_is_asked_for(
         found[precision] = answer["log_probabilities"]
         run("chat", folder, "--precision", precision, *said)
         assert json.loads(capsys.readouterr().out)["text"] == answer["text"]
+        run("generate", folder, "--precision", precision, "--weights", "int8", *said)
+        held = json.loads(capsys.readouterr().out)["log_probabilities"]
+        model = Pretrained(folder, weights="int8").model
+        with use_kernels("reference"), use_precision(precision):  # type: ignore[arg-type]
+            pieces = stream(model, opened.tokenizer, "The owl", max_new_tokens=9, temperature=0)
+            list(pieces)
+        assert held == pytest.approx(pieces.log_probabilities, abs=1e-6)
     assert abs(found["float32"][0] - found["bfloat16"][0]) > 1e-5
 
 
@@ -212,7 +219,6 @@ def test_converted_files_hold_the_weights_in_few_bits(folder: Path, tmp_path: Pa
             "tf32 is of the tensor cores of a GPU; on a CPU choose float32 or bfloat16",
         ),
         (("chat", "--prompt", "a", "--precision", "tf32"), "--precision tf32 is of the tensor cores of a GPU"),
-        (("generate", "--precision", "bfloat16", "--weights", "int8"), "leave one of the two out"),
         (("generate", "--weights", "int4"), "'int4' is not one of 'float32', 'bfloat16', 'int8'"),
         (("convert", "OUT", "--weights", "int8"), "weights in int8 are kept in a .gguf file, as its type q8_0"),
         (("convert", "OUT.gguf", "--weights", "bfloat16"), "weights in bfloat16 are kept in a directory"),

@@ -9,6 +9,8 @@ from compyute_transformer.dispatch import use_kernels
 from compyute_transformer.errors import DtypeError, InputError, RangeError, ShapeError
 from compyute_transformer.ops import Mask
 from compyute_transformer.ops.gated_block import GatedBlockWeights, RotaryTables, gated_blocks_step, gated_shapes
+from compyute_transformer.ops.quantized import quantize
+from compyute_transformer.precision import use_precision
 from compyute_transformer.verify.result import relative_error
 from compyute_transformer.verify.tolerances import limit
 
@@ -45,6 +47,23 @@ def test_the_kernel_equals_the_reference(activation: str, mask: Mask, bias: bool
     for expected, got in zip(*results, strict=True):
         assert not float(relative_error(got, expected)) > limit("kernel", np.float32)
         assert got.dtype == np.float32
+
+
+@pytest.mark.parametrize("kind", [None, "bfloat16"])
+def test_in_bfloat16_the_kernel_rounds_what_the_reference_rounds(kind: Any) -> None:
+    given, results = drawn(), []
+    matrices = "in_weight", "out_weight", "gate_weight", "up_weight", "down_weight"
+    if kind is not None:
+        given["weights"] = [
+            w._replace(**{name: quantize(getattr(w, name), kind) for name in matrices}) for w in given["weights"]
+        ]
+    for which in ("reference", "cpu"):
+        held = {name: [array.copy() for array in given[name]] for name in ("keys", "values")}
+        with use_kernels(which), use_precision("bfloat16"):  # type: ignore[arg-type]
+            results.append(gated_blocks_step(**{**given, **held}))
+    assert not float(relative_error(*reversed(results))) > limit("kernel", np.float32)
+    held = {name: [array.copy() for array in given[name]] for name in ("keys", "values")}
+    assert float(relative_error(gated_blocks_step(**{**given, **held}), results[0])) > limit("kernel", np.float32)
 
 
 def test_positions_one_by_one_are_those_together() -> None:

@@ -1,5 +1,8 @@
 """Generate: measure tokens a second of generation, in three kinds of weights, beside transformers and llama.cpp.
 
+Products are in float32 beside weights in float32, and in bfloat16 beside weights in bfloat16 and int8: transformers'
+are so beside weights in bfloat16, and llama.cpp rounds to 8 bits what it multiplies with those of 8 bits.
+
     prompt      the time until the first new token: the whole prompt is read at once
     generate    the time of the whole text
     decode      the rate of the tokens after the first: the difference of the two

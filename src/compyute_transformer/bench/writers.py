@@ -10,7 +10,7 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from ..arrays import Array, to_numpy
 from ..errors import ParityError
 from ..generation.decode import Reader
 from ..generation.ids import generate_ids
+from ..ops.quantized import Weights
 from .candidates import Candidate
 
 __all__ = ["Writer", "check_writers", "has_llama", "has_transformers", "llama_writer", "our_writer", "their_writer"]
@@ -61,8 +62,9 @@ def check_writers(writers: list[Writer], count: int) -> None:
 
 
 def our_writer(model: Any, prompts: Ids, mode: str, cached: bool = True) -> Writer:
-    """Return our writer. cached: False processes the whole text for each id."""
+    """Return our writer. cached: False processes the whole text for each id. mode: also says how it multiplies."""
     ids = np.array(prompts, np.int32)
+    model.precision = "bfloat16" if mode in get_args(Weights) else "float32"
 
     def write(count: int) -> Ids:
         if cached:

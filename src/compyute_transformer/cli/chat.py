@@ -72,7 +72,7 @@ def chat(request: Request, **sampling: Any) -> None:
         from ..training import load_run
         from ..training.run.start import PUBLISHED
 
-    check_products(request.precision, request.weights, request.device)
+    check_products(request.precision, request.device)
     held = kind_of_weights(request.weights, request.device)
     length = {} if request.context_length is None else {"context_length": request.context_length}
     if is_pretrained(model_path(request.model)):

@@ -97,7 +97,7 @@ def generate(request: Request, **sampling: Any) -> None:
         from ..dispatch import use_kernels
         from ..precision import use_precision
 
-    check_products(request.precision, request.weights, request.device)
+    check_products(request.precision, request.device)
     chosen = {name: value for name, value in sampling.items() if value}
     chosen |= {name: value for name, value in sampling.items() if value is not None and name != "stop"}
     others = {name: getattr(request, name) for name in (*OF_LANGUAGE, *OF_SEARCH)}

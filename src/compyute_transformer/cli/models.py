@@ -66,16 +66,11 @@ def kind_of_weights(weights: str, device: Device) -> Any:
     return None if weights == "float32" else weights
 
 
-def check_products(precision: str, weights: str, device: Device) -> None:
-    """Refuse a precision that the device does not have, or that weights in few bits do not heed."""
+def check_products(precision: str, device: Device) -> None:
+    """Refuse a precision that the device does not have."""
     if precision == "tf32" and device == "cpu":
         raise typer.BadParameter(
             "--precision tf32 is of the tensor cores of a GPU; on a CPU choose float32 or bfloat16."
-        )
-    if precision != "float32" and weights != "float32":
-        raise typer.BadParameter(
-            f"--precision {precision} rounds what is multiplied, and weights in {weights} are multiplied in float32: "
-            "leave one of the two out."
         )
 
 

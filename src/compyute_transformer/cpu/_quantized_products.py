@@ -24,17 +24,18 @@ from numba.extending import intrinsic
 from ..arrays import Array
 from ..ops.quantized import GROUP, QuantizedWeight
 from ._amx import LAYOUT
-from ._blas import shorts_at
+from ._blas import pointer, shorts_at
 from ._buffers import empty
 from ._halves import FLOATS, HALVES, LANES, NUMBERS, WORDS, loaded, many, stored, transpose
 from ._kernel import compile_parallel, compile_part, hold, pool_for
-from ._packing import BLOCK, PAIRS, ROW, SQUARE, STEP, whole
-from ._products import ROWS, Kernel, add_square, begin, end, groups_of
+from ._packing import BLOCK, PAIRS, ROW, SQUARE, STEP, pack_rows, whole
+from ._products import Kernel, add_square, begin, end
 
 __all__ = ["PARTS", "multiply_quantized"]
 
 PARTS = 3
-WORK = 20  # multiplications in the time of one element of a sweep
+WORK = 64  # multiplications in the time of one element of a sweep
+IN_CACHE, MOST = 3 << 17, 8  # bytes of the panels that a task packs, and how many these are at most
 ZERO = np.float32(0.0)
 
 
@@ -94,39 +95,35 @@ def _pack_parts(x, a):
         hold(edge)
 
 
-@compile_parallel
-def _pack_weight(values_at, outputs, inputs, is_int8, b):
-    """Write the panels of a matrix of int8, or of the bits of bfloat16, at an address."""
-    steps = b.shape[1] * 2 // SQUARE
-    b_at, line = b.ctypes.data, ROW * steps
-    for panel in prange(b.shape[0]):
-        rows = np.zeros((SQUARE, SQUARE * steps), np.uint16)
-        rows_at = rows.ctypes.data
-        for n in range(min(SQUARE, outputs - SQUARE * panel)):
-            o = SQUARE * panel + n
-            if is_int8:
-                for step in range(steps):
-                    _widen(values_at + inputs * o + SQUARE * step, rows_at + line * n + ROW * step)
-            else:
-                source, part = carray(shorts_at(values_at + 2 * inputs * o), (inputs,)), rows[n]
-                for i in range(source.size):
-                    part[i] = source[i]
-        for step in range(steps):
-            target = b_at + STEP * (steps * panel + step)
-            for i in range(SQUARE // LANES):
-                for j in range(SQUARE // 2 // LANES):
-                    source_at = rows_at + line * LANES * i + ROW * step + 4 * LANES * j
-                    transpose(source_at, line, target + PAIRS * LANES * j + 4 * LANES * i, PAIRS)
-        hold(rows)
+@compile_part
+def _pack_panel(values_at, outputs, inputs, is_int8, panel, steps, rows, b_at):
+    """Write a panel of a matrix of int8, or of the bits of bfloat16, at an address. rows: memory, zeros at the end."""
+    rows_at, line = rows.ctypes.data, ROW * steps
+    for n in range(SQUARE):
+        o, part = SQUARE * panel + n, rows[n]
+        if o >= outputs:
+            part[:] = 0
+        elif is_int8:
+            for step in range(steps):
+                _widen(values_at + inputs * o + SQUARE * step, rows_at + line * n + ROW * step)
+        else:
+            source = carray(shorts_at(values_at + 2 * inputs * o), (inputs,))
+            for i in range(source.size):
+                part[i] = source[i]
+    for step in range(steps):
+        for i in range(SQUARE // LANES):
+            for j in range(SQUARE // 2 // LANES):
+                source_at = rows_at + line * LANES * i + ROW * step + 4 * LANES * j
+                transpose(source_at, line, b_at + STEP * step + PAIRS * LANES * j + 4 * LANES * i, PAIRS)
 
 
 @compile_part
-def _add_groups(number, a_at, lda, distance, b_panel, scales, total, group_sum):
+def _add_groups(number, a_at, lda, parts, distance, b_panel, scales, total, group_sum):
     """Add to a square the sums of each group, multiplied by the scales (groups, 32) of the outputs."""
     at, ld = group_sum.ctypes.data, np.int64(BLOCK)
     for group in range(scales.shape[0]):
         group_sum[:] = ZERO
-        for part in range(PARTS):
+        for part in range(parts):
             place = a_at + distance * part + ROW * group
             add_square(number, place, lda, b_panel + STEP * group, np.int64(1), at, ld, at, ld)
         own = scales[group]
@@ -137,46 +134,72 @@ def _add_groups(number, a_at, lda, distance, b_panel, scales, total, group_sum):
 
 
 @compile_parallel
-def _multiply(number, layout_at, a, b, scales, bias, y, groups):
-    """Compute y. scales: (panels, I / 32, 32), or nothing. groups: into how many the columns are shared out."""
-    (rows, columns), depth = y.shape, a.shape[2]
-    panels, lda, distance = b.shape[0], 2 * PARTS * depth, 2 * depth
-    a_at, b_at = a.ctypes.data, b.ctypes.data
-    for task in prange((rows + ROWS - 1) // ROWS * groups):
-        block, group = task // groups, task % groups
+def _multiply(number, layout_at, a, inputs, values_at, scales_at, bias, y, at_once):
+    """Compute y. scales_at: 0 where there are none. at_once: panels of a task, which stay in the second-level cache."""
+    (rows, columns), parts, distance = y.shape, a.shape[1], 2 * a.shape[2]
+    steps, groups = np.int64((inputs + SQUARE - 1) // SQUARE), inputs // GROUP
+    lda, a_at = parts * distance, a.ctypes.data
+    panels, is_int8 = (columns + SQUARE - 1) // SQUARE, scales_at > 0
+    for task in prange((panels + at_once - 1) // at_once):
+        first_panel, last_panel = task * at_once, min(panels, (task + 1) * at_once)
+        own = np.empty((at_once, SQUARE * SQUARE * steps), np.uint16)
+        rounded = np.zeros((SQUARE, SQUARE * steps), np.uint16)
+        scales = np.zeros((at_once, groups if is_int8 else 0, SQUARE), np.float32)
         total, group_sum = np.empty((SQUARE, SQUARE), np.float32), np.empty((SQUARE, SQUARE), np.float32)
+        total_at, start = total.ctypes.data, np.zeros(SQUARE, np.float32)
+        for panel in range(first_panel, last_panel):
+            place = own[panel - first_panel].ctypes.data
+            _pack_panel(values_at, columns, inputs, is_int8, panel, steps, rounded, place)
+            if is_int8:
+                of_panel = scales[panel - first_panel]
+                for n in range(min(SQUARE, columns - SQUARE * panel)):
+                    given = carray(pointer(scales_at + 4 * groups * (SQUARE * panel + n)), (groups,))
+                    for group in range(groups):
+                        of_panel[group, n] = given[group]
         begin(number, layout_at)
-        for panel in range(panels * group // groups, panels * (group + 1) // groups):
-            b_panel, first = b_at + 2 * SQUARE * depth * panel, SQUARE * panel
-            width = min(SQUARE, columns - first)
-            for m in range(ROWS * block, min(rows, ROWS * block + ROWS), SQUARE):
-                total[:] = ZERO
-                total[:, :width] = bias[first : first + width]
-                if scales.shape[0] > 0:
-                    _add_groups(number, a_at + lda * m, lda, distance, b_panel, scales[panel], total, group_sum)
+        for m in range(0, rows, SQUARE):
+            a_square, height = a_at + lda * m, min(SQUARE, rows - m)
+            for panel in range(first_panel, last_panel):
+                b_panel, first = own.ctypes.data + STEP * steps * (panel - first_panel), SQUARE * panel
+                width = min(SQUARE, columns - first)
+                is_whole = height == SQUARE and width == SQUARE and not is_int8
+                at, ld = (y.ctypes.data + 4 * (columns * m + first), 4 * columns) if is_whole else (total_at, BLOCK)
+                start[:width] = bias[first : first + width]
+                if is_int8:
+                    for r in range(SQUARE):
+                        total[r] = start
+                    _add_groups(
+                        number, a_square, lda, parts, distance, b_panel, scales[panel - first_panel], total, group_sum
+                    )  # fmt: skip
                 else:
-                    for part in range(PARTS):
-                        place, steps = a_at + lda * m + distance * part, np.int64(depth // SQUARE)
-                        at, ld = total.ctypes.data, np.int64(BLOCK)
-                        add_square(number, place, lda, b_panel, steps, at, ld, at, ld)
-                for r in range(min(SQUARE, rows - m)):
-                    y[m + r, first : first + width] = total[r, :width]
+                    add_square(number, a_square, lda, b_panel, steps, start.ctypes.data, np.int64(0), at, np.int64(ld))
+                    for part in range(1, parts):
+                        place = a_square + distance * part
+                        add_square(number, place, lda, b_panel, steps, at, np.int64(ld), at, np.int64(ld))
+                if not is_whole:
+                    for r in range(height):
+                        y[m + r, first : first + width] = total[r, :width]
         end(number)
-        hold(total)
+        hold(total, own, rounded, start)
 
 
-def multiply_quantized(kernel: Kernel, x: Array, weight: QuantizedWeight, bias: Array, y: Array) -> None:
-    """Compute y = x Wᵀ + bias of float32 rows in one piece and a quantized weight. bias: one number an output."""
-    (rows, inputs), outputs, scales = x.shape, len(weight), weight.scales
-    depth, panels = whole(inputs), whole(outputs) // SQUARE
-    a = empty((whole(rows), PARTS, depth), np.uint16)
-    b = empty((panels, depth // 2, SQUARE, 2), np.uint16)
-    by_group = np.zeros((0 if scales is None else panels, depth // GROUP, SQUARE), np.float32)
-    if scales is not None:
-        padded = np.zeros((panels * SQUARE, depth // GROUP), np.float32)
-        padded[:outputs] = scales
-        by_group[:] = padded.reshape(panels, SQUARE, -1).transpose(0, 2, 1)
-    with pool_for(rows * inputs * outputs // WORK):
-        _pack_parts(x, a)
-        _pack_weight(weight.values.ctypes.data, outputs, inputs, scales is not None, b)
-        _multiply(kernel.number, LAYOUT.ctypes.data, a, b, by_group, bias, y, min(groups_of(rows), panels))
+def multiply_quantized(
+    kernel: Kernel, x: Array, weight: QuantizedWeight, bias: Array, y: Array, rounds: bool = False
+) -> None:
+    """Compute y = x Wᵀ + bias of float32 rows in one piece and a quantized weight. bias: one number an output.
+
+    rounds: whether x is rounded to bfloat16, and so has one part.
+    """
+    (rows, inputs), scales = x.shape, weight.scales
+    if rounds:
+        a = pack_rows(x)[:, None]
+    else:
+        a = empty((whole(rows), PARTS, whole(inputs)), np.uint16)
+        with pool_for(a.size):
+            _pack_parts(x, a)
+    with pool_for(a.shape[1] * rows * weight.size // WORK):
+        _multiply(
+            kernel.number, LAYOUT.ctypes.data, a, inputs, weight.values.ctypes.data,
+            0 if scales is None else scales.ctypes.data, bias, y,
+            max(1, min(MOST, IN_CACHE // (2 * SQUARE * whole(inputs)))),
+        )  # fmt: skip

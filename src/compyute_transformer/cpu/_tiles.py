@@ -266,8 +266,12 @@ def few_task(task, options, lengths, bias, y, highest_score, sums):
         query = carray(pointer(o.q_at + 4 * (b * o.q_batch + h * o.q_head + t * o.q_time)), (D,))
         for s in range(seen.size):
             key, score = carray(pointer(k_head + 4 * (lo + s) * o.k_time), (D,)), ZERO
-            for d in range(query.size):
-                score += query[d] * key[d]
+            if o.rounds:
+                for d in range(query.size):
+                    score += rounded(query[d]) * rounded(key[d])
+            else:
+                for d in range(query.size):
+                    score += query[d] * key[d]
             seen[s] = score * scale
         if o.changes:
             change_scores(options, bias, b, h, t, lo, seen)
@@ -284,7 +288,10 @@ def few_task(task, options, lengths, bias, y, highest_score, sums):
             value, weight = carray(pointer(v_head + 4 * (lo + s) * o.v_time), (D,)), seen[s] * inverse
             if o.rounds:
                 weight = rounded(weight)
-            if weight != ZERO:
+                if weight != ZERO:
+                    for d in range(out.size):
+                        out[d] += weight * rounded(value[d])
+            elif weight != ZERO:
                 for d in range(out.size):
                     out[d] += weight * value[d]
 

@@ -207,15 +207,14 @@ def fused_attention_forward_kernel(
         with pool_for(work // PRODUCTS):
             given = arguments(q, k, v, mask, dropout, key)  # its kernels round what they pack
             _bfloat16_attention.forward(kernel.number, LAYOUT.ctypes.data, *given, y, highest, total, wild)
+    elif is_few:  # its loops round what they read
+        with pool_for(2 * work):
+            _tiles.few(*arguments(q, k, v, mask, dropout, key, chosen == "bfloat16"), y, highest, total)
     else:
         queries, keys, values = operands(chosen, q, k, v)  # whose memory lasts as long as these names
         given = arguments(queries, keys, values, mask, dropout, key, chosen == "bfloat16")
-        if is_few:
-            with pool_for(2 * work):
-                _tiles.few(*given, y, highest, total)
-        else:
-            with single_threaded, pool_for(work // PRODUCTS):
-                _tiles.forward(*given, y, highest, total, wild)
+        with single_threaded, pool_for(work // PRODUCTS):
+            _tiles.forward(*given, y, highest, total, wild)
     if wild.any() and fits_a_matrix(q, k):
         return fused_attention_forward.reference(q, k, v, mask, dropout, key)
     y = y.swapaxes(1, 2)  # as the output projection wants to read it: merging the heads is a view

@@ -25,13 +25,14 @@ from ..precision import precision
 from ._blas import pointer
 from ._kernel import compile_parallel, compile_part, is_float32, num_threads, pool_for
 from ._tiles import few_task
+from ._vector import rounded
 from .activation import CODES, activated_part
 from .attention import arguments, is_strided, supports_mask
 from .linear import FEW_ROWS, columns_of
 from .norm import norm_rows
-from .quantized import addresses_of, any_columns, is_held
+from .quantized import FLOAT32, ROUNDED, addresses_of, any_columns, is_held
 
-__all__ = ["blocks_step_kernel"]
+__all__ = ["add_product", "as_multiplied", "as_rounded", "blocks_step_kernel", "remember"]
 
 ZERO = np.float32(0.0)
 MATRICES = (2, 4, 8, 10)  # among the arrays of a block: those that may be quantized
@@ -51,6 +52,26 @@ def remember(packed, options):
                 own_key, own_value = row[(H + g) * D : (H + g + 1) * D], row[(H + K + g) * D : (H + K + g + 1) * D]
                 for d in range(key.size):
                     key[d], value[d] = own_key[d], own_value[d]
+
+
+@compile_part
+def as_multiplied(x, rounds, own):
+    """Return rows, or their numbers rounded to bfloat16, in `own`, which may be x."""
+    if rounds:
+        for n in range(x.shape[0]):
+            row, target = x[n], own[n]
+            for i in range(row.size):
+                target[i] = rounded(row[i])
+        return own
+    return x
+
+
+def as_rounded(scales: Array) -> Array:
+    """Return scales and kinds (blocks, matrices, 2), in which matrices of float32 are multiplied as bfloat16."""
+    scales = scales.copy()
+    kinds = scales[..., 1]
+    kinds[kinds == FLOAT32] = ROUNDED
+    return scales
 
 
 @compile_part
@@ -93,12 +114,14 @@ def _step(places, scales, eps, F, packed, options, lengths, bias, activation, no
         if norm_first:
             norm_rows(x, norm_1, shift_1, True, eps_1, read, mean, rstd)
             source = read
+        source = as_multiplied(source, o.rounds, read)
         for index in prange(slices):
             first, last = columns_of(index, slices, rows)
             any_columns(held[0, 1], source, at[2], held[0, 0], b_in, packed, first, last)
         remember(packed, options)
         for task in prange(o.B * o.H):
             few_task(np.int64(task), options, lengths, bias, heads, statistics[0], statistics[1])
+        merged = as_multiplied(merged, o.rounds, merged)
         for index in prange(slices):
             first, last = columns_of(index, slices, C)
             add_product(held[1, 1], merged, at[4], held[1, 0], b_out, x, stream, first, last)
@@ -109,9 +132,11 @@ def _step(places, scales, eps, F, packed, options, lengths, bias, activation, no
             source = read
         else:
             norm_rows(stream, norm_1, shift_1, True, eps_1, stream, mean, rstd)
+        source = as_multiplied(source, o.rounds, read)
         for index in prange(slices):
             first, last = columns_of(index, slices, F)
             _activated_product(held[2, 1], source, at[8], held[2, 0], b_up, activation, hidden, first, last)
+        hidden = as_multiplied(hidden, o.rounds, hidden)
         for index in prange(slices):
             first, last = columns_of(index, slices, C)
             add_product(held[3, 1], hidden, at[10], held[3, 0], b_down, stream, x, first, last)
@@ -147,8 +172,8 @@ def _supports(
     activation: Activation = "gelu_tanh",
     norm_first: bool = True,
 ) -> bool:
-    # blocks that are alike: one kernel runs through all of them, in float32
-    if precision() == "bfloat16" or x.size == 0 or not is_float32(x) or not supports_mask(mask):
+    # blocks that are alike: one kernel runs through all of them
+    if x.size == 0 or not is_float32(x) or not supports_mask(mask):
         return False
     (B, T, C), k, F = x.shape, keys[0], len(weights[0].up_weight)
     if not is_strided(k) or B * T > FEW_ROWS:
@@ -187,6 +212,8 @@ def blocks_step_kernel(
     y, packed, places = x.copy(), np.empty((B, T, rows), np.float32), np.empty((len(weights), 14), np.int64)
     noted, scales, eps, _zeros = _noted(weights, max(C, rows, F))
     places[:, :12] = noted
+    if rounds := precision() == "bfloat16":
+        scales = as_rounded(scales)
     places[:, 12], places[:, 13] = [k.ctypes.data for k in keys], [v.ctypes.data for v in values]
     q = packed[..., : num_heads * D].reshape(B, T, num_heads, D).swapaxes(1, 2)
     with pool_for(B * T * C * (rows + 2 * F)):
@@ -196,7 +223,7 @@ def blocks_step_kernel(
             eps,
             F,
             packed.reshape(B * T, rows),
-            *arguments(q, keys[0], values[0], mask, 0.0, None),
+            *arguments(q, keys[0], values[0], mask, 0.0, None, rounds),
             CODES[activation],
             norm_first,
             y.reshape(B * T, C),

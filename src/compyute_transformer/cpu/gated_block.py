@@ -24,7 +24,7 @@ from ._kernel import compile_parallel, compile_part, is_float32, is_ready, num_t
 from ._tiles import few_task
 from .activation import GATE_CODES, gated_part
 from .attention import arguments, is_strided, supports_mask
-from .block import add_product, remember
+from .block import add_product, as_multiplied, as_rounded, remember
 from .linear import FEW_ROWS, columns_of
 from .norm import rms_rows
 from .quantized import addresses_of, any_columns, is_held
@@ -76,6 +76,7 @@ def _gated_step(places, scales, eps, F, packed, cos, sin, options, lengths, bias
         o.k_at, o.v_at = at[12], at[13]
 
         rms_rows(x, norm_1, eps[block, 0], read, rrms)
+        read = as_multiplied(read, o.rounds, read)
         for index in prange(slices):
             first, last = columns_of(index, slices, rows)
             any_columns(held[0, 1], read, at[1], held[0, 0], b_in, packed, first, last)
@@ -83,14 +84,17 @@ def _gated_step(places, scales, eps, F, packed, cos, sin, options, lengths, bias
         remember(packed, options)
         for task in prange(o.B * o.H):
             few_task(np.int64(task), options, lengths, bias, heads, statistics[0], statistics[1])
+        merged = as_multiplied(merged, o.rounds, merged)
         for index in prange(slices):
             first, last = columns_of(index, slices, C)
             add_product(held[1, 1], merged, at[3], held[1, 0], b_out, x, stream, first, last)
 
         rms_rows(stream, norm_2, eps[block, 1], read, rrms)
+        read = as_multiplied(read, o.rounds, read)
         for index in prange(slices):
             first, last = columns_of(index, slices, F)
             _gated_product(read, at, held, b_gate, b_up, code, gate, up, first, last)
+        gate = as_multiplied(gate, o.rounds, gate)
         for index in prange(slices):
             first, last = columns_of(index, slices, C)
             add_product(held[4, 1], gate, at[10], held[4, 0], b_down, stream, x, first, last)
@@ -124,8 +128,8 @@ def _supports(
     tables: RotaryTables,
     activation: Gate = "silu",
 ) -> bool:
-    # blocks that are alike: one kernel runs through all of them, in float32
-    if precision() == "bfloat16" or x.size == 0 or not is_float32(x) or not supports_mask(mask):
+    # blocks that are alike: one kernel runs through all of them
+    if x.size == 0 or not is_float32(x) or not supports_mask(mask):
         return False
     (B, T, C), k, F, (cos, sin) = x.shape, keys[0], len(weights[0].up_weight), tables
     if not is_strided(k) or B * T > FEW_ROWS or not is_ready(cos, sin):
@@ -165,6 +169,8 @@ def gated_blocks_step_kernel(
     y, packed, places = x.copy(), np.empty((B, T, rows), np.float32), np.empty((len(weights), 14), np.int64)
     noted, scales, eps, _zeros = _noted(weights, max(C, rows, F))
     places[:, :12] = noted
+    if rounds := precision() == "bfloat16":
+        scales = as_rounded(scales)
     places[:, 12], places[:, 13] = [k.ctypes.data for k in keys], [v.ctypes.data for v in values]
     q = packed[..., : num_heads * D].reshape(B, T, num_heads, D).swapaxes(1, 2)
     with pool_for(B * T * C * (rows + 3 * F)):
@@ -175,7 +181,7 @@ def gated_blocks_step_kernel(
             F,
             packed.reshape(B * T, rows),
             *tables,
-            *arguments(q, keys[0], values[0], mask, 0.0, None),
+            *arguments(q, keys[0], values[0], mask, 0.0, None, rounds),
             GATE_CODES[activation],
             y.reshape(B * T, C),
             num_threads(),

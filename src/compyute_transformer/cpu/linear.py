@@ -44,6 +44,7 @@ from ._kernel import compile_kernel, compile_parallel, compile_part, is_float32,
 from ._packing import MOST_PARTIALS, pack_gradient, pack_panels, pack_rows
 from ._products import Kernel, multiply
 from ._rounding import operands
+from ._vector import rounded
 
 __all__ = ["FEW_ROWS", "columns_of", "few_rows_columns", "linear_backward_kernel", "linear_forward_kernel"]
 
@@ -121,21 +122,37 @@ def _eight_products(a, b, x, n, y, o):
     y[n, o + 1], y[n + 1, o + 1], y[n + 2, o + 1], y[n + 3, o + 1] = b0, b1, b2, b3
 
 
+@compile_part
+def _rounded_row(row, rounds, own):
+    """Return a row, or its numbers rounded to bfloat16, in `own`."""
+    if rounds:
+        for i in range(own.size):
+            own[i] = rounded(row[i])
+        return own
+    return row
+
+
 @compile_kernel
-def few_rows_columns(x, weight, bias, has_bias, y, first, last):
-    """Columns [first, last) of y = x weightᵀ + bias, where reading the weight is what takes the time."""
+def few_rows_columns(x, weight, bias, has_bias, y, first, last, rounds):
+    """Columns [first, last) of y = x weightᵀ + bias, where reading the weight is what takes the time.
+
+    rounds: whether the weight is multiplied as bfloat16.
+    """
     N = x.shape[0]
     fours, pairs = N // 4, (last - first) // 2
+    own = np.empty((2, x.shape[1] if rounds else 0), np.float32)
     for pair in range(pairs):
         o = first + 2 * pair
+        a, b = _rounded_row(weight[o], rounds, own[0]), _rounded_row(weight[o + 1], rounds, own[1])
         for four in range(fours):
-            _eight_products(weight[o], weight[o + 1], x, 4 * four, y, o)
+            _eight_products(a, b, x, 4 * four, y, o)
         for extra in range(N - 4 * fours):
             n = 4 * fours + extra
-            y[n, o], y[n, o + 1] = _product(weight[o], x[n]), _product(weight[o + 1], x[n])
+            y[n, o], y[n, o + 1] = _product(a, x[n]), _product(b, x[n])
     if first + 2 * pairs < last:
+        a = _rounded_row(weight[last - 1], rounds, own[0])
         for n in range(N):
-            y[n, last - 1] = _product(weight[last - 1], x[n])
+            y[n, last - 1] = _product(a, x[n])
     if has_bias:
         added = bias[first:last]
         for n in range(N):
@@ -152,10 +169,10 @@ def columns_of(index, slices, O):  # noqa: E741
 
 
 @compile_parallel
-def _few_rows(x, weight, bias, has_bias, y, slices):
+def _few_rows(x, weight, bias, has_bias, y, slices, rounds):
     for index in prange(slices):
         first, last = columns_of(index, slices, weight.shape[0])
-        few_rows_columns(x, weight, bias, has_bias, y, first, last)
+        few_rows_columns(x, weight, bias, has_bias, y, first, last, rounds)
 
 
 @compile_part
@@ -229,14 +246,16 @@ def linear_forward_kernel(x: Array, weight: Array, bias: Array | None = None) ->
     if (kernel := packed_kernel(chosen, x.size // I)) is not None:
         multiply(kernel, pack_rows(x.reshape(-1, I)), pack_panels(weight), y.reshape(-1, O), bias)
         return y, LinearSaved(x, weight, bias is not None, chosen)
-    rows, matrix = operands(chosen, x.reshape(-1, I), weight)
-    given = rows, matrix, weight[0] if bias is None else bias, bias is not None, y.reshape(-1, O)
-    if x.size <= FEW_ROWS * I:
+    is_few, has_bias, added = x.size <= FEW_ROWS * I, bias is not None, weight[0] if bias is None else bias
+    (rows,) = operands(chosen, x.reshape(-1, I))
+    if is_few:
+        rounds = chosen == "bfloat16"
         if weight.size < WORTH_THREADS:
-            few_rows_columns(*given, 0, O)
+            few_rows_columns(rows, weight, added, has_bias, y.reshape(-1, O), 0, O, rounds)
         else:
-            _few_rows(*given, get_num_threads())
+            _few_rows(rows, weight, added, has_bias, y.reshape(-1, O), get_num_threads(), rounds)
     else:
+        given = rows, *operands(chosen, weight), added, has_bias, y.reshape(-1, O)
         with single_threaded, pool_for(x.size * O // PRODUCTS):
             _forward(sgemm_address(), *given, slices_of(x.size * O, LARGE_SLICE, 4))
     return y, LinearSaved(x, weight, bias is not None, chosen)

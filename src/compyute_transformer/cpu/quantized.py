@@ -30,6 +30,7 @@ from numba.extending import intrinsic
 from ..arrays import Array
 from ..dispatch import kernel_for
 from ..ops.quantized import GROUP, QuantizedWeight, quantized_linear
+from ..precision import precision
 from . import _products
 from ._blas import (
     AS_IT_IS,
@@ -45,6 +46,7 @@ from ._blas import (
 from ._buffers import empty
 from ._kernel import compile_kernel, compile_parallel, compile_part, hold, is_float32, is_ready, pool_for
 from ._quantized_products import PARTS, multiply_quantized
+from ._rounding import operands
 from ._vector import float_from_bits
 from .linear import FEW_ROWS, PRODUCTS, WORTH_THREADS, columns_of, few_rows_columns
 
@@ -53,7 +55,7 @@ __all__ = ["KINDS", "addresses_of", "any_columns", "is_held", "quantized_linear_
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 LANES, AHEAD = 8, 2048
 TILE = 256  # rows of a weight that are widened at once
-FLOAT32, BFLOAT16, INT8 = range(3)
+FLOAT32, BFLOAT16, INT8, ROUNDED = range(4)  # ROUNDED: float32, multiplied as bfloat16
 KINDS = {"bfloat16": BFLOAT16, "int8": INT8}
 
 FLOAT, LONG = ir.FloatType(), ir.IntType(64)
@@ -182,8 +184,8 @@ def _quantized_columns(kind, x, values, scales, y, first, last):
 def any_columns(kind, x, values, scales, bias, y, first, last):
     """Columns [first, last) of y = x weightᵀ + bias, of a weight that is an array of float32 or quantized."""
     I, O = x.shape[1], y.shape[1]  # noqa: E741
-    if kind == FLOAT32:
-        few_rows_columns(x, carray(pointer(values), (O, I)), bias, True, y, first, last)
+    if kind in (FLOAT32, ROUNDED):
+        few_rows_columns(x, carray(pointer(values), (O, I)), bias, True, y, first, last, kind == ROUNDED)
         return
     _quantized_columns(kind, x, values, scales, y, first, last)
     added = bias[first:last]
@@ -266,9 +268,13 @@ def quantized_linear_kernel(x: Array, weight: QuantizedWeight, bias: Array | Non
     y, rows = empty((*x.shape[:-1], O)), x.reshape(-1, I)
     values, scales, kind = addresses_of(weight)
     given = values, scales, np.zeros(O, np.float32) if bias is None else bias, y.reshape(-1, O)
-    if len(rows) > FEW_ROWS and (kernel := _products.chosen(times=PARTS)) is not None:
-        multiply_quantized(kernel, rows, weight, *given[2:])
-    elif len(rows) > FEW_ROWS:
+    chosen = precision()
+    rounds = chosen == "bfloat16"
+    if len(rows) > FEW_ROWS and (kernel := _products.chosen(times=1 if rounds else PARTS)) is not None:
+        multiply_quantized(kernel, rows, weight, *given[2:], rounds)
+        return y
+    (rows,) = operands(chosen, rows)
+    if len(rows) > FEW_ROWS:
         with single_threaded, pool_for(x.size * O // PRODUCTS):
             _many_rows(sgemm_address(), kind, rows, *given, -(-O // TILE))
     elif weight.nbytes < 4 * WORTH_THREADS:

@@ -20,7 +20,7 @@ from ..nn.norm import LayerNorm, RMSNorm
 from ..nn.position import RotaryPosition
 from ..ops.block import BlockWeights, FixedWeights, NormWeights, blocks_step
 from ..ops.gated_block import GatedBlockWeights, RotaryTables, gated_blocks_step
-from ..precision import precision
+from ..precision import precision, use_precision
 from .cache import KeyValueCache
 
 __all__ = ["FusedDecoder", "are_one_op", "norm_weights"]
@@ -39,10 +39,13 @@ GATED_PARTS = PARTS | {"attention_norm": RMSNorm, "feed_forward_norm": RMSNorm, 
 
 
 class FusedDecoder:
-    """The blocks of a model as one op, built once from a model whose weights stay as they are meanwhile."""
+    """The blocks of a model as one op, built once from a model whose weights stay as they are meanwhile.
+
+    The products are those of the precision that was chosen when it was made.
+    """
 
     def __init__(self, model: LanguageModel) -> None:
-        self._model = model
+        self._model, self._precision = model, model.precision or precision()
         first = model.blocks[0]
         self._is_gated = type(first.feed_forward) is GatedFeedForward
         read = _gated_weights if self._is_gated else _weights
@@ -54,10 +57,11 @@ class FusedDecoder:
         """Return the fused decoder of a model in `eval()`; None where running its blocks would be something else.
 
         A model is supported if its blocks are alike and made of the library's own parts, their attention is "auto" or
-        "fused", no observer watches one of them, products are not in bfloat16, and there is a kernel for the device.
+        "fused", no observer watches one of them, all have one precision, and there is a kernel for the device.
         """
-        in_bfloat16 = (model.precision or precision()) == "bfloat16"
-        if in_bfloat16 or not blocks_step.has_kernel(model.token_embedding.weight.data):
+        if not blocks_step.has_kernel(model.token_embedding.weight.data):
+            return None
+        if any(part.precision not in (None, model.precision) for part in model.modules()):
             return None
         if not are_one_op(model.blocks):
             return None
@@ -78,6 +82,10 @@ class FusedDecoder:
 
         None where no kernel supports the arguments; the cache is then as it was.
         """
+        with use_precision(self._precision):
+            return self._read(ids, cache, logits_to_keep)
+
+    def _read(self, ids: Array, cache: KeyValueCache, logits_to_keep: int) -> Array | None:
         T, start = ids.shape[1], cache.length
         x = self._model.embed(ids, start, cache.padding)
         keys, values = zip(*(block.extend(T) for block in cache.blocks), strict=True)

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from ..arrays import Array
 from ..dispatch import dispatched
 from ..errors import DtypeError, InputError, RangeError, ShapeError, StateError
-from ..precision import round_to_bfloat16
+from ..precision import operands, precision, round_to_bfloat16
 from ._checks import check_floats, check_shape, shown
 
 __all__ = [
@@ -219,7 +219,7 @@ def quantized_linear(
 
     y = x Wᵀ + b; of int8 W[o, i] = scales[o, i // 32] · values[o, i]
 
-    x is not rounded, and products and sums are those of its dtype, whatever `precision` says.
+    In bfloat16 x is rounded, and W stays as it is; products and sums are those of the dtype of x. See `precision`.
 
     Shapes:
         x (*rows, I) float; weight (O, I); bias (O) or None; y (*rows, O), of the dtype of x.
@@ -230,5 +230,6 @@ def quantized_linear(
     Source:
         the type Q8_0 of ggml, whose files the numbers come from.
     """
-    y: Array = x @ weight.widened().astype(x.dtype).T
+    (factor,) = operands(precision(), x)
+    y: Array = factor @ weight.widened().astype(x.dtype).T
     return y if bias is None else y + bias
