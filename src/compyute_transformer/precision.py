@@ -4,7 +4,8 @@
     tf32        operands rounded to 10 bits of fraction by a GPU's tensor cores, float32 sums; on a CPU as float32
     bfloat16    operands rounded to bfloat16 (7 bits of fraction), exact products, float32 sums
 
-Linear layers, patch embedding, the head, and the scores and values of attention are products. Weights, gradients,
+Linear layers, patch embedding, the head, and the scores and values of attention are products. A weight that is held in
+bfloat16 or int8 is multiplied as it is, whatever the precision; what meets it is rounded. Weights, gradients,
 moments, softmax, norms, the residual stream and the loss stay float32 in all three: this is mixed precision with
 float32 master weights. Products of float64 arrays are computed in float64, whatever the precision.
 
