@@ -27,10 +27,12 @@ import numpy as np
 from numba import carray, prange
 
 from ..arrays import Array
+from ..ops.dropout import DropoutSaved
 from ._blas import pointer, prefetch
 from ._buffers import empty
 from ._halves import LANES, halves, join, pairs, transpose
 from ._kernel import compile_parallel, compile_part, hold, pool_for
+from .dropout import dropping_of, keep_part
 
 __all__ = [
     "MOST_PARTIALS",
@@ -43,6 +45,7 @@ __all__ = [
     "pack_panels",
     "pack_rows",
     "pack_strip",
+    "round_rows",
     "squares_of",
     "strips_of",
     "whole",
@@ -84,6 +87,13 @@ def _round_row(at, line, rows, columns, n, turned, edge_at, target, step, blocks
             pairs(edge_at, edge_at + BLOCK, target + step * block)
         else:
             halves(edge_at, target + step * block)
+
+
+@compile_part
+def round_rows(at, rows, columns, edge_at, target, line, depth):
+    """Write float32 rows that follow each other as rows of A, `line` bytes apart. edge_at: as `_round_row` has it."""
+    for n in range(rows):
+        _round_row(at, 4 * columns, rows, columns, n, False, edge_at, target + line * n, ROW, depth // SQUARE)
 
 
 @compile_part
@@ -196,8 +206,11 @@ def pack_gradient_strip(
 
 
 @compile_parallel
-def _pack_gradient(dy, rows, turned, sums):
-    """Write dy and its transpose as rows of A, and the sums of the columns over some strips of 32 rows each."""
+def _pack_gradient(dy, rows, turned, sums, dropping):
+    """Write what dropout leaves of dy, and its transpose, as rows of A, and sums of its columns.
+
+    Each sum is over some strips of 32 rows. dropping: see `dropout.dropping_of`.
+    """
     N, O = dy.shape  # noqa: E741
     across, turned_across = rows.shape[1] // SQUARE, squares_of(O)
     strips, tasks = turned.shape[1] // SQUARE, sums.shape[0]
@@ -206,15 +219,22 @@ def _pack_gradient(dy, rows, turned, sums):
     for task in prange(tasks):
         edge, total = np.empty((2, SQUARE), np.float32), sums[task]
         rounded = np.empty(SQUARE * SQUARE * turned_across, np.uint16)
+        kept = np.empty((SQUARE if dropping[0] > 0 else 0, O), np.float32)
+        bits = np.empty(O + 4 if dropping[0] > 0 else 0, np.uint32)
         total[:] = 0
         for strip in range(strips * task // tasks, strips * (task + 1) // tasks):
             n = SQUARE * strip
+            height, source_at = max(0, min(SQUARE, N - n)), dy_at + 4 * O * n
+            if dropping[0] > 0:
+                for r in range(height):
+                    keep_part(dy[n + r], kept[r], bits, n + r, 0, dropping)
+                source_at = kept.ctypes.data
             pack_gradient_strip(
-                dy_at + 4 * O * n, 4 * O, max(0, min(SQUARE, N - n)), O,
+                source_at, 4 * O, height, O,
                 rows_at + lines * n if n < rows.shape[0] else 0, lines, across,
                 turned_at + ROW * strip, turned_lines, turned_across, total, edge.ctypes.data, rounded.ctypes.data,
             )  # fmt: skip
-        hold(edge, rounded)
+        hold(edge, rounded, kept)
 
 
 def whole(length: int) -> int:
@@ -251,12 +271,15 @@ def gradient_operands(rows: int, columns: int) -> tuple[Array, Array]:
     return empty((whole(rows), _depth(columns)), np.uint16), empty((whole(columns), _depth(rows)), np.uint16)
 
 
-def pack_gradient(dy: Array) -> tuple[Array, Array, Array]:
-    """Return `pack_rows(dy)`, `pack_rows(dy, turned=True)` and partial sums of the rows, of which dy is read once."""
+def pack_gradient(dy: Array, dropout: DropoutSaved | None = None) -> tuple[Array, Array, Array]:
+    """Return `pack_rows(dy)`, `pack_rows(dy, turned=True)` and partial sums of the rows, of which dy is read once.
+
+    dropout: of which dy is the gradient; the gradient of what was dropped is packed then.
+    """
     rows, turned = gradient_operands(*dy.shape)
     sums = np.empty((min(MOST_PARTIALS, turned.shape[1] // SQUARE), dy.shape[1]), np.float32)
     with pool_for(2 * dy.size):
-        _pack_gradient(dy, rows, turned, sums)
+        _pack_gradient(dy, rows, turned, sums, dropping_of(dropout))
     return rows, turned, sums
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from numba import prange
 
 from ..arrays import Array
+from ..ops.dropout import DropoutSaved
 from ..precision import round_to_bfloat16
 from . import _amx, _avx512
 from ._amx import LAYOUT, lay_out, release_tiles
@@ -32,12 +33,15 @@ from ._avx512 import add_rows
 from ._kernel import compile_parallel, compile_part, hold, pool_for
 from ._measured import file_beside, kept, seconds_of
 from ._packing import SQUARE, pack_panels, pack_rows
+from ._vector import random_row
+from .dropout import dropping_of
 
 __all__ = [
     "KERNELS",
     "ROWS",
     "WORK",
     "Kernel",
+    "Onto",
     "add_panels",
     "add_square",
     "begin",
@@ -53,7 +57,8 @@ ROWS = 128  # of a task
 WORK = 64  # multiplications in the time of one element of a sweep
 PROBE = 512  # a product of 512³
 TILES, VECTORS = 0, 1
-FLOAT32 = "float32"
+FLOAT32, ZERO = "float32", np.float32(0.0)
+NO_STREAM = np.empty((0, 0), np.float32)
 
 
 class Kernel(NamedTuple):
@@ -126,9 +131,28 @@ def add_panels(number, a, lda, squares, b, panels, steps, start, c, ldc):
             )  # fmt: skip
 
 
+@compile_part
+def _add_to_stream(y, stream, top, bottom, first, last, bits, dropping):
+    """Replace a part of y by that of the stream plus what dropout leaves of the part, while it is in cache."""
+    threshold, scale, seed_low, seed_high, offset, stream_head = dropping
+    for n in range(top, bottom):
+        own, given = y[n, first:last], stream[n, first:last]
+        if threshold > 0:
+            random_row(bits, first // 4, (last - first + 3) // 4, n, seed_low, seed_high, offset, stream_head)
+            drawn = bits[: own.size]
+            for i in range(own.size):
+                own[i] = given[i] + (own[i] * scale if drawn[i] >= threshold else ZERO)
+        else:
+            for i in range(own.size):
+                own[i] += given[i]
+
+
 @compile_parallel
-def _multiply(number, layout_at, a, b, start, y, groups):
-    """Compute y. start: for each column of the panels, what its sums start from."""
+def _multiply(number, layout_at, a, b, start, y, groups, stream, dropping):
+    """Compute y. start: for each column of the panels, what its sums start from.
+
+    stream: what dropout of the product is added to; no rows where it is added to nothing.
+    """
     (rows, columns), depth = y.shape, a.shape[1]
     blocks, panels = (rows + ROWS - 1) // ROWS, b.shape[0]
     a_at, b_at, y_at, lda, start_at = a.ctypes.data, b.ctypes.data, y.ctypes.data, 2 * depth, start.ctypes.data
@@ -152,14 +176,30 @@ def _multiply(number, layout_at, a, b, start, y, groups):
                     for r in range(height):
                         y[m + r, first : first + width] = edge[r, :width]
         end(number)
+        if stream.shape[0] > 0:
+            top, left, right = ROWS * block, SQUARE * first_panel, min(columns, SQUARE * last_panel)
+            bits = np.empty(right - left + 4 if dropping[0] > 0 else 0, np.uint32)
+            _add_to_stream(y, stream, top, min(rows, top + ROWS), left, right, bits, dropping)
         hold(edge)
 
 
-def multiply(kernel: Kernel, a: Array, b: Array, y: Array, bias: Array | None = None) -> None:
-    """Compute y = A B + bias of what `pack_rows` and `pack_panels` returned. y (rows, columns) lies in one piece."""
+class Onto(NamedTuple):
+    """stream (rows, columns): what is added to a product. dropout: of the product, before; None: nothing is dropped."""
+
+    stream: Array
+    dropout: DropoutSaved | None = None
+
+
+def multiply(kernel: Kernel, a: Array, b: Array, y: Array, bias: Array | None = None, onto: Onto | None = None) -> None:
+    """Compute y = A B + bias of what `pack_rows` and `pack_panels` returned. y (rows, columns) lies in one piece.
+
+    onto: y = stream + dropout(A B + bias).
+    """
+    stream, dropout = onto or Onto(NO_STREAM)
     with pool_for(y.size * a.shape[1] // WORK):
         groups = min(groups_of(len(y)), len(b))
-        _multiply(kernel.number, LAYOUT.ctypes.data, a, b, start_of(b, bias), y, groups)
+        start = start_of(b, bias)
+        _multiply(kernel.number, LAYOUT.ctypes.data, a, b, start, y, groups, stream, dropping_of(dropout))
 
 
 def groups_of(rows: int) -> int:

@@ -10,6 +10,7 @@ Optimization history:
 """
 
 from math import prod
+from typing import Any
 
 import numpy as np
 from numba import prange
@@ -19,13 +20,26 @@ from ..dispatch import kernel_for
 from ..ops.dropout import DropoutSaved, dropout_backward, dropout_forward
 from ..random import RandomKey, dropout_threshold
 from ._buffers import empty
-from ._kernel import compile_parallel, is_ready, pool_for
+from ._kernel import compile_parallel, compile_part, is_ready, pool_for
 from ._vector import random_row
 
-__all__ = ["dropout_backward_kernel", "dropout_forward_kernel"]
+__all__ = ["dropout_backward_kernel", "dropout_forward_kernel", "dropping_of", "keep_part"]
 
 ZERO = np.float32(0.0)
 ROWS, BLOCK = 32, 1024  # rows a task, columns drawn at a time
+
+
+@compile_part
+def keep_part(given, kept, bits, row, first, dropping):
+    """Write given, dropped and scaled, to kept: the columns from `first` on, a multiple of 4, of a row.
+
+    bits: memory for as many numbers, and up to three more. dropping: see `dropping_of`.
+    """
+    threshold, scale, seed_low, seed_high, offset, stream_head = dropping
+    random_row(bits, first // 4, (given.size + 3) // 4, row, seed_low, seed_high, offset, stream_head)
+    drawn = bits[: given.size]
+    for i in range(given.size):
+        kept[i] = given[i] * scale if drawn[i] >= threshold else ZERO
 
 
 @compile_parallel
@@ -43,6 +57,17 @@ def _keep_and_scale(x, heads, per_head, threshold, scale, seed_low, seed_high, o
                 given, kept = x[n, start : start + columns], y[n, start : start + columns]
                 for i in range(columns):
                     kept[i] = given[i] * scale if bits[i] >= threshold else ZERO
+
+
+def dropping_of(saved: DropoutSaved | None) -> tuple[Any, ...]:
+    """Return what kernels are told of a dropout of rows (*rows, C): threshold, 0 where nothing is dropped, scale, key.
+
+    Element (n, c) is kept where bit c of `random_row` of row n is at least the threshold.
+    """
+    if saved is None or saved.probability == 0.0:
+        return np.uint32(0), np.float32(1.0), 0, 0, 0, 0
+    threshold, scale = dropout_threshold(saved.probability), 1.0 / (1.0 - saved.probability)
+    return (np.uint32(threshold), np.float32(scale), *saved.key.words)
 
 
 def _run(x: Array, probability: float, key: RandomKey) -> Array:

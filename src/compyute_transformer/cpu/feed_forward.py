@@ -17,6 +17,8 @@ Optimization history, a step of the 384-wide GPT in bfloat16 on two cores of a Z
    lines that begin where memory does (`_buffers`), 844 -> 815 ms, the fastest of 40 steps each, in turns.
 """
 
+from collections.abc import Sequence
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +27,7 @@ from numba import prange
 from ..arrays import Array
 from ..errors import ShapeError
 from ..ops.activation import Activation
+from ..ops.dropout import DropoutSaved
 from ..ops.quantized import is_quantized
 from ..precision import precision
 from ._amx import LAYOUT
@@ -42,12 +45,19 @@ from ._packing import (
     panels_of_rows,
     squares_of,
 )
-from ._products import ROWS, WORK, Kernel, add_panels, begin, end, groups_of, multiply, start_of
+from ._products import ROWS, WORK, Kernel, Onto, add_panels, begin, end, groups_of, multiply, start_of
 from ._vector import float_from_bits
 from .activation import CODES, rounded_with_slope_part
 from .linear import packed_kernel
 
-__all__ = ["FeedForwardSaved", "feed_forward_backward", "feed_forward_forward", "supports"]
+__all__ = [
+    "FeedForwardSaved",
+    "feed_forward_backward",
+    "feed_forward_forward",
+    "feed_forward_of_rows",
+    "gradient_of_weight",
+    "supports",
+]
 
 
 class FeedForwardSaved(NamedTuple):
@@ -157,20 +167,34 @@ def feed_forward_forward(
                 f"feed_forward: bias must have one float32 number for each of {len(weight)} outputs, got {bias.dtype} "
                 f"of shape {bias.shape}. Give each bias the length of its weight."
             )
-    x = np.ascontiguousarray(x)
-    F, rows = len(up), x.reshape(-1, x.shape[-1])
-    kernel = packed_kernel("bfloat16", len(rows))
+    rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+    return feed_forward_of_rows(x.shape, pack_rows(rows), up, up_bias, down, down_bias, activation)
+
+
+def feed_forward_of_rows(
+    shape: tuple[int, ...],
+    packed: Array,
+    up: Array,
+    up_bias: Array | None,
+    down: Array,
+    down_bias: Array | None,
+    activation: Activation,
+    onto: Onto | None = None,
+) -> tuple[Array, FeedForwardSaved]:
+    """Return what `feed_forward_forward` does for x of a shape, given as rows of A. onto: see `_products.multiply`."""
+    F, N = len(up), prod(shape[:-1])
+    kernel = packed_kernel("bfloat16", N)
     assert kernel is not None, "supports said so"
-    slopes, activated = empty((len(rows), F), np.uint16), empty_rows(len(rows), F)
-    packed, panels, has_bias = pack_rows(rows), pack_panels(up), (up_bias is not None, down_bias is not None)
+    slopes, activated = empty((N, F), np.uint16), empty_rows(N, F)
+    panels, has_bias = pack_panels(up), (up_bias is not None, down_bias is not None)
     with pool_for(slopes.size * packed.shape[1] // WORK):
         _activate(
             kernel.number, LAYOUT.ctypes.data, packed, panels, start_of(panels, up_bias), CODES[activation],
-            activated, slopes, _groups(len(rows), F),
+            activated, slopes, _groups(N, F),
         )  # fmt: skip
-    y = empty((*x.shape[:-1], len(down)))
-    multiply(kernel, activated, pack_panels(down), y.reshape(len(rows), -1), down_bias)
-    return y, FeedForwardSaved(x.shape, packed, up, down, slopes, activated, has_bias, kernel)
+    y = empty((*shape[:-1], len(down)))
+    multiply(kernel, activated, pack_panels(down), y.reshape(N, -1), down_bias, onto)
+    return y, FeedForwardSaved(shape, packed, up, down, slopes, activated, has_bias, kernel)
 
 
 def _groups(rows: int, F: int) -> int:
@@ -179,17 +203,20 @@ def _groups(rows: int, F: int) -> int:
 
 
 def feed_forward_backward(
-    dy: Array, saved: FeedForwardSaved, needs: tuple[bool, bool, bool, bool]
+    dy: Array, saved: FeedForwardSaved, needs: Sequence[bool], dropout: DropoutSaved | None = None
 ) -> tuple[Array, Array | None, Array | None, Array | None, Array | None]:
-    """Return the gradients of x, up, up_bias, down and down_bias; None for parameters that need none."""
+    """Return the gradients of x, up, up_bias, down and down_bias; None for parameters that need none.
+
+    dropout: of y, of which dy is the gradient.
+    """
     shape, x, up, down, slopes, activated, has_bias, kernel = saved
     if dy.shape != (*shape[:-1], len(down)):
         raise ShapeError(
             f"feed_forward: dy must have the shape of y, {(*shape[:-1], len(down))}, got {dy.shape}. "
             "Give the gradient of what the forward returned."
         )
-    dy_rows, turned, sums = pack_gradient(np.ascontiguousarray(dy, np.float32).reshape(-1, len(down)))
-    ddown = _product(kernel, turned, panels_of_rows(activated, len(up)), down) if needs[2] else None
+    dy_rows, turned, sums = pack_gradient(np.ascontiguousarray(dy, np.float32).reshape(-1, len(down)), dropout)
+    ddown = gradient_of_weight(kernel, turned, panels_of_rows(activated, len(up)), down) if needs[2] else None
     ddown_bias = sum_of_partials(sums) if needs[3] and has_bias[1] else None
     rows, turned = gradient_operands(*slopes.shape)
     panels, sums = pack_panels(down, turned=True), np.empty((-(-len(slopes) // ROWS), len(up)), np.float32)
@@ -200,11 +227,11 @@ def feed_forward_backward(
         )  # fmt: skip
     dx = empty(shape)
     multiply(kernel, rows, pack_panels(up, turned=True), dx.reshape(-1, up.shape[1]))
-    dup = _product(kernel, turned, panels_of_rows(x, up.shape[1]), up) if needs[0] else None
+    dup = gradient_of_weight(kernel, turned, panels_of_rows(x, up.shape[1]), up) if needs[0] else None
     return dx, dup, sum_of_partials(sums) if needs[1] and has_bias[0] else None, ddown, ddown_bias
 
 
-def _product(kernel: Kernel, a: Array, b: Array, weight: Array) -> Array:
+def gradient_of_weight(kernel: Kernel, a: Array, b: Array, weight: Array) -> Array:
     """Return A B, the gradient of a weight."""
     dweight = empty(weight.shape)
     multiply(kernel, a, b, dweight)

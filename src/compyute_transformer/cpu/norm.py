@@ -28,6 +28,7 @@ from ._kernel import (
     compile_kernel,
     compile_parallel,
     compile_part,
+    hold,
     is_float32,
     is_ready,
     of_one_shape,
@@ -35,10 +36,13 @@ from ._kernel import (
     sum_of_partials,
     worth_threads,
 )
+from ._packing import SQUARE, empty_rows, round_rows
 
 __all__ = [
     "layer_norm_backward_kernel",
+    "layer_norm_backward_onto",
     "layer_norm_forward_kernel",
+    "layer_norm_packed",
     "norm_rows",
     "rms_norm_backward_kernel",
     "rms_norm_forward_kernel",
@@ -46,6 +50,8 @@ __all__ = [
 
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 NUM_SLICES, MOST_PARTIALS = 16, 128
+AT_ONCE = 4  # rows that are normalized before they are rounded, from the nearest cache
+NO_STREAM = np.empty((0, 0), np.float32)
 
 
 @compile_kernel
@@ -78,6 +84,21 @@ def _forward(x, weight, bias, has_bias, eps, y, mean, rstd):
         norm_rows(x[a:b], weight, bias, has_bias, eps, y[a:b], mean[a:b], rstd[a:b])
 
 
+@compile_parallel
+def _forward_packed(x, weight, bias, has_bias, eps, rows, mean, rstd):
+    """Write norm(x) as rows of A; see `_packing`."""
+    (N, C), depth = x.shape, rows.shape[1]
+    rows_at, line = rows.ctypes.data, 2 * depth
+    for strip in prange((N + SQUARE - 1) // SQUARE):
+        own, edge = np.empty((AT_ONCE, C), np.float32), np.empty((2, SQUARE), np.float32)
+        for first in range(SQUARE * strip, min(N, SQUARE * (strip + 1)), AT_ONCE):
+            last = min(N, first + AT_ONCE)
+            normed = own[: last - first]
+            norm_rows(x[first:last], weight, bias, has_bias, eps, normed, mean[first:last], rstd[first:last])
+            round_rows(own.ctypes.data, last - first, C, edge.ctypes.data, rows_at + line * first, line, depth)
+        hold(own, edge)
+
+
 @compile_part
 def _means(dy, x, weight, m, r):
     """Return the means over a row of dx̂ and of dx̂ · x̂."""
@@ -90,8 +111,17 @@ def _means(dy, x, weight, m, r):
     return sum_dxhat / np.float32(x.size), sum_product / np.float32(x.size)
 
 
+@compile_part
+def _add_row(stream, n, row):
+    """Add row n of a stream that has rows."""
+    if stream.shape[0] > 0:
+        given = stream[n]
+        for c in range(row.size):
+            row[c] += given[c]
+
+
 @compile_parallel
-def _backward(dy, x, weight, mean, rstd, dx, dweights, dbiases):
+def _backward(dy, x, weight, mean, rstd, dx, stream, dweights, dbiases):
     N, num_partials = x.shape[0], dweights.shape[0]
     for partial in prange(num_partials):
         dweight, dbias = dweights[partial], dbiases[partial]
@@ -105,10 +135,11 @@ def _backward(dy, x, weight, mean, rstd, dx, dweights, dbiases):
                 dx_row[c] = r * (dy_row[c] * weight[c] - mean_dxhat - xhat * mean_product)
                 dweight[c] += dy_row[c] * xhat
                 dbias[c] += dy_row[c]
+            _add_row(stream, n, dx_row)
 
 
 @compile_parallel
-def _backward_of_x(dy, x, weight, mean, rstd, dx):
+def _backward_of_x(dy, x, weight, mean, rstd, dx, stream):
     """Compute dx alone, for frozen parameters."""
     N, C = x.shape
     for index in prange(NUM_SLICES):
@@ -118,6 +149,7 @@ def _backward_of_x(dy, x, weight, mean, rstd, dx):
             for c in range(C):
                 xhat = (x[n, c] - m) * r
                 dx[n, c] = r * (dy[n, c] * weight[c] - mean_dxhat - xhat * mean_product)
+            _add_row(stream, n, dx[n])
 
 
 def _forward_supports(x: Array, weight: Array, bias: Array | None = None, eps: float = 1e-5) -> bool:
@@ -146,6 +178,17 @@ def layer_norm_forward_kernel(
     return y, LayerNormSaved(x, weight, mean, rstd, has_bias)
 
 
+def layer_norm_packed(x: Array, weight: Array, bias: Array | None, eps: float) -> tuple[Array, LayerNormSaved]:
+    """Return the norm of x (N, C) as rows of A, and what its backward needs."""
+    N, C = x.shape
+    rows, mean, rstd = empty_rows(N, C), np.empty(N, np.float32), np.empty(N, np.float32)
+    with pool_for(x.size):
+        _forward_packed(
+            x, weight, weight if bias is None else bias, bias is not None, np.float32(eps), rows, mean, rstd
+        )
+    return rows, LayerNormSaved(x, weight, mean, rstd, bias is not None)
+
+
 def _backward_supports(dy: Array, saved: LayerNormSaved, needs_weight: bool = True, needs_bias: bool = True) -> bool:
     x, weight, mean, rstd, _ = saved
     if not (is_float32(dy) and is_ready(x, weight, mean, rstd) and dy.size > 0):
@@ -157,11 +200,18 @@ def _backward_supports(dy: Array, saved: LayerNormSaved, needs_weight: bool = Tr
 def layer_norm_backward_kernel(
     dy: Array, saved: LayerNormSaved, needs_weight: bool = True, needs_bias: bool = True
 ) -> tuple[Array, Array | None, Array | None]:
+    return layer_norm_backward_onto(NO_STREAM, dy, saved, needs_weight, needs_bias)
+
+
+def layer_norm_backward_onto(
+    dstream: Array, dy: Array, saved: LayerNormSaved, needs_weight: bool = True, needs_bias: bool = True
+) -> tuple[Array, Array | None, Array | None]:
+    """Return the gradients of a norm; to that of x, dstream (N, C) is added, unless it has no rows."""
     x, weight, mean, rstd, has_bias = saved
     C, dx = x.shape[-1], empty(x.shape)
     given = (
         *(np.ascontiguousarray(dy).reshape(-1, C), x.reshape(-1, C), weight),
-        *(mean.reshape(-1), rstd.reshape(-1), dx.reshape(-1, C)),
+        *(mean.reshape(-1), rstd.reshape(-1), dx.reshape(-1, C), dstream),
     )
     if not needs_weight and not needs_bias:
         with pool_for(x.size):

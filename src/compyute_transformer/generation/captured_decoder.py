@@ -26,6 +26,7 @@ from ..models.llama import Llama
 from ..nn.block import PreNormBlock
 from ..nn.dropout import Dropout
 from ..nn.embedding import Embedding
+from ..nn.fused_block import weights_of_norm
 from ..nn.linear import Linear
 from ..nn.module import Module
 from ..nn.norm import LayerNorm, RMSNorm
@@ -34,7 +35,7 @@ from ..ops._checks import check_ids
 from ..ops.linear import linear_forward
 from ..precision import precision, use_precision
 from .cache import KeyValueCache
-from .fused_decoder import FusedDecoder, are_one_op, norm_weights
+from .fused_decoder import FusedDecoder, are_one_op
 
 __all__ = ["CapturedDecoder", "decode_fault"]
 
@@ -163,7 +164,7 @@ class CapturedDecoder:
         if self._is_gated:
             x = made.gated_blocks_of_token(x, self._weights, cached, (norm.weight.data, norm.eps), self._activation)
         else:
-            x = made.blocks_of_token(x, self._weights, cached, norm_weights(norm), self._activation)
+            x = made.blocks_of_token(x, self._weights, cached, weights_of_norm(norm), self._activation)
         bias: Any = model.head.bias  # type: ignore[attr-defined]
         logits: Array = made.project(x, self._head, None if bias is None else bias.data)
         return logits

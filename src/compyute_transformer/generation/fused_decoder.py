@@ -12,28 +12,19 @@ from ..arrays import Array, array_module
 from ..models.language import LanguageModel, mask_padding
 from ..nn.attention import MultiHeadAttention
 from ..nn.block import PostNormBlock, PreNormBlock
-from ..nn.dropout import Dropout
-from ..nn.feed_forward import FeedForward, GatedFeedForward
+from ..nn.feed_forward import GatedFeedForward
+from ..nn.fused_block import PARTS, weights_of_block
 from ..nn.linear import Linear
-from ..nn.module import Module, ModuleList
-from ..nn.norm import LayerNorm, RMSNorm
+from ..nn.module import ModuleList
+from ..nn.norm import RMSNorm
 from ..nn.position import RotaryPosition
-from ..ops.block import BlockWeights, FixedWeights, NormWeights, blocks_step
+from ..ops.block import FixedWeights, blocks_step
 from ..ops.gated_block import GatedBlockWeights, RotaryTables, gated_blocks_step
 from ..precision import precision, use_precision
 from .cache import KeyValueCache
 
-__all__ = ["FusedDecoder", "are_one_op", "norm_weights"]
+__all__ = ["FusedDecoder", "are_one_op"]
 
-# The parts of a block that `blocks_step` computes; a block with a part of any other type is not fused.
-PARTS: dict[str, type[Module]] = {
-    "attention_norm": LayerNorm,
-    "attention": MultiHeadAttention,
-    "attention_dropout": Dropout,
-    "feed_forward_norm": LayerNorm,
-    "feed_forward": FeedForward,
-    "feed_forward_dropout": Dropout,
-}
 # The parts of a Llama's block, which `gated_blocks_step` computes.
 GATED_PARTS = PARTS | {"attention_norm": RMSNorm, "feed_forward_norm": RMSNorm, "feed_forward": GatedFeedForward}
 
@@ -48,7 +39,7 @@ class FusedDecoder:
         self._model, self._precision = model, model.precision or precision()
         first = model.blocks[0]
         self._is_gated = type(first.feed_forward) is GatedFeedForward
-        read = _gated_weights if self._is_gated else _weights
+        read = _gated_weights if self._is_gated else weights_of_block
         self._weights: FixedWeights = FixedWeights(read(block) for block in model.blocks)
         self._options = _options(first)
 
@@ -158,23 +149,3 @@ def _gated_weights(block: Any) -> GatedBlockWeights:
         *(array for linear in linears for array in (linear.weight.data, linear.bias.data if linear.bias else None)),
     )
     return GatedBlockWeights._make((*arrays, (block.attention_norm.eps, block.feed_forward_norm.eps)))
-
-
-def _weights(block: Any) -> BlockWeights:
-    attention, up, down = block.attention, block.feed_forward.up, block.feed_forward.down
-    return BlockWeights(
-        norm_weights(block.attention_norm),
-        attention.in_weight.data,
-        attention.in_bias.data if attention.in_bias else None,
-        attention.out_weight.data,
-        attention.out_bias.data if attention.out_bias else None,
-        norm_weights(block.feed_forward_norm),
-        up.weight.data,
-        up.bias.data if up.bias else None,
-        down.weight.data,
-        down.bias.data if down.bias else None,
-    )
-
-
-def norm_weights(norm: LayerNorm) -> NormWeights:
-    return NormWeights(norm.weight.data, norm.bias.data if norm.bias else None, norm.eps)

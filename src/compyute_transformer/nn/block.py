@@ -5,7 +5,8 @@
     CrossBlock      the same, with attention to a memory in between       Transformer decoder
 
 The lines of backward are the lines of forward, reversed. Before them, `run_again` runs the forward again where a model
-recomputes, and does nothing else; see `recompute`.
+recomputes, and does nothing else; see `recompute`. In bfloat16 on a CPU kernels compute a `PreNormBlock` in training at
+once, in place of its lines; see `fused_block`.
 """
 
 from typing import Protocol
@@ -16,6 +17,7 @@ from .attention import AttentionCache, MultiHeadAttention, ProjectedMemory
 from .dropout import Dropout
 from .feed_forward import FeedForward, GatedFeedForward
 from .fused import added, normalized
+from .fused_block import block_backward_at_once, block_forward_at_once
 from .module import Module
 from .norm import LayerNorm
 from .recompute import Block
@@ -49,6 +51,8 @@ class PreNormBlock(Block):
 
     def forward(self, x: Array, mask: Mask = NO_MASK, cache: AttentionCache | None = None) -> Array:
         """Return the residual stream (B, T, C) after the block. cache: see `MultiHeadAttention.forward`."""
+        if (y := block_forward_at_once(self, x, mask, cache)) is not None:
+            return y
         branch = normalized(self.attention_norm, x, self.attention)
         branch = self.attention(branch, None, mask, cache)
         branch = self.attention_dropout(branch)
@@ -62,6 +66,8 @@ class PreNormBlock(Block):
     def backward(self, dx: Array) -> Array:
         """Return the gradient of the stream before the block; the gradient of a sum goes to both of its terms."""
         self.run_again()
+        if (dstream := block_backward_at_once(self, dx)) is not None:
+            return dstream
         dbranch = self.feed_forward_dropout.backward(dx)
         dbranch = self.feed_forward.backward(dbranch)
         dbranch = self.feed_forward_norm.backward(dbranch)

@@ -1,0 +1,259 @@
+"""A pre-norm block at once, in bfloat16: the numbers of its lines, whatever the kernel, and when its lines run."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compyute_transformer import use_kernels
+from compyute_transformer.arrays import Array
+from compyute_transformer.cpu import _products, pre_norm_block
+from compyute_transformer.cpu._packing import pack_gradient, pack_panels, pack_rows
+from compyute_transformer.cpu._products import Onto
+from compyute_transformer.cpu.norm import layer_norm_packed
+from compyute_transformer.errors import ShapeError
+from compyute_transformer.nn import Dropout, FeedForward, LayerNorm, MultiHeadAttention, PreNormBlock, RMSNorm
+from compyute_transformer.nn import block as block_module
+from compyute_transformer.nn.dropout import share_generator
+from compyute_transformer.nn.observer import Observer, observe
+from compyute_transformer.ops import Mask
+from compyute_transformer.ops.dropout import DropoutSaved, dropout_backward, dropout_forward
+from compyute_transformer.ops.norm import layer_norm
+from compyute_transformer.precision import use_precision
+from compyute_transformer.random import DROPOUT, Generator, RandomKey
+from compyute_transformer.threads import set_threads, threads
+
+RNG = np.random.default_rng(0)
+B, T, C = 3, 13, 36  # 39 rows
+SEEN = RNG.random((B, 1, T, T)) < 0.7
+
+
+def draw(*shape: int) -> Array:
+    return RNG.standard_normal(shape, dtype=np.float32)
+
+
+def made(dropout: float = 0.0, bias: bool = True, kv_heads: int = 4, activation: Any = "gelu_tanh") -> PreNormBlock:
+    """Return a block with all numbers drawn at random, the same at each call."""
+    attention = MultiHeadAttention(C, 4, kv_heads, bias=bias, dropout=dropout)
+    feed_forward = FeedForward(C, 70, bias=bias, activation=activation)
+    norms = (LayerNorm(C, bias=bias), LayerNorm(C, 1e-3, bias=bias))
+    block = PreNormBlock(norms[0], attention, Dropout(dropout), norms[1], feed_forward, Dropout(dropout))
+    rng = np.random.default_rng(1)
+    for parameter in block.parameters():
+        parameter.data = (0.3 * rng.standard_normal(parameter.data.shape)).astype(np.float32)
+    return share_generator(block, Generator(5, stream=DROPOUT))
+
+
+def outcome(block: PreNormBlock, x: Array, dy: Array, mask: Mask) -> dict[str, Array | None]:
+    """Return y, dx and the gradient of every parameter."""
+    block.zero_grad()
+    y = block(x, mask)
+    dx = block.backward(dy)
+    return {"y": y, "dx": dx, **{name: p.grad for name, p in block.named_parameters()}}
+
+
+def check(got: dict[str, Array | None], expected: dict[str, Array | None]) -> None:
+    """Raise unless numbers are the same but for the order of sums, and so but for a few that are rounded otherwise."""
+    for name, array in expected.items():
+        if array is None:
+            assert got[name] is None, name
+            continue
+        error = np.abs(got[name] - array)
+        assert np.median(error) <= 2e-6 * np.abs(array).max(), name
+        assert error.max() <= 4e-3 * np.abs(array).max(), name
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count the blocks that were computed at once."""
+    found, own = [], pre_norm_block.block_forward
+    monkeypatch.setattr(pre_norm_block, "block_forward", lambda *given: (found.append(1), own(*given))[1])
+    return found
+
+
+@contextmanager
+def lines() -> Iterator[None]:
+    """Let the lines of blocks run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(block_module, "block_forward_at_once", lambda *given: None)
+        yield
+
+
+MASKS = {
+    "causal": Mask(causal=True),
+    "window": Mask(causal=True, window=4),
+    "lengths": Mask(key_lengths=np.array([13, 5, 1])),
+    "array": Mask(causal=True, array=SEEN),
+}
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"dropout": 0.3},
+        {"bias": False, "dropout": 0.2},
+        {"kv_heads": 2, "activation": "relu", "dropout": 0.1},
+        {"activation": "gelu"},
+    ],
+    ids=str,
+)
+def test_it_computes_what_its_lines_compute(packed: Any, calls: list[int], options: dict[str, Any], mask: Mask) -> None:
+    x, dy = draw(B, T, C), draw(B, T, C)
+    got = outcome(made(**options), x, dy, mask)
+    assert calls == [1]
+    with lines():
+        expected = outcome(made(**options), x, dy, mask)
+    assert calls == [1]
+    check(got, expected)
+
+
+def test_it_is_near_the_reference(packed: Any, calls: list[int]) -> None:
+    """Within what rounding the slopes of the activation moves; see `feed_forward`."""
+    x, dy = draw(B, T, C), draw(B, T, C)
+    got = outcome(made(0.2), x, dy, MASKS["causal"])
+    with use_kernels("reference"):
+        expected = outcome(made(0.2), x, dy, MASKS["causal"])
+    assert calls == [1]
+    for name, array in expected.items():
+        error = np.linalg.norm(got[name] - array) / np.linalg.norm(array)  # type: ignore[operator]
+        assert error <= (1e-3 if name == "y" else 1e-2), name
+
+
+@pytest.mark.parametrize("frozen", ["attention", "feed_forward", "norm", "weight", "bias", ""])
+def test_frozen_parameters_have_no_gradient_and_change_no_other(packed: Any, calls: list[int], frozen: str) -> None:
+    x, dy, found = draw(B, T, C), draw(B, T, C), []
+    for which in (nullcontext, lines):
+        block = made(0.1)
+        for name, parameter in block.named_parameters():
+            parameter.requires_grad = frozen not in name
+        with which():
+            found.append(outcome(block, x, dy, MASKS["causal"]))
+    assert calls == [1]
+    check(*found)
+    assert all((array is None) == (frozen in name) for name, array in found[0].items() if "." in name)
+
+
+def test_it_runs_again_where_a_model_recomputes(packed: Any, calls: list[int]) -> None:
+    x, dy, block = draw(B, T, C), draw(B, T, C), made(0.3)
+    expected = outcome(block, x, dy, MASKS["causal"])
+    again = made(0.3)
+    again.recompute = True
+    got = outcome(again, x, dy, MASKS["causal"])
+    assert calls == [1] * 3
+    for name, array in expected.items():
+        np.testing.assert_array_equal(got[name], array, name)
+
+
+def test_the_last_forward_is_the_first_to_be_taken_back(packed: Any) -> None:
+    x, dy, found = draw(2, B, T, C), draw(2, B, T, C), []
+    for which in (nullcontext, lines):
+        block = made(0.2)
+        with which():
+            ys = [block(part, MASKS["causal"]) for part in x]
+            dxs = [block.backward(part) for part in dy]
+        assert not any(part._saved for part in block.modules())
+        numbers = {**dict(zip("01", ys, strict=True)), **dict(zip("23", dxs, strict=True))}
+        found.append(numbers | {name: p.grad for name, p in block.named_parameters()})
+    check(*found)
+
+
+def test_the_threads_do_not_change_a_bit(packed: Any) -> None:
+    x, dy, before, found = draw(B, T, C), draw(B, T, C), threads(), []
+    try:
+        for count in (1, before):
+            set_threads(count, override=True)
+            found.append(outcome(made(0.3), x, dy, MASKS["causal"]))
+    finally:
+        set_threads(before, override=True)
+    for name, array in found[0].items():
+        np.testing.assert_array_equal(found[1][name], array, name)
+
+
+def with_a_replaced_norm(block: Any) -> None:
+    block.attention_norm = RMSNorm(C)
+
+
+def with_a_forward_of_its_own(block: Any) -> None:
+    own = block.feed_forward.forward
+    block.feed_forward.forward = lambda x: own(x)
+
+
+CHANGES: dict[str, Callable[[Any], object]] = {
+    "a norm": with_a_replaced_norm,
+    "a forward": with_a_forward_of_its_own,
+    "an algorithm": lambda block: setattr(block.attention, "implementation", "parallel"),
+    "a precision": lambda block: setattr(block.feed_forward.down, "precision", "float32"),
+    "a dtype": lambda block: block.to(dtype=np.float64),
+    "a mode": lambda block: block.eval(),
+    "a part's mode": lambda block: block.attention_dropout.eval(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_its_lines_run_where_a_part_is_something_else(
+    calls: list[int], packed: Any, change: Callable[[Any], object]
+) -> None:
+    block = made(0.1)
+    block(draw(B, T, C))
+    assert calls == [1]
+    change(block)
+    with use_kernels("auto"):
+        block(draw(B, T, C).astype(block.attention.in_weight.dtype))
+    assert calls == [1]
+
+
+def test_its_lines_run_where_they_are_watched_and_for_few_rows(calls: list[int], packed: Any) -> None:
+    block = made()
+    with observe(block, Observer()):
+        block(draw(B, T, C))
+    block(draw(1, 16, C))
+    with use_precision("float32"):
+        block(draw(B, T, C))
+    assert not calls
+    block(draw(1, 17, C))
+    assert calls == [1]
+
+
+def test_a_gradient_of_another_shape_is_refused(packed: Any) -> None:
+    block = made()
+    block(draw(B, T, C))
+    with pytest.raises(ShapeError, match=r"dy must have the shape of y, \(3, 13, 36\), got \(3, 13, 35\)"):
+        block.backward(draw(B, T, 35))
+
+
+# --- the kernels it is made of ---
+
+
+@pytest.mark.parametrize("p", [0.0, 0.4])
+@pytest.mark.parametrize(("rows", "columns"), [(39, 36), (200, 70), (64, 320)])
+def test_a_product_is_dropped_and_added_to_a_stream(packed: Any, rows: int, columns: int, p: float) -> None:
+    x, w, stream, bias = draw(rows, 40), draw(columns, 40), draw(rows, columns), draw(columns)
+    product, y = np.empty((2, rows, columns), np.float32)
+    _products.multiply(packed, pack_rows(x), pack_panels(w), product, bias)
+    key = RandomKey(3, DROPOUT, 7)
+    saved = DropoutSaved(p, key, product.shape)
+    _products.multiply(packed, pack_rows(x), pack_panels(w), y, bias, Onto(stream, saved if p else None))
+    np.testing.assert_allclose(y, stream + dropout_forward(product, p, key)[0], rtol=3e-7, atol=2e-6)
+
+
+@pytest.mark.parametrize("shape", [(39, 36), (64, 32), (1, 70), (333, 130)])
+def test_a_gradient_passes_dropout_while_it_is_packed(shape: tuple[int, int]) -> None:
+    dy, saved = draw(*shape), DropoutSaved(0.4, RandomKey(3, DROPOUT, 7), shape)
+    for got, expected in zip(pack_gradient(dy, saved), pack_gradient(dropout_backward(dy, saved)), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("shape", [(39, 36), (64, 32), (1, 70), (333, 130)])
+def test_a_norm_is_packed_as_it_is_computed(shape: tuple[int, int], has_bias: bool) -> None:
+    x, weight, bias = draw(*shape), draw(shape[1]), draw(shape[1]) if has_bias else None
+    rows, saved = layer_norm_packed(x, weight, bias, 1e-5)
+    expected = pack_rows(layer_norm(x, weight, bias, 1e-5))
+    apart = rows.astype(np.int64) - expected
+    assert np.abs(apart).max() <= 1, "more than a last bit"
+    assert (apart != 0).mean() < 0.01
+    np.testing.assert_allclose(saved.mean, x.mean(1), rtol=0, atol=1e-6)
