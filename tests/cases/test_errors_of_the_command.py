@@ -8,6 +8,8 @@ import pytest
 from command_helpers import TEXT, TINY
 
 from compyute_transformer import cli
+from compyute_transformer.data import CharacterTokenizer
+from compyute_transformer.models import Bert, BertConfig, ViT, ViTConfig
 
 Fails = Callable[..., str]
 
@@ -98,3 +100,36 @@ def test_heads_that_a_file_says_are_not_changed(fails: Fails, folder: Path, tmp_
     message = fails("convert", tmp_path / "owl", tmp_path / "out", "--num-heads", 4)
     assert "--num-heads is of files that do not say it" in message
     assert not (tmp_path / "out").exists()
+
+
+# --- plot and embed ---
+
+
+def test_the_losses_of_no_run_are_not_drawn(fails: Fails, folder: Path) -> None:
+    for path in (folder / "nope", folder / "owl.txt"):
+        message = fails("plot", path)
+        assert f"holds a log.jsonl, got '{path}' without one" in message
+        assert "Check the path, or start a run: compyute train" in message
+
+
+def test_what_has_no_vectors_is_not_embedded(fails: Fails, folder: Path, tmp_path: Path) -> None:
+    for path in ("owl", "nope"):
+        message = fails("embed", folder / path, folder / "owl.txt")
+        assert "give one, or make one of a run that learned hidden tokens: compyute convert RUN DIR" in message
+    vit = ViTConfig(4, 4, 1, 2, patch_size=2, embed_dim=8, num_heads=2, num_layers=1)
+    ViT(vit).save_pretrained(tmp_path / "vit")
+    assert not call("convert", folder / "owl", tmp_path / "gpt")
+    for name in ("vit", "gpt"):
+        message = fails("embed", tmp_path / name, folder / "owl.txt")
+        assert f"a Bert gives vectors of texts, got a {'ViT' if name == 'vit' else 'GPT'}" in message
+        assert "Give the directory of a BERT" in message
+
+
+def test_an_embedding_needs_texts_and_a_place(fails: Fails, folder: Path, tmp_path: Path) -> None:
+    bert = BertConfig(29, context_length=16, embed_dim=8, num_heads=2, num_layers=1)
+    Bert(bert).save_pretrained(tmp_path / "bert", tokenizer=CharacterTokenizer.train(TEXT))
+    (tmp_path / "empty.txt").write_text("\n \n")
+    assert "got none. Give a line of text" in fails("embed", tmp_path / "bert", tmp_path / "empty.txt")
+    assert "there is no nope.txt. Check the path" in fails("embed", tmp_path / "bert", "nope.txt")
+    message = fails("embed", tmp_path / "bert", folder / "owl.txt", "--out", tmp_path / "vectors" / "x.npy")
+    assert "--out names a file in a folder that exists" in message

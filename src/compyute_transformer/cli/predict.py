@@ -106,13 +106,15 @@ def lines(files: Iterable[str]) -> Iterator[str]:
     for file in files:
         if file == "-":
             if sys.stdin is None:
-                raise CorpusError("predict: the standard input is closed. Give FILES.")
+                raise CorpusError("the standard input is closed. Give FILES.")
             if sys.stdin.isatty():
                 terminal.note("Reading from the terminal, an input in each line. End with Ctrl-D.")
             text: Iterable[str] = sys.stdin
         else:
             if not Path(file).is_file():
-                raise CorpusError(f"predict: FILES are files of text, a source in each line; there is no {file}.")
+                raise CorpusError(
+                    f"FILES are files of text, an input in each line; there is no {file}. Check the path."
+                )
             text = load_corpus(Path(file)).text.split("\n")
         for line in text:
             if source := line.partition("\t")[0].strip():
