@@ -21,6 +21,7 @@ OF_LANGUAGE = ("stride", "draft")
 OF_SEARCH = ("beam", "length_penalty")
 RANDOM = ("temperature", "top_k", "top_p", "min_p", "seed")  # with one of these a translation is sampled
 STEPWISE = (*RANDOM, "repetition_penalty", "stop")  # with the last two alone it is greedy; without any, searched for
+MOST_TOKENS = 200
 FIRST = ("prompt", "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop")
 
 
@@ -33,7 +34,9 @@ class Request:
         str,
         typer.Option(help=r"Text to continue or to translate, where \n is a line end; FILE:path reads it from a file."),
     ] = ""
-    max_new_tokens: Annotated[int, typer.Option(help="Generate at most this many tokens.")] = 200
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help=f"Generate at most this many tokens. Default: {MOST_TOKENS}.")
+    ] = None
     stride: Annotated[
         int | None,
         typer.Option(
@@ -77,6 +80,18 @@ class Request:
     kernels: Kernels = "auto"
     json: Json = False
 
+    @property
+    def most_tokens(self) -> int:
+        """The number of tokens to generate at most."""
+        return MOST_TOKENS if self.max_new_tokens is None else self.max_new_tokens
+
+    @property
+    def writing(self) -> dict[str, Any]:
+        """The options that are given here and have an effect only where text is generated."""
+        given = {"max_new_tokens": self.max_new_tokens, "attention": self.attention}
+        given["no_cache"] = None if self.cache else True
+        return {name: value for name, value in given.items() if value is not None}
+
 
 @dataclass(frozen=True)
 class Job:
@@ -114,7 +129,7 @@ def generate(request: Request, **sampling: Any) -> None:
             check_search(chosen, search)
         job = Job(request, loaded, prompt)
         if request.choices is not None:
-            pick(job, {**chosen, **search})
+            pick(job, {**chosen, **search, **request.writing})
             return
         if kind == "language" and search.keys() & {*OF_SEARCH}:
             continue_by_search(job)
@@ -178,8 +193,11 @@ def pick(job: Job, given: Collection[str]) -> None:
     """Print the most probable of some continuations."""
     from ..generation import choose
 
-    if job.loaded.kind != "language" or given:
-        raise typer.BadParameter("--choices compares continuations by a language model, without options of generation.")
+    run, kind = job.request.run, job.loaded.kind
+    if kind != "language":
+        raise typer.BadParameter(f"--choices is for a model of language, and {run} learned {kind}: leave it out.")
+    for option in given:
+        raise typer.BadParameter(f"{flag(option)} has no effect with --choices, which writes no text: leave it out.")
     texts = [unescape(text) for text in (job.request.choices or "").split(",")]
     found = choose(job.loaded.model, job.loaded.tokenizer, job.loaded.encode(job.prompt) or job.prompt, texts)
     if job.request.json:
@@ -207,7 +225,7 @@ def write(job: Job, sampling: Sampling, options: "dict[str, Any]") -> None:
         loaded.tokenizer,
         loaded.encode(prompt) or prompt,
         sampling=sampling,
-        max_new_tokens=request.max_new_tokens,
+        max_new_tokens=request.most_tokens,
         cached=request.cache,
         **options,
     )
@@ -251,9 +269,9 @@ def translate_by_search(job: Job) -> None:
         loaded.model,
         loaded.tokenizer,
         [job.prompt],
-        beam_size=request.beam or 1,
+        beam_size=1 if request.beam is None else request.beam,
         length_penalty=0.6 if request.length_penalty is None else request.length_penalty,
-        max_new_tokens=request.max_new_tokens,
+        max_new_tokens=request.most_tokens,
         cached=request.cache,
     )[0]
     seconds, tokens = perf_counter() - began, len(found.log_probabilities)  # the end token counts: it was generated
@@ -281,8 +299,8 @@ def continue_by_search(job: Job) -> None:
         loaded.model,
         loaded.tokenizer,
         loaded.encode(job.prompt) or job.prompt,
-        max_new_tokens=request.max_new_tokens,
-        beam_size=request.beam or 1,
+        max_new_tokens=request.most_tokens,
+        beam_size=1 if request.beam is None else request.beam,
         length_penalty=0.6 if request.length_penalty is None else request.length_penalty,
         stop_ids=loaded.stop_ids,
     )
