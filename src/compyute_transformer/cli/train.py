@@ -167,6 +167,12 @@ def train(request: Request, **settings: Any) -> None:
 def new_run(request: Request, sources: list[str], given: dict[str, Any], start: Start | None) -> tuple[Settings, Path]:
     """Return the settings and the folder of a new run. given: settings from the command line."""
     check_choices(request)
+    if request.text and (task := given.get("task")) in OWN_DATA.values():
+        other = next(name for name, own in OWN_DATA.items() if own == task)
+        raise typer.BadParameter(
+            f"--task {task} has its own data, got {request.text[0]}: leave DATA out, or give --task {other}, which "
+            "reads them."
+        )
     if start and sources and all(source.endswith(CONVERSATIONS) for source in sources):
         given.setdefault("task", "labels" if has_labels(sources[0]) else "chat")
     preset = preset_of(request, sources, given)
