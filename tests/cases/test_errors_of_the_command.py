@@ -133,3 +133,58 @@ def test_an_embedding_needs_texts_and_a_place(fails: Fails, folder: Path, tmp_pa
     assert "there is no nope.txt. Check the path" in fails("embed", tmp_path / "bert", "nope.txt")
     message = fails("embed", tmp_path / "bert", folder / "owl.txt", "--out", tmp_path / "vectors" / "x.npy")
     assert "--out names a file in a folder that exists" in message
+
+
+# --- train, generate, and runs that are none ---
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("--architecture", "llama"),
+            "Leave it out, choose another one, or begin with a preset of llama: --preset llama",
+        ),
+        (("--task", "masked"), "must be bert, got gpt. Choose one that learns it, or begin with a preset of bert"),
+    ],
+)
+def test_an_architecture_that_the_preset_does_not_fit_names_one(
+    fails: Fails, folder: Path, tmp_path: Path, options: tuple[str, str], message: str
+) -> None:
+    assert message in fails("train", folder / "owl.txt", "--out", tmp_path / "run", *options)
+    assert not call("train", folder / "owl.txt", "--preset", message.rpartition(" ")[2], "--show")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_choice_is_one_of_several(fails: Fails, folder: Path) -> None:
+    message = fails("generate", folder / "owl", "--prompt", "The ", "--choices", "owl")
+    assert "got 1 choices behind 4 tokens. Give other choices, or a shorter prompt." in message
+
+
+def test_a_published_model_is_no_run(fails: Fails, folder: Path, tmp_path: Path) -> None:
+    assert not call("convert", folder / "owl", tmp_path / "gpt")
+    remedy = f"compyute train DATA --from {tmp_path / 'gpt'}"
+    for arguments in (
+        ("summary",),
+        ("explain", "--prompt", "The"),
+        ("predict", folder / "owl.txt"),
+        ("train", "--resume"),
+    ):
+        command, *others = arguments
+        message = (
+            fails(command, *others, tmp_path / "gpt")
+            if command == "train"
+            else fails(command, tmp_path / "gpt", *others)
+        )
+        assert f"{tmp_path / 'gpt'} holds a published model" in message
+        assert remedy in message
+
+
+def test_a_published_model_that_writes_no_text_says_what_it_does(fails: Fails, folder: Path, tmp_path: Path) -> None:
+    ViT(ViTConfig(4, 4, 1, 2, patch_size=2, embed_dim=8, num_heads=2, num_layers=1)).save_pretrained(tmp_path / "vit")
+    Bert(BertConfig(29, context_length=16, embed_dim=8, num_heads=2, num_layers=1)).save_pretrained(tmp_path / "bert")
+    assert "Use it in Python: AutoModel.from_pretrained" in fails("generate", tmp_path / "vit")
+    assert f"compyute embed {tmp_path / 'bert'}" in fails("generate", tmp_path / "bert").replace("/ ", "/")
+    for name, learned in (("vit", "images"), ("bert", "masked")):
+        message = fails("eval", tmp_path / name, folder / "owl.txt")
+        assert f"a published model that continues texts is evaluated, got one that learned {learned}" in message

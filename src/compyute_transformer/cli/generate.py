@@ -11,7 +11,7 @@ import typer
 from ..errors import CorpusError
 from ..generation.sampling import Sampling
 from . import terminal
-from .models import Draft, ModelPath, check_products, open_draft, open_model
+from .models import Draft, ModelPath, OpenedModel, check_products, open_draft, open_model
 from .options import Checkpoint, HeldWeights, Json, Kernels, OnDevice, Products, flag, unescape, with_options
 
 __all__ = ["generate"]
@@ -121,7 +121,7 @@ def generate(request: Request, **sampling: Any) -> None:
     with use_kernels(request.kernels), use_precision(request.precision):
         loaded = open_model(request.run, request.checkpoint, request.device, request.weights)
         kind = loaded.kind
-        check_kind(request.run, kind, search)
+        check_kind(request.run, loaded, search)
         if kind == "translation":
             prompt = prompt.strip()
             check_translation(prompt)
@@ -156,16 +156,17 @@ def read_prompt(prompt: str) -> str:
     return load_corpus(Path(file)).text.removesuffix("\n").removesuffix("\r")
 
 
-def check_kind(run: str, kind: str, given: Collection[str]) -> None:
-    """Refuse a run that generates no text, and options that its kind does not have."""
+def check_kind(run: str, loaded: OpenedModel, given: Collection[str]) -> None:
+    """Refuse a model that generates no text, and options that its kind does not have."""
+    kind, evaluate = loaded.kind, f"Evaluate it: compyute eval {run}"
     if kind == "masked":
-        raise typer.BadParameter(
-            f"{run} predicts hidden tokens and generates no text. Evaluate it: compyute eval {run}"
-        )
+        use = f"Embed texts with it: compyute embed {run} FILES" if loaded.step is None else evaluate
+        raise typer.BadParameter(f"{run} predicts hidden tokens and generates no text. {use}")
     if kind == "labels":
         raise typer.BadParameter(f"{run} learned labels and generates no text. Ask it: compyute predict {run} FILE")
     if kind == "images":
-        raise typer.BadParameter(f"{run} classifies images and generates no text. Evaluate it: compyute eval {run}")
+        use = "Use it in Python: AutoModel.from_pretrained" if loaded.step is None else evaluate
+        raise typer.BadParameter(f"{run} classifies images and generates no text. {use}")
     for option in given:
         if option in OF_LANGUAGE and (kind == "translation" or "beam" in given):
             what = "--beam" if "beam" in given else f"a run that learned {kind}"
