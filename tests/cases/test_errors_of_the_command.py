@@ -188,3 +188,13 @@ def test_a_published_model_that_writes_no_text_says_what_it_does(fails: Fails, f
     for name, learned in (("vit", "images"), ("bert", "masked")):
         message = fails("eval", tmp_path / name, folder / "owl.txt")
         assert f"a published model that continues texts is evaluated, got one that learned {learned}" in message
+
+
+def test_a_file_is_no_run(fails: Fails, folder: Path) -> None:
+    message = fails("train", "--resume", folder / "owl.txt")
+    assert f"there is none in {folder / 'owl.txt'}. Check the path, or start a run" in message
+
+
+def test_a_prediction_needs_an_input(fails: Fails, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("\n \n")
+    assert "got none. Give a line." in fails("predict", folder / "pairs", tmp_path / "empty.txt")

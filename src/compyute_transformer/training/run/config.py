@@ -102,7 +102,7 @@ def load_config(folder: str | Path) -> RunConfig:
         values = _verified(found)
         settings = Settings.from_dict(_renamed(values["settings"]))
         return RunConfig(**{**values, "settings": settings, "sources": tuple(values["sources"])})
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise RunError(
             f"load_config: the folder of a run holds a {CONFIG}; there is none in {folder}. "
             "Check the path, or start a run: compyute train"
