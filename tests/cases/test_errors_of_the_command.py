@@ -9,7 +9,8 @@ from command_helpers import TEXT, TINY
 
 from compyute_transformer import cli
 from compyute_transformer.data import CharacterTokenizer
-from compyute_transformer.models import Bert, BertConfig, ViT, ViTConfig
+from compyute_transformer.exchange import save_compyute
+from compyute_transformer.models import GPT, Bert, BertConfig, GPTConfig, ViT, ViTConfig
 
 Fails = Callable[..., str]
 
@@ -62,6 +63,14 @@ def test_a_run_without_lora_has_no_adapter(fails: Fails, folder: Path, tmp_path:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_run_with_lora_has_an_adapter(folder: Path, tmp_path: Path) -> None:
+    assert not call("convert", folder / "owl", tmp_path / "owl")
+    options = ["--from", tmp_path / "owl", "--lora-rank", 2, "--steps", 1, "--out", tmp_path / "run"]
+    assert not call("train", folder / "owl.txt", *options)
+    assert not call("convert", tmp_path / "run", tmp_path / "adapter", "--adapter")
+    assert (tmp_path / "adapter" / "adapter_config.json").is_file()
+
+
 @pytest.mark.parametrize("name", ["out", "out.gguf"])
 def test_a_run_that_no_other_program_has_is_not_converted(
     fails: Fails, folder: Path, tmp_path: Path, name: str
@@ -95,11 +104,17 @@ def test_a_gguf_file_needs_its_folder(fails: Fails, folder: Path, tmp_path: Path
     assert "make its folder first" in message
 
 
-def test_heads_that_a_file_says_are_not_changed(fails: Fails, folder: Path, tmp_path: Path) -> None:
+def test_heads_that_a_file_says_are_not_changed_and_others_are_asked_for(
+    fails: Fails, folder: Path, tmp_path: Path
+) -> None:
     assert not call("convert", folder / "owl", tmp_path / "owl")
     message = fails("convert", tmp_path / "owl", tmp_path / "out", "--num-heads", 4)
     assert "--num-heads is of files that do not say it" in message
     assert not (tmp_path / "out").exists()
+    save_compyute(GPT(GPTConfig(29, context_length=8, embed_dim=12, num_heads=3, num_layers=1)), tmp_path / "gpt.cp")
+    message = fails("generate", tmp_path / "gpt.cp")
+    assert "make a directory of it, which says so: compyute convert FILE DIR --num-heads N" in message
+    assert not call("convert", tmp_path / "gpt.cp", tmp_path / "three", "--num-heads", 3)
 
 
 # --- plot and embed ---
