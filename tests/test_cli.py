@@ -805,6 +805,8 @@ def test_a_translation_needs_something_to_translate(run: Run, translator: Path) 
         (["--task", "images"], "the task images needs DATA; --task digits has its own"),
         (["--preset", "translation"], "the task translation needs DATA; --task dates has its own"),
         (["--task", "digits", "--corpus", "builtin"], "--corpus names a text, which --task digits does not read"),
+        (["mine.txt", "--task", "dates"], "has its own data, got mine.txt: leave DATA out, or give --task translation"),
+        (["mine.txt", "--task", "digits"], "has its own data, got mine.txt: leave DATA out, or give --task images"),
         (["--preset", "dates", "--corpus", "builtin", "--show"], "--corpus names a text, which --task dates does not"),
     ],
 )

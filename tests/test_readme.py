@@ -1,5 +1,6 @@
-"""The code and the commands of the README run as they stand."""
+"""The code and the commands of the README run as they stand, and its figures are those of the committed results."""
 
+import csv
 import re
 import shlex
 from pathlib import Path
@@ -9,7 +10,8 @@ import pytest
 from compyute_transformer import cli
 from compyute_transformer.data.text import corpus
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALL = ["--steps", "2", "--batch-size", "2", "--validation-fraction", "0.01", "--sample-tokens", "4"]
 
 
@@ -62,3 +64,20 @@ def test_first_command_is_what_the_tests_install() -> None:
     first, test = blocks("sh")[:2]
     assert first == "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/compyute train\n"
     assert test == "scripts/test\n"
+
+
+def test_the_rates_of_generation_are_those_that_were_measured() -> None:
+    with open(ROOT / "benchmarks" / "results" / "amd-epyc-zen-4" / "generate.csv", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if (row["what"], row["unit"]) == ("decode", "tokens/s")]
+    found = re.search(r"writes (\d+) tokens a second instead of (\d+) .*\(Zen 4, ([\d-]+)\)", README)
+    assert found
+    assert {"int8": found[1], "float32": found[2]}.items() <= {
+        row["mode"]: f"{float(row['value']):.0f}"
+        for row in rows
+        if (row["provider"], row["date"]) == ("compyute", found[3]) and ", B 1, " in row["shape"]
+    }.items()
+    page = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8").partition(f"Zen 4 (AVX-512; {found[3]})")[2]
+    for mode in ("float32", "bfloat16", "int8"):
+        rates = [f"{float(row['value']):.1f}" for row in rows if (row["mode"], row["date"]) == (mode, found[3])]
+        cells = re.findall(rf"\| {mode} \| ([\d.]+) \| [\d.]+ \| ([\d.]*)", page)[0]
+        assert list(filter(None, cells)) == rates

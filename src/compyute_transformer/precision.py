@@ -25,7 +25,7 @@ writes bfloat16 from float32, within `rounded_results`. The gradients of weights
 dtypes side by side then, see `mixes`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, get_args
@@ -60,10 +60,11 @@ def precision() -> Precision:
     return _precision.get()
 
 
-def check_precision(name: str, chosen: Any) -> None:
-    """Raise ConfigError unless there is such a precision."""
+def check_precision(name: str, chosen: Any, also: Sequence[str | None] = ()) -> None:
+    """Raise ConfigError unless there is such a precision. also: what is accepted besides, for the message."""
     if chosen not in get_args(Precision):
-        raise ConfigError(f"{name}: a precision is one of {', '.join(get_args(Precision))}, got {chosen!r}.")
+        known = ", ".join(map(str, (*get_args(Precision), *also)))
+        raise ConfigError(f"{name}: a precision is one of {known}, got {chosen!r}.")
 
 
 @contextmanager

@@ -134,3 +134,26 @@ def test_what_goes_wrong_is_one_message(
     assert left == code
     assert re.search(message, " ".join(re.sub(r"[│╭╮╰╯─]", " ", err).split()))
     assert out == ""
+
+
+def test_what_cannot_be_written_or_has_no_effect_is_refused_before_anything_is_timed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for option in ("--csv", "--plot"):
+        code, out, err = run(
+            capsys,
+            "step",
+            "--preset",
+            "nano",
+            *TINY,
+            "--rounds",
+            1,
+            "--no-memory",
+            option,
+            tmp_path / "nowhere" / "file.png",
+        )
+        assert (code, out) == (2, "")
+        assert "make its folder first" in " ".join(err.replace("│", " ").split())
+    code, out, err = run(capsys, "step", "--preset", "vit", "--vocab-size", 5)
+    assert (code, out) == (1, "")
+    assert "vit reads images and has no vocabulary, got vocab_size 5. Leave it out." in err

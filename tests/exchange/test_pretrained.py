@@ -583,6 +583,13 @@ def test_a_model_without_a_family_and_a_class_of_another_are_refused(tmp_path: P
         GPT.from_pretrained(tmp_path)
 
 
+def test_an_unknown_dtype_leaves_no_folder(tmp_path: Path) -> None:
+    model = GPT(GPTConfig(5, context_length=4, embed_dim=8, num_heads=2, num_layers=1))
+    with pytest.raises(DataError, match="dtype is one of float64, float32, float16, bfloat16, got 'q8_0'"):
+        model.save_pretrained(tmp_path / "model", dtype="q8_0")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_without_a_config_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds config\.json; that of .* cannot be read"):
         AutoModel.from_pretrained(tmp_path / "none")

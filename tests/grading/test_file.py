@@ -156,8 +156,8 @@ def test_one_op_of_several_is_graded(run: Run, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_graded_is_refused(run: Run, tmp_path: Path) -> None:
-    assert "FILE is a Python file, got" in plain(run("grade", tmp_path).err)
-    assert "FILE is a Python file, got" in plain(run("grade", tmp_path / "none.py").err)
+    assert "which is a folder. Give a file in it." in plain(run("grade", tmp_path).err)
+    assert "which is missing. Check the path." in plain(run("grade", tmp_path / "none.py").err)
     path = written(tmp_path, RIGHT)
     assert "an op is one of linear, relu" in plain(run("grade", path, "--op", "softmaks").err)
     for seconds in (0.0, float("nan"), float("inf")):

@@ -177,6 +177,10 @@ def workload(size: str, overrides: Mapping[str, object] | None = None, vocab_siz
         raise ConfigError(f"bench: a preset must be one of {', '.join(STEP_SIZES)}, got {size!r}.")
     preset, changes = STEP_SIZES[size]
     settings = Settings.resolve(preset, overrides={**changes, **(overrides or {})})
+    if vocab_size is not None and settings.data.kind == "images":
+        raise ConfigError(
+            f"bench: {size} reads images and has no vocabulary, got vocab_size {vocab_size}. Leave it out."
+        )
     data = DATA.get(size, {"vocab_size": CHARACTERS}) | ({} if vocab_size is None else {"vocab_size": vocab_size})
     return Workload(settings.model.config(data), settings.training)
 

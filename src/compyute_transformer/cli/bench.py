@@ -146,6 +146,14 @@ class Output:
     plot: Annotated[Path | None, written("Draw a chart into this PNG file.", "--plot")] = None
     json: Annotated[bool, written("Print JSON on the standard output, for programs.", "--json")] = False
 
+    def __post_init__(self) -> None:
+        """Refuse a file that cannot be written, before minutes of measurement."""
+        for path in (self.csv, self.plot):
+            if path is not None and (path.is_dir() or not path.parent.is_dir()):
+                raise typer.BadParameter(
+                    f"--csv and --plot name a file in a folder that exists, got {str(path)!r}: make its folder first."
+                )
+
 
 @bench.command()
 @with_options()

@@ -41,12 +41,15 @@ def embed(
 
         from .. import _io
         from ..dispatch import use_kernels
-        from ..exchange import Pretrained, is_pretrained, model_path
+        from ..errors import CorpusError
+        from ..exchange import Pretrained
         from .predict import lines
 
-    if not is_pretrained(model_path(model)):
-        raise typer.BadParameter(f"{model} is no directory with the config.json of a published model.")
-    texts = list(lines(files or ["-"]))
+    check_paths(model, out)
+    if not (texts := list(lines(files or ["-"]))):
+        raise CorpusError(
+            "embed: there is a text to embed in each line that is not blank, got none. Give a line of text."
+        )
     opened = Pretrained(model)
     with use_kernels(kernels):
         opened.model.to(device)
@@ -64,3 +67,18 @@ def embed(
 
     _io.replace_file(out, write)
     terminal.show(f"{out}: {len(texts)} vectors of {vectors.shape[1]} numbers\n")
+
+
+def check_paths(model: str, out: Path | None) -> None:
+    """Refuse a path that is no published model, and a file that cannot be written."""
+    from ..exchange import is_pretrained, model_path
+
+    if not is_pretrained(model_path(model)):
+        raise typer.BadParameter(
+            f"MODEL is a directory with the config.json of a published BERT, and {model} is none: give one, or make "
+            "one of a run that learned hidden tokens: compyute convert RUN DIR"
+        )
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise typer.BadParameter(
+            f"--out names a file in a folder that exists, got {str(out)!r}: make its folder first."
+        )

@@ -119,7 +119,12 @@ def evaluate_pretrained(path: str, data: list[str], stride: int | None, opened: 
     from ..generation import evaluate_ids
     from ..training.reporting.reporters import describe_metrics
 
-    if opened.kind != "language" or not data:
+    if opened.kind != "language":
+        raise typer.BadParameter(
+            f"a published model that continues texts is evaluated, got one that learned {opened.kind}: evaluate the "
+            "run that it was converted from, or give another model."
+        )
+    if not data:
         raise typer.BadParameter("a published language model is evaluated on texts: compyute eval MODEL FILE")
     began, ids = perf_counter(), opened.encode(load_corpus(data).text)
     metrics = evaluate_ids(opened.model, opened.tokenizer, ids, stride=stride)

@@ -11,7 +11,7 @@ import typer
 from ..errors import CorpusError
 from ..generation.sampling import Sampling
 from . import terminal
-from .models import Draft, ModelPath, check_products, open_draft, open_model
+from .models import Draft, ModelPath, OpenedModel, check_products, open_draft, open_model
 from .options import Checkpoint, HeldWeights, Json, Kernels, OnDevice, Products, flag, unescape, with_options
 
 __all__ = ["generate"]
@@ -21,6 +21,7 @@ OF_LANGUAGE = ("stride", "draft")
 OF_SEARCH = ("beam", "length_penalty")
 RANDOM = ("temperature", "top_k", "top_p", "min_p", "seed")  # with one of these a translation is sampled
 STEPWISE = (*RANDOM, "repetition_penalty", "stop")  # with the last two alone it is greedy; without any, searched for
+MOST_TOKENS = 200
 FIRST = ("prompt", "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop")
 
 
@@ -33,7 +34,9 @@ class Request:
         str,
         typer.Option(help=r"Text to continue or to translate, where \n is a line end; FILE:path reads it from a file."),
     ] = ""
-    max_new_tokens: Annotated[int, typer.Option(help="Generate at most this many tokens.")] = 200
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help=f"Generate at most this many tokens. Default: {MOST_TOKENS}.")
+    ] = None
     stride: Annotated[
         int | None,
         typer.Option(
@@ -77,6 +80,18 @@ class Request:
     kernels: Kernels = "auto"
     json: Json = False
 
+    @property
+    def most_tokens(self) -> int:
+        """The number of tokens to generate at most."""
+        return MOST_TOKENS if self.max_new_tokens is None else self.max_new_tokens
+
+    @property
+    def writing(self) -> dict[str, Any]:
+        """The options that are given here and have an effect only where text is generated."""
+        given = {"max_new_tokens": self.max_new_tokens, "attention": self.attention}
+        given["no_cache"] = None if self.cache else True
+        return {name: value for name, value in given.items() if value is not None}
+
 
 @dataclass(frozen=True)
 class Job:
@@ -106,7 +121,7 @@ def generate(request: Request, **sampling: Any) -> None:
     with use_kernels(request.kernels), use_precision(request.precision):
         loaded = open_model(request.run, request.checkpoint, request.device, request.weights)
         kind = loaded.kind
-        check_kind(request.run, kind, search)
+        check_kind(request.run, loaded, search)
         if kind == "translation":
             prompt = prompt.strip()
             check_translation(prompt)
@@ -114,7 +129,7 @@ def generate(request: Request, **sampling: Any) -> None:
             check_search(chosen, search)
         job = Job(request, loaded, prompt)
         if request.choices is not None:
-            pick(job, {**chosen, **search})
+            pick(job, {**chosen, **search, **request.writing})
             return
         if kind == "language" and search.keys() & {*OF_SEARCH}:
             continue_by_search(job)
@@ -141,16 +156,17 @@ def read_prompt(prompt: str) -> str:
     return load_corpus(Path(file)).text.removesuffix("\n").removesuffix("\r")
 
 
-def check_kind(run: str, kind: str, given: Collection[str]) -> None:
-    """Refuse a run that generates no text, and options that its kind does not have."""
+def check_kind(run: str, loaded: OpenedModel, given: Collection[str]) -> None:
+    """Refuse a model that generates no text, and options that its kind does not have."""
+    kind, evaluate = loaded.kind, f"Evaluate it: compyute eval {run}"
     if kind == "masked":
-        raise typer.BadParameter(
-            f"{run} predicts hidden tokens and generates no text. Evaluate it: compyute eval {run}"
-        )
+        use = f"Embed texts with it: compyute embed {run} FILES" if loaded.step is None else evaluate
+        raise typer.BadParameter(f"{run} predicts hidden tokens and generates no text. {use}")
     if kind == "labels":
         raise typer.BadParameter(f"{run} learned labels and generates no text. Ask it: compyute predict {run} FILE")
     if kind == "images":
-        raise typer.BadParameter(f"{run} classifies images and generates no text. Evaluate it: compyute eval {run}")
+        use = "Use it in Python: AutoModel.from_pretrained" if loaded.step is None else evaluate
+        raise typer.BadParameter(f"{run} classifies images and generates no text. {use}")
     for option in given:
         if option in OF_LANGUAGE and (kind == "translation" or "beam" in given):
             what = "--beam" if "beam" in given else f"a run that learned {kind}"
@@ -178,8 +194,11 @@ def pick(job: Job, given: Collection[str]) -> None:
     """Print the most probable of some continuations."""
     from ..generation import choose
 
-    if job.loaded.kind != "language" or given:
-        raise typer.BadParameter("--choices compares continuations by a language model, without options of generation.")
+    run, kind = job.request.run, job.loaded.kind
+    if kind != "language":
+        raise typer.BadParameter(f"--choices is for a model of language, and {run} learned {kind}: leave it out.")
+    for option in given:
+        raise typer.BadParameter(f"{flag(option)} has no effect with --choices, which writes no text: leave it out.")
     texts = [unescape(text) for text in (job.request.choices or "").split(",")]
     found = choose(job.loaded.model, job.loaded.tokenizer, job.loaded.encode(job.prompt) or job.prompt, texts)
     if job.request.json:
@@ -207,7 +226,7 @@ def write(job: Job, sampling: Sampling, options: "dict[str, Any]") -> None:
         loaded.tokenizer,
         loaded.encode(prompt) or prompt,
         sampling=sampling,
-        max_new_tokens=request.max_new_tokens,
+        max_new_tokens=request.most_tokens,
         cached=request.cache,
         **options,
     )
@@ -251,9 +270,9 @@ def translate_by_search(job: Job) -> None:
         loaded.model,
         loaded.tokenizer,
         [job.prompt],
-        beam_size=request.beam or 1,
+        beam_size=1 if request.beam is None else request.beam,
         length_penalty=0.6 if request.length_penalty is None else request.length_penalty,
-        max_new_tokens=request.max_new_tokens,
+        max_new_tokens=request.most_tokens,
         cached=request.cache,
     )[0]
     seconds, tokens = perf_counter() - began, len(found.log_probabilities)  # the end token counts: it was generated
@@ -281,8 +300,8 @@ def continue_by_search(job: Job) -> None:
         loaded.model,
         loaded.tokenizer,
         loaded.encode(job.prompt) or job.prompt,
-        max_new_tokens=request.max_new_tokens,
-        beam_size=request.beam or 1,
+        max_new_tokens=request.most_tokens,
+        beam_size=1 if request.beam is None else request.beam,
         length_penalty=0.6 if request.length_penalty is None else request.length_penalty,
         stop_ids=loaded.stop_ids,
     )

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import CorpusError
 from . import terminal
 from .options import Checkpoint, Kernels, OnDevice
 
@@ -54,8 +55,11 @@ def predict(
         else:
             refuse_beam(beam, run)
             found = of_directory(run, lines(files or ["-"]), device)
-        for number, prediction in enumerate(found):
-            show(prediction, json, header=number == 0)
+        number = 0
+        for number, prediction in enumerate(found, 1):
+            show(prediction, json, header=number == 1)
+    if not number:
+        raise CorpusError("predict: there is an input in each line that is not blank, got none. Give a line.")
 
 
 def of_run(folder: str, files: "list[str]", checkpoint: Any, device: Any, beam: int) -> Iterator[Any]:
@@ -101,18 +105,19 @@ def of_directory(folder: str, texts: Iterable[str], device: Any) -> Iterator[Any
 def lines(files: Iterable[str]) -> Iterator[str]:
     """Yield the lines of text files that are not blank, up to a tab; - is the standard input."""
     from ..data import load_corpus
-    from ..errors import CorpusError
 
     for file in files:
         if file == "-":
             if sys.stdin is None:
-                raise CorpusError("predict: the standard input is closed. Give FILES.")
+                raise CorpusError("the standard input is closed. Give FILES.")
             if sys.stdin.isatty():
                 terminal.note("Reading from the terminal, an input in each line. End with Ctrl-D.")
             text: Iterable[str] = sys.stdin
         else:
             if not Path(file).is_file():
-                raise CorpusError(f"predict: FILES are files of text, a source in each line; there is no {file}.")
+                raise CorpusError(
+                    f"FILES are files of text, an input in each line; there is no {file}. Check the path."
+                )
             text = load_corpus(Path(file)).text.split("\n")
         for line in text:
             if source := line.partition("\t")[0].strip():

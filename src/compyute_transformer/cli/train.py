@@ -98,7 +98,7 @@ class Request:
     show: Annotated[bool, run("Print the settings as TOML and exit without training.", "--show")] = False
     list_presets: Annotated[bool, run("List the presets and exit.", "--list-presets")] = False
     name: Annotated[str | None, run("Name of the run's folder below --runs: --runs A --name B is --out A/B.")] = None
-    runs: Annotated[Path, run("Folder that holds the runs without --out.", metavar="DIR")] = Path("runs")
+    runs: Annotated[Path | None, run("Folder that holds the runs without --out. Default: runs.", metavar="DIR")] = None
     corpus: Annotated[
         NamedCorpus | None,
         data(
@@ -167,6 +167,12 @@ def train(request: Request, **settings: Any) -> None:
 def new_run(request: Request, sources: list[str], given: dict[str, Any], start: Start | None) -> tuple[Settings, Path]:
     """Return the settings and the folder of a new run. given: settings from the command line."""
     check_choices(request)
+    if request.text and (task := given.get("task")) in OWN_DATA.values():
+        other = next(name for name, own in OWN_DATA.items() if own == task)
+        raise typer.BadParameter(
+            f"--task {task} has its own data, got {request.text[0]}: leave DATA out, or give --task {other}, which "
+            "reads them."
+        )
     if start and sources and all(source.endswith(CONVERSATIONS) for source in sources):
         given.setdefault("task", "labels" if has_labels(sources[0]) else "chat")
     preset = preset_of(request, sources, given)
@@ -188,13 +194,14 @@ def folder_of_run(request: Request, preset: str) -> Path:
     """Return the folder of a new run."""
     if request.out is not None:
         return request.out
-    return request.runs / (request.name or unused_name(request.runs, name_for(request.text or (), preset)).name)
+    runs = Path("runs") if request.runs is None else request.runs
+    return runs / (request.name or unused_name(runs, name_for(request.text or (), preset)).name)
 
 
 def resumed_run(request: Request, run: Path, sources: list[str], given: dict[str, Any]) -> tuple[Settings, Path]:
     """Return the settings and the folder of a run that goes on; refuse what the run itself decides."""
-    of_run = (request.include, request.preset, request.config, request.out is not None, request.name is not None)
-    if sources or any(of_run) or request.from_ is not None:
+    places = (request.out, request.name, request.runs, request.from_)
+    if sources or request.include or request.preset or request.config or any(each is not None for each in places):
         raise typer.BadParameter("--resume takes data, model, preset, config and folder from the run: leave them out.")
     return load_config(run).settings.with_overrides(given), run
 
@@ -222,8 +229,11 @@ def check_choices(request: Request) -> None:
     name = request.name
     if request.corpus and request.text:
         raise typer.BadParameter("a run is trained on DATA or on --corpus, not on both: leave one of them out.")
-    if request.out is not None and name is not None:
-        raise typer.BadParameter("--out is the whole folder of a run, which --name would name too: leave one out.")
+    for option in ("name", "runs"):
+        if request.out is not None and getattr(request, option) is not None:
+            raise typer.BadParameter(
+                f"--out is the whole folder of a run, which --{option} would name too: leave one out."
+            )
     if name is not None and (name in ("", "..") or name != Path(name).name or "\\" in name):
         raise typer.BadParameter(f"--name must be the name of one folder, such as my-run, got {name!r}.")
 

@@ -24,7 +24,7 @@ from ..errors import DataError
 from ..nn.quantize import quantize_weights
 from ..ops.quantized import Weights
 from .chat import ChatTemplate
-from .embed import embed_ids, pooling_of
+from .embed import check_embeds, embed_ids, pooling_of
 from .generation import GenerationDefaults, generation_defaults
 from .gguf import read_gguf, tokenizer_of
 from .gguf_write import save_gguf
@@ -192,6 +192,7 @@ class Pretrained:
         Raises:
             ConfigError: the model is no Bert. DataError: a way of pooling that is not known.
         """
+        check_embeds(self.model)
         modules = self._json("modules.json", list)
         pooling = pooling_of(modules, self._json("1_Pooling/config.json"))
         most = self._json("sentence_bert_config.json").get("max_seq_length")

@@ -42,7 +42,10 @@ def to_hugging_face(config: Any) -> Fields:
 def _refuse(config: Any, theirs: str, faults: Mapping[str, bool]) -> None:
     if wrong := [name for name, present in faults.items() if present]:
         came = ", ".join(f"{name} {getattr(config, name)!r}" for name in wrong)
-        raise ConfigError(f"save_pretrained: {theirs} of Transformers cannot express {came}.")
+        raise ConfigError(
+            f"save_pretrained: {theirs} of Transformers cannot express {came}. "
+            "Train a model without, or save this one with model.save(path)."
+        )
 
 
 def _theirs(activation: str) -> str:

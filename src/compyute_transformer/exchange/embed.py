@@ -12,7 +12,7 @@ from ..arrays import Array, to_device, to_numpy
 from ..errors import ConfigError, DataError
 from ..nn.module import evaluating
 
-__all__ = ["Pooling", "embed_ids", "pooling_of"]
+__all__ = ["Pooling", "check_embeds", "embed_ids", "pooling_of"]
 
 BATCH = 32
 PADDING = 0  # any id: nothing attends to it
@@ -54,8 +54,7 @@ def embed_ids(model: Any, texts: Sequence[Sequence[int]], pooling: Pooling | Non
     Raises:
         ConfigError: another model. RangeError: a text longer than context_length.
     """
-    if not hasattr(model, "encode"):
-        raise ConfigError(f"embed_ids: a Bert gives vectors of texts, got a {type(model).__name__}.")
+    check_embeds(model)
     pooling = pooling or Pooling()
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     vectors: Array = np.zeros((len(texts), model.config.embed_dim), model.flat.data.dtype)
@@ -69,6 +68,15 @@ def embed_ids(model: Any, texts: Sequence[Sequence[int]], pooling: Pooling | Non
             hidden = model.encode(to_device(ids, model.device), to_device(lengths, model.device))
         vectors[rows] = pooled(to_numpy(hidden), lengths, pooling)
     return vectors
+
+
+def check_embeds(model: Any) -> None:
+    """Raise ConfigError unless a model gives vectors of texts."""
+    if not hasattr(model, "encode"):
+        raise ConfigError(
+            f"embed_ids: a Bert gives vectors of texts, got a {type(model).__name__}. "
+            "Give the directory of a BERT, such as all-MiniLM-L6-v2."
+        )
 
 
 def pooled(hidden: Array, lengths: Array, pooling: Pooling) -> Array:

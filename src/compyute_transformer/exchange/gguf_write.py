@@ -73,7 +73,7 @@ def _metadata(config: Any) -> dict[str, Any]:
     if name not in ("llama", "qwen2", "qwen3"):
         raise ConfigError(
             f"save_gguf: a GGUF file holds a Llama, Qwen 2 or Qwen 3 here, got {type(config).__name__}. "
-            "Train with --architecture llama, or write a directory: compyute convert IN DIR."
+            "Train with --preset llama, or write a directory: compyute convert IN DIR."
         )
     faults = {
         "rope_scaling": config.rope_scaling != "none",
@@ -83,7 +83,10 @@ def _metadata(config: Any) -> dict[str, Any]:
         "attn_out_bias": config.attn_out_bias,
     }
     if wrong := [f"{field} {getattr(config, field)!r}" for field, present in faults.items() if present]:
-        raise ConfigError(f"save_gguf: a GGUF file cannot express {', '.join(wrong)} here.")
+        raise ConfigError(
+            f"save_gguf: a GGUF file cannot express {', '.join(wrong)} here. "
+            "Write a directory: compyute convert IN DIR."
+        )
     entries = {
         "context_length": values["max_position_embeddings"],
         "embedding_length": values["hidden_size"],
@@ -200,7 +203,8 @@ def _tokenizer(tokenizer: Any) -> dict[str, Any]:
     if rule is None:
         raise DataError(
             f"save_gguf: a tokenizer in a GGUF file has the byte pairs of the kinds {', '.join(CUTS)}, got another. "
-            "Train with --tokenizer bpe, or leave it out of save_gguf and keep tokenizer.json beside the file."
+            "Train with --tokenizer bpe, write a directory (compyute convert IN DIR), or leave it out of save_gguf and "
+            "keep tokenizer.json beside the file."
         )
     special = {token["content"]: token["special"] for token in state["added_tokens"]}
     by_id = {i: token for token, i in tokenizer._tokenizer.get_vocab(with_added_tokens=True).items()}

@@ -217,7 +217,6 @@ def save_adapter(model: Any, folder: str | Path, *, base: str = "", dtype: str =
         tensors[f"{PREFIX}{place.theirs}.lora_B.weight"] = to_numpy(module.b.data)
     folder = Path(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         write_tensors(folder, dict(sorted(tensors.items())), dtype, whole=WEIGHTS)
         _io.replace_text(folder / CONFIG, json.dumps(values, indent=2, sort_keys=True) + "\n")
     except OSError as error:

@@ -361,7 +361,6 @@ def write_directory(
     """Write config.json, the tensors, and tokenizer.json if one is given. Raises DataError."""
     folder = Path(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         write_tensors(folder, dict(sorted(tensors.items(), key=file_order)), dtype, shard_bytes)
         _io.replace_text(folder / CONFIG, json.dumps(values, indent=2, sort_keys=True) + "\n")
         if tokenizer is not None:

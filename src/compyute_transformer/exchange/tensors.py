@@ -243,13 +243,13 @@ def write_tensors(
     shard_bytes: int = 50_000_000_000,
     whole: str = WHOLE,
 ) -> None:
-    """Write model.safetensors into a folder, or shards of at most `shard_bytes` and their index.
+    """Write model.safetensors into a folder, which is made, or shards of at most `shard_bytes` and their index.
 
     dtype: "float64", "float32", "float16" or "bfloat16". whole: another name of the one file. Without one, the files of
     an earlier model that would be read in place of these, or beside them, are deleted once these are there.
 
     Raises:
-        DataError: an unknown dtype. OSError: the files cannot be written.
+        DataError: an unknown dtype, before there is a folder. OSError: the files cannot be written.
     """
     if dtype not in WRITTEN:
         raise DataError(f"write_tensors: dtype is one of {', '.join(WRITTEN)}, got {dtype!r}.")
@@ -267,6 +267,7 @@ def write_tensors(
         shards[-1].append(name)
         filled += size
     folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     count = len(shards)
     files = [whole] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
     for file, names in zip(files, shards, strict=True):

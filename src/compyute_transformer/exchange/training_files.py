@@ -135,7 +135,10 @@ def _compyute(path: Path, arrays: Mapping[str, Array], options: Any) -> tuple[GP
     if missing := [name for name in needed if len(shapes.get(name, ())) != 2]:
         raise DataError(f"from_pretrained: {path} has no {', '.join(missing)}, which a GPT of Compyute has.")
     if "num_heads" not in options:
-        raise ConfigError(f"from_pretrained: {path} does not say how many heads there are. Give num_heads=...")
+        raise ConfigError(
+            f"from_pretrained: {path} does not say how many heads there are. Give num_heads=..., or "
+            "make a directory of it, which says so: compyute convert FILE DIR --num-heads N"
+        )
     head = arrays.get("head.w")
     fields = {
         "vocab_size": shapes["token_emb.w"][0],

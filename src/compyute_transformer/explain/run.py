@@ -102,6 +102,9 @@ def _curve(folder: Path) -> dict[str, list[list[float]]]:
 def _inputs(folder: Path, loaded: Any, request: Request) -> tuple[tuple[Any, ...], np.ndarray, Any]:
     """Return the inputs of the model, the targets, and a function of a trace that returns its words."""
     kind = loaded.settings.data.kind
+    given, what = ("prompt", "text") if kind == "images" else ("image", "images")
+    if getattr(request, given):
+        raise RunError(f"explain: --{given} is for a run that learned {what}, got one of {kind}. Leave it out.")
     if kind == "images":
         return _image(folder, loaded, request)
     if kind == "masked":

@@ -114,7 +114,8 @@ def choose(
     if len(after) < 2 or not before or not all(after) or len(before) + max(map(len, after)) > L + 1:
         raise RangeError(
             "choose: at least two choices, each with at least one token, that fit behind the prompt into the context of"
-            f" {L} tokens, got {len(after)} choices behind {len(before)} tokens."
+            f" {L} tokens, got {len(after)} choices behind {len(before)} tokens. "
+            "Give other choices, or a shorter prompt."
         )
     sums = [float(log_likelihoods(model, [*before, *ids], L, L)[-len(ids) :].sum()) for ids in after]
     shares = np.exp(np.array(sums) - max(sums))

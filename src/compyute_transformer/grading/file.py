@@ -45,7 +45,8 @@ def grade_file(path: Path, ops: tuple[str, ...] = (), seconds: float = SECONDS) 
         InputError: no such file, an op that is no exercise, or a time that is not positive.
     """
     if not path.is_file():
-        raise InputError(f"grade: FILE is a Python file, got {str(path)!r}, which is none.")
+        came = "which is a folder. Give a file in it" if path.is_dir() else "which is missing. Check the path"
+        raise InputError(f"grade: FILE is a Python file, got {str(path)!r}, {came}.")
     for op in ops:
         if op not in EXERCISES:
             raise InputError(f"grade: an op is one of {', '.join(EXERCISES)}, got {op!r}.")

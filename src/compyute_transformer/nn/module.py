@@ -376,7 +376,7 @@ class Module(CheckedArguments):
         if precision == "auto":
             precision = fastest_precision(self.device)
         if precision is not None:
-            check_precision(f"{type(self).__name__}.precision", precision)
+            check_precision(f"{type(self).__name__}.precision", precision, ("auto", None))
         for module in self.modules():
             module._precision = precision
 

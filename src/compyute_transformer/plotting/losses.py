@@ -79,7 +79,10 @@ def _names(runs: tuple[Run, ...]) -> list[str]:
 def _read_log(folder: Path) -> list[dict[str, Any]]:
     path = folder / "log.jsonl"
     if not path.is_file():
-        raise RunError(f"plot_loss: the folder of a run holds a log.jsonl, got {str(folder)!r} without one.")
+        raise RunError(
+            f"plot_loss: the folder of a run holds a log.jsonl, got {str(folder)!r} without one. "
+            "Check the path, or start a run: compyute train"
+        )
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     records = []
     for number, line in enumerate(lines, start=1):
@@ -88,7 +91,9 @@ def _read_log(folder: Path) -> list[dict[str, Any]]:
         except ValueError:
             if number == len(lines):  # a line that is being written
                 continue
-            raise RunError(f"plot_loss: each line of {path} is a JSON object, got another in line {number}.") from None
+            raise RunError(
+                f"plot_loss: each line of {path} is a JSON object, got another in line {number}. Delete it."
+            ) from None
         if isinstance(found, dict):
             records.append(found)
     return records

@@ -7,7 +7,7 @@ from typing import IO
 from ..arrays import Device, gpu_fault
 from ..errors import BackendError, ConfigError
 from ..training.run.checkpoint import Which
-from .plan import Outcome, carry_out, choose, everything
+from .plan import Outcome, carry_out, choose, everything, spelled
 from .result import Task
 from .runs import is_run, tasks_of_run
 from .table import TableReport, to_json
@@ -39,6 +39,11 @@ def verify(
     if seed < 0:
         raise ConfigError(f"verify: a seed is not negative, got {seed}.")
     if device == "cuda":
+        if other := [method for method in methods if spelled(method) not in GPU_METHODS]:
+            raise ConfigError(
+                f"verify: on 'cuda' a method is one of {', '.join(GPU_METHODS)}, got {', '.join(other)}. Leave out "
+                "--method or --device."
+            )
         if fault := gpu_fault():
             raise BackendError(f"verify: nothing can be verified on 'cuda'. {fault}.")
         methods = methods or GPU_METHODS
@@ -61,6 +66,11 @@ def plan(what: Sequence[str], methods: Sequence[str], seed: int, which: Which) -
     """Return the tasks that are asked for."""
     runs = [text for text in what if is_run(text)]
     if not runs:
+        if which != "best":
+            raise ConfigError(
+                f"verify: --checkpoint chooses between those of a run, got {which} and no run. Leave it out, or give "
+                "the folder of a run."
+            )
         return choose(everything(seed), what, methods)
     if len(what) > 1:
         raise ConfigError(f"verify: a run is verified on its own, without filters, got {', '.join(what)}.")

@@ -101,7 +101,7 @@ def test_a_run_learns_the_answers_and_is_resumed(base: Path, tmp_path: Path) -> 
     ("line", "message"),
     [
         ("[1]", 'line 2 of .* has no list "messages"'),
-        ("{", "line 2 of .*"),
+        ("{", "line 2 of .* is no JSON: Expecting"),
         ('{"messages": [{"role": "bot", "content": "x"}]}', '"role" is none of system, user'),
         ('{"messages": [{"role": "assistant", "content": 1}]}', '"content" is no text'),
         ('{"messages": [{"role": "user", "content": "x"}]}', "has no answer"),

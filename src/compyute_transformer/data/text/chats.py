@@ -91,9 +91,10 @@ def _chat(line: str, file: str, number: int) -> Chat:
         if not any(message["role"] == ANSWER for message in messages):
             raise ValueError(f'has no answer, a message of the role "{ANSWER}"')
     except (ValueError, RecursionError) as error:
+        is_json = not isinstance(error, json.JSONDecodeError | RecursionError)
         raise CorpusError(
             f'load_chats: a line is a conversation, {{"messages": [{{"role": "user", "content": "..."}}, ...]}}, but '
-            f"line {number} of {file} {error}. Correct the line, or delete it."
+            f"line {number} of {file} {'' if is_json else 'is no JSON: '}{error}. Correct the line, or delete it."
         ) from error
     return Chat(tuple(messages), file, number)
 

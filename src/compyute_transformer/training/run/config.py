@@ -93,10 +93,16 @@ def load_config(folder: str | Path) -> RunConfig:
     """Read a run's config.json. Raises RunError if it is missing, damaged or changed."""
     path = Path(folder) / CONFIG
     try:
-        values = _verified(_io.read_json(path, CONFIG_BYTES))
+        found = _io.read_json(path, CONFIG_BYTES)
+        if isinstance(found, dict) and "model_type" in found:
+            raise RunError(
+                f"load_config: the folder of a run is asked for, and {folder} holds a published model. Make a run of "
+                f"it: compyute train DATA --from {folder}"
+            )
+        values = _verified(found)
         settings = Settings.from_dict(_renamed(values["settings"]))
         return RunConfig(**{**values, "settings": settings, "sources": tuple(values["sources"])})
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise RunError(
             f"load_config: the folder of a run holds a {CONFIG}; there is none in {folder}. "
             "Check the path, or start a run: compyute train"

@@ -3,7 +3,7 @@
 A preset has the sections of `Settings`: data, model, training. A setting that it leaves out keeps its default.
 """
 
-__all__ = ["DEFAULT_PRESET", "DESCRIPTIONS", "PRESETS", "Preset"]
+__all__ = ["DEFAULT_PRESET", "DESCRIPTIONS", "PRESETS", "Preset", "begin_with"]
 
 Preset = dict[str, dict[str, object]]
 
@@ -336,3 +336,9 @@ DESCRIPTIONS = {
     "digits": "scanned digits, a small vision transformer",
     "images": "your images by class, a small vision transformer",
 }
+
+
+def begin_with(architecture: str) -> str:
+    """Return the remedy for settings that do not fit an architecture: a preset that has it, if there is one."""
+    names = [name for name, preset in PRESETS.items() if preset["model"].get("architecture", "gpt") == architecture]
+    return f", or begin with a preset of {architecture}: --preset {names[0]}" if names else "."

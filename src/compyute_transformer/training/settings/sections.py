@@ -19,6 +19,7 @@ from ...ops.attention import HIGHEST_CAP, LOWEST_CAP
 from ...optim.schedule import Decay, Schedule
 from ...precision import Precision
 from .choices import check_ranges, require, setting
+from .presets import begin_with
 
 __all__ = ["DataSettings", "ModelSettings", "TrainingSettings"]
 
@@ -202,7 +203,8 @@ class ModelSettings:
         if foreign:
             raise ConfigError(
                 f"Settings: the architecture {self.architecture} has no {' and no '.join(foreign)}, got "
-                f"{', '.join(f'{name} {given[name]}' for name in foreign)}. Leave it out, or choose another one."
+                f"{', '.join(f'{name} {given[name]}' for name in foreign)}. Leave it out, choose another one"
+                + begin_with(self.architecture)
             )
         config: Any = MODELS[self.architecture].config(
             **{name: value for name, value in given.items() if name in known}, **shape

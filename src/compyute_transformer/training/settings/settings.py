@@ -13,7 +13,7 @@ from typing import Any, Self, TypeAlias, get_type_hints
 from ...errors import ConfigError
 from ...models.registry import MODELS
 from .choices import as_toml, did_you_mean, read_toml, require, typed
-from .presets import PRESETS
+from .presets import PRESETS, begin_with
 from .sections import DataSettings, ModelSettings, TrainingSettings
 
 __all__ = ["DataSettings", "ModelSettings", "Settings", "TrainingSettings"]
@@ -33,12 +33,11 @@ class Settings:
         architecture = self.model.architecture
         kinds = ("language", "masked") if self.data.kind == "labels" else (self.data.kind,)
         learners = [record.name for record in MODELS.values() if record.task in kinds]
-        require(
-            architecture in learners,
-            "architecture",
-            f'for the task "{self.data.task}" must be {" or ".join(learners)}',
-            architecture,
-        )
+        if architecture not in learners:
+            raise ConfigError(
+                f'Settings: architecture for the task "{self.data.task}" must be {" or ".join(learners)}, got '
+                f"{architecture}. Choose one that learns it" + begin_with(learners[0])
+            )
         require(
             self.training.patience is None or self.data.validation_fraction > 0,
             "patience",
