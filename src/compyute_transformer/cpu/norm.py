@@ -91,7 +91,8 @@ def _forward_packed(x, weight, bias, has_bias, eps, rows, mean, rstd):
     rows_at, line = rows.ctypes.data, 2 * depth
     for strip in prange((N + SQUARE - 1) // SQUARE):
         own, edge = np.empty((AT_ONCE, C), np.float32), np.empty((2, SQUARE), np.float32)
-        for first in range(SQUARE * strip, min(N, SQUARE * (strip + 1)), AT_ONCE):
+        for part in range(SQUARE // AT_ONCE):
+            first = min(N, SQUARE * strip + AT_ONCE * part)
             last = min(N, first + AT_ONCE)
             normed = own[: last - first]
             norm_rows(x[first:last], weight, bias, has_bias, eps, normed, mean[first:last], rstd[first:last])
