@@ -33,7 +33,7 @@ __all__ = ["Code", "Target", "find_targets", "is_validation", "planted", "poison
 PACKAGE = "compyute_transformer"
 PACKAGES = ("ops", "nn", "models")  # each file of them
 MORE = ("optim.adamw",)
-LEFT_OUT = ("ops._checks", "ops.block", "nn.stack", "nn.fused")
+LEFT_OUT = ("ops._checks", "ops.block", "nn.stack", "nn.fused", "nn.fused_block")
 METHODS = ("forward", "backward", "forward_with_weights", "decode", "embed", "unembed", "accumulate")
 FUNCTIONS = ("_forward", "_backward", "adamw_update")  # ends of names
 
