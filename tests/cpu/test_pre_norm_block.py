@@ -39,7 +39,7 @@ def made(dropout: float = 0.0, bias: bool = True, kv_heads: int = 4, activation:
     attention = MultiHeadAttention(C, 4, kv_heads, bias=bias, dropout=dropout)
     feed_forward = FeedForward(C, 70, bias=bias, activation=activation)
     norms = (LayerNorm(C, bias=bias), LayerNorm(C, 1e-3, bias=bias))
-    block = PreNormBlock(norms[0], attention, Dropout(dropout), norms[1], feed_forward, Dropout(dropout))
+    block = PreNormBlock(norms[0], attention, Dropout(dropout), norms[1], feed_forward, Dropout(dropout / 2))
     rng = np.random.default_rng(1)
     for parameter in block.parameters():
         parameter.data = (0.3 * rng.standard_normal(parameter.data.shape)).astype(np.float32)

@@ -45,7 +45,7 @@ Dropouts = tuple[DropoutSaved | None, DropoutSaved | None]
 class AttendedSaved(NamedTuple):
     """norm, attention: what they saved. normed: rows of A. in_weight, out_weight: as given.
 
-    has_bias: of the two projections. dropout: of the output. kernel: of the products.
+    dropout: of the output. kernel: of the products.
     """
 
     norm: LayerNormSaved
@@ -53,7 +53,6 @@ class AttendedSaved(NamedTuple):
     in_weight: Array
     out_weight: Array
     attention: FusedAttentionSaved
-    has_bias: tuple[bool, bool]
     dropout: DropoutSaved | None
     kernel: Kernel
 
@@ -112,14 +111,14 @@ def _attend(
     stream = empty(x.shape)
     onto = Onto(rows, dropout)
     multiply(kernel, pack_rows(merged), pack_panels(w.out_weight), stream.reshape(-1, C), w.out_bias, onto)
-    has_bias = w.in_bias is not None, w.out_bias is not None
-    return stream, AttendedSaved(norm, normed, w.in_weight, w.out_weight, attention, has_bias, dropout, kernel)
+    return stream, AttendedSaved(norm, normed, w.in_weight, w.out_weight, attention, dropout, kernel)
 
 
 def block_backward(dy: Array, saved: list[Any], needs: Sequence[bool]) -> tuple[Array, list[Array | None]]:
     """Return the gradient of x, and those of the weights in the order of `each_weight`; None where none is needed.
 
-    saved: what the forward returned, which is emptied, so that its memory serves what follows.
+    saved: what the forward returned, which is emptied, so that its memory serves what follows. needs: of which weights;
+    of none that is not there.
     """
     x = saved[0].norm.x
     shape = (*saved[0].attention.y.shape[::2], x.shape[1])
@@ -142,7 +141,7 @@ def _fed_backward(dy: Array, saved: FedSaved, needs: Sequence[bool]) -> tuple[Ar
 
 
 def _attended_backward(dy: Array, saved: AttendedSaved, needs: Sequence[bool]) -> tuple[Array, list[Array | None]]:
-    norm, normed, in_weight, out_weight, attention, has_bias, dropout, kernel = saved
+    norm, normed, in_weight, out_weight, attention, dropout, kernel = saved
     (B, T, C), D, W = dy.shape, attention.y.shape[3], len(in_weight)
     rows, turned, sums = pack_gradient(dy.reshape(-1, C), dropout)
     dmerged = empty((B, T, out_weight.shape[1]))
@@ -151,7 +150,7 @@ def _attended_backward(dy: Array, saved: AttendedSaved, needs: Sequence[bool]) -
     if needs[4]:
         merged = np.ascontiguousarray(merge_heads(attention.y)).reshape(B * T, -1)
         dout_weight = gradient_of_weight(kernel, turned, pack_panels(merged, turned=True), out_weight)
-    if needs[5] and has_bias[1]:
+    if needs[5]:
         dout_bias = sum_of_partials(sums)
     parts = fused_attention_backward(split_heads(dmerged, D), attention)
     dqkv = side_by_side(*parts)
@@ -162,7 +161,7 @@ def _attended_backward(dy: Array, saved: AttendedSaved, needs: Sequence[bool]) -
     multiply(kernel, rows, pack_panels(in_weight, turned=True), dnormed)
     if needs[2]:
         din_weight = gradient_of_weight(kernel, turned, panels_of_rows(normed, C), in_weight)
-    if needs[3] and has_bias[0]:
+    if needs[3]:
         din_bias = sum_of_partials(sums)
     dx, *of_norm = layer_norm_backward_onto(dy.reshape(-1, C), dnormed, norm, *needs[:2])
     return dx.reshape(dy.shape), [*of_norm, din_weight, din_bias, dout_weight, dout_bias]
