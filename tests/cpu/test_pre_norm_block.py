@@ -225,6 +225,24 @@ def test_a_gradient_of_another_shape_is_refused(packed: Any) -> None:
         block.backward(draw(B, T, 35))
 
 
+@pytest.mark.parametrize(
+    ("part", "name", "shape"),
+    [
+        ("attention_norm", "bias", (C + 1,)),
+        ("attention", "in_weight", (3 * C - 1, C)),
+        ("attention", "in_bias", (3 * C + 4,)),
+        ("attention", "out_bias", (1,)),
+        ("feed_forward_norm", "weight", (C + 4,)),
+    ],
+)
+def test_a_weight_of_another_shape_is_refused(packed: Any, part: str, name: str, shape: tuple[int, ...]) -> None:
+    block = made()
+    block(draw(B, T, C))
+    getattr(getattr(block, part), name).data = draw(*shape)
+    with use_kernels("auto"), pytest.raises(ShapeError):
+        block(draw(B, T, C))
+
+
 # --- the kernels it is made of ---
 
 
