@@ -250,7 +250,8 @@ class _Announcement(event.Listener):  # type: ignore[misc]
         if not self.said and event.data["dispatcher"].py_func.__module__.startswith(__package__):
             self.said = True
             logging.getLogger("compyute_transformer").warning(
-                "Compiling kernels for this machine, once: some 20 seconds. The next start loads them from disk."
+                "Compiling kernels that this machine has not run before: up to 20 seconds. The next start loads them "
+                "from disk."
             )
 
     def on_end(self, event: Any) -> None:
