@@ -69,12 +69,13 @@ def test_first_command_is_what_the_tests_install() -> None:
 def test_the_rates_of_generation_are_those_that_were_measured() -> None:
     with open(ROOT / "benchmarks" / "results" / "amd-epyc-zen-4" / "generate.csv", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if (row["what"], row["unit"]) == ("decode", "tokens/s")]
+    rows = [row for row in rows if row["shape"].startswith("64 tokens read, 64 written, B 1, C 768,")]
     found = re.search(r"writes (\d+) tokens a second instead of (\d+) .*\(Zen 4, ([\d-]+)\)", README)
     assert found
     assert {"int8": found[1], "float32": found[2]}.items() <= {
         row["mode"]: f"{float(row['value']):.0f}"
         for row in rows
-        if (row["provider"], row["date"]) == ("compyute", found[3]) and ", B 1, " in row["shape"]
+        if (row["provider"], row["date"]) == ("compyute", found[3])
     }.items()
     page = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8").partition(f"Zen 4 (AVX-512; {found[3]})")[2]
     for mode in ("float32", "bfloat16", "int8"):
