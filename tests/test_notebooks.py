@@ -82,7 +82,9 @@ def test_it_runs_from_top_to_bottom(path: Path, tmp_path: Path, monkeypatch: pyt
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     for cell in code:
         complaints = [output.text for output in cell.outputs if output.get("name") == "stderr"]
-        complaints = [text for text in complaints if not text.startswith("Compiling kernels that this machine has not run before")]
+        complaints = [
+            text for text in complaints if not text.startswith("Compiling kernels that this machine has not run before")
+        ]
         assert not complaints, f"{path.name} writes to stderr: {''.join(complaints)}"
         drawn = sum("image/png" in output.get("data", {}) for output in cell.outputs)
         wanted = sum(cell.source.count(call) for call in ("plt.show()", "display(figure)"))

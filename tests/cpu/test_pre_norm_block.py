@@ -9,11 +9,11 @@ import pytest
 
 from compyute_transformer import use_kernels
 from compyute_transformer.arrays import Array
-from compyute_transformer.cpu import _products, pre_norm_block
+from compyute_transformer.cpu import _kernel, _products, pre_norm_block
 from compyute_transformer.cpu._packing import pack_gradient, pack_panels, pack_rows
 from compyute_transformer.cpu._products import Onto
 from compyute_transformer.cpu.norm import layer_norm_packed
-from compyute_transformer.errors import ShapeError
+from compyute_transformer.errors import BackwardError, DtypeError, RangeError, ShapeError
 from compyute_transformer.nn import Dropout, FeedForward, LayerNorm, MultiHeadAttention, PreNormBlock, RMSNorm
 from compyute_transformer.nn import block as block_module
 from compyute_transformer.nn.dropout import share_generator
@@ -34,12 +34,14 @@ def draw(*shape: int) -> Array:
     return RNG.standard_normal(shape, dtype=np.float32)
 
 
-def made(dropout: float = 0.0, bias: bool = True, kv_heads: int = 4, activation: Any = "gelu_tanh") -> PreNormBlock:
+def made(
+    dropout: float = 0.0, bias: bool = True, kv_heads: int = 4, activation: Any = "gelu_tanh", kind: Any = PreNormBlock
+) -> PreNormBlock:
     """Return a block with all numbers drawn at random, the same at each call."""
     attention = MultiHeadAttention(C, 4, kv_heads, bias=bias, dropout=dropout)
     feed_forward = FeedForward(C, 70, bias=bias, activation=activation)
     norms = (LayerNorm(C, bias=bias), LayerNorm(C, 1e-3, bias=bias))
-    block = PreNormBlock(norms[0], attention, Dropout(dropout), norms[1], feed_forward, Dropout(dropout / 2))
+    block: PreNormBlock = kind(norms[0], attention, Dropout(dropout), norms[1], feed_forward, Dropout(dropout / 2))
     rng = np.random.default_rng(1)
     for parameter in block.parameters():
         parameter.data = (0.3 * rng.standard_normal(parameter.data.shape)).astype(np.float32)
@@ -161,16 +163,126 @@ def test_the_last_forward_is_the_first_to_be_taken_back(packed: Any) -> None:
     check(*found)
 
 
-def test_the_threads_do_not_change_a_bit(packed: Any) -> None:
-    x, dy, before, found = draw(B, T, C), draw(B, T, C), threads(), []
+def test_the_threads_do_not_change_a_bit(packed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_kernel, "WORTH_THREADS", 0)  # so that two threads share tasks as small as these
+    x, dy, before, found = draw(25, T, C), draw(25, T, C), threads(), []
     try:
-        for count in (1, before):
+        for count in (1, 2):
             set_threads(count, override=True)
-            found.append(outcome(made(0.3), x, dy, MASKS["causal"]))
+            found.append(outcome(made(0.3), x, dy, Mask(causal=True)))
+            assert _kernel.num_threads() == count
     finally:
         set_threads(before, override=True)
     for name, array in found[0].items():
         np.testing.assert_array_equal(found[1][name], array, name)
+
+
+def test_the_last_forward_is_taken_back_first_whichever_way_it_ran(packed: Any) -> None:
+    x, dy, found = draw(2, B, T, C), draw(2, B, T, C), []
+    for is_mixed in (True, False):
+        block, dxs = made(), []
+        for order in ((0, 1), (1, 0)):
+            for index in order:  # 1: by the lines
+                with lines() if index or not is_mixed else nullcontext():
+                    block(x[index], MASKS["causal"])
+            dxs += [block.backward(dy[index]) for index in reversed(order)]
+        found.append({**dict(zip("0123", dxs, strict=True)), **{name: p.grad for name, p in block.named_parameters()}})
+    check(*found)
+
+
+def test_heads_of_width_one_with_keys_of_one_head(packed: Any, calls: list[int]) -> None:
+    x, dy, found = draw(1, 17, C), draw(1, 17, C), []
+    for which in (nullcontext, lines):
+        block = made()
+        block.attention = MultiHeadAttention(C, 2, 1, head_dim=1)
+        rng = np.random.default_rng(3)
+        for parameter in block.attention.parameters():
+            parameter.data = rng.standard_normal(parameter.data.shape, dtype=np.float32)
+        with which(), use_kernels("auto"):  # attention itself has no kernel for these
+            found.append(outcome(block, x, dy, MASKS["causal"]))
+    assert calls == [1]
+    check(*found)
+
+
+class WithOwnBackward(PreNormBlock):
+    """A block whose forward is inherited, and whose backward needs what its lines save."""
+
+    def backward(self, dx: Array) -> Array:
+        """Return the gradient of the stream, by lines of its own."""
+        dbranch = self.feed_forward.backward(self.feed_forward_dropout.backward(dx))
+        dx = dx + self.feed_forward_norm.backward(dbranch)
+        dbranch, _ = self.attention.backward(self.attention_dropout.backward(dx))
+        return dx + self.attention_norm.backward(dbranch)
+
+
+def test_a_subclass_with_a_backward_of_its_own_runs_its_lines(packed: Any, calls: list[int]) -> None:
+    x, dy = draw(B, T, C), draw(B, T, C)
+    got = outcome(made(kind=WithOwnBackward), x, dy, MASKS["causal"])
+    assert not calls
+    check(got, outcome(made(), x, dy, MASKS["causal"]))
+
+
+class Twice(FeedForward):
+    """A network whose forward is inherited, and whose backward needs what its lines save."""
+
+    def backward(self, dy: Array) -> Array:
+        """Return the gradient of a network without its activation."""
+        return self.up.backward(self.down.backward(dy))
+
+
+def test_a_network_with_a_backward_of_its_own_runs_its_lines(packed: Any) -> None:
+    network = Twice(C, 40)
+    network(draw(B, T, C))
+    assert network.backward(draw(B, T, C)).shape == (B, T, C)
+
+
+def test_recompute_that_is_set_too_late_is_said(packed: Any) -> None:
+    block = made()
+    block(draw(B, T, C))
+    block.recompute = True
+    with pytest.raises(BackwardError, match="recompute was set after the forward whose backward this is"):
+        block.backward(draw(B, T, C))
+
+
+WRONG: dict[str, tuple[Callable[[Any], object], Any, Any]] = {
+    "p": (lambda block: setattr(block.attention_dropout, "p", 2.0), None, RangeError),
+    "p of weights": (lambda block: setattr(block.attention, "dropout", -1), None, RangeError),
+    "eps": (lambda block: setattr(block.feed_forward_norm, "eps", float("nan")), None, RangeError),
+    "heads": (lambda block: setattr(block.attention, "num_heads", 0), None, RangeError),
+    "x": (lambda block: None, [[[1.0] * C] * T] * B, DtypeError),
+    "a mask": (lambda block: None, Mask(key_lengths=np.array([1, 2, 99])), RangeError),
+}
+
+
+@pytest.mark.parametrize(("change", "given", "error"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_is_said_by_the_lines_which_draw_what_they_draw(
+    packed: Any, calls: list[int], change: Callable[[Any], object], given: Any, error: Any
+) -> None:
+    multiply_a_little = pack_rows(draw(32, 32)), pack_panels(draw(32, 32))
+    _products.multiply(packed, *multiply_a_little, np.empty((32, 32), np.float32))  # which the fixture expects
+    offsets = []
+    for which in (nullcontext, lines):
+        block = made(0.1)
+        change(block)
+        x, mask = (given, Mask()) if isinstance(given, list) else (draw(B, T, C), given or Mask())
+        with which(), use_kernels("auto"), pytest.raises(error):
+            block(x, mask)
+        offsets.append(block.attention_dropout.generator.offset)
+    assert not calls
+    assert offsets[0] == offsets[1]
+
+
+@pytest.mark.parametrize("kind", ["block", "network"])
+@pytest.mark.parametrize(
+    "dy",
+    [np.zeros((B, T, C)), np.zeros((B, T, C), np.complex64), np.zeros((B, T, C), np.int32), [1.0], None],
+    ids=["float64", "complex64", "int32", "list", "None"],
+)
+def test_a_gradient_of_another_dtype_is_refused(packed: Any, kind: str, dy: Any) -> None:
+    module: Any = made() if kind == "block" else FeedForward(C, 40)
+    module(draw(B, T, C))
+    with pytest.raises(DtypeError):
+        module.backward(dy)
 
 
 def with_a_replaced_norm(block: Any) -> None:
@@ -221,7 +333,7 @@ def test_its_lines_run_where_they_are_watched_and_for_few_rows(calls: list[int],
 def test_a_gradient_of_another_shape_is_refused(packed: Any) -> None:
     block = made()
     block(draw(B, T, C))
-    with pytest.raises(ShapeError, match=r"dy must have the shape of y, \(3, 13, 36\), got \(3, 13, 35\)"):
+    with pytest.raises(ShapeError, match=r"dy must have shape \(3, 13, 36\), the shape of y, got \(3, 13, 35\)"):
         block.backward(draw(B, T, 35))
 
 
@@ -275,3 +387,4 @@ def test_a_norm_is_packed_as_it_is_computed(shape: tuple[int, int], has_bias: bo
     assert np.abs(apart).max() <= 1, "more than a last bit"
     assert (apart != 0).mean() < 0.01
     np.testing.assert_allclose(saved.mean, x.mean(1), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(saved.rstd, (x.var(1) + 1e-5) ** -0.5, rtol=1e-5)

@@ -12,6 +12,7 @@ Optimization history:
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numba import carray, prange
@@ -32,7 +33,7 @@ from .linear import FEW_ROWS, columns_of
 from .norm import norm_rows
 from .quantized import FLOAT32, ROUNDED, addresses_of, any_columns, is_held
 
-__all__ = ["add_product", "as_multiplied", "as_rounded", "blocks_step_kernel", "remember"]
+__all__ = ["add_product", "as_multiplied", "as_rounded", "belong_together", "blocks_step_kernel", "remember"]
 
 ZERO = np.float32(0.0)
 MATRICES = (2, 4, 8, 10)  # among the arrays of a block: those that may be quantized
@@ -162,6 +163,18 @@ def _noted(weights: Sequence[BlockWeights], most: int) -> tuple[Array, ...]:
     return places, scales, eps, zeros
 
 
+def belong_together(
+    x: Array, weights: Sequence[Any], keys: Sequence[Array], values: Sequence[Array], num_heads: int
+) -> bool:
+    """Return whether keys and values are of as many blocks and heads as the weights, and of the batch of x.
+
+    A cache that a caller holds may be of another batch or model. What is strided is asked of each of them apart.
+    """
+    (B, T, _), (of_batch, K, S, D) = x.shape, keys[0].shape
+    rows = (num_heads + 2 * K) * D
+    return of_batch == B and S >= T and len(keys) == len(values) == len(weights) and len(weights[0].in_weight) == rows
+
+
 def _supports(
     x: Array,
     weights: Sequence[BlockWeights],
@@ -177,6 +190,8 @@ def _supports(
         return False
     (B, T, C), k, F = x.shape, keys[0], len(weights[0].up_weight)
     if not is_strided(k) or B * T > FEW_ROWS:
+        return False
+    if not belong_together(x, weights, keys, values, num_heads):
         return False
     K, _, D = k.shape[1:]
     for array in (*keys, *values):

@@ -26,6 +26,7 @@ from numba import prange
 
 from ..arrays import Array
 from ..errors import ShapeError
+from ..ops._checks import check_gradient
 from ..ops.activation import Activation
 from ..ops.dropout import DropoutSaved
 from ..ops.quantized import is_quantized
@@ -149,7 +150,7 @@ def _pack_hidden_gradient(number, layout_at, dy, down, start, slopes, rows, turn
 
 def supports(x: Array, up: Array, down: Array, activation: Activation) -> bool:
     """Return whether the products are computed by a kernel of `_products`."""
-    if precision() != "bfloat16" or is_quantized(up) or is_quantized(down):
+    if precision() != "bfloat16" or type(x) is not np.ndarray or is_quantized(up) or is_quantized(down):
         return False
     if not (is_float32(x) and is_ready(up, down) and x.size > 0 and up.size > 0 and down.size > 0 and x.ndim > 0):
         return False
@@ -210,12 +211,8 @@ def feed_forward_backward(
     dropout: of y, of which dy is the gradient.
     """
     shape, x, up, down, slopes, activated, has_bias, kernel = saved
-    if dy.shape != (*shape[:-1], len(down)):
-        raise ShapeError(
-            f"feed_forward: dy must have the shape of y, {(*shape[:-1], len(down))}, got {dy.shape}. "
-            "Give the gradient of what the forward returned."
-        )
-    dy_rows, turned, sums = pack_gradient(np.ascontiguousarray(dy, np.float32).reshape(-1, len(down)), dropout)
+    check_gradient("feed_forward", dy, up, (*shape[:-1], len(down)))
+    dy_rows, turned, sums = pack_gradient(np.ascontiguousarray(dy).reshape(-1, len(down)), dropout)
     ddown = gradient_of_weight(kernel, turned, panels_of_rows(activated, len(up)), down) if needs[2] else None
     ddown_bias = sum_of_partials(sums) if needs[3] and has_bias[1] else None
     rows, turned = gradient_operands(*slopes.shape)

@@ -24,7 +24,7 @@ from ._kernel import compile_parallel, compile_part, is_float32, is_ready, num_t
 from ._tiles import few_task
 from .activation import GATE_CODES, gated_part
 from .attention import arguments, is_strided, supports_mask
-from .block import add_product, as_multiplied, as_rounded, remember
+from .block import add_product, as_multiplied, as_rounded, belong_together, remember
 from .linear import FEW_ROWS, columns_of
 from .norm import rms_rows
 from .quantized import addresses_of, any_columns, is_held
@@ -133,6 +133,8 @@ def _supports(
         return False
     (B, T, C), k, F, (cos, sin) = x.shape, keys[0], len(weights[0].up_weight), tables
     if not is_strided(k) or B * T > FEW_ROWS or not is_ready(cos, sin):
+        return False
+    if not belong_together(x, weights, keys, values, num_heads):
         return False
     K, _, D = k.shape[1:]
     if cos.ndim != 2 or cos.shape != sin.shape or len(cos) != T or not 1 <= 2 * cos.shape[1] <= D:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arrays import Array
-from ..errors import ShapeError
+from ..ops._checks import check_gradient
 from ..ops.activation import Activation
 from ..ops.attention import FusedAttentionSaved, fused_attention_backward, fused_attention_forward
 from ..ops.block import BlockWeights, each_shape, each_weight
@@ -122,12 +122,8 @@ def block_backward(dy: Array, saved: list[Any], needs: Sequence[bool]) -> tuple[
     """
     x = saved[0].norm.x
     shape = (*saved[0].attention.y.shape[::2], x.shape[1])
-    if dy.shape != shape:
-        raise ShapeError(
-            f"PreNormBlock: dy must have the shape of y, {shape}, got {dy.shape}. "
-            "Give the gradient of what the forward returned."
-        )
-    dy = np.ascontiguousarray(dy, np.float32)
+    check_gradient("PreNormBlock", dy, x, shape)
+    dy = np.ascontiguousarray(dy)
     dstream, fed = _fed_backward(dy, saved.pop(), needs[6:])
     dx, attended = _attended_backward(dstream, saved.pop(), needs[:6])
     return dx, attended + fed
@@ -155,7 +151,7 @@ def _attended_backward(dy: Array, saved: AttendedSaved, needs: Sequence[bool]) -
     parts = fused_attention_backward(split_heads(dmerged, D), attention)
     dqkv = side_by_side(*parts)
     if dqkv is None:
-        dqkv = np.concatenate([merge_heads(part) for part in parts], axis=-1)
+        dqkv = np.ascontiguousarray(np.concatenate([merge_heads(part) for part in parts], axis=-1))
     rows, turned, sums = pack_gradient(dqkv.reshape(-1, W))
     dnormed = empty((B * T, C))
     multiply(kernel, rows, pack_panels(in_weight, turned=True), dnormed)

@@ -226,6 +226,11 @@ def mask_padding(mask: Mask, padding: Array | None, end: int) -> Mask:
 
 def block_caches(cache: "ModelCache | None", blocks: ModuleList) -> Iterable[Any]:
     """Return the part of a cache that belongs to each block; None for each without a cache."""
+    if cache is not None and len(cache.blocks) != len(blocks):
+        raise ShapeError(
+            f"KeyValueCache: a cache has a part for each of the {len(blocks)} blocks, got one of {len(cache.blocks)}. "
+            "Make a cache for this model: KeyValueCache(model, batch_size)."
+        )
     return repeat(None, len(blocks)) if cache is None else cache.blocks
 
 

@@ -21,7 +21,15 @@ from .linear import Linear
 from .module import Module
 from .parameter import is_trained
 
-__all__ = ["added", "backward_at_once", "forward_at_once", "fused_kernels", "normalized", "or_at_once"]
+__all__ = [
+    "added",
+    "backward_at_once",
+    "forward_at_once",
+    "fused_kernels",
+    "has_backward_of_forward",
+    "normalized",
+    "or_at_once",
+]
 
 LARGE = 1 << 18  # numbers, whose addition all threads of a CPU may be worth
 
@@ -69,13 +77,20 @@ def or_at_once(at_once: Callable[..., Array | None]) -> Callable[[Any], Any]:
     return decorate
 
 
+def has_backward_of_forward(module: Any) -> bool:
+    """Return whether one class defines forward and backward: a backward of a subclass's own needs what lines save."""
+    kinds = type(module).__mro__
+    forward, backward = (next(kind for kind in kinds if name in vars(kind)) for name in ("forward", "backward"))
+    return forward is backward
+
+
 def fused_kernels(module: Any, x: Array) -> Any:
     """Return the kernels that compute a feed-forward network at once, forward and backward, where they can; or None.
 
     They leave out `up` and `down`, so these must be plain linear layers that nobody observes.
     """
     parts, device = (module.up, module.down), device_of(x)
-    if not module.training or is_intercepted():
+    if not module.training or is_intercepted() or not has_backward_of_forward(module):
         return None
     if device == "cpu" and precision() != "bfloat16":
         return None

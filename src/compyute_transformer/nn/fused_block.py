@@ -3,22 +3,27 @@
 The lines run where a part of the block is none of ours, is replaced or observed, or has a precision of its own.
 """
 
-from typing import Any
+from math import inf
+from typing import Any, NamedTuple
 
-from ..arrays import Array, device_of
+import numpy as np
+
+from ..arrays import Array
 from ..dispatch import is_intercepted, kernels_of
+from ..errors import InputError
+from ..ops._checks import check_number, check_probability
 from ..ops.activation import gelu_forward
 from ..ops.attention import Mask, fused_attention_forward
 from ..ops.block import BlockWeights, NormWeights
 from ..ops.dropout import DropoutSaved, dropout_forward
 from ..ops.linear import linear_forward
-from ..ops.multi_head import MultiHeadOptions
+from ..ops.multi_head import MultiHeadOptions, check_multi_head
 from ..ops.norm import layer_norm_forward
 from ..precision import precision
 from .attention import MultiHeadAttention
 from .dropout import Dropout
 from .feed_forward import FeedForward
-from .fused import Fused
+from .fused import Fused, has_backward_of_forward
 from .linear import Linear
 from .module import Module
 from .norm import LayerNorm
@@ -71,20 +76,49 @@ def _parameters_of_block(block: Any) -> tuple[Parameter | None, ...]:
 
 def block_forward_at_once(block: Any, x: Array, mask: Any, cache: Any) -> Array | None:
     """Return the stream after a `PreNormBlock`, and save what its backward needs; None where its lines run."""
-    if precision() != "bfloat16" or cache is not None or device_of(x) != "cpu" or not _is_plain(block, mask):
+    if precision() != "bfloat16" or cache is not None or type(x) is not np.ndarray or not _is_plain(block, mask):
         return None
     attention, activation = block.attention, block.feed_forward.activation
     kernels, weights = kernels_of("cpu", "pre_norm_block"), weights_of_block(block)
-    heads = MultiHeadOptions(attention.num_heads, attention.num_kv_heads)
-    if not kernels.supports(x, weights, heads, activation):
+    heads = MultiHeadOptions(attention.num_heads, attention.num_kv_heads, mask)
+    if not (_is_valid(block, x, weights, heads) and kernels.supports(x, weights, heads, activation)):
         return None
     # keys are drawn in the order of the lines
     options = attention._options(mask)
     dropouts = tuple(_dropout(part, x) for part in (block.attention_dropout, block.feed_forward_dropout))
     y: Array
     y, saved = kernels.block_forward(x, weights, options, activation, dropouts)
-    block.save_for_backward(Fused(kernels, saved))
+    block.save_for_backward(Fused(kernels, Saved(_count_saved(block), saved)))
     return y
+
+
+class Saved(NamedTuple):
+    """forwards_of_lines: what forwards that ran the lines had saved before. own: what the kernels saved."""
+
+    forwards_of_lines: int
+    own: Any
+
+
+def _count_saved(block: Any) -> int:
+    """Return how many times a part of a block has saved something for a backward that is due."""
+    return sum(len(part._saved) for part in _parts(block))
+
+
+def _parts(block: Any) -> tuple[Module, ...]:
+    return (*(getattr(block, name) for name in PARTS), block.feed_forward.up, block.feed_forward.down)
+
+
+def _is_valid(block: Any, x: Array, weights: BlockWeights, heads: MultiHeadOptions) -> bool:
+    """Return whether the lines, which say what is wrong, would raise nothing."""
+    try:
+        check_multi_head(x, None, *weights[1:5], heads)
+        for probability in (block.attention.dropout, block.attention_dropout.p, block.feed_forward_dropout.p):
+            check_probability("dropout", probability)
+        for norm in (weights.attention_norm, weights.feed_forward_norm):
+            check_number("layer_norm", "eps", norm.eps, 0.0, inf)
+    except InputError:
+        return False
+    return True
 
 
 def _dropout(part: Dropout, x: Array) -> DropoutSaved | None:
@@ -95,9 +129,13 @@ def _is_plain(block: Any, mask: Any) -> bool:
     """Return whether a block is made of the library's own parts, in training, and nobody watches what they do."""
     if is_intercepted() or not isinstance(mask, Mask) or any(op.runs("cpu") != "cpu" for op in OPS):
         return False
+    if not has_backward_of_forward(block):
+        return False
     if any(type(getattr(block, name)) is not kind for name, kind in PARTS.items()):
         return False
-    attention, linears = block.attention, (block.feed_forward.up, block.feed_forward.down)
+    if type(block.feed_forward.up) is not Linear or type(block.feed_forward.down) is not Linear:
+        return False
+    attention = block.attention
     if attention.implementation not in ("auto", "fused") or attention.prepares_heads:
         return False
     chosen = (None, precision())
@@ -107,15 +145,17 @@ def _is_plain(block: Any, mask: Any) -> bool:
         and part._precision in chosen
         and "forward" not in part.__dict__
         and "backward" not in part.__dict__
-        for part in (block, *block._modules.values(), *linears)
-    ) and all(type(linear) is Linear for linear in linears)
+        for part in (block, *_parts(block))
+    )
 
 
 def block_backward_at_once(block: Any, dy: Array) -> Array | None:
     """Return the gradient of the stream before a block, and add to those of its parameters; None after its lines."""
     if not block._saved or not isinstance(block._saved[-1], Fused):
         return None
-    kernels, saved = block.pop_saved()
+    if block._saved[-1].saved.forwards_of_lines != _count_saved(block):
+        return None  # the last forward ran its lines
+    kernels, (_, saved) = block.pop_saved()
     parameters = _parameters_of_block(block)
     dx: Array
     dx, gradients = kernels.block_backward(dy, saved, tuple(map(is_trained, parameters)))

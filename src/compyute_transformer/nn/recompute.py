@@ -8,13 +8,22 @@ The second forward draws the same random numbers, so the gradients have the same
 Source: Chen et al. 2016, "Training deep nets with sublinear memory cost"; PyTorch calls it checkpointing.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..errors import ConfigError
-from ..precision import precision, use_precision
+from ..errors import BackwardError, ConfigError
+from ..precision import Precision, precision, use_precision
 from .module import Module
 
 __all__ = ["Block", "recompute_blocks"]
+
+
+class Again(NamedTuple):
+    """inputs, options: of the forward. offsets: of the generators of dropout. precision: of its products."""
+
+    inputs: tuple[Any, ...]
+    options: dict[str, Any]
+    offsets: list[tuple[Any, int]]
+    precision: Precision
 
 
 class Block(Module):
@@ -32,13 +41,18 @@ class Block(Module):
         y = super().__call__(*inputs, **options)
         for part, depth in zip(parts, depths, strict=True):
             del part._saved[depth:]
-        self.save_for_backward((inputs, options, offsets, precision()))
+        self.save_for_backward(Again(inputs, options, offsets, precision()))
         return y
 
     def run_again(self) -> None:
         """With recompute, run the forward once more, so that all parts have what their backwards need."""
         if not self.recompute:
             return
+        if self._saved and not isinstance(self._saved[-1], Again):
+            raise BackwardError(
+                f"{self.path or type(self).__name__}: recompute was set after the forward whose backward this is. "
+                "Set it before the forward: recompute_blocks(model)."
+            )
         inputs, options, offsets, chosen = self.pop_saved()
         after = [(generator, generator.offset) for generator, _ in offsets]
         self._set_offsets(offsets)
