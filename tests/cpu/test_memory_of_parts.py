@@ -69,7 +69,7 @@ def freed_too_early(source: str) -> list[str]:
             if isinstance(argument, ast.Name)
         }
         for array in sorted(made):
-            address = re.compile(rf"\b{array}\.ctypes\.data\b")
+            address = re.compile(rf"\b{array}(\[[^]]*\])?\.ctypes\.data\b")
             if address.search(ast.unparse(function)):
                 uses = {array} | {name for name, what in assigned if address.search(what)}
                 last = max(line for name, line in names if name in uses)
@@ -88,6 +88,9 @@ def test_an_array_that_is_not_held_is_found() -> None:
     assert freed_too_early(function) == ["f: a"]
     assert freed_too_early(function + "    hold(b)\n") == ["f: a"]
     assert freed_too_early(function + "    hold(a)\n") == []
+    part = function.replace("a.ctypes", "a[n - 1].ctypes")
+    assert freed_too_early(part) == ["f: a"]
+    assert freed_too_early(part + "    hold(a)\n") == []
     assert freed_too_early(function + "    hold(a)\n    g(at)\n") == ["f: a"]
 
 

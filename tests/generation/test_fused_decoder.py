@@ -9,7 +9,7 @@ import pytest
 
 from compyute_transformer.arrays import Array
 from compyute_transformer.dispatch import use_kernels
-from compyute_transformer.errors import RangeError
+from compyute_transformer.errors import RangeError, ShapeError
 from compyute_transformer.exchange import add_lora
 from compyute_transformer.generation import KeyValueCache, prefill, step
 from compyute_transformer.generation.decode import Reader
@@ -82,6 +82,41 @@ def test_many_rows_are_left_to_the_forward() -> None:
     assert fused(ids_of(2, 9), cache) is None  # 18 rows
     assert cache.length == 0
     assert fused(ids_of(2, 8), cache) is not None
+
+
+@pytest.mark.parametrize("name", ["gpt", "llama"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_cache_of_another_batch_is_refused(name: str, rows: int) -> None:
+    """It is no array of the op's arguments, so whoever calls a kernel without the op has to look."""
+    model = gpt() if name == "gpt" else made(Llama(LLAMA))
+    fused, cache = FusedDecoder.from_model(model), KeyValueCache(model, rows)
+    assert fused is not None
+    prefill(model, ids_of(rows, 2).tolist(), cache, fused)  # from now on it has noted where the weights lie
+    assert fused(ids_of(2, 1), cache) is None
+    with pytest.raises(ShapeError, match="keys and values have shape"):
+        step(model, [1, 2], cache, fused)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"num_layers": 2}, "a cache has a part for each of the 3 blocks, got one of 2"),
+        ({"num_layers": 5}, "a cache has a part for each of the 3 blocks, got one of 5"),
+        ({"num_heads": 8}, "keys and values have shape"),
+        ({"num_kv_heads": 1}, "keys and values have shape"),
+        ({"embed_dim": 48}, "keys and values have shape"),
+    ],
+)
+def test_a_cache_of_another_model_is_refused(other: dict[str, int], message: str) -> None:
+    sizes = {"embed_dim": 24, "num_heads": 4, "num_layers": 3, "num_kv_heads": 4}
+    model = made(GPT(GPTConfig(11, context_length=12, **sizes)))  # type: ignore[arg-type]
+    fused, own = FusedDecoder.from_model(model), KeyValueCache(model)
+    assert fused is not None
+    prefill(model, [[1, 2]], own, fused)
+    cache = KeyValueCache(GPT(GPTConfig(11, context_length=12, **(sizes | other))))  # type: ignore[arg-type]
+    assert fused(ids_of(1, 1), cache) is None
+    with pytest.raises(ShapeError, match=message):
+        prefill(model, [[1, 2]], cache, fused)
 
 
 def test_it_is_not_built_without_a_kernel() -> None:

@@ -17,8 +17,10 @@ from compyute_transformer.verify.tolerances import limit
 SEEN = np.random.default_rng(4).random((2, 1, 3, 7)) < 0.7
 
 
-def drawn(bias: bool = True, dtype: Any = np.float32, T: int = 3, **options: Any) -> dict[str, Any]:
-    B, S, H, K, D, C, F = 2, 7, 4, 2, 6, 12, 21
+def drawn(
+    bias: bool = True, dtype: Any = np.float32, T: int = 3, widths: Any = (6, 12, 21), **options: Any
+) -> dict[str, Any]:
+    (B, S, H, K), (D, C, F) = (2, 7, 4, 2), widths
     rng = np.random.default_rng(0)
     names = GatedBlockWeights._fields[:-1]
 
@@ -49,9 +51,11 @@ def test_the_kernel_equals_the_reference(activation: str, mask: Mask, bias: bool
         assert got.dtype == np.float32
 
 
-@pytest.mark.parametrize("kind", [None, "bfloat16"])
-def test_in_bfloat16_the_kernel_rounds_what_the_reference_rounds(kind: Any) -> None:
-    given, results = drawn(), []
+@pytest.mark.parametrize(
+    ("kind", "widths"), [(None, (6, 12, 21)), ("bfloat16", (6, 12, 21)), ("int8", (8, 32, 64))], ids=str
+)
+def test_in_bfloat16_the_kernel_rounds_what_the_reference_rounds(kind: Any, widths: Any) -> None:
+    given, results = drawn(widths=widths), []
     matrices = "in_weight", "out_weight", "gate_weight", "up_weight", "down_weight"
     if kind is not None:
         given["weights"] = [
