@@ -7,16 +7,37 @@ those on ordinary arrays.
 import ctypes
 import mmap
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
+from compyute_transformer.nn import Dropout, FeedForward, LayerNorm, MultiHeadAttention, PreNormBlock, share_generator
+from compyute_transformer.ops import Mask
+from compyute_transformer.ops.quantized import quantize, quantized_linear
 from compyute_transformer.optim.adamw import AdamWOptions, adamw_update
+from compyute_transformer.precision import use_precision
+from compyute_transformer.random import Generator
 from compyute_transformer.verify.registry import REGISTRY, cotangent, map_arrays
 
 PAGE = mmap.PAGESIZE
-TOPICS = ("activation", "adamw", "attention", "block", "dropout", "embedding", "linear", "loss", "norm", "rotary")
+TOPICS = (
+    *(
+        "activation",
+        "adamw",
+        "addition",
+        "attention",
+        "block",
+        "dropout",
+        "embedding",
+        "feed_forward",
+        "linear",
+        "loss",
+    ),
+    *("norm", "pre_norm_block", "quantized", "rotary", "_packing", "_products", "_quantized_products", "_rounding"),
+)
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -51,30 +72,81 @@ def contiguous(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(None if value is None else np.ascontiguousarray(value) for value in values)
 
 
-def main() -> int:
+@contextmanager
+def beside_guards(at_end: bool) -> Iterator[None]:
+    """Let the kernels write to arrays beside such pages, within a `with` block."""
     modules = [import_module(f"compyute_transformer.cpu.{topic}") for topic in TOPICS]
     own = [(module, module.empty) for module in modules if hasattr(module, "empty")]
+    for module, _ in own:
+        module.empty = lambda shape, dtype=np.float32: guarded(np.empty(shape, dtype), at_end)
+    yield
+    for module, before in own:
+        module.empty = before
+
+
+def run_ops(precision: Any) -> int:
+    """Return the number of calls: every op on every case."""
     calls = 0
     for op in REGISTRY.values():
         for case in op.cases:
             arguments = list(case.arguments(dtype=np.float32).values())
-            expected = contiguous(run(op, arguments, lambda value: value))
+            with use_precision(precision):
+                expected = contiguous(run(op, arguments, lambda value: value))
             for at_end in (True, False):
-                print(op.name, case.name, at_end, file=sys.stderr, flush=True)
+                print(op.name, case.name, precision, at_end, file=sys.stderr, flush=True)
 
                 def place(value: Any, at_end: bool = at_end) -> Any:
                     return map_arrays(lambda array: guarded(np.asarray(array), at_end), value)
 
-                def empty(shape: Any, dtype: Any = np.float32, at_end: bool = at_end) -> np.ndarray:
-                    return guarded(np.empty(shape, dtype), at_end)
-
-                for module, _ in own:
-                    module.empty = empty
-                found = contiguous(run(op, arguments, place))
-                for module, before in own:
-                    module.empty = before
+                with beside_guards(at_end), use_precision(precision):
+                    found = contiguous(run(op, arguments, place))
                 assert same(expected, found), (op.name, case.name)
                 calls += 1
+    return calls
+
+
+def run_block(x: np.ndarray, place: Any) -> tuple[Any, ...]:
+    """Return the results of a block in training, and of quantized products of its rows; all dropped at random."""
+    rng, (B, T, C) = np.random.default_rng(0), x.shape
+    attention = MultiHeadAttention(C, 2, 1, dropout=0.2, generator=Generator(1))
+    parts = (
+        LayerNorm(C),
+        attention,
+        Dropout(0.3),
+        LayerNorm(C),
+        FeedForward(C, 35, generator=Generator(2)),
+        Dropout(0.1),
+    )
+    block = share_generator(PreNormBlock(*parts), Generator(3))
+    for parameter in block.parameters():
+        parameter.data = place(rng.standard_normal(parameter.data.shape, dtype=np.float32))
+    y = block(place(x), Mask(causal=True))
+    dx = block.backward(place(cotangent(y)))
+    rows = place(x.reshape(-1, C))
+    products = [quantized_linear(rows, quantize(rng.standard_normal((37, C), np.float32), "bfloat16"))]
+    if C % 32 == 0:
+        products.append(quantized_linear(rows, quantize(rng.standard_normal((37, C), np.float32), "int8")))
+    return (y, dx, *products, *(parameter.grad for parameter in block.parameters()))
+
+
+def run_blocks(precision: Any) -> int:
+    """Return the number of calls: blocks of several shapes."""
+    calls = 0
+    for shape in ((1, 17, 36), (3, 13, 34), (2, 70, 32), (5, 33, 64)):
+        x = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
+        with use_precision(precision):
+            expected = contiguous(run_block(x, lambda array: array))
+        for at_end in (True, False):
+            print("block", shape, precision, at_end, file=sys.stderr, flush=True)
+            with beside_guards(at_end), use_precision(precision):
+                found = contiguous(run_block(x, lambda array, at_end=at_end: guarded(array, at_end)))
+            assert same(expected, found), shape
+            calls += 1
+    return calls
+
+
+def main() -> int:
+    calls = sum(run_ops(precision) + run_blocks(precision) for precision in ("float32", "bfloat16"))
     for size in (1, 7, 4096, 4099, 300_001):
         arrays = [np.linspace(0.1 * i, 1, size, dtype=np.float32) for i in range(4)]
         shadows = [guarded(array, True) for array in arrays]
