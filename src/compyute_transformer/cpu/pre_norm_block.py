@@ -1,10 +1,10 @@
-"""Pre-norm block on a CPU in bfloat16: a whole block in training, in which no array lies between two of its products
-that products alone read.
+"""Pre-norm block on a CPU in bfloat16: a whole block in training at once.
 
     stream = x + dropout(attention(norm(x)));   y = stream + dropout(feed_forward(norm(stream)))
 
 It is no op: `PreNormBlock` calls it in training, where products are in bfloat16 and a kernel of `_products` computes
-them. Against its lines, one op after the other:
+them. What products alone read is written as they read it, and what a sweep would do to a result is done while it is in
+cache. Against the lines of the block, one op after the other:
 
     norm             writes what the next product reads, rounded and in its order; the float32 numbers stay in cache
     output, down     a square of the result passes dropout and is added to the stream before it leaves the cache
