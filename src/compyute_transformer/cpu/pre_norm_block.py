@@ -7,7 +7,7 @@ them. What products alone read is written as they read it, and what a sweep woul
 cache. Against the lines of the block, one op after the other:
 
     norm             writes what the next product reads, rounded and in its order; the float32 numbers stay in cache
-    output, down     a square of the result passes dropout and is added to the stream before it leaves the cache
+    output, down     128 rows of the result pass dropout and are added to the stream before they leave the cache
     backward         the gradient passes dropout while it is packed, and a norm adds its gradient to the stream's
 
 Kept for the backward: the stream before each norm, queries, keys, values and heads in float32; and rounded, once, what
