@@ -28,6 +28,77 @@ REASONS: dict[str, tuple[tuple[str, str, str], ...]] = {
     "the smaller of two is the same in either order": (
         ("LoRAAttention._change", "min(last, stop)", "min(stop, last)"),
     ),
+    "a sum of two is the same in either order": (
+        ("PreNormBlock.forward", "added(x, branch)", "added(branch, x)"),
+        ("PreNormBlock.backward", "added(dx, dbranch)", "added(dbranch, dx)"),
+        (
+            "PostNormBlock.forward",
+            "added(x, self.attention_dropout(self.attention(x, None, mask, cache)))",
+            "added(self.attention_dropout(self.attention(x, None, mask, cache)), x)",
+        ),
+        (
+            "PostNormBlock.forward",
+            "added(x, self.feed_forward_dropout(self.feed_forward(x)))",
+            "added(self.feed_forward_dropout(self.feed_forward(x)), x)",
+        ),
+        (
+            "PostNormBlock.backward",
+            "added(dx, self.feed_forward.backward(self.feed_forward_dropout.backward(dx)))",
+            "added(self.feed_forward.backward(self.feed_forward_dropout.backward(dx)), dx)",
+        ),
+        (
+            "PostNormBlock.backward",
+            "added(dx, self.attention.backward(self.attention_dropout.backward(dx))[0])",
+            "added(self.attention.backward(self.attention_dropout.backward(dx))[0], dx)",
+        ),
+        (
+            "CrossBlock.forward",
+            "added(x, self.attention_dropout(self.attention(x, None, mask, cache)))",
+            "added(self.attention_dropout(self.attention(x, None, mask, cache)), x)",
+        ),
+        (
+            "CrossBlock.forward",
+            "added(x, self.cross_attention_dropout(self.cross_attention(x, source, memory_mask)))",
+            "added(self.cross_attention_dropout(self.cross_attention(x, source, memory_mask)), x)",
+        ),
+        (
+            "CrossBlock.forward",
+            "added(x, self.feed_forward_dropout(self.feed_forward(x)))",
+            "added(self.feed_forward_dropout(self.feed_forward(x)), x)",
+        ),
+        (
+            "CrossBlock.backward",
+            "added(dx, self.feed_forward.backward(self.feed_forward_dropout.backward(dx)))",
+            "added(self.feed_forward.backward(self.feed_forward_dropout.backward(dx)), dx)",
+        ),
+        ("CrossBlock.backward", "added(dx, dcross)", "added(dcross, dx)"),
+        (
+            "CrossBlock.backward",
+            "added(dx, self.attention.backward(self.attention_dropout.backward(dx))[0])",
+            "added(self.attention.backward(self.attention_dropout.backward(dx))[0], dx)",
+        ),
+    ),
+    "kernels in bfloat16 compute it, which tests hold to the lines of the block": (
+        ("PreNormBlock.forward", "if (y := block_forward_at_once(self, x, mask, cache)) is not None:", "if False:"),
+        (
+            "PreNormBlock.forward",
+            "block_forward_at_once(self, x, mask, cache)",
+            "block_forward_at_once(x, self, mask, cache)",
+        ),
+        (
+            "PreNormBlock.forward",
+            "block_forward_at_once(self, x, mask, cache)",
+            "block_forward_at_once(self, mask, x, cache)",
+        ),
+        (
+            "PreNormBlock.forward",
+            "block_forward_at_once(self, x, mask, cache)",
+            "block_forward_at_once(self, x, cache, mask)",
+        ),
+        ("PreNormBlock.backward", "if (dstream := block_backward_at_once(self, dx)) is not None:", "if False:"),
+        ("PreNormBlock.forward", "return y", "return 0 * y"),
+        ("PreNormBlock.backward", "return dstream", "return 0 * dstream"),
+    ),
     "in reshape any negative length is the one that NumPy works out": (
         ("embedding_backward", "1", "2"),
         ("linear_forward", "1", "2"),
