@@ -159,6 +159,10 @@ def _quantized_linear(kind: str, rows: tuple[int, ...]) -> Iterator[Result]:
         subject = "y without bias" if added is None else "y"
         yield measured("quantized_linear", kind, subject, relative_error(y, expected), 1e-6)
         yield check_that("quantized_linear", "the shape of y", y.shape == expected.shape)
+        same, saved = linear_forward(x, weight, added)  # type: ignore[arg-type]
+        yield check_that("linear", "a quantized weight", np.array_equal(same, y))
+        kept = saved.x is x and saved.weight is weight and saved.has_bias == (added is not None)
+        yield check_that("linear", "what is saved beside it", kept)
     for dtype in (np.float16, np.float32):
         narrow = quantized_linear(x.astype(dtype), weight, bias.astype(dtype))
         yield check_that("quantized_linear", "the dtype of x", narrow.dtype == dtype)
