@@ -30,6 +30,7 @@ def test_the_last_version_has_every_kernel_there_is() -> None:
         "block",
         "feed_forward",
         "gated_block",
+        "pre_norm_block",
         "quantized",
         "rotary",
     }  # of generation, of products in bfloat16, and of Llama only
