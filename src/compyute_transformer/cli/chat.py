@@ -12,7 +12,7 @@ from ..errors import RangeError
 from ..generation.sampling import Sampling
 from . import terminal
 from .generate import drafted
-from .models import Draft, check_products, kind_of_weights, open_draft
+from .models import Draft, kind_of_weights, open_draft, products_of
 from .options import HeldWeights, Json, Kernels, OnDevice, Products, unescape, with_options
 
 __all__ = ["chat"]
@@ -72,7 +72,7 @@ def chat(request: Request, **sampling: Any) -> None:
         from ..training import load_run
         from ..training.run.start import PUBLISHED
 
-    check_products(request.precision, request.device)
+    products = products_of(request.precision, request.device)
     held = kind_of_weights(request.weights, request.device)
     length = {} if request.context_length is None else {"context_length": request.context_length}
     if is_pretrained(model_path(request.model)):
@@ -93,7 +93,7 @@ def chat(request: Request, **sampling: Any) -> None:
     chosen = {name: value for name, value in sampling.items() if value is not None and value != []}
     if "stop" in chosen:
         chosen["stop"] = [unescape(text) for text in chosen["stop"]]
-    with use_kernels(request.kernels), use_precision(request.precision):
+    with use_kernels(request.kernels), use_precision(products):
         opened.model.to(request.device)
         draft = None
         if request.draft is not None:

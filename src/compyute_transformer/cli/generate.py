@@ -11,7 +11,7 @@ import typer
 from ..errors import CorpusError
 from ..generation.sampling import Sampling
 from . import terminal
-from .models import Draft, ModelPath, OpenedModel, check_products, open_draft, open_model
+from .models import Draft, ModelPath, OpenedModel, open_draft, open_model, products_of
 from .options import Checkpoint, HeldWeights, Json, Kernels, OnDevice, Products, flag, unescape, with_options
 
 __all__ = ["generate"]
@@ -112,13 +112,13 @@ def generate(request: Request, **sampling: Any) -> None:
         from ..dispatch import use_kernels
         from ..precision import use_precision
 
-    check_products(request.precision, request.device)
+    products = products_of(request.precision, request.device)
     chosen = {name: value for name, value in sampling.items() if value}
     chosen |= {name: value for name, value in sampling.items() if value is not None and name != "stop"}
     others = {name: getattr(request, name) for name in (*OF_LANGUAGE, *OF_SEARCH)}
     search = {name: value for name, value in others.items() if value is not None}
     prompt = read_prompt(request.prompt)
-    with use_kernels(request.kernels), use_precision(request.precision):
+    with use_kernels(request.kernels), use_precision(products):
         loaded = open_model(request.run, request.checkpoint, request.device, request.weights)
         kind = loaded.kind
         check_kind(request.run, loaded, search)

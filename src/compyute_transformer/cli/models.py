@@ -12,10 +12,10 @@ __all__ = [
     "Draft",
     "ModelPath",
     "OpenedModel",
-    "check_products",
     "kind_of_weights",
     "open_draft",
     "open_model",
+    "products_of",
 ]
 
 ModelPath = Annotated[
@@ -66,12 +66,15 @@ def kind_of_weights(weights: str, device: Device) -> Any:
     return None if weights == "float32" else weights
 
 
-def check_products(precision: str, device: Device) -> None:
-    """Refuse a precision that the device does not have."""
+def products_of(precision: str, device: Device) -> Any:
+    """Return the precision that an option names. Refuse one that the device does not have."""
+    from ..environment.products import fastest_precision
+
     if precision == "tf32" and device == "cpu":
         raise typer.BadParameter(
             "--precision tf32 is of the tensor cores of a GPU; on a CPU choose float32 or bfloat16."
         )
+    return fastest_precision(device) if precision == "auto" else precision
 
 
 def open_model(path: str, checkpoint: Any = "best", device: Device = "cpu", weights: str = "float32") -> OpenedModel:
