@@ -13,6 +13,7 @@ from command_helpers import TEXT, TINY
 from compyute_transformer import cli, use_kernels
 from compyute_transformer.cli.models import open_model
 from compyute_transformer.data import train_tokenizer
+from compyute_transformer.environment.products import fastest_precision
 from compyute_transformer.errors import ConfigError
 from compyute_transformer.exchange import AutoModel, Pretrained, gguf, read_gguf, read_tensors, save_gguf
 from compyute_transformer.exchange.names import llama_pieces
@@ -179,6 +180,8 @@ def test_a_text_is_generated_with_products_of_the_precision_that_is_asked_for(
             list(pieces)
         assert held == pytest.approx(pieces.log_probabilities, abs=1e-6)
     assert abs(found["float32"][0] - found["bfloat16"][0]) > 1e-5
+    run("generate", folder, "--precision", "auto", *said)
+    assert json.loads(capsys.readouterr().out)["log_probabilities"] == found[fastest_precision("cpu")]
 
 
 def test_a_run_generates_with_weights_in_few_bits_and_is_evaluated_as_it_was_trained(
