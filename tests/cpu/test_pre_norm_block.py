@@ -14,7 +14,7 @@ from compyute_transformer.cpu._packing import pack_gradient, pack_panels, pack_r
 from compyute_transformer.cpu._products import Onto
 from compyute_transformer.cpu.norm import layer_norm_packed
 from compyute_transformer.errors import BackwardError, DtypeError, RangeError, ShapeError
-from compyute_transformer.nn import Dropout, FeedForward, LayerNorm, MultiHeadAttention, PreNormBlock, RMSNorm
+from compyute_transformer.nn import Dropout, FeedForward, LayerNorm, Linear, MultiHeadAttention, PreNormBlock, RMSNorm
 from compyute_transformer.nn import block as block_module
 from compyute_transformer.nn.dropout import share_generator
 from compyute_transformer.nn.observer import Observer, observe
@@ -316,6 +316,48 @@ def test_its_lines_run_where_a_part_is_something_else(
     with use_kernels("auto"):
         block(draw(B, T, C).astype(block.attention.in_weight.dtype))
     assert calls == [1]
+
+
+@pytest.mark.parametrize("kind", [Linear, LayerNorm, FeedForward, Dropout, MultiHeadAttention])
+@pytest.mark.parametrize("phase", ["forward", "backward"])
+def test_its_lines_run_where_a_class_was_changed(
+    packed: Any, monkeypatch: pytest.MonkeyPatch, kind: Any, phase: str
+) -> None:
+    own, seen = getattr(kind, phase), []
+
+    def changed(self: Any, *given: Any, **options: Any) -> Any:
+        seen.append(self)
+        return own(self, *given, **options)
+
+    block, x = made(0.1), draw(B, T, C)
+    block(x, MASKS["causal"])
+    block.backward(draw(B, T, C))
+    assert not seen
+    monkeypatch.setattr(kind, phase, changed)
+    block(x, MASKS["causal"])
+    block.backward(draw(B, T, C))
+    parts = (*block._modules.values(), block.feed_forward.up, block.feed_forward.down)
+    assert set(seen) == {part for part in parts if type(part) is kind}
+
+
+@pytest.mark.parametrize("phase", ["forward", "backward"])
+@pytest.mark.parametrize("name", ["up", "down"])
+def test_a_layer_of_a_network_that_was_changed_runs(packed: Any, name: str, phase: str) -> None:
+    for module in (made(), FeedForward(C, 40)):
+        network = getattr(module, "feed_forward", module)
+        part, seen = getattr(network, name), []
+        own = getattr(part, phase)
+        setattr(part, phase, lambda given, own=own, seen=seen: (seen.append(1), own(given))[1])
+        module(draw(B, T, C))
+        module.backward(draw(B, T, C))
+        assert seen == [1]
+
+
+def test_a_layer_of_a_network_with_a_precision_of_its_own_has_it(packed: Any) -> None:
+    network, x = FeedForward(C, 40), draw(B, T, C)
+    rounded = network(x)
+    network.up.precision = "float32"
+    assert np.abs(network(x) - rounded).max() > 1e-5
 
 
 def test_its_lines_run_where_they_are_watched_and_for_few_rows(calls: list[int], packed: Any) -> None:

@@ -203,6 +203,13 @@ def test_a_model_that_is_something_else_runs_its_own_forward(change: Callable[[A
         np.testing.assert_allclose(reader.read([ids[:end]]), prefill(model, [ids[:end]]), rtol=1e-4, atol=1e-5)
 
 
+def test_a_model_of_a_class_that_was_changed_runs_its_own_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, own = gpt(), Linear.forward
+    assert FusedDecoder.from_model(model) is not None
+    monkeypatch.setattr(Linear, "forward", lambda self, x: 2 * own(self, x))
+    assert FusedDecoder.from_model(model) is None
+
+
 @pytest.mark.parametrize("path", ["1", "1.attention", "2.feed_forward.down", "0.attention_dropout", ""])
 def test_a_model_that_is_observed_runs_its_own_forward(path: str) -> None:
     model = gpt()

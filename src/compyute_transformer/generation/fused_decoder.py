@@ -13,6 +13,7 @@ from ..models.language import LanguageModel, mask_padding
 from ..nn.attention import MultiHeadAttention
 from ..nn.block import PostNormBlock, PreNormBlock
 from ..nn.feed_forward import GatedFeedForward
+from ..nn.fused import definitions_of, runs_as_defined
 from ..nn.fused_block import PARTS, weights_of_block
 from ..nn.linear import Linear
 from ..nn.module import ModuleList
@@ -27,6 +28,7 @@ __all__ = ["FusedDecoder", "are_one_op"]
 
 # The parts of a Llama's block, which `gated_blocks_step` computes.
 GATED_PARTS = PARTS | {"attention_norm": RMSNorm, "feed_forward_norm": RMSNorm, "feed_forward": GatedFeedForward}
+DEFINED = definitions_of(PreNormBlock, PostNormBlock, Linear, RotaryPosition, *PARTS.values(), *GATED_PARTS.values())
 
 
 class FusedDecoder:
@@ -124,8 +126,7 @@ def _has_plain_parts(block: Any) -> bool:
     if any(type(linear) is not Linear for linear in linears):
         return False
     for part in (block, *linears, *block._modules.values()):
-        # the last condition: the forward of this one module was replaced
-        if part.training or part._observers or "forward" in part.__dict__:
+        if part.training or not runs_as_defined(part, DEFINED):
             return False
     return True
 
@@ -133,7 +134,7 @@ def _has_plain_parts(block: Any) -> bool:
 def _turns_halves(attention: MultiHeadAttention) -> bool:
     """Return whether queries and keys are turned as `gated_blocks_step` does, and nothing else happens to them."""
     rotary = attention.rotary
-    if type(rotary) is not RotaryPosition or rotary.interleaved or rotary._observers or "forward" in rotary.__dict__:
+    if rotary is None or not runs_as_defined(rotary, DEFINED) or rotary.interleaved:
         return False
     is_dynamic = rotary.scaling is not None and rotary.scaling.kind == "dynamic"
     return attention.q_norm is None and attention.k_norm is None and not is_dynamic

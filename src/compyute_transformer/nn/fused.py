@@ -8,7 +8,7 @@ Elsewhere, and where a module is none of ours or is observed, the lines run as t
 mistakes here and in the kernels behind it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, NamedTuple
 
@@ -22,13 +22,16 @@ from .module import Module
 from .parameter import is_trained
 
 __all__ = [
+    "Definitions",
     "added",
     "backward_at_once",
+    "definitions_of",
     "forward_at_once",
     "fused_kernels",
     "has_backward_of_forward",
     "normalized",
     "or_at_once",
+    "runs_as_defined",
 ]
 
 LARGE = 1 << 18  # numbers, whose addition all threads of a CPU may be worth
@@ -77,6 +80,25 @@ def or_at_once(at_once: Callable[..., Array | None]) -> Callable[[Any], Any]:
     return decorate
 
 
+Definitions = Mapping[type, tuple[Any, Any]]
+
+
+def definitions_of(*kinds: Any) -> Definitions:
+    """Return the forward and backward of some classes of modules, as they are now."""
+    return {kind: (kind.forward, kind.backward) for kind in kinds}
+
+
+def runs_as_defined(part: Any, definitions: Definitions) -> bool:
+    """Return whether a part is of one of the classes, and neither replaced in it nor in its class, nor watched."""
+    kind = type(part)
+    if kind not in definitions or (kind.forward, kind.backward) != definitions[kind]:
+        return False
+    return not part._observers and "forward" not in part.__dict__ and "backward" not in part.__dict__
+
+
+LINEAR = definitions_of(Linear)
+
+
 def has_backward_of_forward(module: Any) -> bool:
     """Return whether one class defines forward and backward: a backward of a subclass's own needs what lines save."""
     kinds = type(module).__mro__
@@ -87,14 +109,14 @@ def has_backward_of_forward(module: Any) -> bool:
 def fused_kernels(module: Any, x: Array) -> Any:
     """Return the kernels that compute a feed-forward network at once, forward and backward, where they can; or None.
 
-    They leave out `up` and `down`, so these must be plain linear layers that nobody observes.
+    They leave out `up` and `down`, so these must be plain linear layers that nobody observes, of the same precision.
     """
     parts, device = (module.up, module.down), device_of(x)
     if not module.training or is_intercepted() or not has_backward_of_forward(module):
         return None
     if device == "cpu" and precision() != "bfloat16":
         return None
-    plain = all(type(part) is Linear and not part._observers for part in parts)
+    plain = all(runs_as_defined(part, LINEAR) and part.precision in (None, precision()) for part in parts)
     if not plain or any(op.runs(device) != device for op in (linear_forward, gelu_forward)):
         return None
     kernels = kernels_of(device, "feed_forward")

@@ -23,7 +23,7 @@ from ..precision import precision
 from .attention import MultiHeadAttention
 from .dropout import Dropout
 from .feed_forward import FeedForward
-from .fused import Fused, has_backward_of_forward
+from .fused import Fused, definitions_of, has_backward_of_forward, runs_as_defined
 from .linear import Linear
 from .module import Module
 from .norm import LayerNorm
@@ -40,6 +40,7 @@ PARTS: dict[str, type[Module]] = {
     "feed_forward": FeedForward,
     "feed_forward_dropout": Dropout,
 }
+DEFINED = definitions_of(Linear, *PARTS.values())
 OPS = layer_norm_forward, linear_forward, fused_attention_forward, dropout_forward, gelu_forward
 
 
@@ -138,15 +139,11 @@ def _is_plain(block: Any, mask: Any) -> bool:
     attention = block.attention
     if attention.implementation not in ("auto", "fused") or attention.prepares_heads:
         return False
-    chosen = (None, precision())
-    return all(
-        part.training
-        and not part._observers
-        and part._precision in chosen
-        and "forward" not in part.__dict__
-        and "backward" not in part.__dict__
-        for part in (block, *_parts(block))
-    )
+    if block._observers or "forward" in block.__dict__ or "backward" in block.__dict__:
+        return False
+    chosen, parts = (None, precision()), _parts(block)
+    as_chosen = all(part.training and part.precision in chosen for part in (block, *parts))
+    return as_chosen and all(runs_as_defined(part, DEFINED) for part in parts)
 
 
 def block_backward_at_once(block: Any, dy: Array) -> Array | None:
