@@ -10,7 +10,7 @@ import pytest
 
 from compyute_transformer import use_kernels
 from compyute_transformer.arrays import Array
-from compyute_transformer.cpu import _amx, _avx512, _measured, _products
+from compyute_transformer.cpu import _amx, _avx512, _kernel, _measured, _products
 from compyute_transformer.cpu._packing import pack_gradient, pack_panels, pack_rows
 from compyute_transformer.cpu._quantized_products import multiply_quantized
 from compyute_transformer.errors import ShapeError
@@ -229,8 +229,9 @@ def test_many_rows_and_a_quantized_weight_are_as_exact_as_in_float32(
 @pytest.mark.parametrize(("outputs", "rows"), [(45, 39), (320, 70), (64, 32)])
 @pytest.mark.parametrize(("kind", "inputs"), [("int8", 96), ("bfloat16", 64), ("bfloat16", 43), ("bfloat16", 1024)])
 def test_in_bfloat16_x_is_rounded_and_a_quantized_weight_is_not(
-    packed: Any, kind: Any, inputs: int, outputs: int, rows: int, has_bias: bool
+    packed: Any, monkeypatch: pytest.MonkeyPatch, kind: Any, inputs: int, outputs: int, rows: int, has_bias: bool
 ) -> None:
+    monkeypatch.setattr(_kernel, "WORTH_THREADS", 0)  # so that all threads have work
     weight: Any = quantize(draw(outputs, inputs), kind)
     x, bias = draw(rows, inputs), draw(outputs) if has_bias else None
     exact = round_to_bfloat16(x).astype(np.float64) @ weight.widened().astype(np.float64).T

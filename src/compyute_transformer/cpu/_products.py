@@ -137,7 +137,7 @@ def _add_to_stream(y, stream, top, bottom, first, last, bits, dropping):
     threshold, scale, seed_low, seed_high, offset, stream_head = dropping
     for n in range(top, bottom):
         own, given = y[n, first:last], stream[n, first:last]
-        if threshold > 0:
+        if threshold > 0:  # not by `keep_part`: what it writes is not what it reads, else no vectors
             random_row(bits, first // 4, (last - first + 3) // 4, n, seed_low, seed_high, offset, stream_head)
             drawn = bits[: own.size]
             for i in range(own.size):
