@@ -26,10 +26,9 @@ from ..precision import precision
 from ._blas import pointer
 from ._kernel import compile_parallel, compile_part, is_float32, num_threads, pool_for
 from ._tiles import few_task
-from ._vector import rounded
 from .activation import CODES, activated_part
 from .attention import arguments, is_strided, supports_mask
-from .linear import FEW_ROWS, columns_of
+from .linear import FEW_ROWS, columns_of, rounded_row
 from .norm import norm_rows
 from .quantized import FLOAT32, ROUNDED, addresses_of, any_columns, is_held
 
@@ -60,9 +59,7 @@ def as_multiplied(x, rounds, own):
     """Return rows, or their numbers rounded to bfloat16, in `own`, which may be x."""
     if rounds:
         for n in range(x.shape[0]):
-            row, target = x[n], own[n]
-            for i in range(row.size):
-                target[i] = rounded(row[i])
+            rounded_row(x[n], True, own[n])
         return own
     return x
 

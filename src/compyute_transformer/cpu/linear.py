@@ -46,7 +46,14 @@ from ._products import Kernel, multiply
 from ._rounding import operands
 from ._vector import rounded
 
-__all__ = ["FEW_ROWS", "columns_of", "few_rows_columns", "linear_backward_kernel", "linear_forward_kernel"]
+__all__ = [
+    "FEW_ROWS",
+    "columns_of",
+    "few_rows_columns",
+    "linear_backward_kernel",
+    "linear_forward_kernel",
+    "rounded_row",
+]
 
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 FEW_ROWS = 16
@@ -123,7 +130,7 @@ def _eight_products(a, b, x, n, y, o):
 
 
 @compile_part
-def _rounded_row(row, rounds, own):
+def rounded_row(row, rounds, own):
     """Return a row, or its numbers rounded to bfloat16, in `own`."""
     if rounds:
         for i in range(own.size):
@@ -143,14 +150,14 @@ def few_rows_columns(x, weight, bias, has_bias, y, first, last, rounds):
     own = np.empty((2, x.shape[1] if rounds else 0), np.float32)
     for pair in range(pairs):
         o = first + 2 * pair
-        a, b = _rounded_row(weight[o], rounds, own[0]), _rounded_row(weight[o + 1], rounds, own[1])
+        a, b = rounded_row(weight[o], rounds, own[0]), rounded_row(weight[o + 1], rounds, own[1])
         for four in range(fours):
             _eight_products(a, b, x, 4 * four, y, o)
         for extra in range(N - 4 * fours):
             n = 4 * fours + extra
             y[n, o], y[n, o + 1] = _product(a, x[n]), _product(b, x[n])
     if first + 2 * pairs < last:
-        a = _rounded_row(weight[last - 1], rounds, own[0])
+        a = rounded_row(weight[last - 1], rounds, own[0])
         for n in range(N):
             y[n, last - 1] = _product(a, x[n])
     if has_bias:
